@@ -1,0 +1,3 @@
+use pgrx::prelude::*;
+mod message;
+::pgrx::pg_module_magic!();

@@ -1,0 +1,319 @@
+//! A message understood: one change of one row, its images still text.
+
+use super::body::Message;
+use super::json::{Object, missing, wrong_type};
+use super::key::RecordKey;
+use super::reject::{Reject, SqlState};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
+use std::borrow::Cow;
+
+/// Stands for the database in messages of Sequin releases that did not name it.
+pub const UNKNOWN_DATABASE: &str = "unknown";
+
+/// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
+const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
+
+/// Commit times that are not a clock's fault: each month becomes a partition.
+const FIRST_YEAR: i16 = 1970;
+const LAST_YEAR: i16 = 2199;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Insert,
+    Update,
+    Delete,
+    /// A row as a backfill found it.
+    Read,
+}
+
+impl Action {
+    fn parse(text: &str) -> Result<Self, Reject> {
+        Ok(match text {
+            "insert" => Self::Insert,
+            "update" => Self::Update,
+            "delete" => Self::Delete,
+            "read" => Self::Read,
+            _ => {
+                return Err(Reject::new(SqlState::INVALID_PARAMETER_VALUE, "unknown action")
+                    .hint("Sequin sends \"insert\", \"update\", \"delete\" and \"read\"."));
+            }
+        })
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Read => "read",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Change<'a> {
+    pub message: Message<'a>,
+    pub database_id: Cow<'a, str>,
+    pub database_name: Option<Cow<'a, str>>,
+    pub table_schema: Cow<'a, str>,
+    pub table_name: Cow<'a, str>,
+    pub action: Action,
+    pub commit_lsn: Option<i64>,
+    pub commit_idx: Option<i32>,
+    /// Since 1970-01-01 00:00 UTC.
+    pub commit_microseconds: i64,
+    pub idempotency_key: Cow<'a, str>,
+    /// `None`: the message has no `record_pks`.
+    pub key: Option<RecordKey<'a>>,
+    pub old_values: Option<&'a str>,
+    pub new_values: Option<&'a str>,
+    pub annotations: Option<&'a str>,
+}
+
+impl<'a> Change<'a> {
+    pub fn parse(message: Message<'a>) -> Result<Self, Reject> {
+        let envelope = Object::parse(message.text)
+            .ok_or_else(|| Reject::new(SqlState::INVALID_PARAMETER_VALUE, "message is not a JSON object"))?;
+        let action = Action::parse(&required(envelope.string("action")?, "action").map_err(hint_at_transform)?)?;
+        let metadata = required(envelope.object("metadata")?, "metadata").map_err(hint_at_transform)?;
+        let database = metadata.object("database")?;
+
+        let commit_lsn = metadata.integer("commit_lsn")?;
+        let commit_idx = metadata.integer("commit_idx")?;
+        if action != Action::Read {
+            required(commit_lsn, "commit_lsn")?;
+            required(commit_idx, "commit_idx")?;
+        }
+        let commit_microseconds = commit_time(&required(metadata.string("commit_timestamp")?, "commit_timestamp")?)?;
+        let key = metadata.get("record_pks").map(RecordKey::parse).transpose()?;
+        let idempotency_key = match metadata.string("idempotency_key")?.filter(|key| !key.is_empty()) {
+            Some(idempotency_key) => idempotency_key,
+            None => derived_key(commit_lsn.zip(commit_idx).filter(|_| action != Action::Read), key.as_ref()),
+        };
+
+        let record = required(image(&envelope, "record")?, "record")?;
+        let changes = image(&envelope, "changes")?;
+        let (old_values, new_values) = match action {
+            Action::Insert | Action::Read => (None, Some(record)),
+            Action::Update => (changes, Some(record)),
+            Action::Delete => (Some(record), None),
+        };
+
+        let (mut database_id, mut database_name) = (None, None);
+        if let Some(database) = database {
+            database_id = database.string("id")?;
+            database_name = database.string("name")?;
+        }
+        if database_name.is_none() {
+            database_name = metadata.string("database_name")?;
+        }
+
+        Ok(Self {
+            message,
+            database_id: database_id.unwrap_or(Cow::Borrowed(UNKNOWN_DATABASE)),
+            database_name,
+            table_schema: required(metadata.string("table_schema")?, "table_schema")?,
+            table_name: required(metadata.string("table_name")?, "table_name")?,
+            action,
+            commit_lsn,
+            commit_idx,
+            commit_microseconds,
+            idempotency_key,
+            key,
+            old_values,
+            new_values,
+            annotations: sized(metadata.get("transaction_annotations"), "transaction_annotations")?,
+        })
+    }
+}
+
+fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Reject> {
+    field.ok_or_else(|| missing(name))
+}
+
+fn hint_at_transform(reject: Reject) -> Reject {
+    reject.hint("An audit log needs whole messages: use no transform in the sink, in particular not \"record_only\".")
+}
+
+fn image<'a>(envelope: &Object<'a>, key: &'static str) -> Result<Option<&'a str>, Reject> {
+    match envelope.get(key) {
+        Some(text) if !text.starts_with('{') => Err(wrong_type(key, "an object")),
+        text => sized(text, key),
+    }
+}
+
+fn sized<'a>(text: Option<&'a str>, key: &str) -> Result<Option<&'a str>, Reject> {
+    match text {
+        Some(text) if text.len() > LONGEST_IMAGE => Err(Reject::new(
+            SqlState::PROGRAM_LIMIT_EXCEEDED,
+            format!("\"{key}\" is larger than PostgreSQL's jsonb can hold"),
+        )),
+        text => Ok(text),
+    }
+}
+
+/// RFC 3339, in microseconds.
+fn commit_time(text: &str) -> Result<i64, Reject> {
+    let time: Timestamp = text.parse().map_err(|_| {
+        Reject::new(
+            SqlState::INVALID_DATETIME_FORMAT,
+            "\"commit_timestamp\" is not a time such as 2026-03-01T09:00:00.000000Z",
+        )
+    })?;
+    if time.subsec_nanosecond() % 1_000 != 0 {
+        return Err(Reject::new(SqlState::DATETIME_FIELD_OVERFLOW, "\"commit_timestamp\" is finer than a microsecond"));
+    }
+    let year = time.to_zoned(jiff::tz::TimeZone::UTC).year();
+    if !(FIRST_YEAR..=LAST_YEAR).contains(&year) {
+        return Err(Reject::new(
+            SqlState::DATETIME_FIELD_OVERFLOW,
+            format!("\"commit_timestamp\" is not between the years {FIRST_YEAR} and {LAST_YEAR}"),
+        ));
+    }
+    Ok(time.as_microsecond())
+}
+
+/// As Sequin derives it for a change (Sequin source, `slot_producer/processor.ex`); for a `read`
+/// from the record key, since its position is unknown.
+fn derived_key(position: Option<(i64, i32)>, key: Option<&RecordKey>) -> Cow<'static, str> {
+    let plain = match position {
+        Some((lsn, idx)) => format!("{lsn}:{idx}"),
+        None => key
+            .into_iter()
+            .flat_map(RecordKey::without_empty)
+            .fold("read".into(), |all: String, value| all + ":" + value),
+    };
+    BASE64_STANDARD.encode(plain).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGE: &str = r#"{"action":"update","changes":{"qty":1.10},"record":{"id":1,"qty":2.00},"metadata":{
+        "commit_idx":1,"commit_lsn":61536216,"commit_timestamp":"2026-11-22T21:09:42.850944Z",
+        "database":{"id":"d1","name":"shop"},"idempotency_key":"NjE1MzYyMTY6MQ==","record_pks":["1"],
+        "table_name":"orders","table_schema":"public","transaction_annotations":{"username":"ada"}}}"#;
+
+    fn change(text: &str) -> Result<Change<'_>, Reject> {
+        Change::parse(Message { text, position: 1 })
+    }
+
+    fn sqlstate(text: &str) -> SqlState {
+        change(text).map(|_| ()).expect_err(text).sqlstate
+    }
+
+    #[test]
+    fn images_and_position_arrive_unaltered() {
+        let found = change(MESSAGE).expect("a good message");
+        assert_eq!(found.old_values, Some(r#"{"qty":1.10}"#));
+        assert_eq!(found.new_values, Some(r#"{"id":1,"qty":2.00}"#));
+        assert_eq!((found.commit_lsn, found.commit_idx), (Some(61536216), Some(1)));
+        assert_eq!(found.commit_microseconds, 1_795_381_782_850_944);
+        assert_eq!(found.annotations, Some(r#"{"username":"ada"}"#));
+    }
+
+    #[test]
+    fn images_by_action() {
+        let sides = |action: &str| {
+            let text = MESSAGE.replace("\"update\"", &format!("\"{action}\""));
+            change(&text).map(|found| (found.old_values.is_some(), found.new_values.is_some())).expect(action)
+        };
+        assert_eq!(sides("insert"), (false, true));
+        assert_eq!(sides("read"), (false, true));
+        assert_eq!(sides("update"), (true, true));
+        assert_eq!(sides("delete"), (true, false));
+    }
+
+    #[test]
+    fn a_missing_key_is_derived_as_sequin_does() {
+        let text = MESSAGE.replace(r#""idempotency_key":"NjE1MzYyMTY6MQ==","#, "");
+        assert_eq!(change(&text).expect("derived").idempotency_key, "NjE1MzYyMTY6MQ==");
+    }
+
+    #[test]
+    fn a_missing_database_is_unknown() {
+        let text = MESSAGE.replace(r#""database":{"id":"d1","name":"shop"},"#, r#""database_name":"shop","#);
+        let found = change(&text).expect("older releases");
+        assert_eq!((&*found.database_id, found.database_name.as_deref()), (UNKNOWN_DATABASE, Some("shop")));
+    }
+
+    #[test]
+    fn what_is_needed_is_asked_for() {
+        for field in [
+            "commit_idx",
+            "commit_lsn",
+            "commit_timestamp",
+            "table_name",
+            "table_schema",
+            "action",
+            "record",
+            "metadata",
+        ] {
+            let text = MESSAGE.replace(&format!("\"{field}\":"), "\"other\":");
+            assert_eq!(sqlstate(&text), SqlState::SQL_JSON_MEMBER_NOT_FOUND, "{field}");
+        }
+    }
+
+    #[test]
+    fn a_read_needs_no_position() {
+        let text = MESSAGE
+            .replace("\"update\"", "\"read\"")
+            .replace("\"commit_idx\":1", "\"commit_idx\":null")
+            .replace("61536216,", "null,");
+        assert_eq!(change(&text).expect("a read").commit_lsn, None);
+    }
+
+    #[test]
+    fn wrong_types_have_their_sqlstate() {
+        for (from, to, code) in [
+            ("61536216,", "\"1\",", "22023"),
+            ("61536216,", "1.5,", "22023"),
+            ("61536216,", "-1,", "22003"),
+            ("61536216,", "99999999999999999999,", "22003"),
+            ("\"commit_idx\":1", "\"commit_idx\":2147483648", "22003"),
+            ("2026-11-22T", "2026-13-22T", "22007"),
+            ("2026-11-22T", "1812-11-22T", "22008"),
+            ("850944Z", "8509441Z", "22008"),
+            ("\"orders\"", "7", "22023"),
+            ("\"orders\"", "\"a\\u0000\"", "22P05"),
+            ("\"orders\"", "\"\\ud800\"", "22P02"),
+            ("\"update\"", "\"upsert\"", "22023"),
+            ("{\"qty\":1.10}", "[]", "22023"),
+        ] {
+            assert_eq!(sqlstate(&MESSAGE.replace(from, to)).as_str(), code, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn of_duplicate_keys_the_last_counts() {
+        let text = MESSAGE.replace("{\"action\":\"update\"", "{\"action\":\"insert\",\"action\":\"update\"");
+        assert_eq!(change(&text).expect("duplicate keys").action, Action::Update);
+    }
+
+    #[test]
+    fn identity_separates_and_joins() {
+        let identity = |text: &str| change(text).expect("a message").identity(None);
+        let one = identity(MESSAGE);
+        assert_eq!(one, identity(&MESSAGE.replace("1.10", "9")), "images are never compared");
+        assert_eq!(one, identity(&MESSAGE.replace("[\"1\"]", "[]")), "nor is the record key part of it");
+        for (from, to) in [("\"d1\"", "\"d2\""), ("\"orders\"", "\"order\""), ("\"public\"", "\"x\""), ("MQ==", "Mg==")]
+        {
+            assert_ne!(one, identity(&MESSAGE.replace(from, to)), "{from} -> {to}");
+        }
+        let read = MESSAGE.replace("\"update\"", "\"read\"");
+        let other = read.replace("[\"1\"]", "[\"2\"]");
+        let read = change(&read).expect("a read");
+        assert_ne!(read.identity(Some("a")), read.identity(Some("b")));
+        assert_ne!(read.identity(Some("a")), change(&other).expect("a read").identity(Some("a")));
+    }
+
+    #[test]
+    fn agreement_ignores_empty_strings_in_keys() {
+        let with = |pks: &str| MESSAGE.replace("[\"1\"]", pks);
+        let agree = |one: &str, two: &str| change(&with(one)).expect(one).agrees_with(&change(&with(two)).expect(two));
+        assert!(agree(r#"["","a"]"#, r#"["a"]"#) && agree(r#"[""]"#, "[]") && agree("null", r#"["1"]"#));
+        assert!(!agree(r#"["1"]"#, r#"["2"]"#) && !agree(r#"["1"]"#, "[]"));
+    }
+}

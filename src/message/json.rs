@@ -1,0 +1,105 @@
+//! Reading the envelope of a message: objects one level deep, members as raw text.
+
+use super::reject::{Reject, SqlState};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// The members of a JSON object, in order. Of duplicate keys the last one counts, as in `jsonb`.
+pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Object<'a> {
+    /// `None` when the text is not an object, or a key of it is not a valid string.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        if !text.starts_with('{') {
+            return None;
+        }
+        serde_json::from_str(text).ok()
+    }
+
+    /// The member's text; a JSON `null` counts as absent.
+    pub fn get(&self, key: &str) -> Option<&'a str> {
+        let (_, value) = self.0.iter().rev().find(|(k, _)| k == key)?;
+        Some(value.get()).filter(|text| *text != "null")
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(k, _)| k == key)
+    }
+
+    pub fn string(&self, key: &'static str) -> Result<Option<Cow<'a, str>>, Reject> {
+        self.get(key).map(|text| string(text, key)).transpose()
+    }
+
+    pub fn object(&self, key: &'static str) -> Result<Option<Object<'a>>, Reject> {
+        self.get(key).map(|text| Object::parse(text).ok_or_else(|| wrong_type(key, "an object"))).transpose()
+    }
+
+    /// A non-negative integer, to the digit.
+    pub fn integer<T: TryFrom<u64>>(&self, key: &'static str) -> Result<Option<T>, Reject> {
+        let Some(text) = self.get(key) else { return Ok(None) };
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(wrong_type(key, "an integer"));
+        }
+        text.parse::<u64>()
+            .ok()
+            .and_then(|n| T::try_from(n).ok())
+            .map(Some)
+            .ok_or_else(|| Reject::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("\"{key}\" is out of range")))
+    }
+}
+
+/// The value of a JSON string that can stand in a column of type `text`.
+pub fn string<'a>(text: &'a str, key: &str) -> Result<Cow<'a, str>, Reject> {
+    if !text.starts_with('"') {
+        return Err(wrong_type(key, "a string"));
+    }
+    let Text(value) = serde_json::from_str(text).map_err(|_| {
+        Reject::new(
+            SqlState::INVALID_TEXT_REPRESENTATION,
+            format!("\"{key}\" holds an invalid Unicode escape sequence"),
+        )
+    })?;
+    if value.contains('\0') {
+        return Err(Reject::new(
+            SqlState::UNTRANSLATABLE_CHARACTER,
+            format!("\"{key}\" holds \\u0000, which PostgreSQL's text cannot"),
+        ));
+    }
+    Ok(value)
+}
+
+pub fn missing(key: &str) -> Reject {
+    Reject::new(SqlState::SQL_JSON_MEMBER_NOT_FOUND, format!("message has no \"{key}\""))
+}
+
+pub fn wrong_type(key: &str, expected: &str) -> Reject {
+    Reject::new(SqlState::INVALID_PARAMETER_VALUE, format!("\"{key}\" is not {expected}"))
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Object<'de>, M::Error> {
+                let mut members = Vec::with_capacity(16);
+                while let Some((Text(key), value)) = map.next_entry()? {
+                    members.push((key, value));
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}

@@ -1,0 +1,109 @@
+//! A record's key as the message gives it: `metadata.record_pks`.
+
+use super::json::{string, wrong_type};
+use super::reject::Reject;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// `record_id` is indexed, and a b-tree entry holds at most about 2,700 bytes (PostgreSQL
+/// documentation, "B-Tree Indexes"): a longer key is named by its digest; `record_pks` has it whole.
+const LONGEST_RECORD_ID: usize = 2_000;
+
+/// The key's values as text, in the order of the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordKey<'a>(Vec<Cow<'a, str>>);
+
+impl<'a> RecordKey<'a> {
+    /// Strings as they stand; a number or boolean by its token, so that no digit is lost.
+    pub fn parse(text: &'a str) -> Result<Self, Reject> {
+        let elements: Vec<&'a RawValue> = Some(text)
+            .filter(|text| text.starts_with('['))
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(|| wrong_type("record_pks", "an array"))?;
+        elements
+            .into_iter()
+            .map(|element| match element.get() {
+                text if text.starts_with('"') => string(text, "record_pks"),
+                text if text.starts_with(['{', '[', 'n']) => Err(wrong_type("record_pks", "an array of strings")),
+                token => Ok(Cow::Borrowed(token)),
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(Cow::as_ref)
+    }
+
+    /// For comparing: after a restart Sequin leaves empty strings out.
+    pub fn without_empty(&self) -> impl Iterator<Item = &str> {
+        self.values().filter(|value| !value.is_empty())
+    }
+
+    /// The key as one text: the value itself, or, of several values, a JSON array of them.
+    /// `None` for a table without a key.
+    pub fn record_id(&self) -> Option<Cow<'_, str>> {
+        let id = match self.0.as_slice() {
+            [] => return None,
+            [single] => Cow::Borrowed(single.as_ref()),
+            several => Cow::Owned(serde_json::to_string(several).unwrap_or_default()),
+        };
+        if id.len() > LONGEST_RECORD_ID {
+            return Some(Cow::Owned(format!("sha256:{}", super::identity::hex_digest(&id))));
+        }
+        Some(id)
+    }
+
+    /// The key as a PostgreSQL array literal where [`Self::record_id`] alone does not tell it
+    /// (PostgreSQL documentation, "Array Input and Output Syntax").
+    pub fn array_literal(&self) -> Option<String> {
+        if let [single] = self.0.as_slice()
+            && single.len() <= LONGEST_RECORD_ID
+        {
+            return None;
+        }
+        let quoted: Vec<String> =
+            self.values().map(|value| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+        Some(format!("{{{}}}", quoted.join(",")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> RecordKey<'_> {
+        RecordKey::parse(text).expect(text)
+    }
+
+    #[test]
+    fn one_value_is_its_own_id() {
+        assert_eq!(key(r#"["0.00000001"]"#).record_id().as_deref(), Some("0.00000001"));
+        assert_eq!(key(r#"[1.10]"#).record_id().as_deref(), Some("1.10"));
+        assert_eq!(key(r#"[""]"#).record_id().as_deref(), Some(""));
+        assert_eq!(key("[]").record_id(), None);
+        assert_eq!(key(r#"["7"]"#).array_literal(), None);
+    }
+
+    #[test]
+    fn composite_keys_do_not_collide() {
+        assert_ne!(key(r#"["a:b","c"]"#).record_id(), key(r#"["a","b:c"]"#).record_id());
+        assert_eq!(key(r#"["a","b"]"#).record_id().as_deref(), Some(r#"["a","b"]"#));
+        assert_eq!(key(r#"["a\"","\\b",""]"#).array_literal().as_deref(), Some(r#"{"a\"","\\b",""}"#));
+        assert_eq!(key("[]").array_literal().as_deref(), Some("{}"));
+    }
+
+    #[test]
+    fn a_long_key_has_a_short_id_and_is_kept_whole() {
+        let text = format!("[\"{}\"]", "k".repeat(5000));
+        assert_eq!(key(&text).record_id().map(|id| id.len()), Some("sha256:".len() + 64));
+        assert!(key(&text).array_literal().is_some_and(|literal| literal.len() > 5000));
+    }
+
+    #[test]
+    fn keys_are_lists_of_scalars() {
+        for text in ["{}", "7", "\"a\"", "[null]", "[[1]]", "[{}]", r#"["\u0000"]"#] {
+            assert!(RecordKey::parse(text).is_err(), "{text}");
+        }
+    }
+}

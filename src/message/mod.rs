@@ -1,0 +1,20 @@
+//! From the text of a *body* to *changes*, without PostgreSQL and total on any input:
+//! a body is split into messages, a message is understood as a change or refused as a [`Reject`].
+//!
+//! Row images stay the text that they came in; only PostgreSQL's own `jsonb` input reads them.
+
+mod body;
+mod change;
+mod identity;
+mod json;
+mod key;
+mod reject;
+
+pub use body::{Message, messages};
+pub use change::{Action, Change, UNKNOWN_DATABASE};
+pub use identity::{Identity, text_digest};
+pub use key::RecordKey;
+pub use reject::{Reject, SqlState};
+
+#[cfg(test)]
+mod properties;
