@@ -1,3 +1,39 @@
+//! audit_cdc: an append-only audit log, filled exactly once from Sequin's change messages.
+//!
+//! A body is received by `ingest`, taken apart by `message`, stored in the log, and read through the views in `sql/`.
+
 use pgrx::prelude::*;
+
+mod annotate;
+mod ingest;
 mod message;
+mod pg;
+mod settings;
+
 ::pgrx::pg_module_magic!();
+
+extension_sql_file!("../sql/install.sql", name = "install", bootstrap);
+extension_sql_file!("../sql/log.sql", name = "log", requires = ["install"]);
+extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["log"]);
+extension_sql_file!("../sql/rejects.sql", name = "rejects", requires = ["log"]);
+extension_sql_file!("../sql/described_tables.sql", name = "described_tables", requires = ["log"]);
+extension_sql_file!("../sql/audit_logs.sql", name = "audit_logs", requires = ["described_tables"]);
+extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
+extension_sql_file!("../sql/annotate.sql", name = "annotate", requires = ["install"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
+
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::init();
+}
+
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

@@ -9,10 +9,13 @@ use jiff::Timestamp;
 use std::borrow::Cow;
 
 /// Stands for the database in messages of Sequin releases that did not name it.
-pub const UNKNOWN_DATABASE: &str = "unknown";
+const UNKNOWN_DATABASE: &str = "unknown";
 
 /// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
 const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
+
+/// PostgreSQL's names end at 63 bytes; these are indexed, where an entry holds at most about 2,700.
+const LONGEST_NAME: usize = 500;
 
 /// Commit times that are not a clock's fault: each month becomes a partition.
 const FIRST_YEAR: i16 = 1970;
@@ -111,10 +114,10 @@ impl<'a> Change<'a> {
 
         Ok(Self {
             message,
-            database_id: database_id.unwrap_or(Cow::Borrowed(UNKNOWN_DATABASE)),
-            database_name,
-            table_schema: required(metadata.string("table_schema")?, "table_schema")?,
-            table_name: required(metadata.string("table_name")?, "table_name")?,
+            database_id: short(database_id, "database.id")?.unwrap_or(Cow::Borrowed(UNKNOWN_DATABASE)),
+            database_name: short(database_name, "database.name")?,
+            table_schema: required(short(metadata.string("table_schema")?, "table_schema")?, "table_schema")?,
+            table_name: required(short(metadata.string("table_name")?, "table_name")?, "table_name")?,
             action,
             commit_lsn,
             commit_idx,
@@ -130,6 +133,15 @@ impl<'a> Change<'a> {
 
 fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Reject> {
     field.ok_or_else(|| missing(name))
+}
+
+fn short<'a>(name: Option<Cow<'a, str>>, key: &str) -> Result<Option<Cow<'a, str>>, Reject> {
+    match name {
+        Some(name) if name.len() > LONGEST_NAME => {
+            Err(Reject::new(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("\"{key}\" is longer than {LONGEST_NAME} bytes")))
+        }
+        name => Ok(name),
+    }
 }
 
 fn hint_at_transform(reject: Reject) -> Reject {

@@ -1,5 +1,6 @@
 //! A record's key as the message gives it: `metadata.record_pks`.
 
+use super::identity::hex_digest;
 use super::json::{string, wrong_type};
 use super::reject::Reject;
 use serde_json::value::RawValue;
@@ -11,7 +12,11 @@ const LONGEST_RECORD_ID: usize = 2_000;
 
 /// The key's values as text, in the order of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordKey<'a>(Vec<Cow<'a, str>>);
+pub struct RecordKey<'a> {
+    values: Vec<Cow<'a, str>>,
+    record_id: Option<Cow<'a, str>>,
+    array_literal: Option<String>,
+}
 
 impl<'a> RecordKey<'a> {
     /// Strings as they stand; a number or boolean by its token, so that no digit is lost.
@@ -20,19 +25,24 @@ impl<'a> RecordKey<'a> {
             .filter(|text| text.starts_with('['))
             .and_then(|text| serde_json::from_str(text).ok())
             .ok_or_else(|| wrong_type("record_pks", "an array"))?;
-        elements
+        let values = elements
             .into_iter()
             .map(|element| match element.get() {
                 text if text.starts_with('"') => string(text, "record_pks"),
                 text if text.starts_with(['{', '[', 'n']) => Err(wrong_type("record_pks", "an array of strings")),
                 token => Ok(Cow::Borrowed(token)),
             })
-            .collect::<Result<_, _>>()
-            .map(Self)
+            .collect::<Result<Vec<_>, _>>()?;
+        let record_id = named(&values);
+        let array_literal = match values.as_slice() {
+            [single] if single.len() <= LONGEST_RECORD_ID => None,
+            values => Some(array(values)),
+        };
+        Ok(Self { values, record_id, array_literal })
     }
 
     pub fn values(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(Cow::as_ref)
+        self.values.iter().map(Cow::as_ref)
     }
 
     /// For comparing: after a restart Sequin leaves empty strings out.
@@ -42,30 +52,30 @@ impl<'a> RecordKey<'a> {
 
     /// The key as one text: the value itself, or, of several values, a JSON array of them.
     /// `None` for a table without a key.
-    pub fn record_id(&self) -> Option<Cow<'_, str>> {
-        let id = match self.0.as_slice() {
-            [] => return None,
-            [single] => Cow::Borrowed(single.as_ref()),
-            several => Cow::Owned(serde_json::to_string(several).unwrap_or_default()),
-        };
-        if id.len() > LONGEST_RECORD_ID {
-            return Some(Cow::Owned(format!("sha256:{}", super::identity::hex_digest(&id))));
-        }
-        Some(id)
+    pub fn record_id(&self) -> Option<&str> {
+        self.record_id.as_deref()
     }
 
-    /// The key as a PostgreSQL array literal where [`Self::record_id`] alone does not tell it
-    /// (PostgreSQL documentation, "Array Input and Output Syntax").
-    pub fn array_literal(&self) -> Option<String> {
-        if let [single] = self.0.as_slice()
-            && single.len() <= LONGEST_RECORD_ID
-        {
-            return None;
-        }
-        let quoted: Vec<String> =
-            self.values().map(|value| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))).collect();
-        Some(format!("{{{}}}", quoted.join(",")))
+    /// The key as a PostgreSQL array literal where [`Self::record_id`] alone does not tell it.
+    pub fn array_literal(&self) -> Option<&str> {
+        self.array_literal.as_deref()
     }
+}
+
+fn named<'a>(values: &[Cow<'a, str>]) -> Option<Cow<'a, str>> {
+    let id = match values {
+        [] => return None,
+        [single] => single.clone(),
+        several => serde_json::to_string(several).unwrap_or_default().into(),
+    };
+    Some(if id.len() > LONGEST_RECORD_ID { format!("sha256:{}", hex_digest(&id)).into() } else { id })
+}
+
+/// PostgreSQL documentation, "Array Input and Output Syntax".
+fn array(values: &[Cow<str>]) -> String {
+    let quoted: Vec<String> =
+        values.iter().map(|value| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+    format!("{{{}}}", quoted.join(","))
 }
 
 #[cfg(test)]
@@ -78,9 +88,9 @@ mod tests {
 
     #[test]
     fn one_value_is_its_own_id() {
-        assert_eq!(key(r#"["0.00000001"]"#).record_id().as_deref(), Some("0.00000001"));
-        assert_eq!(key(r#"[1.10]"#).record_id().as_deref(), Some("1.10"));
-        assert_eq!(key(r#"[""]"#).record_id().as_deref(), Some(""));
+        assert_eq!(key(r#"["0.00000001"]"#).record_id(), Some("0.00000001"));
+        assert_eq!(key(r#"[1.10]"#).record_id(), Some("1.10"));
+        assert_eq!(key(r#"[""]"#).record_id(), Some(""));
         assert_eq!(key("[]").record_id(), None);
         assert_eq!(key(r#"["7"]"#).array_literal(), None);
     }
@@ -88,9 +98,9 @@ mod tests {
     #[test]
     fn composite_keys_do_not_collide() {
         assert_ne!(key(r#"["a:b","c"]"#).record_id(), key(r#"["a","b:c"]"#).record_id());
-        assert_eq!(key(r#"["a","b"]"#).record_id().as_deref(), Some(r#"["a","b"]"#));
-        assert_eq!(key(r#"["a\"","\\b",""]"#).array_literal().as_deref(), Some(r#"{"a\"","\\b",""}"#));
-        assert_eq!(key("[]").array_literal().as_deref(), Some("{}"));
+        assert_eq!(key(r#"["a","b"]"#).record_id(), Some(r#"["a","b"]"#));
+        assert_eq!(key(r#"["a\"","\\b",""]"#).array_literal(), Some(r#"{"a\"","\\b",""}"#));
+        assert_eq!(key("[]").array_literal(), Some("{}"));
     }
 
     #[test]

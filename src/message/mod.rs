@@ -11,9 +11,8 @@ mod key;
 mod reject;
 
 pub use body::{Message, messages};
-pub use change::{Action, Change, UNKNOWN_DATABASE};
+pub use change::{Action, Change};
 pub use identity::{Identity, text_digest};
-pub use key::RecordKey;
 pub use reject::{Reject, SqlState};
 
 #[cfg(test)]

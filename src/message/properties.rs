@@ -1,5 +1,6 @@
 //! Properties of the pure core: whatever comes in, every message is a change or a reject.
 
+use super::key::RecordKey;
 use super::*;
 use proptest::prelude::*;
 

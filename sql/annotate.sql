@@ -1,0 +1,91 @@
+-- Who, from where, why: annotations of the current transaction, carried by its changes.
+--
+-- Part of the extension audit_cdc, and complete in itself: where no extension can be installed, run this file
+-- in the source database (psql -v ON_ERROR_STOP=1 -f annotate.sql), by a role that may create functions there.
+--
+-- What is in force is kept in the setting audit_annotate.in_force, local to the transaction, so that a rolled
+-- back savepoint takes its part with it, as it does with the message. The transaction's id stands before it:
+-- a value that a session brought along from elsewhere counts for nothing.
+
+-- Can an annotation travel? Without the extension a good guess: the first statement of a transaction
+-- started with it, unless another function called us.
+CREATE FUNCTION audit_in_transaction_block() RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  AS $$ SELECT statement_timestamp() <> transaction_timestamp() $$;
+COMMENT ON FUNCTION audit_in_transaction_block() IS 'Is this session inside BEGIN … COMMIT? A guess where it is not the extension''s. Serves audit_annotate.';
+
+CREATE FUNCTION audit_set_annotation(
+    in_transaction_block boolean, username text, source text, request_id text, metadata jsonb, extra jsonb)
+  RETURNS jsonb LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  named CONSTANT text[] := ARRAY['username', 'source', 'request_id', 'metadata'];
+  wrong text;
+  context text;
+  kept text := current_setting('audit_annotate.in_force', true);
+  in_force jsonb := '{}';
+  added jsonb := jsonb_strip_nulls(jsonb_build_object('username', username, 'source', source, 'request_id', request_id));
+BEGIN
+  IF username IS NULL AND source IS NULL AND request_id IS NULL AND metadata IS NULL AND extra IS NULL THEN
+    RAISE EXCEPTION 'nothing to annotate'
+      USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Pass at least one of username, source, request_id, metadata, extra; to end an annotation call audit_annotate_clear().';
+  END IF;
+  wrong := CASE WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata' WHEN jsonb_typeof(extra) <> 'object' THEN 'extra' END;
+  IF wrong IS NOT NULL THEN
+    RAISE EXCEPTION '% is not a JSON object', wrong
+      USING ERRCODE = 'invalid_parameter_value',
+            HINT = format('Pass an object, such as %s => ''{"reason": "refund"}''.', wrong);
+  END IF;
+  SELECT key INTO wrong FROM jsonb_object_keys(extra) AS key WHERE key = ANY (named) ORDER BY array_position(named, key) LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'extra must not contain the key "%"', wrong
+      USING ERRCODE = 'invalid_parameter_value',
+            HINT = format('Use the parameter %s.', wrong);
+  END IF;
+
+  IF NOT in_transaction_block THEN
+    -- called by a function or DO block, the annotation travels with what that does
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    IF regexp_replace(context, E'\nSQL function "audit_annotate"[^\n]*$', '') !~ E'\n' THEN
+      RAISE WARNING 'audit_annotate() outside a transaction block has no effect'
+        USING ERRCODE = 'no_active_sql_transaction',
+              HINT = 'Call it after BEGIN, in the transaction whose changes it explains.';
+    END IF;
+  END IF;
+
+  IF split_part(kept, ' ', 1) = pg_current_xact_id_if_assigned()::text THEN
+    in_force := substr(kept, strpos(kept, ' ') + 1)::jsonb;
+  END IF;
+  IF metadata IS NOT NULL THEN
+    added := added || jsonb_build_object('metadata', coalesce(in_force -> 'metadata', '{}') || metadata);
+  END IF;
+  in_force := in_force || coalesce(extra, '{}') || added;
+
+  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.set', in_force::text);
+  PERFORM set_config('audit_annotate.in_force', pg_current_xact_id()::text || ' ' || in_force::text, true);
+  RETURN in_force;
+END
+$$;
+COMMENT ON FUNCTION audit_set_annotation(boolean, text, text, text, jsonb, jsonb) IS 'Serves audit_annotate.';
+
+-- Names in a body of this form are bound now, whatever search_path a caller has.
+CREATE FUNCTION audit_annotate(
+    username text DEFAULT NULL, source text DEFAULT NULL, request_id text DEFAULT NULL,
+    metadata jsonb DEFAULT NULL, extra jsonb DEFAULT NULL)
+  RETURNS jsonb LANGUAGE sql
+  RETURN audit_set_annotation(audit_in_transaction_block(), username, source, request_id, metadata, extra);
+COMMENT ON FUNCTION audit_annotate(text, text, text, jsonb, jsonb) IS
+'Annotates the later changes of this transaction and returns what is now in force. All parameters are optional: username (who), source (from where), request_id, metadata (an object: why and the like), extra (an object of further keys). Calls in one transaction merge key by key, metadata one level deep; null leaves a key as it is. Emits pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) (https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra that is no object, for a parameter''s name in extra. Warning 25P01 outside a transaction block.';
+
+CREATE FUNCTION audit_annotate_clear() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.clear', '');
+  PERFORM set_config('audit_annotate.in_force', '', true);
+END
+$$;
+COMMENT ON FUNCTION audit_annotate_clear() IS
+'Ends the annotation: later changes of this transaction carry none. Emits pg_logical_emit_message(true, ''sequin:transaction_annotations.clear'', '''').';
+
+GRANT EXECUTE ON FUNCTION audit_in_transaction_block(), audit_set_annotation(boolean, text, text, text, jsonb, jsonb),
+  audit_annotate(text, text, text, jsonb, jsonb), audit_annotate_clear() TO PUBLIC;

@@ -1,0 +1,71 @@
+-- What people read. Names, lifted annotations and what is unknown are put together on reading, so that
+-- a description that comes later explains entries that are there already.
+CREATE VIEW @extschema@.audit_logs AS
+  SELECT l.id,
+         t.database_id, t.database_name, t.table_schema, t.table_name,
+         l.record_id,
+         CASE WHEN l.record_pks IS NULL AND l.record_id IS NOT NULL THEN ARRAY[l.record_id] ELSE l.record_pks END AS record_pks,
+         l.action::text AS action,
+         l.commit_lsn, l.commit_idx, l.commit_timestamp,
+         l.old_values, l.new_values,
+         audit_cdc_internal.lifted(l.annotations, 'username') AS username,
+         audit_cdc_internal.lifted(l.annotations, 'source') AS source,
+         audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
+         nullif(l.annotations -> 'metadata', 'null') AS metadata,
+         l.annotations,
+         l.idempotency_key,
+         l.created_at,
+         d.replica_identity,
+         CASE
+           WHEN l.unknown_columns IS NOT NULL THEN l.unknown_columns
+           WHEN d.replica_identity IS NOT NULL THEN ARRAY(
+             SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
+             WHERE (l.action = 'delete' AND d.replica_identity <> 'full' AND c.value = 'null' AND c.key <> ALL (d.identity_columns))
+                OR (l.action = 'update' AND d.replica_identity <> 'full' AND c.value = '"unchanged_toast"')
+                OR (l.action = 'read' AND c.value = 'null' AND c.key = ANY (d.null_in_reads))
+             UNION
+             SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
+             ORDER BY 1)
+         END AS unknown_columns,
+         CASE
+           WHEN l.action NOT IN ('update', 'delete') THEN '{}'
+           WHEN l.unknown_old_columns IS NOT NULL THEN l.unknown_old_columns
+           WHEN d.replica_identity IS NOT NULL THEN ARRAY(
+             SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
+             WHERE d.replica_identity <> 'full'
+               AND CASE l.action WHEN 'delete' THEN c.value = 'null' AND c.key <> ALL (d.identity_columns)
+                                 ELSE NOT coalesce(l.old_values ? c.key, false) END
+             UNION
+             SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
+             ORDER BY 1)
+         END AS unknown_old_columns
+  FROM audit_cdc_internal.log AS l
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table
+  LEFT JOIN @extschema@.audit_described_tables AS d
+    ON (d.database_id, d.table_schema, d.table_name) = (t.database_id, t.table_schema, t.table_name)
+   AND l.commit_timestamp >= d.valid_from AND l.commit_timestamp < d.valid_to;
+
+COMMENT ON VIEW @extschema@.audit_logs IS 'the audit log: one row a change, append-only';
+COMMENT ON COLUMN @extschema@.audit_logs.id IS 'number of the entry; grows, with gaps, in the order of storing, not of commits';
+COMMENT ON COLUMN @extschema@.audit_logs.database_id IS 'Sequin''s id of the source database; "unknown" from Sequin releases that did not send it';
+COMMENT ON COLUMN @extschema@.audit_logs.database_name IS 'Sequin''s name for the source database; null if not sent';
+COMMENT ON COLUMN @extschema@.audit_logs.table_name IS 'for a partition, the name of its immediate parent: Sequin reports it so';
+COMMENT ON COLUMN @extschema@.audit_logs.record_id IS 'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a key; "sha256:" and a digest for a key over 2,000 bytes';
+COMMENT ON COLUMN @extschema@.audit_logs.record_pks IS 'the key''s values as sent, in column order; null if the message had none';
+COMMENT ON COLUMN @extschema@.audit_logs.action IS 'insert, update, delete, read (a backfill found the row so) or truncate';
+COMMENT ON COLUMN @extschema@.audit_logs.commit_lsn IS 'LSN of the commit record as a 64-bit number; null for read';
+COMMENT ON COLUMN @extschema@.audit_logs.commit_idx IS 'place in the transaction, from 0, with gaps; null for read';
+COMMENT ON COLUMN @extschema@.audit_logs.commit_timestamp IS 'commit time in the source, to the microsecond; for read the time of reading';
+COMMENT ON COLUMN @extschema@.audit_logs.old_values IS 'update: previous values of the changed columns; delete: the old row; insert and read: null';
+COMMENT ON COLUMN @extschema@.audit_logs.new_values IS 'the row after the change; delete: null';
+COMMENT ON COLUMN @extschema@.audit_logs.username IS 'annotations ->> ''username''; null if absent or over 2,000 bytes, as source and request_id';
+COMMENT ON COLUMN @extschema@.audit_logs.metadata IS 'annotations -> ''metadata''';
+COMMENT ON COLUMN @extschema@.audit_logs.annotations IS 'the transaction annotations, whole, whatever JSON value they are; null for none';
+COMMENT ON COLUMN @extschema@.audit_logs.idempotency_key IS 'Sequin''s key; derived as Sequin does it where a release did not send it';
+COMMENT ON COLUMN @extschema@.audit_logs.created_at IS 'when the entry was stored';
+COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS 'of the table at commit time, by its description; null: the table was not described then';
+COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS 'columns whose value in new_values (delete: old_values) was not sent, whatever stands there; null: not described, so nobody can tell';
+COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS 'columns whose value before the change was not sent; null: not described, so nobody can tell';
+
+CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
+  FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();

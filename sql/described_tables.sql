@@ -1,0 +1,71 @@
+-- What a source says of its tables (sql/describe_source.sql asks it), each with the time from which it holds.
+CREATE TABLE audit_cdc_internal.described_tables (
+  database_id text NOT NULL,
+  table_schema text NOT NULL,
+  table_name text NOT NULL,
+  valid_from timestamptz NOT NULL,
+  replica_identity text NOT NULL CHECK (replica_identity IN ('full', 'default', 'index', 'nothing')),
+  key_columns text[] NOT NULL,
+  identity_columns text[] NOT NULL,
+  column_types jsonb NOT NULL,
+  never_sent text[] NOT NULL,
+  null_in_reads text[] NOT NULL,
+  PRIMARY KEY (database_id, table_schema, table_name, valid_from)
+);
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.described_tables', '');
+
+CREATE VIEW @extschema@.audit_described_tables AS
+  SELECT database_id, table_schema, table_name, valid_from,
+         lead(valid_from, 1, 'infinity') OVER (PARTITION BY database_id, table_schema, table_name ORDER BY valid_from) AS valid_to,
+         replica_identity, key_columns, identity_columns, column_types, never_sent, null_in_reads
+  FROM audit_cdc_internal.described_tables;
+COMMENT ON VIEW @extschema@.audit_described_tables IS 'what sources said of their tables, each description with the time for which it holds';
+COMMENT ON COLUMN @extschema@.audit_described_tables.replica_identity IS 'full, default, index or nothing; the weakest of all partitions';
+COMMENT ON COLUMN @extschema@.audit_described_tables.identity_columns IS 'columns that a delete carries where the identity is not full';
+COMMENT ON COLUMN @extschema@.audit_described_tables.column_types IS 'column name to type, as format_type() writes it';
+COMMENT ON COLUMN @extschema@.audit_described_tables.never_sent IS 'generated columns';
+COMMENT ON COLUMN @extschema@.audit_described_tables.null_in_reads IS 'columns whose type Sequin''s backfill sends as null (Sequin source, lib/sequin/runtime/table_reader.ex)';
+
+CREATE FUNCTION @extschema@.audit_describe_tables(database_id text, description jsonb, valid_from timestamptz DEFAULT NULL)
+  RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  holds_from timestamptz;
+  added bigint;
+BEGIN
+  IF database_id IS NULL OR description IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN database_id IS NULL THEN 'database_id' ELSE 'description' END
+      USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  IF jsonb_typeof(description -> 'tables') IS DISTINCT FROM 'array'
+     OR jsonb_typeof(description -> 'described_at') IS DISTINCT FROM 'string' THEN
+    RAISE EXCEPTION 'description is not what describe_source.sql returns'
+      USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Run describe_source.sql in the source database and pass its one value.';
+  END IF;
+  holds_from := coalesce(valid_from, (description ->> 'described_at')::timestamptz);
+
+  INSERT INTO audit_cdc_internal.described_tables AS d
+  SELECT database_id, t.table_schema, t.table_name, holds_from, t.replica_identity,
+         t.key_columns, t.identity_columns, t.column_types, t.never_sent, t.null_in_reads
+  FROM jsonb_to_recordset(description -> 'tables')
+       AS t(table_schema text, table_name text, replica_identity text, key_columns text[],
+            identity_columns text[], column_types jsonb, never_sent text[], null_in_reads text[])
+  -- nothing new since the last description: no new row
+  LEFT JOIN LATERAL (
+    SELECT k.* FROM audit_cdc_internal.described_tables AS k
+    WHERE k.database_id = audit_describe_tables.database_id
+      AND k.table_schema = t.table_schema AND k.table_name = t.table_name AND k.valid_from <= holds_from
+    ORDER BY k.valid_from DESC LIMIT 1) AS last ON true
+  WHERE (last.replica_identity, last.key_columns, last.identity_columns, last.column_types, last.never_sent, last.null_in_reads)
+        IS DISTINCT FROM (t.replica_identity, t.key_columns, t.identity_columns, t.column_types, t.never_sent, t.null_in_reads)
+  ON CONFLICT (database_id, table_schema, table_name, valid_from) DO UPDATE
+    SET replica_identity = excluded.replica_identity, key_columns = excluded.key_columns,
+        identity_columns = excluded.identity_columns, column_types = excluded.column_types,
+        never_sent = excluded.never_sent, null_in_reads = excluded.null_in_reads;
+  GET DIAGNOSTICS added = ROW_COUNT;
+  RETURN added;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.audit_describe_tables(text, jsonb, timestamptz) IS
+'Keeps a source''s description of its tables and returns how many are new or changed. database_id: as in audit_logs. description: the value that describe_source.sql returns in the source. valid_from: from when it holds; null: from when it was made. Errors: 22004 (null), 22023 (not a description).';

@@ -1,0 +1,33 @@
+-- Before anything else: can the extension stand here?
+DO $$
+BEGIN
+  IF pg_catalog.current_setting('server_encoding') OPERATOR(pg_catalog.<>) 'UTF8' THEN
+    RAISE EXCEPTION 'audit_cdc needs a database with encoding UTF8'
+      USING ERRCODE = 'feature_not_supported',
+            HINT = 'Change messages are JSON, which is UTF-8. Create a database with ENCODING ''UTF8'' for the audit log.';
+  END IF;
+  IF pg_catalog.to_regclass('@extschema@.audit_logs') IS NOT NULL THEN
+    RAISE EXCEPTION 'relation "audit_logs" already exists in schema "%"', '@extschema@'
+      USING ERRCODE = 'duplicate_table',
+            HINT = 'Rename it (ALTER TABLE audit_logs RENAME TO …), or install beside it: CREATE SCHEMA audit; CREATE EXTENSION audit_cdc SCHEMA audit;';
+  END IF;
+END
+$$;
+
+-- Roles belong to the whole cluster: another database may have made them already, and
+-- DROP EXTENSION leaves them.
+DO $$
+DECLARE
+  role text;
+BEGIN
+  FOREACH role IN ARRAY ARRAY['audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin'] LOOP
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
+      EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+    END IF;
+  END LOOP;
+END
+$$;
+GRANT audit_cdc_reader TO audit_cdc_admin;
+
+-- What users call and read lives in the schema of their choice; what the extension keeps lives here.
+CREATE SCHEMA audit_cdc_internal;

@@ -1,0 +1,90 @@
+-- The log. Why it looks like this:
+--
+-- * Partitions by month of commit time: retention drops whole months, and every index stays small
+--   and is written at its right edge.
+-- * Exactly once is one unique index a partition, on (commit_timestamp, identity). The identity is a
+--   128-bit digest of database, table and idempotency key (of a read also of record key and image), all
+--   taken from the message and from nothing that can change later. The partition column is part of
+--   what a change is, so uniqueness within each partition is uniqueness in the log.
+-- * Sharding by record later: the record's digest goes in front of that index and becomes the
+--   distribution column. A message always names the same record, so it always meets its own shard, and
+--   exactly-once needs no other. (A conflict between two records under one key is then seen
+--   where they share a shard.)
+-- * Indexes belong to the partitions, not to the parent: pg_dump restores a partition's own indexes,
+--   and a parent that an extension made would make them a second time, under the same names.
+-- * Names of database and table are kept once, in audited_tables.
+
+CREATE TYPE audit_cdc_internal.action AS ENUM ('insert', 'update', 'delete', 'read', 'truncate');
+
+CREATE TABLE audit_cdc_internal.audited_tables (
+  id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  database_id text NOT NULL,
+  database_name text,
+  table_schema text NOT NULL,
+  table_name text NOT NULL,
+  UNIQUE NULLS NOT DISTINCT (database_id, table_schema, table_name, database_name)
+);
+COMMENT ON TABLE audit_cdc_internal.audited_tables IS 'every table that a stored change named, once';
+
+CREATE SEQUENCE audit_cdc_internal.log_id_seq;
+
+CREATE TABLE audit_cdc_internal.log (
+  id bigint NOT NULL,
+  commit_lsn bigint,
+  commit_timestamp timestamptz NOT NULL,
+  created_at timestamptz NOT NULL,
+  identity uuid NOT NULL,
+  audited_table integer NOT NULL,
+  commit_idx integer,
+  action audit_cdc_internal.action NOT NULL,
+  idempotency_key text NOT NULL,
+  record_id text,
+  record_pks text[],
+  annotations jsonb,
+  old_values jsonb,
+  new_values jsonb,
+  unknown_columns text[],
+  unknown_old_columns text[]
+) PARTITION BY RANGE (commit_timestamp);
+COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
+COMMENT ON COLUMN audit_cdc_internal.log.record_pks IS 'null where record_id is the whole key, a single value';
+COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS 'what the row itself knows to be unknown; null: the description of the table tells';
+COMMENT ON COLUMN audit_cdc_internal.log.unknown_old_columns IS 'as unknown_columns, for the row before the change';
+
+-- An annotation's member as text. Over 2,000 bytes it is not lifted (an index entry holds at most
+-- about 2,700); annotations keep it whole.
+CREATE FUNCTION audit_cdc_internal.lifted(annotations jsonb, member text) RETURNS text
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE WHEN pg_catalog.octet_length(annotations OPERATOR(pg_catalog.->>) member) OPERATOR(pg_catalog.<=) 2000
+              THEN annotations OPERATOR(pg_catalog.->>) member END;
+
+CREATE FUNCTION audit_cdc_internal.refuse_change() RETURNS trigger
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION 'the audit log is append-only: % is refused', TG_OP
+    USING ERRCODE = 'object_not_in_prerequisite_state',
+          DETAIL = 'Entries of the log are never changed or removed.';
+END
+$$;
+
+-- ALWAYS: also under session_replication_role = replica.
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.log
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+ALTER TABLE audit_cdc_internal.log ENABLE ALWAYS TRIGGER append_only;
+
+-- Tallies answer "how many, how late" for each table without reading the log. A call adds to any row that
+-- no other call is holding, or adds a row: there are as many as calls ever ran at one time.
+CREATE TABLE audit_cdc_internal.tallies (
+  id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  audited_table integer NOT NULL,
+  stored bigint NOT NULL,
+  last_commit timestamptz NOT NULL,
+  last_arrival timestamptz NOT NULL
+) WITH (fillfactor = 50);
+CREATE INDEX tallies_by_table ON audit_cdc_internal.tallies (audited_table);
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.log_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.tallies', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.tallies_id_seq', '');

@@ -1,0 +1,52 @@
+-- Partitions are made aside and attached, which lets others go on writing to the log. Whoever makes one
+-- holds the advisory lock until the end of its transaction, so that nobody makes it twice.
+CREATE FUNCTION audit_cdc_internal.ensure_partitions(months timestamptz[]) RETURNS void
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp
+  SET TimeZone = 'UTC'
+  SET default_tablespace = ''
+  SET default_table_access_method = 'heap'
+AS $$
+DECLARE
+  month timestamptz;
+  name text;
+BEGIN
+  FOR month IN SELECT DISTINCT date_trunc('month', m) AS first FROM unnest(months) AS m ORDER BY first LOOP
+    name := to_char(month, '"log_"YYYY_MM');
+    CONTINUE WHEN audit_cdc_internal.is_partition(name);
+    PERFORM pg_advisory_xact_lock(hashtextextended('audit_cdc.partitions', 0));
+    CONTINUE WHEN audit_cdc_internal.is_partition(name);
+
+    EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
+    -- each change once; a time range
+    EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
+                   name || '_once', name);
+    -- one record's history
+    EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
+                   name || '_record', name);
+    -- what one user did, and when
+    EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
+                    WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
+                   name || '_username', name);
+    -- what one request did
+    EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
+                    WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
+                   name || '_request', name);
+    -- one entry, by its number
+    EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I USING brin (id) WITH (pages_per_range = 32)',
+                   name || '_id', name);
+    EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
+                    FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', name);
+    EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', name);
+    EXECUTE format('ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)',
+                   name, month, month + interval '1 month');
+  END LOOP;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.is_partition(name text) RETURNS boolean
+  LANGUAGE sql STABLE
+  RETURN EXISTS (
+    SELECT FROM pg_catalog.pg_inherits
+    WHERE inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('audit_cdc_internal.' OPERATOR(pg_catalog.||) name)
+      AND inhparent OPERATOR(pg_catalog.=) 'audit_cdc_internal.log'::pg_catalog.regclass);

@@ -1,0 +1,35 @@
+CREATE TABLE audit_cdc_internal.rejects (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  digest uuid NOT NULL UNIQUE,
+  raw text NOT NULL,
+  sqlstate text NOT NULL,
+  reason text NOT NULL,
+  hint text,
+  batch_position integer,
+  database_id text,
+  table_schema text,
+  table_name text,
+  deliveries bigint NOT NULL,
+  created_at timestamptz NOT NULL,
+  last_delivered_at timestamptz NOT NULL,
+  retries integer NOT NULL DEFAULT 0,
+  last_retried_at timestamptz,
+  stored_at timestamptz
+);
+CREATE INDEX rejects_open ON audit_cdc_internal.rejects (id) WHERE stored_at IS NULL;
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.rejects', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.rejects_id_seq', '');
+
+CREATE VIEW @extschema@.audit_rejects AS
+  SELECT id, raw, sqlstate, reason, hint, batch_position, database_id, table_schema, table_name,
+         deliveries, created_at, last_delivered_at, retries, last_retried_at, stored_at
+  FROM audit_cdc_internal.rejects;
+COMMENT ON VIEW @extschema@.audit_rejects IS 'messages that could not be taken (dead letters), one row each, however often delivered';
+COMMENT ON COLUMN @extschema@.audit_rejects.raw IS 'the message as it came, or the whole body where that is no JSON';
+COMMENT ON COLUMN @extschema@.audit_rejects.sqlstate IS 'class 22: malformed; 23505: conflict, another change has this key and commit time; 54: beyond a limit of PostgreSQL';
+COMMENT ON COLUMN @extschema@.audit_rejects.reason IS 'what is wrong, without any value of the row';
+COMMENT ON COLUMN @extschema@.audit_rejects.batch_position IS 'place in its first batch, from 1; null for a whole body';
+COMMENT ON COLUMN @extschema@.audit_rejects.table_name IS 'null, as table_schema and database_id, where the message was not understood';
+COMMENT ON COLUMN @extschema@.audit_rejects.deliveries IS 'how often it was delivered and rejected';
+COMMENT ON COLUMN @extschema@.audit_rejects.stored_at IS 'when audit_retry_rejects found it in the log or put it there; null: still open';

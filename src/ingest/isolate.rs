@@ -1,0 +1,60 @@
+//! One poison message must not take its batch with it.
+
+use crate::message::{Reject, SqlState};
+use crate::pg::subtransaction;
+use pgrx::pg_sys::panic::CaughtError;
+
+/// Runs `work` over all of `items`, and where that fails on data, over its halves, until what is left is
+/// a single item that fails: that one goes to `refuse`. Order is kept. Any other error (disk, memory, cancel,
+/// connection, deadlock) is raised: the caller must not acknowledge.
+pub fn isolated<T, R>(
+    items: &[T],
+    work: &mut impl FnMut(&[T]) -> R,
+    done: &mut Vec<R>,
+    refuse: &mut impl FnMut(&T, Reject),
+) {
+    if items.is_empty() {
+        return;
+    }
+    match subtransaction(|| work(items)) {
+        Ok(result) => done.push(result),
+        Err(error) => match (refusal(&error), items) {
+            (None, _) => error.rethrow(),
+            (Some(reject), [single]) => refuse(single, reject),
+            (Some(_), _) => {
+                let (left, right) = items.split_at(items.len() / 2);
+                isolated(left, work, done, refuse);
+                isolated(right, work, done, refuse);
+            }
+        },
+    }
+}
+
+/// The errors that a message's own data cause: classes 22 (data exception), 23 (integrity
+/// constraint violation) and 54 (program limit exceeded). The DETAIL is left out: it may quote the row.
+pub fn refusal(error: &CaughtError) -> Option<Reject> {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else { return None };
+    let sqlstate = unpacked(report.sql_error_code() as i32);
+    matches!(&sqlstate.0[..2], b"22" | b"23" | b"54").then(|| Reject::new(sqlstate, report.message().to_owned()))
+}
+
+/// PostgreSQL keeps a SQLSTATE as five six-bit characters (PostgreSQL source, `elog.h`, `MAKE_SQLSTATE`).
+fn unpacked(code: i32) -> SqlState {
+    SqlState(std::array::from_fn(|i| ((code >> (6 * i)) & 0x3F) as u8 + b'0'))
+}
+
+pub fn packed(sqlstate: SqlState) -> i32 {
+    sqlstate.0.iter().rev().fold(0, |code, byte| (code << 6) | i32::from((byte - b'0') & 0x3F))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_survive_packing() {
+        for code in [*b"22P05", *b"54001", *b"2203A", *b"XX000"] {
+            assert_eq!(unpacked(packed(SqlState(code))), SqlState(code));
+        }
+    }
+}

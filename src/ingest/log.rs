@@ -1,0 +1,293 @@
+//! The statements that write the log.
+
+use super::sql::Statement;
+use crate::message::{Change, Identity};
+use pgrx::Uuid;
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use std::collections::BTreeMap;
+
+use pgrx::pg_sys::BuiltinOid::{
+    INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID, UUIDARRAYOID,
+};
+
+/// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
+const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+
+thread_local! {
+    static DIGESTS: Statement = const { Statement::new(
+        "SELECT encode(sha256(convert_to(image::jsonb::text, 'UTF8')), 'hex')
+         FROM unnest($1) WITH ORDINALITY AS i(image, place) ORDER BY place", &[TEXTARRAYOID]) };
+
+    static PARTITIONS: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.ensure_partitions($1)", &[TIMESTAMPTZARRAYOID]) };
+
+    static PROBE: Statement = const { Statement::new(
+        "SELECT n.place, l.conflict
+         FROM unnest($1, $2, $3, $4, $5, $6) WITH ORDINALITY AS n(commit_timestamp, identity, action, record_id, record_pks, keyed, place)
+         CROSS JOIN LATERAL (
+           SELECT NOT (l.action = n.action::audit_cdc_internal.action
+                       AND (n.keyed = 0 OR l.record_pks IS NULL AND l.record_id IS NULL
+                            OR array_remove(coalesce(l.record_pks, ARRAY[l.record_id]), '')
+                             = array_remove(coalesce(n.record_pks::text[], ARRAY[n.record_id]), ''))) AS conflict
+           FROM audit_cdc_internal.log AS l
+           WHERE l.commit_timestamp = n.commit_timestamp AND l.identity = n.identity
+             AND l.commit_timestamp BETWEEN $7 AND $8
+           LIMIT 1) AS l",
+        &[TIMESTAMPTZARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID, TIMESTAMPTZOID]) };
+
+    static INSERT: Statement = const { Statement::new(
+        "WITH added AS (
+           INSERT INTO audit_cdc_internal.log
+             (id, commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action,
+              idempotency_key, record_id, record_pks, annotations, old_values, new_values)
+           SELECT nextval('audit_cdc_internal.log_id_seq'), n.commit_lsn, n.commit_timestamp, now(), n.identity, n.audited_table,
+                  n.commit_idx, n.action::audit_cdc_internal.action, n.idempotency_key, n.record_id, n.record_pks::text[],
+                  n.annotations::jsonb, n.old_values::jsonb, n.new_values::jsonb
+           FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                AS n(commit_timestamp, identity, audited_table, commit_lsn, commit_idx, action, idempotency_key,
+                     record_id, record_pks, annotations, old_values, new_values)
+           ON CONFLICT DO NOTHING
+           RETURNING audited_table, commit_timestamp)
+         SELECT audited_table, count(*), max(commit_timestamp) FROM added GROUP BY audited_table",
+        &[TIMESTAMPTZARRAYOID, UUIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+          TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
+
+    static TALLY: Statement = const { Statement::new(
+        "WITH n AS (
+           SELECT * FROM unnest($1, $2, $3) AS n(audited_table, stored, last_commit)
+         ), counted AS (
+           UPDATE audit_cdc_internal.tallies AS y
+           SET stored = y.stored + n.stored, last_commit = greatest(y.last_commit, n.last_commit), last_arrival = now()
+           FROM n CROSS JOIN LATERAL (
+             SELECT id FROM audit_cdc_internal.tallies WHERE audited_table = n.audited_table
+             LIMIT 1 FOR UPDATE SKIP LOCKED) AS free
+           WHERE y.id = free.id
+           RETURNING y.audited_table
+         )
+         INSERT INTO audit_cdc_internal.tallies (audited_table, stored, last_commit, last_arrival)
+         SELECT audited_table, stored, last_commit, now() FROM n WHERE audited_table NOT IN (SELECT audited_table FROM counted)",
+        &[INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID]) };
+}
+
+/// A change on its way into the log.
+#[derive(Clone, Copy)]
+pub struct Entry<'c, 'a> {
+    pub change: &'c Change<'a>,
+    pub identity: Identity,
+    pub table: i32,
+}
+
+impl Entry<'_, '_> {
+    /// The unique key of the log, and the order in which every session writes.
+    pub fn place(&self) -> (i64, Identity) {
+        (self.change.commit_microseconds, self.identity)
+    }
+
+    fn commit_timestamp(&self) -> TimestampWithTimeZone {
+        timestamp(self.change.commit_microseconds)
+    }
+}
+
+/// What a statement did with its entries.
+#[derive(Default)]
+pub struct Stored<'c, 'a> {
+    /// By audited table: how many, and the last commit.
+    by_table: BTreeMap<i32, (i64, TimestampWithTimeZone)>,
+    pub duplicates: i64,
+    pub conflicts: Vec<&'c Change<'a>>,
+}
+
+impl Stored<'_, '_> {
+    pub fn inserted(&self) -> i64 {
+        self.by_table.values().map(|(count, _)| count).sum()
+    }
+
+    pub fn add(&mut self, part: Self) {
+        for (table, (count, last)) in part.by_table {
+            let total = self.by_table.entry(table).or_insert((0, last));
+            *total = (total.0 + count, total.1.max(last));
+        }
+        self.duplicates += part.duplicates;
+        self.conflicts.extend(part.conflicts);
+    }
+}
+
+/// Looks which entries are there already, and adds the others. Another session may add the same ones meanwhile:
+/// the unique index decides, and a second look tells what it refused.
+pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>]) -> Stored<'c, 'a> {
+    let mut stored = Stored::default();
+    let known = probe(entries);
+    let (known, fresh): (Vec<_>, Vec<_>) = entries.iter().zip(known).partition(|(_, known)| known.is_some());
+    stored.refuse(known.into_iter());
+    let fresh: Vec<Entry> = fresh.into_iter().map(|(entry, _)| *entry).collect();
+    if fresh.is_empty() {
+        return stored;
+    }
+    stored.by_table = insert(&fresh);
+    let missed = fresh.len() as i64 - stored.inserted();
+    if missed > 0 {
+        let before = stored.duplicates;
+        stored.refuse(fresh.iter().zip(probe(&fresh)).filter(|(_, known)| *known == Some(Known::Conflict)));
+        stored.duplicates = before + missed - stored.conflicts.len() as i64;
+    }
+    stored
+}
+
+impl<'c, 'a> Stored<'c, 'a> {
+    fn refuse<'e>(&mut self, known: impl Iterator<Item = (&'e Entry<'c, 'a>, Option<Known>)>)
+    where
+        'a: 'e,
+        'c: 'e,
+    {
+        for (entry, known) in known {
+            match known {
+                Some(Known::Conflict) => self.conflicts.push(entry.change),
+                _ => self.duplicates += 1,
+            }
+        }
+    }
+}
+
+/// What the log holds under an entry's identity.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Same,
+    Conflict,
+}
+
+fn probe(entries: &[Entry]) -> Vec<Option<Known>> {
+    let times = || entries.iter().map(Entry::commit_timestamp);
+    let mut known = vec![None; entries.len()];
+    PROBE.with(|probe| {
+        probe.run(
+            || {
+                vec![
+                    times().collect::<Vec<_>>().into(),
+                    column(entries, |e| Uuid::from_bytes(e.identity)),
+                    column(entries, |e| e.change.action.as_str()),
+                    column(entries, |e| record_id(e)),
+                    column(entries, |e| record_pks(e)),
+                    column(entries, |e| i32::from(e.change.key.is_some())),
+                    times().min().into(),
+                    times().max().into(),
+                ]
+            },
+            |rows| {
+                for row in rows {
+                    let (place, conflict) = (row.get::<i64>(1)?.unwrap_or(0), row.get::<bool>(2)?.unwrap_or(false));
+                    if let Some(slot) = usize::try_from(place - 1).ok().and_then(|place| known.get_mut(place)) {
+                        *slot = Some(if conflict { Known::Conflict } else { Known::Same });
+                    }
+                }
+                Ok(())
+            },
+        );
+    });
+    known
+}
+
+fn insert(entries: &[Entry]) -> BTreeMap<i32, (i64, TimestampWithTimeZone)> {
+    INSERT.with(|insert| {
+        insert.run(
+            || {
+                vec![
+                    column(entries, Entry::commit_timestamp),
+                    column(entries, |e| Uuid::from_bytes(e.identity)),
+                    column(entries, |e| e.table),
+                    column(entries, |e| e.change.commit_lsn),
+                    column(entries, |e| e.change.commit_idx),
+                    column(entries, |e| e.change.action.as_str()),
+                    column(entries, |e| e.change.idempotency_key.as_ref()),
+                    column(entries, |e| record_id(e)),
+                    column(entries, |e| record_pks(e)),
+                    column(entries, |e| e.change.annotations),
+                    column(entries, |e| e.change.old_values),
+                    column(entries, |e| e.change.new_values),
+                ]
+            },
+            |rows| {
+                let mut by_table = BTreeMap::new();
+                for row in rows {
+                    if let (Some(table), Some(count), Some(last)) = (row.get(1)?, row.get(2)?, row.get(3)?) {
+                        by_table.insert(table, (count, last));
+                    }
+                }
+                Ok(by_table)
+            },
+        )
+    })
+}
+
+pub fn tally(stored: &Stored) {
+    if stored.by_table.is_empty() {
+        return;
+    }
+    let totals = || stored.by_table.values();
+    TALLY.with(|tally| {
+        tally.run(
+            || {
+                vec![
+                    stored.by_table.keys().copied().collect::<Vec<i32>>().into(),
+                    totals().map(|(count, _)| *count).collect::<Vec<i64>>().into(),
+                    totals().map(|(_, last)| *last).collect::<Vec<_>>().into(),
+                ]
+            },
+            |_| Ok(()),
+        );
+    });
+}
+
+/// Of each read's image, in `jsonb`'s own spelling.
+pub fn image_digests(reads: &[&Change]) -> Vec<String> {
+    DIGESTS.with(|digests| {
+        digests.run(
+            || vec![reads.iter().map(|read| read.new_values).collect::<Vec<_>>().into()],
+            |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect(),
+        )
+    })
+}
+
+/// One time of each month suffices.
+pub fn ensure_partitions(entries: &[Entry]) {
+    const SHORTEST_MONTH: i64 = 28 * 86_400_000_000;
+    let mut times: Vec<i64> = Vec::new();
+    for entry in entries {
+        let time = entry.change.commit_microseconds;
+        if times.last().is_none_or(|last| time - last >= SHORTEST_MONTH || month(time) != month(*last)) {
+            times.push(time);
+        }
+    }
+    if !times.is_empty() {
+        let months: Vec<_> = times.into_iter().map(timestamp).collect();
+        PARTITIONS.with(|partitions| partitions.run(|| vec![months.into()], |_| Ok(())));
+    }
+}
+
+fn month(microseconds: i64) -> Option<(i16, i8)> {
+    let time = jiff::Timestamp::from_microsecond(microseconds).ok()?;
+    let day = time.to_zoned(jiff::tz::TimeZone::UTC).date();
+    Some((day.year(), day.month()))
+}
+
+fn timestamp(unix_microseconds: i64) -> TimestampWithTimeZone {
+    TimestampWithTimeZone::try_from(unix_microseconds - EPOCH_MICROSECONDS)
+        .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity())
+}
+
+fn record_id<'e>(entry: &'e Entry) -> Option<&'e str> {
+    entry.change.key.as_ref()?.record_id()
+}
+
+fn record_pks<'e>(entry: &'e Entry) -> Option<&'e str> {
+    entry.change.key.as_ref()?.array_literal()
+}
+
+fn column<'e, 'd, 'c, 'a, T>(entries: &'e [Entry<'c, 'a>], value: impl Fn(&'e Entry<'c, 'a>) -> T) -> DatumWithOid<'d>
+where
+    T: IntoDatum + 'e,
+    Vec<T>: IntoDatum,
+    DatumWithOid<'d>: From<Vec<T>>,
+{
+    entries.iter().map(value).collect::<Vec<T>>().into()
+}

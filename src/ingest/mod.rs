@@ -1,0 +1,87 @@
+//! `audit_ingest`: a body's changes go into the log, each exactly once; what cannot be taken is set aside.
+//!
+//! Everything is locked in one order in every session (audited tables, partitions, log by commit time and
+//! identity, rejects by digest, tallies), so that overlapping calls wait for each other and never deadlock.
+
+mod isolate;
+mod log;
+mod names;
+mod rejects;
+mod sql;
+mod taken;
+
+use crate::settings::{OnReject, on_reject};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use taken::Taken;
+
+pgrx::extension_sql_file!(
+    "../../sql/comments.sql",
+    name = "comments",
+    requires = [audit_ingest_text, audit_ingest_jsonb, audit_retry_rejects]
+);
+
+/// What became of the messages of one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    inserted: i64,
+    duplicates: i64,
+    rejected: i64,
+}
+
+impl Counts {
+    fn row(self) -> TableIterator<'static, (i64, i64, i64, i64)> {
+        let received = self.inserted + self.duplicates + self.rejected;
+        TableIterator::once((received, self.inserted, self.duplicates, self.rejected))
+    }
+}
+
+// The planner settings hold plans to the indexes: they are kept across calls, perhaps from when the log was empty.
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(text)
+  RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
+fn audit_ingest_text(
+    body: Option<&str>,
+) -> Result<
+    TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>,
+    ErrorReport,
+> {
+    ingest(body).map(Counts::row)
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(jsonb)
+  RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
+  LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  AS $$ SELECT * FROM @extschema@.audit_ingest($1::text) $$;"#, requires = [audit_ingest_text])]
+#[allow(dead_code)]
+fn audit_ingest_jsonb() {}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_retry_rejects(ids bigint[] DEFAULT NULL)
+  RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
+fn audit_retry_rejects(
+    ids: Option<Vec<i64>>,
+) -> TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>
+{
+    rejects::retry(ids).row()
+}
+
+fn ingest(body: Option<&str>) -> Result<Counts, ErrorReport> {
+    let body = body.ok_or_else(|| {
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "body must not be null", "audit_ingest")
+            .set_hint("An empty batch is '{\"data\":[]}'.")
+    })?;
+    let Taken { mut counts, rejected } = taken::take(body);
+    if on_reject() == OnReject::error
+        && let Some(first) = rejected.iter().min_by_key(|rejected| rejected.position)
+    {
+        return Err(first.report());
+    }
+    counts.rejected = rejected.len() as i64;
+    rejects::set_aside(rejected);
+    Ok(counts)
+}

@@ -1,0 +1,179 @@
+//! What cannot be taken is set aside with its text, a SQLSTATE and a reason, and can be tried again.
+
+use super::Counts;
+use super::isolate::{packed, refusal};
+use super::sql::Statement;
+use super::taken::{self, Taken};
+use crate::message::{Change, Identity, Message, Reject, text_digest};
+use crate::pg::subtransaction;
+use pgrx::Uuid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use std::collections::BTreeMap;
+
+use pgrx::pg_sys::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
+
+thread_local! {
+    static CANONICAL: Statement = const { Statement::new("SELECT $1::jsonb::text", &[TEXTOID]) };
+
+    static SET_ASIDE: Statement = const { Statement::new(
+        "INSERT INTO audit_cdc_internal.rejects AS r
+           (digest, raw, sqlstate, reason, hint, batch_position, database_id, table_schema, table_name,
+            deliveries, created_at, last_delivered_at)
+         SELECT n.*, now(), now() FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS n
+         ON CONFLICT (digest) DO UPDATE
+           SET deliveries = r.deliveries + excluded.deliveries, last_delivered_at = now(),
+               sqlstate = excluded.sqlstate, reason = excluded.reason, hint = excluded.hint, stored_at = NULL",
+        &[UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
+          TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID]) };
+
+    static OPEN: Statement = const { Statement::new(
+        "SELECT id FROM audit_cdc_internal.rejects
+         WHERE stored_at IS NULL AND ($1 IS NULL OR id = ANY ($1)) ORDER BY id", &[INT8ARRAYOID]) };
+
+    static RAW: Statement = const { Statement::new(
+        "SELECT raw, digest FROM audit_cdc_internal.rejects WHERE id = $1", &[INT8OID]) };
+
+    static STORED: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), stored_at = now()
+         WHERE id = $1", &[INT8OID]) };
+
+    static STILL_OPEN: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), sqlstate = $2, reason = $3
+         WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID]) };
+
+    static ONE_AT_A_TIME: Statement = const { Statement::new(
+        "SELECT pg_advisory_xact_lock(hashtextextended('audit_cdc.retry', 0))", &[]) };
+}
+
+pub struct Rejected<'a> {
+    text: &'a str,
+    /// `None` for a whole body.
+    pub position: Option<i32>,
+    /// `None`: not understood, to be known again by its text.
+    digest: Option<Identity>,
+    /// Database, schema, name.
+    table: Option<[String; 3]>,
+    reject: Reject,
+}
+
+impl<'a> Rejected<'a> {
+    pub fn body(text: &'a str, reject: Reject) -> Self {
+        Self { text, position: None, digest: Some(text_digest(text)), table: None, reject }
+    }
+
+    pub fn message(message: Message<'a>, reject: Reject) -> Self {
+        Self { text: message.text, position: Some(message.position), digest: None, table: None, reject }
+    }
+
+    pub fn change(change: &Change<'a>, reject: Reject) -> Self {
+        Self {
+            text: change.message.text,
+            position: Some(change.message.position),
+            digest: Some(change.reject_digest()),
+            table: Some([&change.database_id, &change.table_schema, &change.table_name].map(|name| name.to_string())),
+            reject,
+        }
+    }
+
+    pub fn report(&self) -> ErrorReport {
+        let code = PgSqlErrorCode::from(packed(self.reject.sqlstate));
+        let report =
+            ErrorReport::new(code, self.reject.reason.clone(), "audit_ingest").set_detail(match self.position {
+                Some(position) => {
+                    format!("Message {position} of the batch cannot be taken, and audit_cdc.on_reject is \"error\".")
+                }
+                None => "The body cannot be taken, and audit_cdc.on_reject is \"error\".".into(),
+            });
+        match &self.reject.hint {
+            Some(hint) => report.set_hint(hint.clone()),
+            None => report,
+        }
+    }
+
+    /// Spelling does not matter where PostgreSQL can read the text as `jsonb`.
+    fn digest(&self) -> Identity {
+        self.digest.unwrap_or_else(|| {
+            let canonical = subtransaction(|| {
+                CANONICAL
+                    .with(|canonical| canonical.run(|| vec![self.text.into()], |rows| rows.first().get_one::<String>()))
+            });
+            match canonical {
+                Ok(text) => text_digest(text.as_deref().unwrap_or(self.text)),
+                Err(error) if refusal(&error).is_some() => text_digest(self.text),
+                Err(error) => error.rethrow(),
+            }
+        })
+    }
+}
+
+/// One row each, however often delivered.
+pub fn set_aside(rejected: Vec<Rejected>) {
+    let mut once: BTreeMap<Identity, (Rejected, i64)> = BTreeMap::new();
+    for rejected in rejected {
+        once.entry(rejected.digest()).and_modify(|(_, deliveries)| *deliveries += 1).or_insert((rejected, 1));
+    }
+    if once.is_empty() {
+        return;
+    }
+    let all = || once.values().map(|(rejected, _)| rejected);
+    let table = |part: usize| all().map(|r| r.table.as_ref().map(|t| t[part].as_str())).collect::<Vec<_>>();
+    SET_ASIDE.with(|set_aside| {
+        set_aside.run(
+            || {
+                vec![
+                    once.keys().map(|digest| Uuid::from_bytes(*digest)).collect::<Vec<_>>().into(),
+                    all().map(|r| r.text).collect::<Vec<_>>().into(),
+                    all().map(|r| r.reject.sqlstate.as_str()).collect::<Vec<_>>().into(),
+                    all().map(|r| r.reject.reason.as_ref()).collect::<Vec<_>>().into(),
+                    all().map(|r| r.reject.hint.as_deref()).collect::<Vec<_>>().into(),
+                    all().map(|r| r.position).collect::<Vec<_>>().into(),
+                    table(0).into(),
+                    table(1).into(),
+                    table(2).into(),
+                    once.values().map(|(_, deliveries)| *deliveries).collect::<Vec<_>>().into(),
+                ]
+            },
+            |_| Ok(()),
+        );
+    });
+}
+
+/// Each open reject (of `ids`, if given) once more, as if it were delivered now. Counts are of messages.
+pub fn retry(ids: Option<Vec<i64>>) -> Counts {
+    ONE_AT_A_TIME.with(|lock| lock.run(Vec::new, |_| Ok(())));
+    let open: Vec<i64> = OPEN.with(|open| {
+        open.run(|| vec![ids.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
+    });
+    let mut total = Counts::default();
+    for id in open {
+        let Some((raw, digest)) = RAW.with(|raw| {
+            raw.run(
+                || vec![id.into()],
+                |rows| {
+                    let (raw, digest) = rows.first().get_two::<String, Uuid>()?;
+                    Ok(raw.zip(digest))
+                },
+            )
+        }) else {
+            continue;
+        };
+        let Taken { counts, rejected } = taken::take(&raw);
+        total.inserted += counts.inserted;
+        total.duplicates += counts.duplicates;
+        total.rejected += rejected.len() as i64;
+        // a body that can be read now may hold messages that cannot: those are rejects of their own
+        let (same, others): (Vec<_>, Vec<_>) = rejected.into_iter().partition(|r| r.digest() == *digest.as_bytes());
+        set_aside(others);
+        match same.first() {
+            None => STORED.with(|stored| stored.run(|| vec![id.into()], |_| Ok(()))),
+            Some(still) => STILL_OPEN.with(|open| {
+                open.run(
+                    || vec![id.into(), still.reject.sqlstate.as_str().into(), still.reject.reason.as_ref().into()],
+                    |_| Ok(()),
+                )
+            }),
+        }
+    }
+    total
+}

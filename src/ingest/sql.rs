@@ -1,0 +1,48 @@
+//! Statements, prepared once a session.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::spi::{OwnedPreparedStatement, SpiResult, SpiTupleTable};
+use std::cell::OnceCell;
+
+/// A statement of ours and the types of its parameters.
+pub struct Statement {
+    text: &'static str,
+    parameters: &'static [PgBuiltInOids],
+    plan: OnceCell<OwnedPreparedStatement>,
+}
+
+impl Statement {
+    pub const fn new(text: &'static str, parameters: &'static [PgBuiltInOids]) -> Self {
+        Self { text, parameters, plan: OnceCell::new() }
+    }
+
+    /// Runs the statement and gives its result to `read`. What the arguments take in memory is freed with it.
+    pub fn run<'a, R>(
+        &self,
+        arguments: impl FnOnce() -> Vec<DatumWithOid<'a>>,
+        read: impl FnOnce(SpiTupleTable<'_>) -> SpiResult<R>,
+    ) -> R {
+        let result = Spi::connect_mut(|client| {
+            let plan = match self.plan.get() {
+                Some(plan) => plan,
+                None => {
+                    let types: Vec<PgOid> = self.parameters.iter().map(|oid| PgOid::from(oid.value())).collect();
+                    let plan = client.prepare_mut(self.text, &types)?.keep();
+                    self.plan.get_or_init(|| plan)
+                }
+            };
+            read(client.update(plan, None, &arguments())?)
+        });
+        result.unwrap_or_else(|error| {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                format!("audit log statement failed: {error}"),
+                "run",
+            )
+            .report(PgLogLevel::ERROR);
+            unreachable!("an ERROR does not return")
+        })
+    }
+}

@@ -1,0 +1,25 @@
+//! The only place with `unsafe`: what PostgreSQL offers and pgrx does not wrap.
+#![allow(unsafe_code)]
+
+mod subtransaction;
+
+pub use subtransaction::subtransaction;
+
+use pgrx::pg_sys;
+
+/// Is this session inside `BEGIN … COMMIT`, or in a query of several statements?
+pub fn in_transaction_block() -> bool {
+    // SAFETY: reads backend-local transaction state; callable in any transaction state.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
+/// Makes `SET audit_cdc.typo = …` an error.
+pub fn reserve_setting_prefix() {
+    // SAFETY: called from _PG_init only; the name is a NUL-terminated constant that PostgreSQL copies.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"audit_cdc".as_ptr()) }
+}
+
+/// Lets a cancelled statement end here.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}

@@ -1,0 +1,35 @@
+use pgrx::PgTryBuilder;
+use pgrx::pg_sys::{self, panic::CaughtError};
+use std::panic::AssertUnwindSafe;
+
+/// Runs `work` in a subtransaction. On an error everything that it did is rolled back and the error is
+/// returned; the transaction goes on. As PL/pgSQL does for EXCEPTION (PostgreSQL source,
+/// `pl_exec.c`, `exec_stmt_block`).
+pub fn subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
+    // SAFETY: we are in a valid transaction, since PostgreSQL called us; context and owner are put back below.
+    let (context, owner) = unsafe {
+        let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(before.0);
+        before
+    };
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        let value = work();
+        // SAFETY: the subtransaction begun above is the current one: `work` leaves none open.
+        unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        Ok(value)
+    }))
+    .catch_others(Err)
+    .execute();
+    // SAFETY: after an error PostgreSQL's error state is flushed (pgrx has copied it), and the subtransaction
+    // is still current, since releasing it is the last that can fail above.
+    unsafe {
+        if result.is_err() {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    result
+}
