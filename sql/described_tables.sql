@@ -38,7 +38,11 @@ BEGIN
       USING ERRCODE = 'null_value_not_allowed';
   END IF;
   IF jsonb_typeof(description -> 'tables') IS DISTINCT FROM 'array'
-     OR jsonb_typeof(description -> 'described_at') IS DISTINCT FROM 'string' THEN
+     OR jsonb_typeof(description -> 'described_at') IS DISTINCT FROM 'string'
+     OR jsonb_path_exists(description, '$.tables[*] ? (@.type() != "object" || !exists(@.table_schema) || !exists(@.table_name)
+          || !exists(@.replica_identity ? (@ == "full" || @ == "default" || @ == "index" || @ == "nothing"))
+          || !exists(@.key_columns) || !exists(@.identity_columns) || !exists(@.column_types)
+          || !exists(@.never_sent) || !exists(@.null_in_reads))') THEN
     RAISE EXCEPTION 'description is not what describe_source.sql returns'
       USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Run describe_source.sql in the source database and pass its one value.';
@@ -46,7 +50,7 @@ BEGIN
   holds_from := coalesce(valid_from, (description ->> 'described_at')::timestamptz);
 
   INSERT INTO audit_cdc_internal.described_tables AS d
-  SELECT database_id, t.table_schema, t.table_name, holds_from, t.replica_identity,
+  SELECT audit_describe_tables.database_id, t.table_schema, t.table_name, holds_from, t.replica_identity,
          t.key_columns, t.identity_columns, t.column_types, t.never_sent, t.null_in_reads
   FROM jsonb_to_recordset(description -> 'tables')
        AS t(table_schema text, table_name text, replica_identity text, key_columns text[],

@@ -44,9 +44,10 @@ BEGIN
 END
 $$;
 
+-- By the catalogs as they are now: to_regclass() may remember that there was no such table.
 CREATE FUNCTION audit_cdc_internal.is_partition(name text) RETURNS boolean
-  LANGUAGE sql STABLE
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
   RETURN EXISTS (
-    SELECT FROM pg_catalog.pg_inherits
-    WHERE inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('audit_cdc_internal.' OPERATOR(pg_catalog.||) name)
-      AND inhparent OPERATOR(pg_catalog.=) 'audit_cdc_internal.log'::pg_catalog.regclass);
+    SELECT FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'audit_cdc_internal.log'::pg_catalog.regclass AND c.relname = name
+      AND c.relnamespace = 'audit_cdc_internal'::pg_catalog.regnamespace);

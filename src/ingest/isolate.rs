@@ -35,7 +35,15 @@ pub fn isolated<T, R>(
 pub fn refusal(error: &CaughtError) -> Option<Reject> {
     let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else { return None };
     let sqlstate = unpacked(report.sql_error_code() as i32);
-    matches!(&sqlstate.0[..2], b"22" | b"23" | b"54").then(|| Reject::new(sqlstate, report.message().to_owned()))
+    if !matches!(&sqlstate.0[..2], b"22" | b"23" | b"54") {
+        return None;
+    }
+    let reject = Reject::new(sqlstate, report.message().to_owned());
+    Some(match &sqlstate.0 {
+        b"22P05" => reject.hint("A json column of the source holds \\u0000, which PostgreSQL's jsonb cannot hold."),
+        b"54001" => reject.hint("The row's JSON is nested too deeply; see max_stack_depth."),
+        _ => reject,
+    })
 }
 
 /// PostgreSQL keeps a SQLSTATE as five six-bit characters (PostgreSQL source, `elog.h`, `MAKE_SQLSTATE`).

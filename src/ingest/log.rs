@@ -261,6 +261,7 @@ pub fn ensure_partitions(entries: &[Entry]) {
     if !times.is_empty() {
         let months: Vec<_> = times.into_iter().map(timestamp).collect();
         PARTITIONS.with(|partitions| partitions.run(|| vec![months.into()], |_| Ok(())));
+        crate::pg::notice_new_tables();
     }
 }
 

@@ -22,7 +22,7 @@ pub fn take(body: &str) -> Taken<'_> {
     let mut rejected = Vec::new();
     let changes = understood(body, &mut rejected);
     let entries = identified(&changes, &mut rejected);
-    let (entries, mut counts) = settled(entries, &mut rejected);
+    let (entries, mut counts) = settled(entries);
     log::ensure_partitions(&entries);
     let mut stored = Vec::new();
     for chunk in chunks(&entries) {
@@ -81,21 +81,18 @@ fn identified<'c, 'a>(changes: &'c [Change<'a>], rejected: &mut Vec<Rejected<'a>
     entries
 }
 
-/// In the one order of all sessions, each identity once.
-fn settled<'c, 'a>(mut entries: Vec<Entry<'c, 'a>>, rejected: &mut Vec<Rejected<'a>>) -> (Vec<Entry<'c, 'a>>, Counts) {
+/// In the one order of all sessions, each delivery once. Entries that contradict each other stay: the log may hold
+/// one of them already.
+fn settled<'c, 'a>(mut entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Counts) {
     let mut counts = Counts::default();
     entries.sort_by_key(|entry| (entry.place(), entry.change.message.position));
     let mut once: Vec<Entry> = Vec::with_capacity(entries.len());
     for entry in entries {
-        match once.last() {
-            Some(last) if last.place() == entry.place() => {
-                if last.change.agrees_with(entry.change) {
-                    counts.duplicates += 1;
-                } else {
-                    rejected.push(Rejected::change(entry.change, Reject::conflict()));
-                }
-            }
-            _ => once.push(entry),
+        let same_place = once.iter().rev().take_while(|earlier| earlier.place() == entry.place());
+        if same_place.into_iter().any(|earlier| earlier.change.agrees_with(entry.change)) {
+            counts.duplicates += 1;
+        } else {
+            once.push(entry);
         }
     }
     (once, counts)

@@ -23,3 +23,10 @@ pub fn reserve_setting_prefix() {
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
+
+/// Takes note of tables that other sessions have made meanwhile, also where this session holds the locks
+/// whose taking would tell it (PostgreSQL source, `lmgr.c`, `LockRelationOid`).
+pub fn notice_new_tables() {
+    // SAFETY: we are in a transaction and no catalog scan of ours is open.
+    unsafe { pg_sys::AcceptInvalidationMessages() }
+}

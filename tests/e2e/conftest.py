@@ -1,0 +1,125 @@
+"""End-to-end tests: a real server (started by scripts/test, found through PGHOST), the authentic corpus, real faults."""
+
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import threading
+
+import psycopg2
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+CORPUS = TOP / "tests" / "corpus"
+DATABASE_ID = "3f6b7a52-5d1c-4c0e-9a51-0d9f3a1c0001"
+numbers = itertools.count(1)
+
+
+def lines(name):
+    return (CORPUS / name).read_text().rstrip("\n").split("\n")
+
+
+def batch(messages):
+    """A webhook body of messages (texts or objects)."""
+    return '{"data":[' + ",".join(m if isinstance(m, str) else json.dumps(m) for m in messages) + "]}"
+
+
+def change(idx=0, lsn=61536216, action="insert", key=None, table="orders", time="2026-03-01T09:00:00.000000Z",
+           pks=("1",), record=None, changes=None, database="d1", annotations=None, **metadata):
+    """One message, as Sequin sends it."""
+    import base64
+    return {
+        "action": action, "changes": changes, "record": record if record is not None else {"id": 1},
+        "metadata": {
+            "commit_lsn": lsn, "commit_idx": idx, "commit_timestamp": time,
+            "idempotency_key": key or base64.b64encode(f"{lsn}:{idx}".encode()).decode(),
+            "record_pks": list(pks), "table_schema": "public", "table_name": table,
+            "database": {"id": database, "name": "shop"}, "transaction_annotations": annotations, **metadata,
+        },
+    }
+
+
+class Database:
+    """A fresh database with the extension."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def connect(self, **options):
+        connection = psycopg2.connect(dbname=self.name, **options)
+        connection.autocommit = True
+        return connection
+
+    def rows(self, sql, *arguments, connection=None):
+        with (connection or self.connect()).cursor() as cursor:
+            cursor.execute(sql, arguments or None)
+            return cursor.fetchall()
+
+    def value(self, sql, *arguments, connection=None):
+        return self.rows(sql, *arguments, connection=connection)[0][0]
+
+    def run(self, sql, *arguments):
+        with self.connect().cursor() as cursor:
+            cursor.execute(sql, arguments or None)
+
+    def ingest(self, body, connection=None):
+        """(received, inserted, duplicates, rejected), and that they add up."""
+        counts = self.rows("SELECT * FROM audit_ingest(%s)", body, connection=connection)[0]
+        assert counts[0] == sum(counts[1:]), counts
+        return counts
+
+    def psql(self, *arguments, text=None):
+        return subprocess.run(["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", self.name, *arguments],
+                              input=text, text=True, capture_output=True)
+
+
+def admin(sql):
+    connection = psycopg2.connect(dbname="postgres")
+    connection.autocommit = True
+    connection.cursor().execute(sql)
+    connection.close()
+
+
+@pytest.fixture
+def empty():
+    """A fresh database without the extension."""
+    name = f"audit_{os.getpid()}_{next(numbers)}"
+    admin(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+    yield Database(name)
+    server("start")
+    admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def db(empty):
+    empty.run("CREATE EXTENSION audit_cdc")
+    return empty
+
+
+def server(action):
+    """start or stop (at once, as a crash would) the throwaway server."""
+    if action == "start" and (pathlib.Path(os.environ["AUDIT_DATA"]) / "postmaster.pid").exists():
+        return
+    subprocess.run([TOP / "scripts" / "server", action], check=True)
+
+
+def in_threads(works):
+    """Runs all of works at once; the first error of any is raised here."""
+    errors = []
+    start = threading.Barrier(len(works))
+
+    def guarded(work):
+        try:
+            start.wait()
+            work()
+        except BaseException as error:  # handed to the caller below
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

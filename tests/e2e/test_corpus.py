@@ -1,0 +1,199 @@
+"""All of the authentic corpus, however it is cut, shuffled, repeated and delivered."""
+
+import decimal
+import json
+import random
+import re
+
+import pytest
+from conftest import CORPUS, DATABASE_ID, Database, batch, in_threads, lines
+
+MESSAGES = lines("messages.jsonl")
+TRUTH = [json.loads(line) for line in lines("source_rows.jsonl")]
+
+
+def exact(text):
+    """JSON with every number kept to the digit."""
+    return json.loads(text, parse_float=decimal.Decimal, parse_int=decimal.Decimal)
+
+
+def same(one, two):
+    """Equal, numbers to the digit and to the trailing zero (an exponent written out counts as the same)."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, decimal.Decimal) and isinstance(two, decimal.Decimal):
+        return one == two and min(one.as_tuple().exponent, 0) == min(two.as_tuple().exponent, 0)
+    return type(one) is type(two) and one == two
+
+
+def stored(db):
+    """Everything that a message can tell, for comparing."""
+    return sorted(map(str, db.rows("""SELECT database_id, table_schema, table_name, record_pks, action, commit_lsn, commit_idx,
+        commit_timestamp, old_values, new_values, annotations, idempotency_key FROM audit_logs""")))
+
+
+def test_every_message_is_stored_as_it_came(db):
+    assert db.ingest(batch(MESSAGES)) == (411, 411, 0, 0)
+    rows = db.rows("""SELECT action, table_schema, table_name, record_pks, commit_lsn, commit_idx,
+                             to_char(commit_timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), idempotency_key,
+                             old_values::text, new_values::text, annotations::text, database_id, database_name, record_id
+                      FROM audit_logs ORDER BY id""")
+    found = {}
+    for row in rows:
+        found.setdefault((row[7], row[2], tuple(row[3])), []).append(row)
+    assert len(rows) == len(MESSAGES)
+    for message in map(exact, MESSAGES):
+        meta, action = message["metadata"], message["action"]
+        [row] = found[meta["idempotency_key"], meta["table_name"], tuple(meta["record_pks"])]
+        assert row[:7] == (action, meta["table_schema"], meta["table_name"], meta["record_pks"],
+                           meta["commit_lsn"], meta["commit_idx"], meta["commit_timestamp"])
+        old = {"update": message["changes"], "delete": message["record"]}.get(action)
+        new = None if action == "delete" else message["record"]
+        for expected, text in ((old, row[8]), (new, row[9]), (meta["transaction_annotations"], row[10])):
+            assert same(expected, text if text is None else exact(text)), (row[2], expected, text)
+        assert row[11:13] == (DATABASE_ID, "corpus-db")
+        pks = meta["record_pks"]
+        assert row[13] == (None if not pks else pks[0] if len(pks) == 1 else json.dumps(pks, separators=(",", ":"), ensure_ascii=False))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cut_shuffled_and_repeated_from_four_connections(db, seed):
+    chance = random.Random(seed)
+    db.ingest(batch(MESSAGES[:1]))  # the server has seen the table; nothing else is prepared
+    deliveries = []
+    for _ in range(4):
+        messages = MESSAGES + chance.sample(MESSAGES, 150)
+        chance.shuffle(messages)
+        cuts = sorted(chance.sample(range(len(messages)), 20)) + [len(messages)]
+        deliveries.append([messages[start:end] for start, end in zip([0] + cuts, cuts)])
+
+    def relay(batches):
+        connection = db.connect()
+        for messages in batches:
+            received, _, _, rejected = db.ingest(batch(messages), connection)
+            assert (received, rejected) == (len(messages), 0)
+
+    in_threads([lambda batches=batches: relay(batches) for batches in deliveries])
+    assert db.value("SELECT count(*) FROM audit_logs") == 411
+    assert db.value("SELECT sum(stored)::int FROM audit_status()") == 411, "the tallies count what the log holds"
+
+
+def test_batches_of_the_corpus(db):
+    total = 0
+    for number in range(1, 10):
+        received, inserted, _, _ = db.ingest((CORPUS / f"batches/data_00{number}.json").read_text())
+        assert received == inserted
+        total += inserted
+    assert total == 411
+    for file in sorted((CORPUS / "batches").glob("*.json")):
+        received, inserted, _, rejected = db.ingest(file.read_text())
+        assert (inserted, rejected) == (0, 0), file.name
+        if "empty" not in file.name:
+            assert received > 0, file.name
+
+
+def test_a_batch_twice_inside_one_body(db):
+    body = (CORPUS / "batches/redelivery_same_batch_twice_inside.json").read_text()
+    assert db.ingest(body) == (20, 10, 10, 0)
+
+
+def test_sequin_stream_reply(db):
+    assert db.ingest((CORPUS / "batches/sequin_stream_receive.json").read_text()) == (6, 6, 0, 0)
+    assert db.value("SELECT count(*) FROM audit_logs WHERE new_values ? 'ack_id'") == 0
+
+
+def test_text_and_jsonb_are_the_same_delivery(db):
+    db.ingest(batch(MESSAGES))
+    before = stored(db)
+    assert db.rows("SELECT * FROM audit_ingest(%s::jsonb)", batch(MESSAGES))[0] == (411, 0, 411, 0)
+    other = Database(db.name)
+    assert stored(other) == before
+
+
+def test_other_spelling_is_the_same_delivery(db):
+    db.ingest(batch(MESSAGES))
+    respelled = [re.sub('"number:([^"]*)"', r'\1', json.dumps(json.loads(m, parse_float="number:{}".format), indent=2)) for m in MESSAGES]
+    assert db.ingest(batch(respelled))[1:] == (0, len(respelled), 0)
+
+
+def variant(name):
+    return batch(lines(f"variants/{name}.jsonl"))
+
+
+def test_redelivery_after_sequin_restarted(db):
+    db.ingest(batch(MESSAGES))
+    assert db.ingest(variant("redelivered_after_persist")) == (13, 0, 13, 0)
+
+
+def test_another_timestamp_format_is_the_same_change(db):
+    db.ingest(batch(MESSAGES))
+    assert db.ingest(variant("timestamp_format_unix_microsecond")) == (57, 0, 57, 0)
+
+
+def test_one_key_under_two_table_names_is_two_changes(db):
+    db.ingest(batch(MESSAGES))
+    for name, renamed in (("lagging_schema_change", 7), ("via_partition_root", 3)):
+        received, inserted, duplicates, rejected = db.ingest(variant(name))
+        assert (inserted, rejected) == (renamed, 0) and duplicates == received - renamed
+
+
+def test_rows_without_envelope_are_set_aside(db):
+    body = variant("legacy_record_only")
+    assert db.ingest(body) == (53, 0, 0, 53)
+    assert db.rows("SELECT sum(deliveries)::int, min(sqlstate), max(sqlstate) FROM audit_rejects") == [(53, "2203A", "2203A")]
+    assert "record_only" in db.value("SELECT min(hint) FROM audit_rejects")
+    distinct = db.value("SELECT count(*) FROM audit_rejects")
+    db.ingest(body)
+    assert db.rows("SELECT count(*), sum(deliveries)::int FROM audit_rejects") == [(distinct, 106)]
+
+
+def test_nul_is_set_aside_and_the_rest_is_stored(db):
+    messages = lines("messages_nul.jsonl")
+    assert db.ingest(batch(MESSAGES[:20] + messages + MESSAGES[20:])) == (416, 412, 0, 4)
+    rejects = db.rows("SELECT raw, sqlstate, table_name, batch_position FROM audit_rejects ORDER BY batch_position")
+    assert [raw for raw, *_ in rejects] == [m for m in messages if "\\u0000" in m]
+    assert {(code, table) for _, code, table, _ in rejects} == {("22P05", "t_json_nul")}
+    assert [place for *_, place in rejects] == [n for n, m in enumerate(messages, 21) if "\\u0000" in m]
+
+
+def test_unknown_is_told_from_null(db, empty_source):
+    """Against the true rows: what was not sent is listed; a value that was sent never is."""
+    db.ingest(batch(MESSAGES))
+    assert db.rows("SELECT DISTINCT unknown_columns, replica_identity FROM audit_logs") == [(None, None)], "never described: not guessed"
+    description = empty_source.psql("-f", "sql/describe_source.sql").stdout
+    assert db.value("SELECT audit_describe_tables(%s, %s, '2026-11-22 21:00+00')", DATABASE_ID, description) == 40
+    rows = db.rows("""SELECT action, idempotency_key, table_name, record_pks, unknown_columns, unknown_old_columns FROM audit_logs""")
+    found = {(key, table, tuple(pks)): rest for action, key, table, pks, *rest in rows}
+    checked = 0
+    for truth in TRUTH:
+        unknown, unknown_old = found[truth["idempotency_key"], truth["table"], tuple(truth["record_pks"])]
+        if truth["table"] == "evolved":  # a later name, which the description does not have
+            assert unknown is None
+            continue
+        sides = [(truth["old"] if truth["action"] == "delete" else truth["new"], "old" if truth["action"] == "delete" else "new", unknown)]
+        if truth["action"] == "update":
+            sides.append((truth["old"], "old", unknown_old))
+        for row, side, listed in sides:
+            marks = truth.get(f"{side}_not_exact") or {}
+            hidden = {c for c, mark in marks.items() if mark in ("not_carried", "unchanged_toast", "null_in_read", "absent")}
+            assert hidden <= set(listed), (truth["n"], side)
+            if listed is unknown:
+                # of the other columns only those that really are null may be listed: the message cannot tell
+                assert all(row[c] is None for c in set(listed) - hidden), (truth["n"], side)
+            checked += len(hidden)
+    assert checked > 150
+
+
+@pytest.fixture
+def empty_source(empty):
+    """The source database of the corpus."""
+    from conftest import admin
+    name = empty.name + "_source"
+    admin(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+    source = Database(name)
+    loaded = source.psql("-f", str(CORPUS / "schema.sql"))
+    assert loaded.returncode == 0, loaded.stderr
+    yield source
+    admin(f"DROP DATABASE {name} WITH (FORCE)")

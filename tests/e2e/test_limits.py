@@ -1,0 +1,91 @@
+"""Large, deep and many: stored, set aside or a clear error, in bounded memory."""
+
+import json
+
+import psycopg2
+import pytest
+from conftest import batch, change
+
+
+def peak_memory(db, connection):
+    """Peak resident memory of the backend without shared memory's size, in bytes."""
+    pid = db.value("SELECT pg_backend_pid()", connection=connection)
+    with open(f"/proc/{pid}/status") as status:
+        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def test_a_body_of_100_mb(db):
+    """Peak memory: the body as the client sends it, as text, and a chunk on its way; not a tree of it."""
+    body = batch(change(n, lsn=1 + n // 100, record={"id": n, "text": "lorem ipsum " * 80}) for n in range(84_000))
+    assert len(body) > 100_000_000
+    connection = db.connect()
+    assert db.ingest(body, connection)[1:] == (84_000, 0, 0)
+    assert peak_memory(db, connection) < 4 * len(body) + 300_000_000  # and shared buffers
+
+
+def test_a_batch_of_100_000_messages(db):
+    body = batch(json.dumps(change(n % 100, lsn=n // 100)) for n in range(100_000))
+    assert db.ingest(body)[1:] == (100_000, 0, 0)
+    assert db.ingest(body)[1:] == (0, 100_000, 0)
+
+
+def test_a_row_of_50_mb(db):
+    assert db.ingest(batch([change(0), change(1, record={"big": "x" * 50_000_000}), change(2)])) == (3, 3, 0, 0)
+    assert db.value("SELECT length(new_values ->> 'big') FROM audit_logs WHERE commit_idx = 1") == 50_000_000
+
+
+def test_an_image_beyond_jsonb(db):
+    body = batch([change(0), change(1, record={"big": "x" * 270_000_000})])
+    assert db.ingest(body) == (2, 1, 0, 1)
+    assert db.rows("SELECT sqlstate FROM audit_rejects") == [("54000",)]
+
+
+@pytest.mark.parametrize("depth", [1_000, 10_000, 1_000_000])
+def test_json_nested_deep(db, depth):
+    deep = json.dumps(change(1, record={"deep": 77})).replace("77", "[" * depth + "]" * depth)
+    counts = db.ingest(batch([change(0), deep, change(2)]))
+    stored = db.value("SELECT count(*) FROM audit_logs WHERE new_values ? 'deep'")
+    assert counts == (3, 2 + stored, 0, 1 - stored)
+    if depth == 1_000:
+        assert stored == 1
+    if not stored:
+        assert db.rows("SELECT sqlstate, length(raw) FROM audit_rejects") == [("54001", len(deep))]
+
+
+@pytest.mark.parametrize("body", ["[" * 200_000, "[" * 100_000 + "]" * 100_000, '{"data":' * 50_000 + "1" + "}" * 50_000])
+def test_bodies_nested_deep(db, body):
+    assert db.ingest(body) == (1, 0, 0, 1)
+
+
+def test_numbers_to_the_digit(db):
+    row = '{"a":12345678901234567890123.456,"b":1.10,"c":0.1234567890123456789,"d":100.000,"e":18446744073709551617,"f":-0.50}'
+    db.ingest(json.dumps(change(record={"x": 77})).replace('{"x": 77}', row))
+    assert db.value("SELECT new_values::text FROM audit_logs").replace(" ", "") == row
+
+
+def test_keys_of_any_type_unaltered(db):
+    keys = ["1.10", "0.00000001", "1e+20", "2024-05-01 10:00:00.5+00", "\\x6162", " padded  ", "ключ", '{"a"}', 'back\\slash "quote"', "NULL"]
+    db.ingest(batch([change(n, pks=[key]) for n, key in enumerate(keys)] + [change(n + 100, pks=[key, key]) for n, key in enumerate(keys)]))
+    assert [r[0] for r in db.rows("SELECT record_id FROM audit_logs WHERE commit_idx < 100 ORDER BY commit_idx")] == keys
+    assert [r[0] for r in db.rows("SELECT record_pks FROM audit_logs WHERE commit_idx >= 100 ORDER BY commit_idx")] == [[key, key] for key in keys]
+
+
+def test_statement_timeout_ends_a_long_call_and_stores_nothing(db):
+    body = batch(change(n, lsn=1 + n // 100, record={"text": "lorem ipsum " * 80}) for n in range(40_000))
+    connection = db.connect()
+    connection.cursor().execute("SET statement_timeout = '150ms'")
+    with pytest.raises(psycopg2.errors.QueryCanceled):
+        db.ingest(body, connection)
+    assert db.value("SELECT count(*) FROM audit_logs") == 0
+    connection.cursor().execute("RESET statement_timeout")
+    assert db.ingest(body, connection)[1:] == (40_000, 0, 0)
+
+
+def test_history_of_one_record_uses_an_index(db):
+    for n in range(20):
+        db.ingest(batch(change(i, lsn=n + 1, pks=[str(n * 500 + i)], annotations={"username": f"u{i}", "request_id": f"r{n}-{i}"}) for i in range(500)))
+    db.run("ANALYZE audit_cdc_internal.log")
+    for where, index in (("record_id = '77' AND table_name = 'orders'", "_record"), ("username = 'u7'", "_username"),
+                         ("request_id = 'r7-7'", "_request"), ("commit_timestamp < '2026-01-01'", "_once")):
+        plan = db.value(f"EXPLAIN (FORMAT json) SELECT * FROM audit_logs WHERE {where}")
+        assert index in json.dumps(plan), where
