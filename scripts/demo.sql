@@ -1,0 +1,39 @@
+\pset null ·
+\pset footer off
+\pset title 'Who changed what, when and why: an order''s life'
+SELECT to_char(commit_timestamp, 'HH24:MI:SS.MS') AS "when",
+       coalesce(username, annotations ->> 'actor') AS who, source AS "from", request_id AS request,
+       action, table_name AS "table", record_id AS record,
+       CASE action
+         WHEN 'update' THEN (SELECT string_agg(format('%s: %s → %s', key, coalesce(value, 'null'), coalesce(new_values ->> key, 'null')), ', ' ORDER BY key)
+                             FROM jsonb_each_text(old_values) WHERE key <> 'updated_at')
+         WHEN 'insert' THEN (SELECT string_agg(format('%s=%s', key, coalesce(value, 'null')), ', ' ORDER BY key)
+                             FROM jsonb_each_text(new_values) WHERE key IN ('status', 'total', 'sku', 'qty'))
+       END AS what
+FROM audit_logs
+WHERE table_name IN ('orders', 'order_lines') AND action <> 'read'
+ORDER BY commit_lsn, commit_idx;
+
+\pset title 'What one request did, from the annotations that the app gave (its app says "actor" instead of username)'
+SELECT request_id AS request, annotations ->> 'actor' AS who, annotations #>> '{meta,ip}' AS ip,
+       string_agg(action || ' ' || table_name, ', ' ORDER BY commit_idx) AS changes
+FROM audit_logs WHERE request_id IS NOT NULL
+GROUP BY 1, 2, 3, commit_lsn ORDER BY commit_lsn;
+
+\pset title 'What a message does not know stays unknown: deletes without REPLICA IDENTITY FULL'
+SELECT table_name AS "table", replica_identity, record_id AS record, old_values, unknown_columns
+FROM audit_logs WHERE action = 'delete' AND table_name IN ('ri_full', 'ri_default', 'ri_index')
+ORDER BY commit_lsn, commit_idx;
+
+\pset title 'Set aside, nothing lost: audit_rejects'
+SELECT sqlstate, reason, count(*) AS messages, sum(deliveries) AS deliveries, left(min(raw), 32) || '…' AS "raw, begins"
+FROM audit_rejects GROUP BY 1, 2 ORDER BY 3 DESC;
+
+\pset title 'What an operator looks at first: audit_status()'
+SELECT table_schema AS schema, table_name AS "table", stored, to_char(last_commit, 'HH24:MI:SS') AS last_commit, rejects, conflicts, described
+FROM audit_status() ORDER BY rejects DESC, stored DESC LIMIT 8;
+
+\echo 'The log is append-only, also for the superuser. DELETE FROM audit_logs is answered by'
+\set ON_ERROR_STOP off
+\set SHOW_CONTEXT never
+DELETE FROM audit_logs;

@@ -1,0 +1,62 @@
+"""README.md is true: its SQL runs, in order, and gives the output that stands below it."""
+
+import os
+import re
+import subprocess
+
+from conftest import TOP
+
+README = (TOP / "README.md").read_text()
+BLOCKS = re.findall(r"^```(sql|sh|)\n(.*?)^```$", README, re.M | re.S)
+
+
+def table(text):
+    """The cells of psql's output, without its spacing."""
+    return [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.strip() and not re.match(r"^[-+\s]+$|^\(\d+ rows?\)$", line)]
+
+
+def test_sql_and_its_output(empty):
+    examples = 0
+    for n, (kind, text) in enumerate(BLOCKS):
+        if kind != "sql":
+            continue
+        if "CREATE SCHEMA audit;" in text:  # the other way to install: in a database of its own
+            text = "DROP EXTENSION audit_cdc CASCADE; " + text + "DROP EXTENSION audit_cdc CASCADE; CREATE EXTENSION audit_cdc;" + BLOCKS[0][1].split(";", 1)[1]
+            assert empty.psql(text=text).returncode == 0
+            continue
+        if "CREATE ROLE relay" in text:
+            text = "BEGIN; " + text + " ROLLBACK;"  # roles outlive the test's database
+        done = empty.psql("-P", "format=aligned", "-P", "tuples_only=off", text=text)
+        assert done.returncode == 0, done.stderr
+        follows = BLOCKS[n + 1] if n + 1 < len(BLOCKS) else None
+        if follows and follows[0] == "" and "---" in follows[1]:
+            shown = table(follows[1])
+            assert table(done.stdout)[-len(shown):] == shown
+            examples += 1
+    assert examples >= 6
+
+
+def test_describing_a_source(db):
+    [script] = [text for kind, text in BLOCKS if kind == "sh" and "describe_source.sql" in text]
+    db.run("CREATE TABLE a (id int PRIMARY KEY)")  # any database is a source; here the same
+    environment = {**os.environ, "SOURCE": db.name, "AUDIT": db.name, "DATABASE_ID": "d1"}
+    done = subprocess.run(["bash", "-ec", script], cwd=TOP, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert db.rows("SELECT table_name, replica_identity, key_columns FROM audit_described_tables WHERE database_id = 'd1' AND table_schema = 'public'") == [("a", "default", ["id"])]
+
+
+def test_commands_exist():
+    makefile = (TOP / "Makefile").read_text()
+    commands = re.findall(r"make (\w+)", "".join(text for kind, text in BLOCKS if kind == "sh"))
+    assert {"demo", "test", "install"} <= set(commands)
+    assert all(re.search(rf"^{command}:", makefile, re.M) for command in commands)
+
+
+def test_every_function_column_and_setting_is_documented(db):
+    names = db.rows("""SELECT DISTINCT p.proname FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
+                       WHERE d.deptype = 'e' AND p.pronamespace = 'public'::regnamespace AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'audit_cdc')
+                         AND p.proname NOT IN ('audit_set_annotation', 'audit_in_transaction_block')
+                       UNION SELECT attname FROM pg_attribute WHERE attrelid = 'audit_logs'::regclass AND attnum > 0""")
+    db.run("LOAD 'audit_cdc'")
+    names += db.rows("SELECT audit_ingest('[]')::text") and [("audit_cdc.on_reject",)]
+    assert [name for (name,) in names if name not in README] == []
