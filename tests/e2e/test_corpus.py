@@ -6,7 +6,7 @@ import random
 import re
 
 import pytest
-from conftest import CORPUS, DATABASE_ID, Database, batch, in_threads, lines
+from conftest import CORPUS, DATABASE_ID, Database, admin, batch, change, in_threads, lines
 
 MESSAGES = lines("messages.jsonl")
 TRUTH = [json.loads(line) for line in lines("source_rows.jsonl")]
@@ -186,10 +186,39 @@ def test_unknown_is_told_from_null(db, empty_source):
     assert checked > 150
 
 
+def described(identity, at, keys=("id",)):
+    return json.dumps({"described_at": at, "tables": [{
+        "table_schema": "public", "table_name": "orders", "replica_identity": identity, "key_columns": list(keys), "identity_columns": list(keys),
+        "column_types": {"id": "integer", "note": "text"}, "never_sent": [], "null_in_reads": []}]})
+
+
+def test_a_description_holds_from_its_time(db):
+    """Today's FULL says nothing about last year's rows."""
+    gone = {"id": 1, "note": None}
+    db.ingest(batch([change(n, action="delete", record=gone, time=f"2026-0{n}-15T00:00:00.000000Z") for n in range(1, 5)]))
+    assert db.value("SELECT audit_describe_tables('d1', %s)", described("full", "2026-04-01 00:00+00")) == 1
+    assert db.value("SELECT audit_describe_tables('d1', %s)", described("default", "2026-02-01 00:00+00")) == 1
+    assert db.value("SELECT audit_describe_tables('d1', %s)", described("default", "2026-03-01 00:00+00")) == 0, "nothing new"
+    assert db.value("SELECT audit_describe_tables('other', %s)", described("full", "2025-01-01 00:00+00")) == 1
+    assert db.rows("SELECT replica_identity, unknown_columns FROM audit_logs ORDER BY commit_idx") == [
+        (None, None), ("default", ["note"]), ("default", ["note"]), ("full", [])]
+    assert db.value("SELECT audit_describe_tables('d1', %s, '2026-01-01 00:00+00')", described("default", "2026-09-01 00:00+00")) == 1
+    assert db.value("SELECT unknown_columns FROM audit_logs WHERE commit_idx = 1") == ["note"]
+    assert db.rows("SELECT described FROM audit_status()") == [(True,)]
+
+
+def test_an_entry_that_knows_better(db):
+    """As a capture from the WAL will: its own list counts, whatever the description says."""
+    db.ingest(batch([change(0, action="delete", record={"id": 1, "note": None})]))
+    db.run("SELECT audit_describe_tables('d1', %s)", described("default", "2026-01-01 00:00+00"))
+    db.run("""INSERT INTO audit_cdc_internal.log (id, commit_timestamp, created_at, identity, audited_table, action, idempotency_key, old_values, unknown_columns, unknown_old_columns)
+              SELECT id + 1, commit_timestamp, now(), gen_random_uuid(), audited_table, action, 'k', old_values, '{}', '{id}' FROM audit_cdc_internal.log""")
+    assert db.rows("SELECT unknown_columns, unknown_old_columns FROM audit_logs ORDER BY id") == [(["note"], ["note"]), ([], ["id"])]
+
+
 @pytest.fixture
 def empty_source(empty):
     """The source database of the corpus."""
-    from conftest import admin
     name = empty.name + "_source"
     admin(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
     source = Database(name)
