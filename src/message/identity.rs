@@ -61,7 +61,8 @@ impl Change<'_> {
     }
 
     fn located(&self, fields: Fields) -> Fields {
-        fields.add(&self.database_id).add(&self.table_schema).add(&self.table_name).add(&self.idempotency_key)
+        let table = &self.table;
+        fields.add(&table.database_id).add(&table.schema).add(&table.name).add(&self.idempotency_key)
     }
 
     fn keyed(&self, fields: Fields) -> Fields {

@@ -11,7 +11,7 @@ mod key;
 mod reject;
 
 pub use body::{Message, messages};
-pub use change::{Action, Change};
+pub use change::{Action, Change, Table};
 pub use identity::{Identity, text_digest};
 pub use reject::{Reject, SqlState};
 

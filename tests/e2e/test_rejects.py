@@ -50,6 +50,13 @@ def test_a_broken_body_is_set_aside_whole(db, body):
     assert db.rows("SELECT raw, sqlstate, batch_position FROM audit_rejects") == [(body, "22P02", None)]
 
 
+def test_a_reject_names_its_table_where_it_can_be_read(db):
+    db.ingest(batch([change(lsn="5", key="k"), without("table_name"), change(1, record={"a": "\0"})]))
+    assert db.rows("SELECT database_id, table_schema, table_name FROM audit_rejects ORDER BY batch_position") == [
+        ("d1", "public", "orders"), (None, None, None), ("d1", "public", "orders")]
+    assert db.rows("SELECT table_name, rejects FROM audit_status()") == [("orders", 2), (None, 1)]
+
+
 def test_many_poison_messages(db):
     messages = [change(n, record={"a": "\0" if n % 3 == 0 else "x"}) for n in range(999)]
     assert db.ingest(batch(messages)) == (999, 666, 0, 333)
