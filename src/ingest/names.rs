@@ -1,19 +1,16 @@
 //! Tables are named once; entries of the log carry a number.
 
-use super::sql::Statement;
+use super::statement::Statement;
 use crate::message::{Change, Table};
+use crate::pg::BuiltinOid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 
 type Numbers<'c, 'a> = BTreeMap<&'c Table<'a>, Option<i32>>;
 
-const NAMES: &[PgBuiltInOids] = &[
-    PgBuiltInOids::TEXTARRAYOID,
-    PgBuiltInOids::TEXTARRAYOID,
-    PgBuiltInOids::TEXTARRAYOID,
-    PgBuiltInOids::TEXTARRAYOID,
-];
+const NAMES: &[BuiltinOid] =
+    &[BuiltinOid::TEXTARRAYOID, BuiltinOid::TEXTARRAYOID, BuiltinOid::TEXTARRAYOID, BuiltinOid::TEXTARRAYOID];
 
 thread_local! {
     static FIND: Statement = const { Statement::new(
@@ -36,7 +33,16 @@ pub fn numbers<'c, 'a>(changes: &'c [Change<'a>]) -> BTreeMap<&'c Table<'a>, i32
         ADD.with(|add| add.run(|| columns(&numbers), |_| Ok(())));
         find(&mut numbers);
     }
-    numbers.into_iter().filter_map(|(name, number)| Some((name, number?))).collect()
+    let count = numbers.len();
+    let known: BTreeMap<_, _> = numbers.into_iter().filter_map(|(table, number)| Some((table, number?))).collect();
+    if known.len() < count {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "could not read the number of an audited table that was just added"
+        );
+    }
+    known
 }
 
 fn find(numbers: &mut Numbers) {

@@ -2,16 +2,15 @@
 
 use super::Counts;
 use super::isolate::{packed, refusal};
-use super::sql::Statement;
-use super::taken::{self, Taken};
+use super::statement::Statement;
+use super::take::{Taken, take};
 use crate::message::{Change, Identity, Message, Reject, Table, text_digest};
-use crate::pg::subtransaction;
+use crate::pg::{ErrorReport, subtransaction};
 use pgrx::Uuid;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 
-use pgrx::pg_sys::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
+use crate::pg::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
 
 thread_local! {
     static CANONICAL: Statement = const { Statement::new("SELECT $1::jsonb::text", &[TEXTOID]) };
@@ -158,7 +157,7 @@ pub fn retry(ids: Option<Vec<i64>>) -> Counts {
         }) else {
             continue;
         };
-        let Taken { counts, rejected } = taken::take(&raw);
+        let Taken { counts, rejected } = take(&raw);
         total.inserted += counts.inserted;
         total.duplicates += counts.duplicates;
         total.rejected += rejected.len() as i64;

@@ -3,6 +3,8 @@
 
 mod subtransaction;
 
+pub use pgrx::pg_sys::BuiltinOid;
+pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 pub use subtransaction::subtransaction;
 
 use pgrx::pg_sys;

@@ -64,7 +64,7 @@ fn identified<'c, 'a>(changes: &'c [Change<'a>], rejected: &mut Vec<Rejected<'a>
     let entry = |change: &'c Change<'a>, digest: Option<&str>| Entry {
         change,
         identity: change.identity(digest),
-        table: numbers.get(&change.table).copied().unwrap_or_default(),
+        table: numbers[&change.table],
     };
     let (reads, changes): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.action == Action::Read);
     let mut entries: Vec<_> = changes.into_iter().map(|change| entry(change, None)).collect();

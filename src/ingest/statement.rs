@@ -1,7 +1,7 @@
 //! Statements, prepared once a session.
 
+use crate::pg::{BuiltinOid, ErrorReport};
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiResult, SpiTupleTable};
 use std::cell::OnceCell;
@@ -9,12 +9,12 @@ use std::cell::OnceCell;
 /// A statement of ours and the types of its parameters.
 pub struct Statement {
     text: &'static str,
-    parameters: &'static [PgBuiltInOids],
+    parameters: &'static [BuiltinOid],
     plan: OnceCell<OwnedPreparedStatement>,
 }
 
 impl Statement {
-    pub const fn new(text: &'static str, parameters: &'static [PgBuiltInOids]) -> Self {
+    pub const fn new(text: &'static str, parameters: &'static [BuiltinOid]) -> Self {
         Self { text, parameters, plan: OnceCell::new() }
     }
 
