@@ -73,6 +73,7 @@ pg_config_of() {
 
 # What is needed to build for, and run, PostgreSQL $1.
 prepare() {
+    local version
     install_packages build-essential pkg-config clang libclang-dev postgresql-15 postgresql-server-dev-15 \
         python3 python3-pip python3-psycopg2 python3-pytest
     install_cargo_pgrx
