@@ -49,6 +49,7 @@ COMMENT ON VIEW @extschema@.audit_logs IS 'the audit log: one row a change, appe
 COMMENT ON COLUMN @extschema@.audit_logs.id IS 'number of the entry; grows, with gaps, in the order of storing, not of commits';
 COMMENT ON COLUMN @extschema@.audit_logs.database_id IS 'Sequin''s id of the source database; "unknown" from Sequin releases that did not send it';
 COMMENT ON COLUMN @extschema@.audit_logs.database_name IS 'Sequin''s name for the source database; null if not sent';
+COMMENT ON COLUMN @extschema@.audit_logs.table_schema IS 'schema of the table in the source';
 COMMENT ON COLUMN @extschema@.audit_logs.table_name IS 'for a partition, the name of its immediate parent: Sequin reports it so';
 COMMENT ON COLUMN @extschema@.audit_logs.record_id IS 'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a key; "sha256:" and a digest for a key over 2,000 bytes';
 COMMENT ON COLUMN @extschema@.audit_logs.record_pks IS 'the key''s values as sent, in column order; null if the message had none';
@@ -59,6 +60,8 @@ COMMENT ON COLUMN @extschema@.audit_logs.commit_timestamp IS 'commit time in the
 COMMENT ON COLUMN @extschema@.audit_logs.old_values IS 'update: previous values of the changed columns; delete: the old row; insert and read: null';
 COMMENT ON COLUMN @extschema@.audit_logs.new_values IS 'the row after the change; delete: null';
 COMMENT ON COLUMN @extschema@.audit_logs.username IS 'annotations ->> ''username''; null if absent or over 2,000 bytes, as source and request_id';
+COMMENT ON COLUMN @extschema@.audit_logs.source IS 'annotations ->> ''source'': from where the change was made';
+COMMENT ON COLUMN @extschema@.audit_logs.request_id IS 'annotations ->> ''request_id''';
 COMMENT ON COLUMN @extschema@.audit_logs.metadata IS 'annotations -> ''metadata''';
 COMMENT ON COLUMN @extschema@.audit_logs.annotations IS 'the transaction annotations, whole, whatever JSON value they are; null for none';
 COMMENT ON COLUMN @extschema@.audit_logs.idempotency_key IS 'Sequin''s key; derived as Sequin does it where a release did not send it';

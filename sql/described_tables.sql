@@ -20,7 +20,13 @@ CREATE VIEW @extschema@.audit_described_tables AS
          replica_identity, key_columns, identity_columns, column_types, never_sent, null_in_reads
   FROM audit_cdc_internal.described_tables;
 COMMENT ON VIEW @extschema@.audit_described_tables IS 'what sources said of their tables, each description with the time for which it holds';
+COMMENT ON COLUMN @extschema@.audit_described_tables.database_id IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_described_tables.table_schema IS 'schema of the table in the source';
+COMMENT ON COLUMN @extschema@.audit_described_tables.table_name IS 'the table, or a parent under which its changes are reported';
+COMMENT ON COLUMN @extschema@.audit_described_tables.valid_from IS 'commit time from which the description holds';
+COMMENT ON COLUMN @extschema@.audit_described_tables.valid_to IS 'commit time from which the next one holds; infinity for the last';
 COMMENT ON COLUMN @extschema@.audit_described_tables.replica_identity IS 'full, default, index or nothing; the weakest of all partitions';
+COMMENT ON COLUMN @extschema@.audit_described_tables.key_columns IS 'primary key, in column order; empty for none';
 COMMENT ON COLUMN @extschema@.audit_described_tables.identity_columns IS 'columns that a delete carries where the identity is not full';
 COMMENT ON COLUMN @extschema@.audit_described_tables.column_types IS 'column name to type, as format_type() writes it';
 COMMENT ON COLUMN @extschema@.audit_described_tables.never_sent IS 'generated columns';
@@ -33,19 +39,29 @@ DECLARE
   holds_from timestamptz;
   added bigint;
 BEGIN
-  IF database_id IS NULL OR description IS NULL THEN
-    RAISE EXCEPTION '% must not be null', CASE WHEN database_id IS NULL THEN 'database_id' ELSE 'description' END
+  IF audit_describe_tables.database_id IS NULL OR description IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN audit_describe_tables.database_id IS NULL THEN 'database_id' ELSE 'description' END
       USING ERRCODE = 'null_value_not_allowed';
   END IF;
   IF jsonb_typeof(description -> 'tables') IS DISTINCT FROM 'array'
      OR jsonb_typeof(description -> 'described_at') IS DISTINCT FROM 'string'
      OR jsonb_path_exists(description, '$.tables[*] ? (@.type() != "object" || !exists(@.table_schema) || !exists(@.table_name)
           || !exists(@.replica_identity ? (@ == "full" || @ == "default" || @ == "index" || @ == "nothing"))
+          || @.key_columns.type() != "array" || @.identity_columns.type() != "array" || @.column_types.type() != "object"
+          || @.never_sent.type() != "array" || @.null_in_reads.type() != "array"
           || !exists(@.key_columns) || !exists(@.identity_columns) || !exists(@.column_types)
-          || !exists(@.never_sent) || !exists(@.null_in_reads))') THEN
+          || !exists(@.never_sent) || !exists(@.null_in_reads))')
+     OR (SELECT count(*) > count(DISTINCT (t -> 'table_schema', t -> 'table_name')) FROM jsonb_array_elements(description -> 'tables') AS t) THEN
     RAISE EXCEPTION 'description is not what describe_source.sql returns'
       USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Run describe_source.sql in the source database and pass its one value.';
+  END IF;
+  IF NOT isfinite(valid_from) THEN
+    RAISE EXCEPTION 'valid_from must be finite' USING ERRCODE = 'datetime_field_overflow';
+  END IF;
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = audit_describe_tables.database_id) THEN
+    RAISE NOTICE 'the log has no entry of database "%" yet', audit_describe_tables.database_id
+      USING HINT = 'Its database_id is the one that audit_logs shows.';
   END IF;
   holds_from := coalesce(valid_from, (description ->> 'described_at')::timestamptz);
 
@@ -72,4 +88,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_describe_tables(text, jsonb, timestamptz) IS
-'Keeps a source''s description of its tables and returns how many are new or changed. database_id: as in audit_logs. description: the value that describe_source.sql returns in the source. valid_from: from when it holds; null: from when it was made. Errors: 22004 (null), 22023 (not a description).';
+'Keeps a source''s description of its tables and returns how many are new or changed. database_id: as in audit_logs. description: the value that describe_source.sql returns in the source. valid_from: from when it holds; null: from when it was made. Errors: 22004 (null), 22023 (not a description), 22008 (valid_from infinite). A NOTICE tells when the log has no entry of that database.';

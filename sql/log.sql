@@ -72,6 +72,11 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_inte
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.log ENABLE ALWAYS TRIGGER append_only;
 
+-- Names are part of what the log says.
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.audited_tables
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+ALTER TABLE audit_cdc_internal.audited_tables ENABLE ALWAYS TRIGGER append_only;
+
 -- Tallies answer "how many, how late" for each table without reading the log. A call adds to any row that
 -- no other call is holding, or adds a row: there are as many as calls ever ran at one time.
 CREATE TABLE audit_cdc_internal.tallies (

@@ -17,7 +17,15 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('audit_cdc.partitions', 0));
     CONTINUE WHEN audit_cdc_internal.is_partition(name);
 
-    EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
+    BEGIN
+      EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
+    EXCEPTION WHEN duplicate_table THEN
+      -- made by another session, and a snapshot of REPEATABLE READ or above does not show it
+      IF 'audit_cdc_internal.log'::regclass <> ALL (ARRAY(SELECT pg_partition_ancestors(('audit_cdc_internal.' || name)::regclass))) THEN
+        RAISE;
+      END IF;
+      CONTINUE;
+    END;
     -- each change once; a time range
     EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
                    name || '_once', name);

@@ -26,10 +26,18 @@ CREATE VIEW @extschema@.audit_rejects AS
          deliveries, created_at, last_delivered_at, retries, last_retried_at, stored_at
   FROM audit_cdc_internal.rejects;
 COMMENT ON VIEW @extschema@.audit_rejects IS 'messages that could not be taken (dead letters), one row each, however often delivered';
+COMMENT ON COLUMN @extschema@.audit_rejects.id IS 'number of the reject, for audit_retry_rejects(ids)';
 COMMENT ON COLUMN @extschema@.audit_rejects.raw IS 'the message as it came, or the whole body where that is no JSON';
 COMMENT ON COLUMN @extschema@.audit_rejects.sqlstate IS 'class 22: malformed; 23505: conflict, another change has this key and commit time; 54: beyond a limit of PostgreSQL';
 COMMENT ON COLUMN @extschema@.audit_rejects.reason IS 'what is wrong, without any value of the row';
+COMMENT ON COLUMN @extschema@.audit_rejects.hint IS 'what may help; null if nothing is known to';
 COMMENT ON COLUMN @extschema@.audit_rejects.batch_position IS 'place in its first batch, from 1; null for a whole body';
-COMMENT ON COLUMN @extschema@.audit_rejects.table_name IS 'null, as table_schema and database_id, where the message was not understood';
+COMMENT ON COLUMN @extschema@.audit_rejects.database_id IS 'as in audit_logs; null where it could not be read';
+COMMENT ON COLUMN @extschema@.audit_rejects.table_schema IS 'null where it could not be read';
+COMMENT ON COLUMN @extschema@.audit_rejects.table_name IS 'null where it could not be read';
 COMMENT ON COLUMN @extschema@.audit_rejects.deliveries IS 'how often it was delivered and rejected';
+COMMENT ON COLUMN @extschema@.audit_rejects.created_at IS 'when it was set aside';
+COMMENT ON COLUMN @extschema@.audit_rejects.last_delivered_at IS 'when it was rejected last on delivery';
+COMMENT ON COLUMN @extschema@.audit_rejects.retries IS 'how often audit_retry_rejects tried it';
+COMMENT ON COLUMN @extschema@.audit_rejects.last_retried_at IS 'when audit_retry_rejects tried it last; null: never';
 COMMENT ON COLUMN @extschema@.audit_rejects.stored_at IS 'when audit_retry_rejects found it in the log or put it there; null: still open';

@@ -24,17 +24,20 @@ thread_local! {
 
     static PROBE: Statement = const { Statement::new(
         "SELECT n.place, l.conflict
-         FROM unnest($1, $2, $3, $4, $5, $6) WITH ORDINALITY AS n(commit_timestamp, identity, action, record_id, record_pks, keyed, place)
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY
+              AS n(commit_timestamp, identity, action, commit_lsn, commit_idx, record_id, record_pks, keyed, place)
          CROSS JOIN LATERAL (
            SELECT NOT (l.action = n.action::audit_cdc_internal.action
+                       AND (l.action = 'read' OR l.commit_lsn = n.commit_lsn AND l.commit_idx = n.commit_idx)
                        AND (n.keyed = 0 OR l.record_pks IS NULL AND l.record_id IS NULL
                             OR array_remove(coalesce(l.record_pks, ARRAY[l.record_id]), '')
                              = array_remove(coalesce(n.record_pks::text[], ARRAY[n.record_id]), ''))) AS conflict
            FROM audit_cdc_internal.log AS l
            WHERE l.commit_timestamp = n.commit_timestamp AND l.identity = n.identity
-             AND l.commit_timestamp BETWEEN $7 AND $8
+             AND l.commit_timestamp BETWEEN $9 AND $10
            LIMIT 1) AS l",
-        &[TIMESTAMPTZARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID, TIMESTAMPTZOID]) };
+        &[TIMESTAMPTZARRAYOID, UUIDARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID,
+          TIMESTAMPTZOID, TIMESTAMPTZOID]) };
 
     static INSERT: Statement = const { Statement::new(
         "WITH added AS (
@@ -166,6 +169,8 @@ fn probe(entries: &[Entry]) -> Vec<Option<Known>> {
                     times().collect::<Vec<_>>().into(),
                     column(entries, |e| Uuid::from_bytes(e.identity)),
                     column(entries, |e| e.change.action.as_str()),
+                    column(entries, |e| e.change.commit_lsn),
+                    column(entries, |e| e.change.commit_idx),
                     column(entries, |e| record_id(e)),
                     column(entries, |e| record_pks(e)),
                     column(entries, |e| i32::from(e.change.key.is_some())),

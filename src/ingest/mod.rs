@@ -53,7 +53,7 @@ fn audit_ingest_text(
   SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_retry_rejects(
-    ids: Option<Vec<i64>>,
+    ids: Option<Vec<Option<i64>>>,
 ) -> TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>
 {
     rejects::retry(ids).row()

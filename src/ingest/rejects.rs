@@ -139,7 +139,7 @@ pub fn set_aside(rejected: Vec<Rejected>) {
 }
 
 /// Each open reject (of `ids`, if given) once more, as if it were delivered now. Counts are of messages.
-pub fn retry(ids: Option<Vec<i64>>) -> Counts {
+pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
     ONE_AT_A_TIME.with(|lock| lock.run(Vec::new, |_| Ok(())));
     let open: Vec<i64> = OPEN.with(|open| {
         open.run(|| vec![ids.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())

@@ -14,8 +14,9 @@ pub struct Message<'a> {
     pub position: i32,
 }
 
-/// `Err`: the body as a whole is no JSON.
+/// `Err`: the body as a whole cannot be read. A byte order mark is ignored (RFC 8259, section 8.1).
 pub fn messages(body: &str) -> Result<Vec<Message<'_>>, Reject> {
+    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let whole: &RawValue = serde_json::from_str(body).map_err(|error| {
         Reject::new(
             SqlState::INVALID_TEXT_REPRESENTATION,
@@ -24,7 +25,7 @@ pub fn messages(body: &str) -> Result<Vec<Message<'_>>, Reject> {
     })?;
     let whole = whole.get();
     let list = match Object::parse(whole) {
-        Some(object) if !is_message(&object) => object.get("data").filter(|data| data.starts_with('[')),
+        Some(object) if !is_message(&object) => object.unambiguous()?.get("data").filter(|data| data.starts_with('[')),
         Some(_) => None,
         None => Some(whole).filter(|text| text.starts_with('[')),
     };
@@ -46,7 +47,8 @@ fn is_message(object: &Object) -> bool {
 fn unwrapped(element: &str) -> &str {
     match Object::parse(element) {
         Some(object) if !is_message(&object) => {
-            object.get("data").filter(|data| data.starts_with('{')).unwrap_or(element)
+            let wrapped = object.unambiguous().ok().and_then(|object| object.get("data"));
+            wrapped.filter(|data| data.starts_with('{')).unwrap_or(element)
         }
         _ => element,
     }
@@ -85,10 +87,23 @@ mod tests {
 
     #[test]
     fn no_json_is_refused_as_a_whole() {
-        for body in ["", "{", "[1,]", "{\"data\":[}", "[] []", "\u{feff}[]"] {
+        for body in ["", "{", "[1,]", "{\"data\":[}", "[] []", "\u{feff}\u{feff}[]"] {
             let refused = messages(body).map(|_| ()).expect_err(body);
             assert_eq!(refused.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION);
         }
+    }
+
+    #[test]
+    fn no_message_hides_behind_a_key_that_stands_twice() {
+        let refused = messages(r#"{"data":[{"action":1}],"data":[]}"#).map(|_| ()).expect_err("two lists");
+        assert_eq!(refused.sqlstate, SqlState::DUPLICATE_JSON_OBJECT_KEY_VALUE);
+        let twice = r#"{"ack_id":"x","data":{"action":1},"data":{"action":2}}"#;
+        assert_eq!(texts(&format!("[{twice}]")), [twice]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_ignored() {
+        assert_eq!(texts("\u{feff}[1]"), ["1"]);
     }
 
     #[test]

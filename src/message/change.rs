@@ -108,7 +108,8 @@ pub struct Change<'a> {
 impl<'a> Change<'a> {
     pub fn parse(message: Message<'a>) -> Result<Self, Reject> {
         let envelope = Object::parse(message.text)
-            .ok_or_else(|| Reject::new(SqlState::INVALID_PARAMETER_VALUE, "message is not a JSON object"))?;
+            .ok_or_else(|| Reject::new(SqlState::INVALID_PARAMETER_VALUE, "message is not a JSON object"))?
+            .unambiguous()?;
         let action = Action::parse(&required(envelope.string("action")?, "action").map_err(hint_at_transform)?)?;
         let metadata = required(envelope.object("metadata")?, "metadata").map_err(hint_at_transform)?;
 
@@ -153,8 +154,9 @@ fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Reject> {
     field.ok_or_else(|| missing(name))
 }
 
+/// An empty name is none.
 fn name<'a>(object: &Object<'a>, key: &'static str) -> Result<Option<Cow<'a, str>>, Reject> {
-    match object.string(key)? {
+    match object.string(key)?.filter(|name| !name.is_empty()) {
         Some(name) if name.len() > LONGEST_NAME => {
             Err(Reject::new(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("\"{key}\" is longer than {LONGEST_NAME} bytes")))
         }
@@ -191,6 +193,10 @@ fn commit_time(text: &str) -> Result<i64, Reject> {
             "\"commit_timestamp\" is not a time such as 2026-03-01T09:00:00.000000Z",
         )
     })?;
+    // a leap second would be read as the second before it
+    if text.get(16..19) == Some(":60") {
+        return Err(Reject::new(SqlState::DATETIME_FIELD_OVERFLOW, "\"commit_timestamp\" has a 60th second"));
+    }
     if time.subsec_nanosecond() % 1_000 != 0 {
         return Err(Reject::new(SqlState::DATETIME_FIELD_OVERFLOW, "\"commit_timestamp\" is finer than a microsecond"));
     }
@@ -306,6 +312,7 @@ mod tests {
             ("2026-11-22T", "2026-13-22T", "22007"),
             ("2026-11-22T", "1812-11-22T", "22008"),
             ("850944Z", "8509441Z", "22008"),
+            ("21:09:42", "21:09:60", "22008"),
             ("\"orders\"", "7", "22023"),
             ("\"orders\"", "\"a\\u0000\"", "22P05"),
             ("\"orders\"", "\"\\ud800\"", "22P02"),
@@ -317,9 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn of_duplicate_keys_the_last_counts() {
-        let text = MESSAGE.replace("{\"action\":\"update\"", "{\"action\":\"insert\",\"action\":\"update\"");
-        assert_eq!(change(&text).expect("duplicate keys").action, Action::Update);
+    fn a_key_that_stands_twice_is_refused() {
+        for (from, to) in [
+            ("{\"action\"", "{\"action\":\"insert\",\"action\""),
+            ("\"commit_idx\":1", "\"commit_idx\":1,\"commit_idx\":2"),
+        ] {
+            assert_eq!(sqlstate(&MESSAGE.replace(from, to)).as_str(), "22030");
+        }
     }
 
     #[test]

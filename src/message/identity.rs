@@ -43,7 +43,8 @@ impl Change<'_> {
         let fields = self
             .located(Fields::default().add("change"))
             .add(&self.commit_microseconds.to_string())
-            .add(self.action.as_str());
+            .add(self.action.as_str())
+            .add(&format!("{:?}", (self.commit_lsn, self.commit_idx)));
         let fields = self.keyed(fields);
         match self.action {
             Action::Read => fields.add(self.new_values.unwrap_or_default()).identity(),
@@ -51,9 +52,12 @@ impl Change<'_> {
         }
     }
 
-    /// Same action, same record: not a conflict. A message without `record_pks` contradicts nothing.
+    /// Same action, position and record: not a conflict. A message without `record_pks` contradicts nothing, and
+    /// the position of a read is not known.
     pub fn agrees_with(&self, other: &Change) -> bool {
         self.action == other.action
+            && (self.action == Action::Read
+                || (self.commit_lsn, self.commit_idx) == (other.commit_lsn, other.commit_idx))
             && match (&self.key, &other.key) {
                 (Some(one), Some(two)) => one.without_empty().eq(two.without_empty()),
                 _ => true,

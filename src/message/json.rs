@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The members of a JSON object, in order. Of duplicate keys the last one counts, as in `jsonb`.
+/// The members of a JSON object, in order.
 pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 #[derive(serde::Deserialize)]
@@ -21,9 +21,22 @@ impl<'a> Object<'a> {
         serde_json::from_str(text).ok()
     }
 
+    /// Refuses a key that stands twice: whichever was taken, the other would be lost.
+    pub fn unambiguous(self) -> Result<Self, Reject> {
+        let mut keys: Vec<&str> = self.0.iter().map(|(key, _)| key.as_ref()).collect();
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Reject::new(
+                SqlState::DUPLICATE_JSON_OBJECT_KEY_VALUE,
+                "a key stands twice in one JSON object",
+            ));
+        }
+        Ok(self)
+    }
+
     /// The member's text; a JSON `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&'a str> {
-        let (_, value) = self.0.iter().rev().find(|(k, _)| k == key)?;
+        let (_, value) = self.0.iter().find(|(k, _)| k == key)?;
         Some(value.get()).filter(|text| *text != "null")
     }
 
@@ -36,7 +49,9 @@ impl<'a> Object<'a> {
     }
 
     pub fn object(&self, key: &'static str) -> Result<Option<Object<'a>>, Reject> {
-        self.get(key).map(|text| Object::parse(text).ok_or_else(|| wrong_type(key, "an object"))).transpose()
+        self.get(key)
+            .map(|text| Object::parse(text).ok_or_else(|| wrong_type(key, "an object"))?.unambiguous())
+            .transpose()
     }
 
     /// A non-negative integer, to the digit.

@@ -12,6 +12,7 @@ impl SqlState {
     pub const INVALID_DATETIME_FORMAT: Self = Self(*b"22007");
     pub const DATETIME_FIELD_OVERFLOW: Self = Self(*b"22008");
     pub const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
+    pub const DUPLICATE_JSON_OBJECT_KEY_VALUE: Self = Self(*b"22030");
     pub const INVALID_TEXT_REPRESENTATION: Self = Self(*b"22P02");
     pub const UNTRANSLATABLE_CHARACTER: Self = Self(*b"22P05");
     pub const SQL_JSON_MEMBER_NOT_FOUND: Self = Self(*b"2203A");
@@ -46,11 +47,11 @@ impl Reject {
         self
     }
 
-    /// One key and commit time, but another action or record: neither of the two is dropped or overwritten.
+    /// One key and commit time, but another action, position or record: neither of the two is dropped or overwritten.
     pub fn conflict() -> Self {
         Self::new(
             SqlState::UNIQUE_VIOLATION,
-            "another change has this idempotency key and commit time, with another action or record key",
+            "another change has this idempotency key and commit time, with another action, position or record key",
         )
         .hint("Look whether two replication slots, or a server and its restored copy, are configured in Sequin as one database.")
     }

@@ -23,7 +23,8 @@ def test_fields_do_not_run_together(db):
 
 
 @pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("other", [dict(action="update", changes={}), dict(action="delete"), dict(pks=["2"])])
+@pytest.mark.parametrize("other", [dict(action="update", changes={}), dict(action="delete"), dict(pks=["2"]),
+                                   dict(lsn=7, key="NjE1MzYyMTY6MA=="), dict(idx=7, key="NjE1MzYyMTY6MA==")])
 def test_same_key_and_time_with_another_action_or_record_is_a_conflict(db, other, together):
     if together:
         assert db.ingest(batch([change(), change(**other)])) == (2, 1, 0, 1)
@@ -139,3 +140,6 @@ def test_repeatable_read_is_never_wrong(db):
     db.ingest(batch([change(0)]), two)
     with pytest.raises(psycopg2.errors.SerializationFailure):
         db.ingest(batch([change(0)]), one)
+    one.cursor().execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+    db.ingest(batch([change(1, table="lines", time="2033-03-01T09:00:00.000000Z")]), two)  # a month that the snapshot does not show
+    assert db.ingest(batch([change(2, time="2033-03-01T09:00:00.000000Z")]), one) == (1, 1, 0, 0)

@@ -98,3 +98,5 @@ def test_every_object_is_commented(db):
     assert db.rows("""SELECT p.oid::regprocedure::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
                       WHERE d.deptype = 'e' AND p.pronamespace = 'public'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL
                         AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'audit_cdc')""") == []
+    assert db.rows("""SELECT attrelid::regclass::text, attname FROM pg_attribute WHERE attnum > 0 AND col_description(attrelid, attnum) IS NULL
+                      AND attrelid IN ('audit_logs'::regclass, 'audit_rejects'::regclass, 'audit_described_tables'::regclass)""") == []

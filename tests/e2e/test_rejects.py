@@ -26,7 +26,9 @@ BAD = {
     "nul in the annotations": (change(annotations={"username": "\0"}), "22P05"),
     "half a surrogate": (change(record={"a": "\ud800"}), "22P02"), "a name without end": (change(table="t" * 5000), "54000"),
     "a number beyond numeric": (json.dumps(change(record={"n": 77})).replace("77", "1e999999"), "22003"),
-    "not an object": (7, "22023"), "null": ("null", "22023"),
+    "not an object": (7, "22023"), "null": ("null", "22023"), "a name that is empty": (change(table=""), "2203A"),
+    "a key twice": (json.dumps(change()).replace('{"action"', '{"record": {"id": 9}, "action"'), "22030"),
+    "a leap second": (change(time="2026-03-01T08:59:60.000000Z"), "22008"),
 }
 
 
@@ -44,7 +46,7 @@ def test_one_bad_message_among_good_ones(db, name):
     assert db.rows("SELECT deliveries, batch_position FROM audit_rejects") == [(2, 4)]
 
 
-@pytest.mark.parametrize("body", ["", "no json", '{"data":[', "[1,]", "\ufeff[]", '{"a":"\x01"}'])
+@pytest.mark.parametrize("body", ["", "no json", '{"data":[', "[1,]", "[]\ufeff", '{"a":"\x01"}'])
 def test_a_broken_body_is_set_aside_whole(db, body):
     assert db.ingest(body) == (1, 0, 0, 1)
     assert db.rows("SELECT raw, sqlstate, batch_position FROM audit_rejects") == [(body, "22P02", None)]
@@ -100,6 +102,16 @@ def test_a_fix_and_a_retry(db):
     assert db.value("SELECT count(*) FROM audit_logs") == 8
     assert db.rows("SELECT sum(rejects)::int, sum(conflicts)::int FROM audit_status()") == [(0, 0)]
     assert db.rows("SELECT sum(deliveries)::int FROM audit_rejects") == [(3,)], "a retry is no delivery"
+
+
+def test_no_message_hides_behind_a_key_that_stands_twice(db):
+    body = '{"data":%s,"data":[]}' % json.dumps([change()])
+    assert db.ingest(body) == (1, 0, 0, 1)
+    assert db.rows("SELECT raw, sqlstate, batch_position FROM audit_rejects") == [(body, "22030", None)]
+
+
+def test_retrying_what_is_not_there(db):
+    assert db.rows("SELECT * FROM audit_retry_rejects(ARRAY[NULL, 77])") == [(0, 0, 0, 0)]
 
 
 def test_a_conflict_stays_open(db):

@@ -33,6 +33,10 @@ SELECT audit_describe_tables('d', '{"tables": 7}');
 SELECT audit_describe_tables('d', '{"described_at": "2026-01-01", "tables": [{"table_name": "t"}]}');
 \echo :LAST_ERROR_SQLSTATE
 
+SELECT audit_describe_tables('d', '{"described_at": "2026-01-01", "tables": []}', 'infinity');
+\echo :LAST_ERROR_SQLSTATE
+SELECT audit_describe_tables('d', '{"described_at": "2026-01-01", "tables": []}');
+
 SELECT audit_annotate('ada');
 BEGIN;
 SELECT audit_annotate();

@@ -112,6 +112,8 @@ UPDATE audit_cdc_internal.log_2026_03 SET record_id = '2';
 DELETE FROM audit_cdc_internal.log_2026_03 WHERE false;
 TRUNCATE audit_cdc_internal.log_2026_03;
 \echo :LAST_ERROR_SQLSTATE
+TRUNCATE audit_cdc_internal.audited_tables;
+UPDATE audit_cdc_internal.audited_tables SET table_name = 'innocent';
 MERGE INTO audit_cdc_internal.log l USING (VALUES (1)) v(x) ON true WHEN MATCHED THEN DELETE;
 SET session_replication_role = replica;
 DELETE FROM audit_cdc_internal.log;
