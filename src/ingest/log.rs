@@ -2,6 +2,7 @@
 
 use super::statement::Statement;
 use crate::message::{Change, Identity};
+use crate::pg::ErrorReport;
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -120,36 +121,43 @@ impl Stored<'_, '_> {
 /// the unique index decides, and a second look tells what it refused.
 pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>]) -> Stored<'c, 'a> {
     let mut stored = Stored::default();
-    let known = probe(entries);
-    let (known, fresh): (Vec<_>, Vec<_>) = entries.iter().zip(known).partition(|(_, known)| known.is_some());
-    stored.refuse(known.into_iter());
-    let fresh: Vec<Entry> = fresh.into_iter().map(|(entry, _)| *entry).collect();
+    let mut fresh = Vec::with_capacity(entries.len());
+    for (entry, known) in entries.iter().zip(probe(entries)) {
+        match known {
+            None => fresh.push(*entry),
+            Some(Known::Same) => stored.duplicates += 1,
+            Some(Known::Conflict) => stored.conflicts.push(entry.change),
+        }
+    }
     if fresh.is_empty() {
         return stored;
     }
     stored.by_table = insert(&fresh);
-    let missed = fresh.len() as i64 - stored.inserted();
-    if missed > 0 {
-        let before = stored.duplicates;
-        stored.refuse(fresh.iter().zip(probe(&fresh)).filter(|(_, known)| *known == Some(Known::Conflict)));
-        stored.duplicates = before + missed - stored.conflicts.len() as i64;
+    let mut refused = fresh.len() as i64 - stored.inserted();
+    if refused > 0 {
+        for (entry, known) in fresh.iter().zip(probe(&fresh)) {
+            match known {
+                Some(Known::Same) => {}
+                Some(Known::Conflict) => {
+                    stored.conflicts.push(entry.change);
+                    refused -= 1;
+                }
+                None => neither_stored_nor_found(),
+            }
+        }
+        stored.duplicates += refused;
     }
     stored
 }
 
-impl<'c, 'a> Stored<'c, 'a> {
-    fn refuse<'e>(&mut self, known: impl Iterator<Item = (&'e Entry<'c, 'a>, Option<Known>)>)
-    where
-        'a: 'e,
-        'c: 'e,
-    {
-        for (entry, known) in known {
-            match known {
-                Some(Known::Conflict) => self.conflicts.push(entry.change),
-                _ => self.duplicates += 1,
-            }
-        }
-    }
+fn neither_stored_nor_found() {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+        "an entry was neither stored nor found in the log",
+        "store",
+    )
+    .set_hint("A trigger on the log may have suppressed it.")
+    .report(PgLogLevel::ERROR);
 }
 
 /// What the log holds under an entry's identity.

@@ -7,6 +7,7 @@ use super::names;
 use super::rejects::Rejected;
 use crate::message::{Action, Change, Reject, messages};
 use crate::pg::check_for_interrupts;
+use std::collections::BTreeSet;
 
 /// At most so much is handed to one statement: its memory is freed before the next.
 const CHUNK_MESSAGES: usize = 1_000;
@@ -87,12 +88,16 @@ fn settled<'c, 'a>(mut entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Coun
     let mut counts = Counts::default();
     entries.sort_by_key(|entry| (entry.place(), entry.change.message.position));
     let mut once: Vec<Entry> = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let same_place = once.iter().rev().take_while(|earlier| earlier.place() == entry.place());
-        if same_place.into_iter().any(|earlier| earlier.change.agrees_with(entry.change)) {
-            counts.duplicates += 1;
-        } else {
-            once.push(entry);
+    for same_place in entries.chunk_by(|one, two| one.place() == two.place()) {
+        let [first, others @ ..] = same_place else { continue };
+        once.push(*first);
+        let mut contradicting = BTreeSet::new();
+        for other in others {
+            if first.change.agrees_with(other.change) || !contradicting.insert(other.change.reject_digest()) {
+                counts.duplicates += 1;
+            } else {
+                once.push(*other);
+            }
         }
     }
     (once, counts)

@@ -38,6 +38,25 @@ def test_same_key_and_time_with_another_action_or_record_is_a_conflict(db, other
     assert db.rows("SELECT deliveries FROM audit_rejects") == [(2,)]
 
 
+def test_conflicts_with_the_log_and_within_the_batch_at_once(db):
+    db.ingest(batch([change(0)]))
+    body = batch([change(0, action="delete"), change(1), change(1, action="delete"), change(1), change(2), change(0)])
+    assert db.ingest(body) == (6, 2, 2, 2)
+    assert db.ingest(body) == (6, 0, 4, 2)
+
+
+def test_many_conflicts_under_one_key(db):
+    body = batch(change(0, pks=[str(n)]) for n in range(20_000))
+    assert db.ingest(body) == (20_000, 1, 0, 19_999)
+
+
+def test_a_trigger_of_the_owners_cannot_make_a_change_vanish(db):
+    db.run("""CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+              CREATE TRIGGER swallow BEFORE INSERT ON audit_cdc_internal.log FOR EACH ROW EXECUTE FUNCTION swallow()""")
+    with pytest.raises(psycopg2.errors.TriggeredActionException):
+        db.ingest(batch([change()]))
+
+
 def test_images_are_not_compared(db):
     db.ingest(batch([change(record={"id": 1, "x": 1e20})]))
     assert db.ingest(batch([change(record={"id": 1, "x": 1}, annotations={"username": "eve"})])) == (1, 0, 1, 0)
