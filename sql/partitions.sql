@@ -1,61 +1,75 @@
 -- Partitions are made aside and attached, which lets others go on writing to the log. Whoever makes one
 -- holds the advisory lock until the end of its transaction, so that nobody makes it twice.
-CREATE FUNCTION audit_cdc_internal.ensure_partitions(months timestamptz[]) RETURNS void
-  LANGUAGE plpgsql
-  SET search_path = pg_catalog, pg_temp
-  SET TimeZone = 'UTC'
-  SET default_tablespace = ''
-  SET default_table_access_method = 'heap'
-AS $$
-DECLARE
-  month timestamptz;
-  name text;
-BEGIN
-  FOR month IN SELECT DISTINCT date_trunc('month', m) AS first FROM unnest(months) AS m ORDER BY first LOOP
-    name := to_char(month, '"log_"YYYY_MM');
-    CONTINUE WHEN audit_cdc_internal.is_partition(name);
-    PERFORM pg_advisory_xact_lock(hashtextextended('audit_cdc.partitions', 0));
-    CONTINUE WHEN audit_cdc_internal.is_partition(name);
-
-    BEGIN
-      EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
-    EXCEPTION WHEN duplicate_table THEN
-      -- made by another session, and a snapshot of REPEATABLE READ or above does not show it
-      IF 'audit_cdc_internal.log'::regclass <> ALL (ARRAY(SELECT pg_partition_ancestors(('audit_cdc_internal.' || name)::regclass))) THEN
-        RAISE;
-      END IF;
-      CONTINUE;
-    END;
-    -- each change once; a time range
-    EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
-                   name || '_once', name);
-    -- one record's history
-    EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
-                   name || '_record', name);
-    -- what one user did, and when
-    EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
-                    WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
-                   name || '_username', name);
-    -- what one request did
-    EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
-                    WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
-                   name || '_request', name);
-    -- one entry, by its number
-    EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I USING brin (id) WITH (pages_per_range = 32)',
-                   name || '_id', name);
-    EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
-                    FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', name);
-    EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', name);
-    EXECUTE format('ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)',
-                   name, month, month + interval '1 month');
-  END LOOP;
-END
-$$;
 
 -- By the catalogs as they are now: to_regclass() may remember that there was no such table.
 CREATE FUNCTION audit_cdc_internal.is_partition(name text) RETURNS boolean
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql AS $$
+BEGIN
   RETURN EXISTS (
     SELECT FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'audit_cdc_internal.log'::pg_catalog.regclass AND c.relname = name
       AND c.relnamespace = 'audit_cdc_internal'::pg_catalog.regnamespace);
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.add_partition(name text, month timestamptz) RETURNS void
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp
+  SET default_tablespace = ''
+  SET default_table_access_method = 'heap'
+AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('audit_cdc.partitions', 0));
+  IF audit_cdc_internal.is_partition(name) THEN
+    RETURN;
+  END IF;
+
+  BEGIN
+    EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
+  EXCEPTION WHEN duplicate_table THEN
+    -- made by another session, and a snapshot of REPEATABLE READ or above does not show it
+    IF 'audit_cdc_internal.log'::regclass <> ALL (ARRAY(SELECT pg_partition_ancestors(('audit_cdc_internal.' || name)::regclass))) THEN
+      RAISE;
+    END IF;
+    RETURN;
+  END;
+  -- each change once; a time range
+  EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
+                 name || '_once', name);
+  -- one record's history
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
+                 name || '_record', name);
+  -- what one user did, and when
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
+                  WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
+                 name || '_username', name);
+  -- what one request did
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
+                  WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
+                 name || '_request', name);
+  -- one entry, by its number
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I USING brin (id) WITH (pages_per_range = 32)',
+                 name || '_id', name);
+  EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
+                  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', name);
+  EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', name);
+  EXECUTE format('ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)',
+                 name, month, (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC');
+END
+$$;
+
+-- Called for every batch, within audit_ingest's search_path.
+CREATE FUNCTION audit_cdc_internal.ensure_partitions(times timestamptz[]) RETURNS void
+  LANGUAGE plpgsql AS $$
+DECLARE
+  month timestamptz;
+  name text;
+BEGIN
+  FOR month IN SELECT DISTINCT date_trunc('month', t, 'UTC') AS first FROM unnest(times) AS t ORDER BY first LOOP
+    name := to_char(month AT TIME ZONE 'UTC', '"log_"YYYY_MM');
+    IF NOT audit_cdc_internal.is_partition(name) THEN
+      PERFORM audit_cdc_internal.add_partition(name, month);
+    END IF;
+  END LOOP;
+END
+$$;

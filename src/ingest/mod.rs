@@ -32,11 +32,12 @@ impl Counts {
     }
 }
 
-// The planner settings hold plans to the indexes: they are kept across calls, perhaps from when the log was empty.
+// The planner settings hold plans to the indexes and keep them across calls, perhaps from when the log was empty.
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(text)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  SET search_path = pg_catalog, pg_temp
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_ingest_text(
     body: Option<&str>,
@@ -50,7 +51,8 @@ fn audit_ingest_text(
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_retry_rejects(ids bigint[] DEFAULT NULL)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  SET search_path = pg_catalog, pg_temp
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_retry_rejects(
     ids: Option<Vec<Option<i64>>>,
