@@ -30,8 +30,8 @@ SELECT sqlstate, reason, count(*) AS messages, sum(deliveries) AS deliveries, le
 FROM audit_rejects GROUP BY 1, 2 ORDER BY 3 DESC;
 
 \pset title 'What an operator looks at first: audit_status()'
-SELECT table_schema AS schema, table_name AS "table", stored, to_char(last_commit, 'HH24:MI:SS') AS last_commit, rejects, conflicts, described
-FROM audit_status() ORDER BY rejects DESC, stored DESC LIMIT 8;
+SELECT table_schema AS schema, table_name AS "table", rows, to_char(last_commit, 'HH24:MI:SS') AS last_commit, rejects, conflicts, described
+FROM audit_status() ORDER BY rejects DESC, rows DESC LIMIT 8;
 
 \echo 'The log is append-only, also for the superuser. DELETE FROM audit_logs is answered by'
 \set ON_ERROR_STOP off

@@ -77,7 +77,7 @@ def test_cut_shuffled_and_repeated_from_four_connections(db, seed):
 
     in_threads([lambda batches=batches: relay(batches) for batches in deliveries])
     assert db.value("SELECT count(*) FROM audit_logs") == 411
-    assert db.value("SELECT sum(stored)::int FROM audit_status()") == 411, "the tallies count what the log holds"
+    assert db.value("SELECT sum(rows)::int FROM audit_status()") == 411, "the tallies count what the log holds"
 
 
 def test_batches_of_the_corpus(db):

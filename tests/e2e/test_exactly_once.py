@@ -121,7 +121,7 @@ def test_overlapping_batches_in_any_order_neither_deadlock_nor_fail(db, seed):
     # which of the two conflicting ones came first is open; the other is set aside, none is lost
     assert db.value("SELECT count(*) FROM audit_logs") == len(messages)
     assert db.rows("SELECT sqlstate FROM audit_rejects") == [("23505",)]
-    assert db.value("SELECT sum(stored)::int FROM audit_status()") == len(messages)
+    assert db.value("SELECT sum(rows)::int FROM audit_status()") == len(messages)
 
 
 def test_a_partition_is_made_once(db):

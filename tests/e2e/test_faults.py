@@ -33,7 +33,7 @@ def whole(db):
     """Everything once, and the indexes agree with the table."""
     assert db.value("SELECT count(*) FROM audit_logs") == TOTAL
     assert db.value("SELECT count(DISTINCT (commit_lsn, commit_idx)) FROM audit_logs") == TOTAL
-    assert db.value("SELECT sum(stored)::int FROM audit_status()") == TOTAL
+    assert db.value("SELECT sum(rows)::int FROM audit_status()") == TOTAL
     assert db.value("SELECT count(*) FROM audit_rejects") == 0
 
 

@@ -51,7 +51,7 @@ def test_damaged_messages(db, seed):
     delivered = db.value("SELECT (SELECT count(*) FROM audit_logs) + (SELECT count(*) FROM audit_rejects)")
     assert 0 < delivered <= received
     assert db.value("SELECT count(*) FROM audit_rejects WHERE sqlstate !~ '^(22|23|54)'") == 0
-    assert db.value("SELECT sum(stored)::int FROM audit_status()") == db.value("SELECT count(*) FROM audit_logs")
+    assert db.value("SELECT sum(rows)::int FROM audit_status()") == db.value("SELECT count(*) FROM audit_logs")
 
 
 def test_random_text(db):

@@ -79,7 +79,7 @@ DROP SCHEMA lair CASCADE;
 SET ROLE audit_cdc_reader;
 SELECT table_name, record_id, unknown_columns FROM audit_logs ORDER BY id;
 SELECT sqlstate, reason, batch_position FROM audit_rejects WHERE batch_position IS NULL;
-SELECT table_name, stored, rejects, conflicts, described FROM audit_status() ORDER BY 1;
+SELECT table_name, rows, rejects, conflicts, described FROM audit_status() ORDER BY 1;
 SELECT audit_ingest('[]');
 \echo :LAST_ERROR_SQLSTATE
 SELECT * FROM audit_retry_rejects();
