@@ -1,7 +1,8 @@
 //! `audit_ingest`: a body's changes go into the log, each exactly once; what cannot be taken is set aside.
 //!
 //! Everything is locked in one order in every session (audited tables, partitions, log by commit time and
-//! identity, rejects by digest, tallies), so that overlapping calls wait for each other and never deadlock.
+//! identity, rejects by digest; nobody waits for tallies), so that overlapping calls wait for each other and never
+//! deadlock.
 
 mod isolate;
 mod log;

@@ -24,19 +24,12 @@ pub fn messages(body: &str) -> Result<Vec<Message<'_>>, Reject> {
         )
     })?;
     let whole = whole.get();
-    let list = match Object::parse(whole) {
-        Some(object) if !is_message(&object) => object.unambiguous()?.get("data").filter(|data| data.starts_with('[')),
+    let elements = match Object::parse(whole) {
+        Some(object) if !is_message(&object) => batch(&object.unambiguous()?),
         Some(_) => None,
-        None => Some(whole).filter(|text| text.starts_with('[')),
+        None => list(whole),
     };
-    let elements = match list {
-        Some(list) => serde_json::from_str::<Vec<&RawValue>>(list)
-            .map_err(|_| Reject::new(SqlState::INVALID_TEXT_REPRESENTATION, "body is not valid JSON"))?
-            .into_iter()
-            .map(RawValue::get)
-            .collect(),
-        None => vec![whole],
-    };
+    let elements = elements.unwrap_or_else(|| vec![whole]);
     Ok(elements.into_iter().zip(1..).map(|(text, position)| Message { text: unwrapped(text), position }).collect())
 }
 
@@ -44,12 +37,27 @@ fn is_message(object: &Object) -> bool {
     ["action", "record", "metadata"].iter().any(|key| object.has(key))
 }
 
+fn list(text: &str) -> Option<Vec<&str>> {
+    let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+    Some(elements.into_iter().map(RawValue::get).collect())
+}
+
+/// The elements of `{"data":[…]}`. Beside other keys, `data` may as well be a column of a row that came
+/// without its envelope: then it counts only if it holds messages.
+fn batch<'a>(object: &Object<'a>) -> Option<Vec<&'a str>> {
+    let elements = list(object.get("data")?)?;
+    let holds_messages =
+        || !elements.is_empty() && elements.iter().all(|e| Object::parse(unwrapped(e)).is_some_and(|o| is_message(&o)));
+    (object.keys().eq(["data"]) || holds_messages()).then_some(elements)
+}
+
+/// The message in a wrapper such as Sequin Stream's, whose `ack_id` is another on each delivery.
 fn unwrapped(element: &str) -> &str {
-    match Object::parse(element) {
-        Some(object) if !is_message(&object) => {
-            let wrapped = object.unambiguous().ok().and_then(|object| object.get("data"));
-            wrapped.filter(|data| data.starts_with('{')).unwrap_or(element)
-        }
+    let Some(wrapper) = Object::parse(element).filter(|object| !is_message(object)) else { return element };
+    let Ok(wrapper) = wrapper.unambiguous() else { return element };
+    let Some(wrapped) = wrapper.get("data") else { return element };
+    match Object::parse(wrapped) {
+        Some(inner) if is_message(&inner) || wrapper.has("ack_id") && wrapper.keys().count() == 2 => wrapped,
         _ => element,
     }
 }
@@ -99,6 +107,16 @@ mod tests {
         assert_eq!(refused.sqlstate, SqlState::DUPLICATE_JSON_OBJECT_KEY_VALUE);
         let twice = r#"{"ack_id":"x","data":{"action":1},"data":{"action":2}}"#;
         assert_eq!(texts(&format!("[{twice}]")), [twice]);
+    }
+
+    #[test]
+    fn a_row_with_a_column_called_data_is_kept_whole() {
+        for row in [r#"{"data":[1,2],"id":5}"#, r#"{"data":[],"id":5}"#, r#"{"data":{"a":1},"id":5}"#] {
+            assert_eq!(texts(row), [row]);
+            assert_eq!(texts(&format!("[{row}]")), [row]);
+        }
+        assert_eq!(texts(r#"{"data":[{"action":1}],"next":null}"#), [r#"{"action":1}"#]);
+        assert_eq!(texts(r#"[{"ack_id":"x","data":{"id":5}}]"#), [r#"{"id":5}"#]);
     }
 
     #[test]

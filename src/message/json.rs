@@ -23,7 +23,7 @@ impl<'a> Object<'a> {
 
     /// Refuses a key that stands twice: whichever was taken, the other would be lost.
     pub fn unambiguous(self) -> Result<Self, Reject> {
-        let mut keys: Vec<&str> = self.0.iter().map(|(key, _)| key.as_ref()).collect();
+        let mut keys: Vec<&str> = self.keys().collect();
         keys.sort_unstable();
         if keys.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(Reject::new(
@@ -38,6 +38,10 @@ impl<'a> Object<'a> {
     pub fn get(&self, key: &str) -> Option<&'a str> {
         let (_, value) = self.0.iter().find(|(k, _)| k == key)?;
         Some(value.get()).filter(|text| *text != "null")
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.as_ref())
     }
 
     pub fn has(&self, key: &str) -> bool {

@@ -110,6 +110,12 @@ def test_no_message_hides_behind_a_key_that_stands_twice(db):
     assert db.rows("SELECT raw, sqlstate, batch_position FROM audit_rejects") == [(body, "22030", None)]
 
 
+def test_a_row_with_a_column_called_data_is_kept_whole(db):
+    row = '{"data":[1,2],"id":5}'
+    assert db.ingest(row) == (1, 0, 0, 1)
+    assert db.rows("SELECT raw FROM audit_rejects") == [(row,)]
+
+
 def test_retrying_what_is_not_there(db):
     assert db.rows("SELECT * FROM audit_retry_rejects(ARRAY[NULL, 77])") == [(0, 0, 0, 0)]
 
