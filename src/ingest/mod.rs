@@ -8,6 +8,7 @@ mod isolate;
 mod log;
 mod names;
 mod rejects;
+mod retry;
 mod statement;
 mod take;
 
@@ -59,7 +60,7 @@ fn audit_retry_rejects(
     ids: Option<Vec<Option<i64>>>,
 ) -> TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>
 {
-    rejects::retry(ids).row()
+    retry::retry(ids).row()
 }
 
 fn ingest(body: Option<&str>) -> Result<Counts, ErrorReport> {

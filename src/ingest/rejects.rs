@@ -1,16 +1,14 @@
-//! What cannot be taken is set aside with its text, a SQLSTATE and a reason, and can be tried again.
+//! What cannot be taken is set aside with its text, a SQLSTATE and a reason.
 
-use super::Counts;
 use super::isolate::{packed, refusal};
 use super::statement::Statement;
-use super::take::{Taken, take};
 use crate::message::{Change, Identity, Message, Reject, Table, text_digest};
 use crate::pg::{ErrorReport, subtransaction};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 
-use crate::pg::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
+use crate::pg::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
 
 thread_local! {
     static CANONICAL: Statement = const { Statement::new("SELECT $1::jsonb::text", &[TEXTOID]) };
@@ -25,24 +23,6 @@ thread_local! {
                sqlstate = excluded.sqlstate, reason = excluded.reason, hint = excluded.hint, stored_at = NULL",
         &[UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
           TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID]) };
-
-    static OPEN: Statement = const { Statement::new(
-        "SELECT id FROM audit_cdc_internal.rejects
-         WHERE stored_at IS NULL AND ($1 IS NULL OR id = ANY ($1)) ORDER BY id", &[INT8ARRAYOID]) };
-
-    static RAW: Statement = const { Statement::new(
-        "SELECT raw, digest FROM audit_cdc_internal.rejects WHERE id = $1", &[INT8OID]) };
-
-    static STORED: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), stored_at = now()
-         WHERE id = $1", &[INT8OID]) };
-
-    static STILL_OPEN: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), sqlstate = $2, reason = $3
-         WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID]) };
-
-    static ONE_AT_A_TIME: Statement = const { Statement::new(
-        "SELECT pg_advisory_xact_lock(hashtextextended('audit_cdc.retry', 0))", &[]) };
 }
 
 pub struct Rejected<'a> {
@@ -52,7 +32,7 @@ pub struct Rejected<'a> {
     /// `None`: not understood, to be known again by its text.
     digest: Option<Identity>,
     table: Option<Table<'a>>,
-    reject: Reject,
+    pub reject: Reject,
 }
 
 impl<'a> Rejected<'a> {
@@ -90,7 +70,7 @@ impl<'a> Rejected<'a> {
     }
 
     /// Spelling does not matter where PostgreSQL can read the text as `jsonb`.
-    fn digest(&self) -> Identity {
+    pub fn digest(&self) -> Identity {
         self.digest.unwrap_or_else(|| {
             let canonical = subtransaction(|| {
                 CANONICAL
@@ -136,43 +116,4 @@ pub fn set_aside(rejected: Vec<Rejected>) {
             |_| Ok(()),
         );
     });
-}
-
-/// Each open reject (of `ids`, if given) once more, as if it were delivered now. Counts are of messages.
-pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
-    ONE_AT_A_TIME.with(|lock| lock.run(Vec::new, |_| Ok(())));
-    let open: Vec<i64> = OPEN.with(|open| {
-        open.run(|| vec![ids.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
-    });
-    let mut total = Counts::default();
-    for id in open {
-        let Some((raw, digest)) = RAW.with(|raw| {
-            raw.run(
-                || vec![id.into()],
-                |rows| {
-                    let (raw, digest) = rows.first().get_two::<String, Uuid>()?;
-                    Ok(raw.zip(digest))
-                },
-            )
-        }) else {
-            continue;
-        };
-        let Taken { counts, rejected } = take(&raw);
-        total.inserted += counts.inserted;
-        total.duplicates += counts.duplicates;
-        total.rejected += rejected.len() as i64;
-        // a body that can be read now may hold messages that cannot: those are rejects of their own
-        let (same, others): (Vec<_>, Vec<_>) = rejected.into_iter().partition(|r| r.digest() == *digest.as_bytes());
-        set_aside(others);
-        match same.first() {
-            None => STORED.with(|stored| stored.run(|| vec![id.into()], |_| Ok(()))),
-            Some(still) => STILL_OPEN.with(|open| {
-                open.run(
-                    || vec![id.into(), still.reject.sqlstate.as_str().into(), still.reject.reason.as_ref().into()],
-                    |_| Ok(()),
-                )
-            }),
-        }
-    }
-    total
 }

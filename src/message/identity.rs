@@ -1,29 +1,7 @@
 //! Which change a message tells of. Equal identity and commit time: delivered before.
 
 use super::change::{Action, Change};
-use sha2::{Digest, Sha256};
-use std::fmt::Write;
-
-/// The first 128 bits of a SHA-256. The commit time stands beside it in the unique key.
-pub type Identity = [u8; 16];
-
-/// Hashes fields with their lengths, so that no two lists of fields run together.
-#[derive(Default)]
-struct Fields(Sha256);
-
-impl Fields {
-    fn add(mut self, field: &str) -> Self {
-        self.0.update((field.len() as u64).to_le_bytes());
-        self.0.update(field);
-        self
-    }
-
-    fn identity(self) -> Identity {
-        let mut identity = [0; 16];
-        identity.copy_from_slice(&self.0.finalize()[..16]);
-        identity
-    }
-}
+use super::digest::{Fields, Identity};
 
 impl Change<'_> {
     /// Database, table and idempotency key: neither of two databases, nor two tables, share a change.
@@ -73,16 +51,4 @@ impl Change<'_> {
         let key = self.key.iter().flat_map(|key| key.without_empty());
         key.fold(fields, Fields::add).add("")
     }
-}
-
-/// Identity of a message that could not be understood.
-pub fn text_digest(text: &str) -> Identity {
-    Fields::default().add("text").add(text).identity()
-}
-
-pub fn hex_digest(text: &str) -> String {
-    Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

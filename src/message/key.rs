@@ -1,6 +1,6 @@
 //! A record's key as the message gives it: `metadata.record_pks`.
 
-use super::identity::hex_digest;
+use super::digest::hex_digest;
 use super::json::{string, wrong_type};
 use super::reject::Reject;
 use serde_json::value::RawValue;

@@ -5,6 +5,7 @@
 
 mod body;
 mod change;
+mod digest;
 mod identity;
 mod json;
 mod key;
@@ -12,7 +13,7 @@ mod reject;
 
 pub use body::{Message, messages};
 pub use change::{Action, Change, Table};
-pub use identity::{Identity, text_digest};
+pub use digest::{Identity, text_digest};
 pub use reject::{Reject, SqlState};
 
 #[cfg(test)]

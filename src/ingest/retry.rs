@@ -1,0 +1,67 @@
+//! What was set aside, tried again.
+
+use super::Counts;
+use super::rejects::set_aside;
+use super::statement::Statement;
+use super::take::{Taken, take};
+use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
+use pgrx::Uuid;
+
+thread_local! {
+    static OPEN: Statement = const { Statement::new(
+        "SELECT id FROM audit_cdc_internal.rejects
+         WHERE stored_at IS NULL AND ($1 IS NULL OR id = ANY ($1)) ORDER BY id", &[INT8ARRAYOID]) };
+
+    static RAW: Statement = const { Statement::new(
+        "SELECT raw, digest FROM audit_cdc_internal.rejects WHERE id = $1", &[INT8OID]) };
+
+    static STORED: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), stored_at = now()
+         WHERE id = $1", &[INT8OID]) };
+
+    static STILL_OPEN: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), sqlstate = $2, reason = $3
+         WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID]) };
+
+    static ONE_AT_A_TIME: Statement = const { Statement::new(
+        "SELECT pg_advisory_xact_lock(hashtextextended('audit_cdc.retry', 0))", &[]) };
+}
+
+/// Each open reject (of `ids`, if given) once more, as if it were delivered now. Counts are of messages.
+pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
+    ONE_AT_A_TIME.with(|lock| lock.run(Vec::new, |_| Ok(())));
+    let open: Vec<i64> = OPEN.with(|open| {
+        open.run(|| vec![ids.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
+    });
+    let mut total = Counts::default();
+    for id in open {
+        let Some((raw, digest)) = RAW.with(|raw| {
+            raw.run(
+                || vec![id.into()],
+                |rows| {
+                    let (raw, digest) = rows.first().get_two::<String, Uuid>()?;
+                    Ok(raw.zip(digest))
+                },
+            )
+        }) else {
+            continue;
+        };
+        let Taken { counts, rejected } = take(&raw);
+        total.inserted += counts.inserted;
+        total.duplicates += counts.duplicates;
+        total.rejected += rejected.len() as i64;
+        // a body that can be read now may hold messages that cannot: those are rejects of their own
+        let (same, others): (Vec<_>, Vec<_>) = rejected.into_iter().partition(|r| r.digest() == *digest.as_bytes());
+        set_aside(others);
+        match same.first() {
+            None => STORED.with(|stored| stored.run(|| vec![id.into()], |_| Ok(()))),
+            Some(still) => STILL_OPEN.with(|open| {
+                open.run(
+                    || vec![id.into(), still.reject.sqlstate.as_str().into(), still.reject.reason.as_ref().into()],
+                    |_| Ok(()),
+                )
+            }),
+        }
+    }
+    total
+}

@@ -1,0 +1,37 @@
+//! Digests, of which nobody can craft two alike.
+
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// The first 128 bits of a SHA-256. The commit time stands beside it in the unique key.
+pub type Identity = [u8; 16];
+
+/// Hashes fields with their lengths, so that no two lists of fields run together.
+#[derive(Default)]
+pub struct Fields(Sha256);
+
+impl Fields {
+    pub fn add(mut self, field: &str) -> Self {
+        self.0.update((field.len() as u64).to_le_bytes());
+        self.0.update(field);
+        self
+    }
+
+    pub fn identity(self) -> Identity {
+        let mut identity = [0; 16];
+        identity.copy_from_slice(&self.0.finalize()[..16]);
+        identity
+    }
+}
+
+/// Identity of a message that could not be understood.
+pub fn text_digest(text: &str) -> Identity {
+    Fields::default().add("text").add(text).identity()
+}
+
+pub fn hex_digest(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
