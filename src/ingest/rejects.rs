@@ -70,7 +70,7 @@ impl<'a> Rejected<'a> {
     }
 
     /// Spelling does not matter where PostgreSQL can read the text as `jsonb`.
-    pub fn digest(&self) -> Identity {
+    fn digest(&self) -> Identity {
         self.digest.unwrap_or_else(|| {
             let canonical = subtransaction(|| {
                 CANONICAL

@@ -4,8 +4,8 @@ use super::Counts;
 use super::rejects::set_aside;
 use super::statement::Statement;
 use super::take::{Taken, take};
+use crate::message::Reject;
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
-use pgrx::Uuid;
 
 thread_local! {
     static OPEN: Statement = const { Statement::new(
@@ -13,7 +13,7 @@ thread_local! {
          WHERE stored_at IS NULL AND ($1 IS NULL OR id = ANY ($1)) ORDER BY id", &[INT8ARRAYOID]) };
 
     static RAW: Statement = const { Statement::new(
-        "SELECT raw, digest FROM audit_cdc_internal.rejects WHERE id = $1", &[INT8OID]) };
+        "SELECT raw, batch_position IS NULL FROM audit_cdc_internal.rejects WHERE id = $1", &[INT8OID]) };
 
     static STORED: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), stored_at = now()
@@ -35,33 +35,34 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
     });
     let mut total = Counts::default();
     for id in open {
-        let Some((raw, digest)) = RAW.with(|raw| {
+        let (raw, is_body) = RAW.with(|raw| {
             raw.run(
                 || vec![id.into()],
                 |rows| {
-                    let (raw, digest) = rows.first().get_two::<String, Uuid>()?;
-                    Ok(raw.zip(digest))
+                    let (raw, is_body) = rows.first().get_two::<String, bool>()?;
+                    Ok((raw.unwrap_or_default(), is_body == Some(true)))
                 },
             )
-        }) else {
-            continue;
-        };
+        });
         let Taken { counts, rejected } = take(&raw);
         total.inserted += counts.inserted;
         total.duplicates += counts.duplicates;
         total.rejected += rejected.len() as i64;
-        // a body that can be read now may hold messages that cannot: those are rejects of their own
-        let (same, others): (Vec<_>, Vec<_>) = rejected.into_iter().partition(|r| r.digest() == *digest.as_bytes());
-        set_aside(others);
-        match same.first() {
-            None => STORED.with(|stored| stored.run(|| vec![id.into()], |_| Ok(()))),
-            Some(still) => STILL_OPEN.with(|open| {
-                open.run(
-                    || vec![id.into(), still.reject.sqlstate.as_str().into(), still.reject.reason.as_ref().into()],
-                    |_| Ok(()),
-                )
-            }),
+        // a body that can be read now may hold messages that cannot: they become rejects of their own
+        let readable = rejected.iter().all(|rejected| rejected.position.is_some());
+        match rejected.first() {
+            Some(still) if !is_body || !readable => still_open(id, &still.reject),
+            _ => {
+                set_aside(rejected);
+                STORED.with(|stored| stored.run(|| vec![id.into()], |_| Ok(())));
+            }
         }
     }
     total
+}
+
+fn still_open(id: i64, reject: &Reject) {
+    STILL_OPEN.with(|still_open| {
+        still_open.run(|| vec![id.into(), reject.sqlstate.as_str().into(), reject.reason.as_ref().into()], |_| Ok(()))
+    });
 }

@@ -120,6 +120,20 @@ def test_retrying_what_is_not_there(db):
     assert db.rows("SELECT * FROM audit_retry_rejects(ARRAY[NULL, 77])") == [(0, 0, 0, 0)]
 
 
+def test_an_element_that_is_a_list_stays_one_reject(db):
+    db.ingest("[[1, 2]]")
+    assert db.rows("SELECT received, rejected FROM audit_retry_rejects()") == [(2, 2)]
+    assert db.rows("SELECT raw, retries, stored_at FROM audit_rejects") == [("[1, 2]", 1, None)]
+
+
+def test_a_body_that_can_be_read_by_now(db):
+    """As after a later release: its messages are taken, or set aside one by one."""
+    db.ingest("broken")
+    db.run("UPDATE audit_cdc_internal.rejects SET raw = %s", batch([change(), change(1, table="")]))
+    assert db.rows("SELECT * FROM audit_retry_rejects()") == [(2, 1, 0, 1)]
+    assert db.rows("SELECT batch_position, sqlstate, stored_at IS NOT NULL FROM audit_rejects ORDER BY id") == [(None, "22P02", True), (2, "2203A", False)]
+
+
 def test_a_conflict_stays_open(db):
     db.ingest(batch([change(), change(action="delete")]))
     assert db.rows("SELECT * FROM audit_retry_rejects()") == [(1, 0, 0, 1)]
