@@ -51,8 +51,13 @@ SELECT pg_catalog.jsonb_build_object(
     'key_columns', coalesce((SELECT k.names FROM keys AS k WHERE k.indrelid = c.oid AND k.is_key), '{}'),
     'identity_columns', CASE WHEN y.replica_identity = 'full'
       THEN ARRAY(SELECT k.name FROM columns AS k WHERE k.attrelid = c.oid ORDER BY k.attnum)
-      ELSE coalesce((SELECT k.names FROM keys AS k WHERE k.indrelid = c.oid AND k.is_identity LIMIT 1),
-                    (SELECT k.names FROM keys AS k WHERE k.indrelid = c.oid AND k.is_key), '{}') END,
+      -- what every leaf that is not FULL sends of a deleted row
+      ELSE ARRAY(SELECT k.name FROM columns AS k
+                 WHERE k.attrelid = c.oid
+                   AND NOT EXISTS (SELECT FROM family AS f JOIN pg_catalog.pg_class AS m ON m.oid = f.member
+                                   WHERE f.root = c.oid AND m.relkind = 'r' AND m.relreplident <> 'f'
+                                     AND NOT EXISTS (SELECT FROM keys AS i WHERE i.indrelid = m.oid AND i.is_identity AND k.name = ANY (i.names)))
+                 ORDER BY k.attnum) END,
     'column_types', coalesce((SELECT pg_catalog.jsonb_object_agg(k.name, k.type) FROM columns AS k WHERE k.attrelid = c.oid), '{}'),
     'never_sent', ARRAY(SELECT k.name FROM columns AS k WHERE k.attrelid = c.oid AND k.never_sent ORDER BY k.attnum),
     'null_in_reads', ARRAY(SELECT k.name FROM columns AS k WHERE k.attrelid = c.oid AND k.null_in_reads ORDER BY k.attnum)

@@ -45,7 +45,8 @@ BEGIN
   END IF;
   IF jsonb_typeof(description -> 'tables') IS DISTINCT FROM 'array'
      OR jsonb_typeof(description -> 'described_at') IS DISTINCT FROM 'string'
-     OR jsonb_path_exists(description, '$.tables[*] ? (@.type() != "object" || !exists(@.table_schema) || !exists(@.table_name)
+     OR jsonb_path_exists(description, '$.tables[*] ? (@.type() != "object" || @.table_schema.type() != "string" || @.table_name.type() != "string"
+          || !exists(@.table_schema) || !exists(@.table_name)
           || !exists(@.replica_identity ? (@ == "full" || @ == "default" || @ == "index" || @ == "nothing"))
           || @.key_columns.type() != "array" || @.identity_columns.type() != "array" || @.column_types.type() != "object"
           || @.never_sent.type() != "array" || @.null_in_reads.type() != "array"
@@ -56,14 +57,14 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Run describe_source.sql in the source database and pass its one value.';
   END IF;
-  IF NOT isfinite(valid_from) THEN
+  holds_from := coalesce(valid_from, (description ->> 'described_at')::timestamptz);
+  IF NOT isfinite(holds_from) THEN
     RAISE EXCEPTION 'valid_from must be finite' USING ERRCODE = 'datetime_field_overflow';
   END IF;
   IF NOT EXISTS (SELECT FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = audit_describe_tables.database_id) THEN
     RAISE NOTICE 'the log has no entry of database "%" yet', audit_describe_tables.database_id
       USING HINT = 'Its database_id is the one that audit_logs shows.';
   END IF;
-  holds_from := coalesce(valid_from, (description ->> 'described_at')::timestamptz);
 
   INSERT INTO audit_cdc_internal.described_tables AS d
   SELECT audit_describe_tables.database_id, t.table_schema, t.table_name, holds_from, t.replica_identity,

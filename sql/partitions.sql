@@ -15,6 +15,7 @@ $$;
 CREATE FUNCTION audit_cdc_internal.add_partition(name text, month timestamptz) RETURNS void
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp
+  SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' -- the bounds are written as text
   SET default_tablespace = ''
   SET default_table_access_method = 'heap'
 AS $$

@@ -99,21 +99,22 @@ pub struct Stored<'c, 'a> {
     /// By audited table: how many, and the last commit.
     by_table: BTreeMap<i32, (i64, TimestampWithTimeZone)>,
     pub duplicates: i64,
-    pub conflicts: Vec<&'c Change<'a>>,
+    conflicts: Vec<Entry<'c, 'a>>,
 }
 
-impl Stored<'_, '_> {
+impl<'c, 'a> Stored<'c, 'a> {
     pub fn inserted(&self) -> i64 {
         self.by_table.values().map(|(count, _)| count).sum()
     }
 
-    pub fn add(&mut self, part: Self) {
+    /// Adds the counts of `part` and returns its conflicts.
+    pub fn add(&mut self, part: Self) -> Vec<Entry<'c, 'a>> {
         for (table, (count, last)) in part.by_table {
             let total = self.by_table.entry(table).or_insert((0, last));
             *total = (total.0 + count, total.1.max(last));
         }
         self.duplicates += part.duplicates;
-        self.conflicts.extend(part.conflicts);
+        part.conflicts
     }
 }
 
@@ -126,7 +127,7 @@ pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>]) -> Stored<'c, 'a> {
         match known {
             None => fresh.push(*entry),
             Some(Known::Same) => stored.duplicates += 1,
-            Some(Known::Conflict) => stored.conflicts.push(entry.change),
+            Some(Known::Conflict) => stored.conflicts.push(*entry),
         }
     }
     if fresh.is_empty() {
@@ -139,7 +140,7 @@ pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>]) -> Stored<'c, 'a> {
             match known {
                 Some(Known::Same) => {}
                 Some(Known::Conflict) => {
-                    stored.conflicts.push(entry.change);
+                    stored.conflicts.push(*entry);
                     refused -= 1;
                 }
                 None => neither_stored_nor_found(),

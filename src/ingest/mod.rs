@@ -2,7 +2,8 @@
 //!
 //! Everything is locked in one order in every session (audited tables, partitions, log by commit time and
 //! identity, rejects by digest; nobody waits for tallies), so that overlapping calls wait for each other and never
-//! deadlock.
+//! deadlock. (A retry meets its rejects in its own order; against a redelivery of the same messages it may be
+//! cancelled with 40P01.)
 
 mod isolate;
 mod log;

@@ -25,6 +25,9 @@ thread_local! {
           TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID]) };
 }
 
+/// Bytes up to which a text that was not understood is known again in another spelling.
+const LONGEST_RESPELLED: usize = 1 << 20;
+
 pub struct Rejected<'a> {
     text: &'a str,
     /// `None` for a whole body.
@@ -72,6 +75,9 @@ impl<'a> Rejected<'a> {
     /// Spelling does not matter where PostgreSQL can read the text as `jsonb`.
     fn digest(&self) -> Identity {
         self.digest.unwrap_or_else(|| {
+            if self.text.len() > LONGEST_RESPELLED {
+                return text_digest(self.text);
+            }
             let canonical = subtransaction(|| {
                 CANONICAL
                     .with(|canonical| canonical.run(|| vec![self.text.into()], |rows| rows.first().get_one::<String>()))

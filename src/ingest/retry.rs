@@ -3,7 +3,7 @@
 use super::Counts;
 use super::rejects::set_aside;
 use super::statement::Statement;
-use super::take::{Taken, take};
+use super::take::{Taken, take, take_message};
 use crate::message::Reject;
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
 
@@ -20,8 +20,8 @@ thread_local! {
          WHERE id = $1", &[INT8OID]) };
 
     static STILL_OPEN: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), sqlstate = $2, reason = $3
-         WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID]) };
+        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), sqlstate = $2, reason = $3, hint = $4
+         WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID, TEXTOID]) };
 
     static ONE_AT_A_TIME: Statement = const { Statement::new(
         "SELECT pg_advisory_xact_lock(hashtextextended('audit_cdc.retry', 0))", &[]) };
@@ -44,7 +44,7 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
                 },
             )
         });
-        let Taken { counts, rejected } = take(&raw);
+        let Taken { counts, rejected } = if is_body { take(&raw) } else { take_message(&raw) };
         total.inserted += counts.inserted;
         total.duplicates += counts.duplicates;
         total.rejected += rejected.len() as i64;
@@ -63,6 +63,7 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
 
 fn still_open(id: i64, reject: &Reject) {
     STILL_OPEN.with(|still_open| {
-        still_open.run(|| vec![id.into(), reject.sqlstate.as_str().into(), reject.reason.as_ref().into()], |_| Ok(()))
+        let (sqlstate, reason, hint) = (reject.sqlstate.as_str(), reject.reason.as_ref(), reject.hint.as_deref());
+        still_open.run(|| vec![id.into(), sqlstate.into(), reason.into(), hint.into()], |_| Ok(()))
     });
 }

@@ -5,9 +5,9 @@ use super::isolate::isolated;
 use super::log::{self, Entry, Stored};
 use super::names;
 use super::rejects::Rejected;
-use crate::message::{Action, Change, Reject, messages};
+use crate::message::{Action, Change, Identity, Message, Reject, messages};
 use crate::pg::check_for_interrupts;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// At most so much is handed to one statement: its memory is freed before the next.
 const CHUNK_MESSAGES: usize = 1_000;
@@ -18,36 +18,49 @@ pub struct Taken<'a> {
     pub rejected: Vec<Rejected<'a>>,
 }
 
-/// Stores what can be stored and says what cannot.
+/// Stores what can be stored of a body and says what cannot.
 pub fn take(body: &str) -> Taken<'_> {
-    let mut rejected = Vec::new();
-    let changes = understood(body, &mut rejected);
-    let entries = identified(&changes, &mut rejected);
-    let (entries, mut counts) = settled(entries);
-    log::ensure_partitions(&entries);
-    let mut stored = Vec::new();
-    for chunk in chunks(&entries) {
-        isolated(chunk, &mut log::store, &mut stored, &mut |entry, reject| {
-            rejected.push(Rejected::change(entry.change, reject));
-        });
+    match messages(body) {
+        Ok(messages) => take_messages(messages),
+        Err(reject) => Taken { counts: Counts::default(), rejected: vec![Rejected::body(body, reject)] },
     }
+}
+
+/// The same for the text of one message.
+pub fn take_message(text: &str) -> Taken<'_> {
+    take_messages(vec![Message::alone(text)])
+}
+
+fn take_messages(messages: Vec<Message<'_>>) -> Taken<'_> {
+    let mut rejected = Vec::new();
+    let changes = understood(messages, &mut rejected);
+    let mut waiting = identified(&changes, &mut rejected);
+    waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
+    log::ensure_partitions(&waiting);
     let mut all = Stored::default();
-    stored.into_iter().for_each(|part| all.add(part));
+    while !waiting.is_empty() {
+        let (firsts, copies) = first_copies(waiting);
+        let refused = store(&firsts, &mut all);
+        // a copy of what was refused may differ from it where it matters
+        waiting = Vec::new();
+        for copy in copies {
+            match refused.get(&copy.place()) {
+                None => all.duplicates += 1,
+                Some(refused) => match refused.iter().find(|(first, _)| first.message.text == copy.change.message.text)
+                {
+                    Some((_, reject)) => rejected.push(Rejected::change(copy.change, reject.clone())),
+                    None => waiting.push(copy),
+                },
+            }
+        }
+        rejected.extend(refused.into_values().flatten().map(|(change, reject)| Rejected::change(change, reject)));
+    }
     log::tally(&all);
-    counts.inserted = all.inserted();
-    counts.duplicates += all.duplicates;
-    rejected.extend(all.conflicts.into_iter().map(|change| Rejected::change(change, Reject::conflict())));
+    let counts = Counts { inserted: all.inserted(), duplicates: all.duplicates, rejected: 0 };
     Taken { counts, rejected }
 }
 
-fn understood<'a>(body: &'a str, rejected: &mut Vec<Rejected<'a>>) -> Vec<Change<'a>> {
-    let messages = match messages(body) {
-        Ok(messages) => messages,
-        Err(reject) => {
-            rejected.push(Rejected::body(body, reject));
-            return Vec::new();
-        }
-    };
+fn understood<'a>(messages: Vec<Message<'a>>, rejected: &mut Vec<Rejected<'a>>) -> Vec<Change<'a>> {
     let mut changes = Vec::with_capacity(messages.len());
     for message in messages {
         check_for_interrupts();
@@ -82,25 +95,41 @@ fn identified<'c, 'a>(changes: &'c [Change<'a>], rejected: &mut Vec<Rejected<'a>
     entries
 }
 
-/// In the one order of all sessions, each delivery once. Entries that contradict each other stay: the log may hold
+/// Each change once, and further copies of it. Entries that contradict each other are no copies: the log may hold
 /// one of them already.
-fn settled<'c, 'a>(mut entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Counts) {
-    let mut counts = Counts::default();
-    entries.sort_by_key(|entry| (entry.place(), entry.change.message.position));
-    let mut once: Vec<Entry> = Vec::with_capacity(entries.len());
+fn first_copies<'c, 'a>(entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Vec<Entry<'c, 'a>>) {
+    let (mut firsts, mut copies) = (Vec::with_capacity(entries.len()), Vec::new());
     for same_place in entries.chunk_by(|one, two| one.place() == two.place()) {
         let [first, others @ ..] = same_place else { continue };
-        once.push(*first);
+        firsts.push(*first);
         let mut contradicting = BTreeSet::new();
         for other in others {
             if first.change.agrees_with(other.change) || !contradicting.insert(other.change.reject_digest()) {
-                counts.duplicates += 1;
+                copies.push(*other);
             } else {
-                once.push(*other);
+                firsts.push(*other);
             }
         }
     }
-    (once, counts)
+    (firsts, copies)
+}
+
+/// What was refused, by its place in the log, and why.
+type Refused<'c, 'a> = BTreeMap<(i64, Identity), Vec<(&'c Change<'a>, Reject)>>;
+
+fn store<'c, 'a>(entries: &[Entry<'c, 'a>], all: &mut Stored<'c, 'a>) -> Refused<'c, 'a> {
+    let mut refused = Refused::new();
+    let mut refuse = |entry: &Entry<'c, 'a>, reject| {
+        refused.entry(entry.place()).or_default().push((entry.change, reject));
+    };
+    let mut stored = Vec::new();
+    for chunk in chunks(entries) {
+        isolated(chunk, &mut log::store, &mut stored, &mut refuse);
+    }
+    for conflict in stored.into_iter().flat_map(|part| all.add(part)) {
+        refuse(&conflict, Reject::conflict());
+    }
+    refused
 }
 
 fn chunks<'e, 'c, 'a>(mut entries: &'e [Entry<'c, 'a>]) -> impl Iterator<Item = &'e [Entry<'c, 'a>]> {

@@ -14,6 +14,13 @@ pub struct Message<'a> {
     pub position: i32,
 }
 
+impl<'a> Message<'a> {
+    /// A message that was taken out of its batch before.
+    pub fn alone(text: &'a str) -> Self {
+        Self { text, position: 1 }
+    }
+}
+
 /// `Err`: the body as a whole cannot be read. A byte order mark is ignored (RFC 8259, section 8.1).
 pub fn messages(body: &str) -> Result<Vec<Message<'_>>, Reject> {
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
@@ -34,7 +41,7 @@ pub fn messages(body: &str) -> Result<Vec<Message<'_>>, Reject> {
 }
 
 fn is_message(object: &Object) -> bool {
-    ["action", "record", "metadata"].iter().any(|key| object.has(key))
+    object.has("action") && object.has("metadata")
 }
 
 fn list(text: &str) -> Option<Vec<&str>> {
@@ -72,17 +79,23 @@ mod tests {
 
     #[test]
     fn every_shape_of_body() {
-        assert_eq!(texts(r#"{"data":[{"action":1},{"action":2}]}"#), [r#"{"action":1}"#, r#"{"action":2}"#]);
-        assert_eq!(texts(r#" [ {"action":1} , 7 ] "#), [r#"{"action":1}"#, "7"]);
-        assert_eq!(texts(r#"{"action":1}"#), [r#"{"action":1}"#]);
-        assert_eq!(texts(r#"{"data":[{"ack_id":"x","data":{"action":1}}]}"#), [r#"{"action":1}"#]);
-        assert_eq!(texts(r#"{"data":{"action":1},"attributes":{}}"#), [r#"{"action":1}"#]);
+        assert_eq!(
+            texts(r#"{"data":[{"action":1,"metadata":1},{"action":2,"metadata":2}]}"#),
+            [r#"{"action":1,"metadata":1}"#, r#"{"action":2,"metadata":2}"#]
+        );
+        assert_eq!(texts(r#" [ {"action":1,"metadata":1} , 7 ] "#), [r#"{"action":1,"metadata":1}"#, "7"]);
+        assert_eq!(texts(r#"{"action":1,"metadata":1}"#), [r#"{"action":1,"metadata":1}"#]);
+        assert_eq!(
+            texts(r#"{"data":[{"ack_id":"x","data":{"action":1,"metadata":1}}]}"#),
+            [r#"{"action":1,"metadata":1}"#]
+        );
+        assert_eq!(texts(r#"{"data":{"action":1,"metadata":1},"attributes":{}}"#), [r#"{"action":1,"metadata":1}"#]);
         assert!(texts("[]").is_empty() && texts(r#"{"data":[]}"#).is_empty());
     }
 
     #[test]
     fn a_message_may_hold_a_key_called_data() {
-        let message = r#"{"action":"insert","data":[1,2]}"#;
+        let message = r#"{"action":"insert","metadata":1,"data":[1,2]}"#;
         assert_eq!(texts(message), [message]);
     }
 
@@ -103,19 +116,24 @@ mod tests {
 
     #[test]
     fn no_message_hides_behind_a_key_that_stands_twice() {
-        let refused = messages(r#"{"data":[{"action":1}],"data":[]}"#).map(|_| ()).expect_err("two lists");
+        let refused = messages(r#"{"data":[{"action":1,"metadata":1}],"data":[]}"#).map(|_| ()).expect_err("two lists");
         assert_eq!(refused.sqlstate, SqlState::DUPLICATE_JSON_OBJECT_KEY_VALUE);
-        let twice = r#"{"ack_id":"x","data":{"action":1},"data":{"action":2}}"#;
+        let twice = r#"{"ack_id":"x","data":{"action":1,"metadata":1},"data":{"action":2,"metadata":2}}"#;
         assert_eq!(texts(&format!("[{twice}]")), [twice]);
     }
 
     #[test]
     fn a_row_with_a_column_called_data_is_kept_whole() {
-        for row in [r#"{"data":[1,2],"id":5}"#, r#"{"data":[],"id":5}"#, r#"{"data":{"a":1},"id":5}"#] {
+        for row in [
+            r#"{"data":[1,2],"id":5}"#,
+            r#"{"data":[],"id":5}"#,
+            r#"{"data":{"action":"click"},"id":5}"#,
+            r#"{"data":[{"action":"click"}],"id":5}"#,
+        ] {
             assert_eq!(texts(row), [row]);
             assert_eq!(texts(&format!("[{row}]")), [row]);
         }
-        assert_eq!(texts(r#"{"data":[{"action":1}],"next":null}"#), [r#"{"action":1}"#]);
+        assert_eq!(texts(r#"{"data":[{"action":1,"metadata":1}],"next":null}"#), [r#"{"action":1,"metadata":1}"#]);
         assert_eq!(texts(r#"[{"ack_id":"x","data":{"id":5}}]"#), [r#"{"id":5}"#]);
     }
 

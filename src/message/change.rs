@@ -1,7 +1,7 @@
 //! A message understood: one change of one row, its images still text.
 
 use super::body::Message;
-use super::json::{Object, missing, wrong_type};
+use super::json::{Object, has_container_over, missing, wrong_type};
 use super::key::RecordKey;
 use super::reject::{Reject, SqlState};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -13,6 +13,11 @@ const UNKNOWN_DATABASE: &str = "unknown";
 
 /// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
 const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
+
+/// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs, and
+/// an allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).
+const MOST_ELEMENTS: u32 = 1 << 24;
+const MOST_KEYS: u32 = 1 << 23;
 
 /// PostgreSQL's names end at 63 bytes; these are indexed, where an entry holds at most about 2,700.
 const LONGEST_NAME: usize = 500;
@@ -177,10 +182,15 @@ fn image<'a>(envelope: &Object<'a>, key: &'static str) -> Result<Option<&'a str>
 
 fn sized<'a>(text: Option<&'a str>, key: &str) -> Result<Option<&'a str>, Reject> {
     match text {
-        Some(text) if text.len() > LONGEST_IMAGE => Err(Reject::new(
-            SqlState::PROGRAM_LIMIT_EXCEEDED,
-            format!("\"{key}\" is larger than PostgreSQL's jsonb can hold"),
-        )),
+        Some(text)
+            if text.len() > LONGEST_IMAGE
+                || text.len() as u64 > u64::from(MOST_KEYS) && has_container_over(text, MOST_ELEMENTS, MOST_KEYS) =>
+        {
+            Err(Reject::new(
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                format!("\"{key}\" is larger than PostgreSQL's jsonb can hold"),
+            ))
+        }
         text => Ok(text),
     }
 }

@@ -93,6 +93,36 @@ pub fn string<'a>(text: &'a str, key: &str) -> Result<Cow<'a, str>, Reject> {
     Ok(value)
 }
 
+/// Has some array or object of this JSON more elements than fit?
+pub fn has_container_over(text: &str, most_elements: u32, most_keys: u32) -> bool {
+    let mut open: Vec<(u32, u32)> = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                while let Some(byte) = bytes.next().filter(|byte| *byte != b'"') {
+                    if byte == b'\\' {
+                        bytes.next();
+                    }
+                }
+            }
+            b'[' => open.push((1, most_elements)),
+            b'{' => open.push((1, most_keys)),
+            b']' | b'}' => drop(open.pop()),
+            b',' => {
+                if let Some((count, most)) = open.last_mut() {
+                    *count += 1;
+                    if count > most {
+                        return true;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
 pub fn missing(key: &str) -> Reject {
     Reject::new(SqlState::SQL_JSON_MEMBER_NOT_FOUND, format!("message has no \"{key}\""))
 }
@@ -120,5 +150,23 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
             }
         }
         deserializer.deserialize_map(Members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_counted_one_by_one() {
+        for (text, over) in [
+            ("[1,2,3]", false),
+            ("[1,2,3,4]", true),
+            (r#"{"a":[1,2,3],"b":[1,2,3]}"#, false),
+            (r#"{"a":1,"b":2,"c":3}"#, true),
+            (r#"[",,,,\\",",,\",,"]"#, false),
+        ] {
+            assert_eq!(has_container_over(text, 3, 2), over, "{text}");
+        }
     }
 }

@@ -207,6 +207,15 @@ def test_a_description_holds_from_its_time(db):
     assert db.rows("SELECT described FROM audit_status()") == [(True,)]
 
 
+def test_leaves_decide_what_a_delete_carries(db):
+    db.run("""CREATE TABLE p (id int NOT NULL, k int NOT NULL, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+              CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2); CREATE TABLE p3 PARTITION OF p FOR VALUES IN (3);
+              CREATE UNIQUE INDEX p1_k ON p1 (k); ALTER TABLE p1 REPLICA IDENTITY USING INDEX p1_k; ALTER TABLE p3 REPLICA IDENTITY FULL""")
+    description = json.loads(db.psql("-f", "sql/describe_source.sql").stdout)
+    found = {t["table_name"]: (t["replica_identity"], t["identity_columns"]) for t in description["tables"] if t["table_schema"] == "public"}
+    assert found == {"p": ("default", ["k"]), "p1": ("index", ["k"]), "p2": ("default", ["id", "k"]), "p3": ("full", ["id", "k", "v"])}
+
+
 def test_an_entry_that_knows_better(db):
     """As a capture from the WAL will: its own list counts, whatever the description says."""
     db.ingest(batch([change(0, action="delete", record={"id": 1, "note": None})]))

@@ -133,6 +133,16 @@ def test_a_partition_is_made_once(db):
     assert db.value("SELECT count(*) FROM audit_logs") == 12
 
 
+@pytest.mark.parametrize("style, zone", [("SQL, MDY", "Asia/Kolkata"), ("Postgres, DMY", "Asia/Shanghai"), ("German", "Pacific/Kiritimati")])
+def test_a_sessions_style_and_zone_do_not_move_partitions(db, style, zone):
+    connection = db.connect()
+    connection.cursor().execute("SELECT set_config('datestyle', %s, false), set_config('timezone', %s, false)", (style, zone))
+    edges = ["2026-03-01T00:00:00.000000Z", "2026-03-31T23:59:59.999999Z", "2026-04-01T00:00:00.000000Z"]
+    for n, time in enumerate(edges):
+        assert db.ingest(batch([change(n, time=time)]), connection) == (1, 1, 0, 0)
+    assert db.rows("SELECT count(*)::int FROM audit_cdc_internal.log GROUP BY tableoid ORDER BY 1") == [(1,), (2,)]
+
+
 def test_an_open_transaction_is_waited_for(db):
     """A duplicate of what another relay has not committed yet: taken if that one rolls back."""
     first, second = db.connect(), db.connect()

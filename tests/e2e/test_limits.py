@@ -40,6 +40,13 @@ def test_an_image_beyond_jsonb(db):
     assert db.rows("SELECT sqlstate FROM audit_rejects") == [("54000",)]
 
 
+@pytest.mark.parametrize("row", ["[" + "0," * 2**24 + "0]", "{" + ",".join(f'"{n:x}":0' for n in range(2**23 + 1)) + "}"], ids=["array", "object"])
+def test_more_elements_than_jsonb_can_read(db, row):
+    huge = json.dumps(change(1, record={"a": 77})).replace("77", row)
+    assert db.ingest(batch([change(0), huge, row])) == (3, 1, 0, 2)
+    assert "54000" in [code for (code,) in db.rows("SELECT sqlstate FROM audit_rejects")]
+
+
 @pytest.mark.parametrize("depth", [1_000, 10_000, 1_000_000])
 def test_json_nested_deep(db, depth):
     deep = json.dumps(change(1, record={"deep": 77})).replace("77", "[" * depth + "]" * depth)

@@ -122,7 +122,7 @@ def test_retrying_what_is_not_there(db):
 
 def test_an_element_that_is_a_list_stays_one_reject(db):
     db.ingest("[[1, 2]]")
-    assert db.rows("SELECT received, rejected FROM audit_retry_rejects()") == [(2, 2)]
+    assert db.rows("SELECT received, rejected FROM audit_retry_rejects()") == [(1, 1)]
     assert db.rows("SELECT raw, retries, stored_at FROM audit_rejects") == [("[1, 2]", 1, None)]
 
 
@@ -132,6 +132,30 @@ def test_a_body_that_can_be_read_by_now(db):
     db.run("UPDATE audit_cdc_internal.rejects SET raw = %s", batch([change(), change(1, table="")]))
     assert db.rows("SELECT * FROM audit_retry_rejects()") == [(2, 1, 0, 1)]
     assert db.rows("SELECT batch_position, sqlstate, stored_at IS NOT NULL FROM audit_rejects ORDER BY id") == [(None, "22P02", True), (2, "2203A", False)]
+
+
+def test_a_copy_of_what_was_refused(db):
+    """Counted as what became of it; and a copy that can be stored is stored."""
+    bad, good = change(record={"a": "\0"}), change(record={"a": "x"})
+    assert db.ingest(batch([bad, bad, bad])) == (3, 0, 0, 3)
+    assert db.rows("SELECT deliveries FROM audit_rejects") == [(3,)]
+    assert db.ingest(batch([bad, good, bad, good])) == (4, 1, 1, 2)
+    conflict = change(action="delete")
+    assert db.ingest(batch([conflict, conflict, good])) == (3, 0, 1, 2)
+    assert db.rows("SELECT deliveries FROM audit_rejects WHERE sqlstate = '23505'") == [(2,)]
+
+
+def test_rows_with_a_column_called_data_stay_apart(db):
+    rows = ['{"id":5,"data":{"action":"click"}}', '{"id":6,"data":{"action":"click"}}', '{"id":7,"data":[{"action":"click"}]}']
+    assert db.ingest("[" + ",".join(rows) + "]") == (3, 0, 0, 3)
+    assert db.ingest(rows[2]) == (1, 0, 0, 1)
+    assert sorted(raw for (raw,) in db.rows("SELECT raw FROM audit_rejects")) == rows
+
+
+def test_an_empty_list_as_a_message_stays_a_reject(db):
+    db.ingest("[[1,2],[]]")
+    assert db.rows("SELECT * FROM audit_retry_rejects()") == [(2, 0, 0, 2)]
+    assert db.value("SELECT count(*) FROM audit_rejects WHERE stored_at IS NULL") == 2
 
 
 def test_a_conflict_stays_open(db):
