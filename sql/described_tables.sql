@@ -10,6 +10,7 @@ CREATE TABLE audit_cdc_internal.described_tables (
   column_types jsonb NOT NULL,
   never_sent text[] NOT NULL,
   null_in_reads text[] NOT NULL,
+  confirmed_at timestamptz NOT NULL, -- the latest time at which the source said the same
   PRIMARY KEY (database_id, table_schema, table_name, valid_from)
 );
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.described_tables', '');
@@ -37,7 +38,9 @@ CREATE FUNCTION @extschema@.audit_describe_tables(database_id text, description 
 #variable_conflict use_column
 DECLARE
   holds_from timestamptz;
-  added bigint;
+  added bigint := 0;
+  said record;
+  before audit_cdc_internal.described_tables;
 BEGIN
   IF audit_describe_tables.database_id IS NULL OR description IS NULL THEN
     RAISE EXCEPTION '% must not be null', CASE WHEN audit_describe_tables.database_id IS NULL THEN 'database_id' ELSE 'description' END
@@ -66,25 +69,39 @@ BEGIN
       USING HINT = 'Its database_id is the one that audit_logs shows.';
   END IF;
 
-  INSERT INTO audit_cdc_internal.described_tables AS d
-  SELECT audit_describe_tables.database_id, t.table_schema, t.table_name, holds_from, t.replica_identity,
-         t.key_columns, t.identity_columns, t.column_types, t.never_sent, t.null_in_reads
-  FROM jsonb_to_recordset(description -> 'tables')
-       AS t(table_schema text, table_name text, replica_identity text, key_columns text[],
-            identity_columns text[], column_types jsonb, never_sent text[], null_in_reads text[])
-  -- nothing new since the last description: no new row
-  LEFT JOIN LATERAL (
-    SELECT k.* FROM audit_cdc_internal.described_tables AS k
+  FOR said IN
+    SELECT * FROM jsonb_to_recordset(description -> 'tables')
+      AS t(table_schema text, table_name text, replica_identity text, key_columns text[],
+           identity_columns text[], column_types jsonb, never_sent text[], null_in_reads text[])
+  LOOP
+    SELECT k.* INTO before FROM audit_cdc_internal.described_tables AS k
     WHERE k.database_id = audit_describe_tables.database_id
-      AND k.table_schema = t.table_schema AND k.table_name = t.table_name AND k.valid_from <= holds_from
-    ORDER BY k.valid_from DESC LIMIT 1) AS last ON true
-  WHERE (last.replica_identity, last.key_columns, last.identity_columns, last.column_types, last.never_sent, last.null_in_reads)
-        IS DISTINCT FROM (t.replica_identity, t.key_columns, t.identity_columns, t.column_types, t.never_sent, t.null_in_reads)
-  ON CONFLICT (database_id, table_schema, table_name, valid_from) DO UPDATE
-    SET replica_identity = excluded.replica_identity, key_columns = excluded.key_columns,
-        identity_columns = excluded.identity_columns, column_types = excluded.column_types,
-        never_sent = excluded.never_sent, null_in_reads = excluded.null_in_reads;
-  GET DIAGNOSTICS added = ROW_COUNT;
+      AND k.table_schema = said.table_schema AND k.table_name = said.table_name AND k.valid_from <= holds_from
+    ORDER BY k.valid_from DESC LIMIT 1;
+
+    IF (before.replica_identity, before.key_columns, before.identity_columns, before.column_types, before.never_sent, before.null_in_reads)
+       IS NOT DISTINCT FROM
+       (said.replica_identity, said.key_columns, said.identity_columns, said.column_types, said.never_sent, said.null_in_reads) THEN
+      UPDATE audit_cdc_internal.described_tables AS k SET confirmed_at = greatest(k.confirmed_at, holds_from)
+      WHERE (k.database_id, k.table_schema, k.table_name, k.valid_from)
+          = (before.database_id, before.table_schema, before.table_name, before.valid_from);
+      CONTINUE;
+    END IF;
+
+    -- descriptions may come out of order: what was said again later holds again from then
+    IF before.confirmed_at > holds_from THEN
+      before.valid_from := before.confirmed_at;
+      INSERT INTO audit_cdc_internal.described_tables SELECT before.* ON CONFLICT DO NOTHING;
+    END IF;
+    INSERT INTO audit_cdc_internal.described_tables AS k
+    VALUES (audit_describe_tables.database_id, said.table_schema, said.table_name, holds_from, said.replica_identity, said.key_columns,
+            said.identity_columns, said.column_types, said.never_sent, said.null_in_reads, holds_from)
+    ON CONFLICT ON CONSTRAINT described_tables_pkey DO UPDATE
+      SET replica_identity = excluded.replica_identity, key_columns = excluded.key_columns,
+          identity_columns = excluded.identity_columns, column_types = excluded.column_types,
+          never_sent = excluded.never_sent, null_in_reads = excluded.null_in_reads, confirmed_at = excluded.confirmed_at;
+    added := added + 1;
+  END LOOP;
   RETURN added;
 END
 $$;

@@ -207,6 +207,13 @@ def test_a_description_holds_from_its_time(db):
     assert db.rows("SELECT described FROM audit_status()") == [(True,)]
 
 
+def test_descriptions_out_of_order(db):
+    for identity, at in (("full", "2026-01-01"), ("full", "2026-05-01"), ("default", "2026-03-01"), ("default", "2026-02-01")):
+        db.run("SELECT audit_describe_tables('d1', %s)", described(identity, at + " 00:00+00"))
+    assert db.rows("SELECT replica_identity, valid_from::date::text FROM audit_described_tables ORDER BY valid_from") == [
+        ("full", "2026-01-01"), ("default", "2026-02-01"), ("default", "2026-03-01"), ("full", "2026-05-01")]
+
+
 def test_leaves_decide_what_a_delete_carries(db):
     db.run("""CREATE TABLE p (id int NOT NULL, k int NOT NULL, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
               CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2); CREATE TABLE p3 PARTITION OF p FOR VALUES IN (3);
