@@ -108,8 +108,7 @@ def test_text_and_jsonb_are_the_same_delivery(db):
     db.ingest(batch(MESSAGES))
     before = stored(db)
     assert db.rows("SELECT * FROM audit_ingest(%s::jsonb)", batch(MESSAGES))[0] == (411, 0, 411, 0)
-    other = Database(db.name)
-    assert stored(other) == before
+    assert stored(db) == before
 
 
 def test_other_spelling_is_the_same_delivery(db):
