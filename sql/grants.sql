@@ -3,11 +3,13 @@ REVOKE ALL ON SCHEMA audit_cdc_internal FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA audit_cdc_internal FROM PUBLIC;
 REVOKE ALL ON TYPE audit_cdc_internal.action FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(jsonb), @extschema@.audit_retry_rejects(bigint[]),
-  @extschema@.audit_describe_tables(text, jsonb, timestamptz), @extschema@.audit_status() FROM PUBLIC;
+  @extschema@.audit_describe_tables(text, jsonb, timestamptz), @extschema@.audit_status(),
+  @extschema@.audit_cast(anyelement, jsonb), @extschema@.audit_row(anyelement, jsonb, text[]) FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
 GRANT EXECUTE ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(jsonb) TO audit_cdc_ingest;
 GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_rejects, @extschema@.audit_described_tables TO audit_cdc_reader;
-GRANT EXECUTE ON FUNCTION @extschema@.audit_status() TO audit_cdc_reader;
+GRANT EXECUTE ON FUNCTION @extschema@.audit_status(), @extschema@.audit_cast(anyelement, jsonb),
+  @extschema@.audit_row(anyelement, jsonb, text[]) TO audit_cdc_reader;
 GRANT EXECUTE ON FUNCTION audit_cdc_internal.lifted(jsonb, text) TO audit_cdc_reader; -- the view calls it
 GRANT EXECUTE ON FUNCTION @extschema@.audit_retry_rejects(bigint[]), @extschema@.audit_describe_tables(text, jsonb, timestamptz) TO audit_cdc_admin;

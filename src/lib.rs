@@ -5,10 +5,12 @@
 use pgrx::prelude::*;
 
 mod annotate;
+mod cast;
 mod ingest;
 mod message;
 mod pg;
 mod settings;
+mod sqlstate;
 
 ::pgrx::pg_module_magic!();
 

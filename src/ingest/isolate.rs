@@ -1,7 +1,8 @@
 //! One poison message must not take its batch with it.
 
-use crate::message::{Reject, SqlState};
+use crate::message::Reject;
 use crate::pg::{CaughtError, subtransaction};
+use crate::sqlstate::SqlState;
 
 /// Runs `work` over all of `items`, and where that fails on data, over its halves, until what is left is
 /// a single item that fails: that one goes to `refuse`. Order is kept. Any other error (disk, memory, cancel,
@@ -33,8 +34,8 @@ pub fn isolated<T, R>(
 /// constraint violation) and 54 (program limit exceeded). The DETAIL is left out: it may quote the row.
 pub fn refusal(error: &CaughtError) -> Option<Reject> {
     let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else { return None };
-    let sqlstate = unpacked(report.sql_error_code() as i32);
-    if !matches!(&sqlstate.0[..2], b"22" | b"23" | b"54") {
+    let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
+    if !matches!(sqlstate.class(), b"22" | b"23" | b"54") {
         return None;
     }
     let reject = Reject::new(sqlstate, report.message().to_owned());
@@ -46,25 +47,4 @@ pub fn refusal(error: &CaughtError) -> Option<Reject> {
         b"54001" => reject.hint("The row's JSON is nested too deeply; see max_stack_depth."),
         _ => reject,
     })
-}
-
-/// PostgreSQL keeps a SQLSTATE as five six-bit characters (PostgreSQL source, `elog.h`, `MAKE_SQLSTATE`).
-fn unpacked(code: i32) -> SqlState {
-    SqlState(std::array::from_fn(|i| ((code >> (6 * i)) & 0x3F) as u8 + b'0'))
-}
-
-pub fn packed(sqlstate: SqlState) -> i32 {
-    sqlstate.0.iter().rev().fold(0, |code, byte| (code << 6) | i32::from((byte - b'0') & 0x3F))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sqlstates_survive_packing() {
-        for code in [*b"22P05", *b"54001", *b"2203A", *b"XX000"] {
-            assert_eq!(unpacked(packed(SqlState(code))), SqlState(code));
-        }
-    }
 }

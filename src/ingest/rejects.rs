@@ -1,6 +1,6 @@
 //! What cannot be taken is set aside with its text, a SQLSTATE and a reason.
 
-use super::isolate::{packed, refusal};
+use super::isolate::refusal;
 use super::statement::Statement;
 use crate::message::{Change, Identity, Message, Reject, Table, text_digest};
 use crate::pg::{ErrorReport, subtransaction};
@@ -58,7 +58,7 @@ impl<'a> Rejected<'a> {
     }
 
     pub fn report(&self) -> ErrorReport {
-        let code = PgSqlErrorCode::from(packed(self.reject.sqlstate));
+        let code = PgSqlErrorCode::from(self.reject.sqlstate.packed());
         let report =
             ErrorReport::new(code, self.reject.reason.clone(), "audit_ingest").set_detail(match self.position {
                 Some(position) => {

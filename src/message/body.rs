@@ -2,7 +2,8 @@
 //! the reply of Sequin Stream's `receive`, whose elements wrap a message as `{"ack_id":…,"data":…}`.
 
 use super::json::Object;
-use super::reject::{Reject, SqlState};
+use super::reject::Reject;
+use crate::sqlstate::SqlState;
 use serde_json::value::RawValue;
 
 /// One element of a body.

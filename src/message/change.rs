@@ -3,7 +3,8 @@
 use super::body::Message;
 use super::json::{Object, has_container_over, missing, wrong_type};
 use super::key::RecordKey;
-use super::reject::{Reject, SqlState};
+use super::reject::Reject;
+use crate::sqlstate::SqlState;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use std::borrow::Cow;

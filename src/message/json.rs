@@ -1,6 +1,7 @@
 //! Reading the envelope of a message: objects one level deep, members as raw text.
 
-use super::reject::{Reject, SqlState};
+use super::reject::Reject;
+use crate::sqlstate::SqlState;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;

@@ -14,7 +14,7 @@ mod reject;
 pub use body::{Message, messages};
 pub use change::{Action, Change, Table};
 pub use digest::{Identity, text_digest};
-pub use reject::{Reject, SqlState};
+pub use reject::Reject;
 
 #[cfg(test)]
 mod properties;

@@ -2,6 +2,7 @@
 
 use super::key::RecordKey;
 use super::*;
+use crate::sqlstate::SqlState;
 use proptest::prelude::*;
 
 const GOOD: &str = r#"{"action":"insert","changes":null,"metadata":{"commit_idx":1,"commit_lsn":61536216,"commit_timestamp":"2026-11-22T21:09:42.850944Z","database":{"id":"d","name":"n"},"idempotency_key":"NjE1MzYyMTY6MQ==","record_pks":["1"],"table_name":"t","table_schema":"public","transaction_annotations":null},"record":{"id":1}}"#;

@@ -1,13 +1,21 @@
 //! The only place with `unsafe`: what PostgreSQL offers and pgrx does not wrap.
 #![allow(unsafe_code)]
 
+mod call;
+mod row;
 mod subtransaction;
+mod type_input;
 
+pub use call::Call;
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+pub use row::{Column, RowType};
 pub use subtransaction::subtransaction;
+pub use type_input::{TypeInput, type_name};
 
-use pgrx::pg_sys;
+use pgrx::datum::AnyElement;
+use pgrx::{FromDatum, PgTryBuilder, pg_sys};
+use std::panic::AssertUnwindSafe;
 
 /// Is this session inside `BEGIN … COMMIT`, or in a query of several statements?
 pub fn in_transaction_block() -> bool {
@@ -31,4 +39,15 @@ pub fn check_for_interrupts() {
 pub fn notice_new_tables() {
     // SAFETY: we are in a transaction and no catalog scan of ours is open.
     unsafe { pg_sys::AcceptInvalidationMessages() }
+}
+
+/// A value of a polymorphic result.
+pub fn any_element(datum: pg_sys::Datum, oid: pg_sys::Oid) -> Option<AnyElement> {
+    // SAFETY: `datum` is of type `oid`: callers read it by that type's input function, or got it as such.
+    unsafe { AnyElement::from_polymorphic_datum(datum, false, oid) }
+}
+
+/// An error of `work` as a value, to be raised in other words. Nothing is rolled back: the caller must raise.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
+    PgTryBuilder::new(AssertUnwindSafe(|| Ok(work()))).catch_others(Err).execute()
 }

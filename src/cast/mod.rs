@@ -1,0 +1,91 @@
+//! `audit_cast` and `audit_row`: values and whole images, as Sequin encodes them, back to their PostgreSQL types.
+
+mod input;
+mod shape;
+mod time;
+
+pub use shape::Shape;
+
+use crate::pg::{Call, CaughtError, Column, ErrorReport, RowType, TypeInput, caught};
+use crate::sqlstate::SqlState;
+use input::input_text;
+use pgrx::datum::AnyElement;
+use pgrx::prelude::*;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+pgrx::extension_sql_file!("../../sql/cast.sql", name = "cast", requires = [audit_cast, audit_row]);
+
+/// What stands in a change for a value that was stored out of line and not changed (Sequin source,
+/// `lib/sequin/runtime/slot_processor/message_handler.ex`).
+const MARKER: &str = "\"unchanged_toast\"";
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_cast(anyelement, value jsonb) RETURNS anyelement
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#)]
+fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
+    let call = Call::new(fcinfo);
+    let (Some(oid), Some(value)) = (call.type_of(0), call.jsonb(1)) else { return Ok(None) };
+    let (_, input) = call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context)));
+    Ok(read(input, &value, "value")?.and_then(|datum| crate::pg::any_element(datum, oid)))
+}
+
+#[pg_extern(
+    sql = r#"CREATE FUNCTION @extschema@.audit_row(anyelement, image jsonb, "unknown" text[] DEFAULT '{}') RETURNS anyelement
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#
+)]
+fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
+    let call = Call::new(fcinfo);
+    let not_a_row = || {
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            "first argument of audit_row must be of a row type",
+            "audit_row",
+        )
+        .set_hint("Name a table or a composite type: audit_row(NULL::public.users, new_values).")
+    };
+    let oid = call.type_of(0).ok_or_else(not_a_row)?;
+    let row_type = RowType::of(call, oid).ok_or_else(not_a_row)?;
+    let base = call.argument(0);
+    let Some(image) = call.jsonb(1) else { return Ok(base.and_then(|base| crate::pg::any_element(base, oid))) };
+    let members: HashMap<Cow<str>, &RawValue> = serde_json::from_str(&image).map_err(|_| {
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "image is not a JSON object", "audit_row")
+    })?;
+    let unknown = call.texts(2).unwrap_or_default();
+    let table = row_type.name();
+    let row = row_type.form(base, |Column { name, input }, before| match members.get(name.as_str()) {
+        _ if unknown.contains(name) => Ok(None),
+        None => Ok(before),
+        Some(value) => read(input, value.get(), &format!("column \"{name}\" of {table}")),
+    })?;
+    Ok(crate::pg::any_element(row, oid))
+}
+
+/// `what` is being cast, for the message.
+fn read(input: &mut TypeInput, value: &str, what: &str) -> Result<Option<pg_sys::Datum>, ErrorReport> {
+    if value == MARKER && !input.is_textual {
+        return Err(refused(SqlState::INVALID_CHARACTER_VALUE_FOR_CAST, what, input)
+            .set_detail("The message holds Sequin's marker for a value that was not sent, since it was stored out of line and did not change.")
+            .set_hint("List the column in unknown: unknown_columns of audit_logs does, once the source's tables are described."));
+    }
+    let Some(text) = input_text(value, &input.shape) else { return Ok(None) };
+    caught(|| input.read(&text)).map(Some).map_err(|error| without_value(error, what, input))
+}
+
+/// PostgreSQL's own message quotes the value.
+fn without_value(error: CaughtError, what: &str, input: &TypeInput) -> ErrorReport {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = &error else { error.rethrow() };
+    let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
+    match sqlstate.class() {
+        b"22" => refused(sqlstate, what, input),
+        // not the value's fault: resources, cancel, shutdown, input and output, bugs
+        b"40" | b"53" | b"57" | b"58" | b"XX" => error.rethrow(),
+        _ => refused(SqlState::INVALID_CHARACTER_VALUE_FOR_CAST, what, input)
+            .set_detail(format!("The type's input function failed with SQLSTATE {}.", sqlstate.as_str())),
+    }
+}
+
+fn refused(sqlstate: SqlState, what: &str, input: &TypeInput) -> ErrorReport {
+    let code = PgSqlErrorCode::from(sqlstate.packed());
+    ErrorReport::new(code, format!("cannot cast {what} to type {}", input.name()), "cast")
+}

@@ -1,0 +1,67 @@
+use pgrx::{FromDatum, PgMemoryContexts, pg_sys};
+use std::ffi::CStr;
+
+/// The call of one of our functions whose arguments Rust types do not describe.
+#[derive(Clone, Copy)]
+pub struct Call(pg_sys::FunctionCallInfo);
+
+impl Call {
+    /// `fcinfo` is what PostgreSQL gave to the function that runs now.
+    pub fn new(fcinfo: pg_sys::FunctionCallInfo) -> Self {
+        Self(fcinfo)
+    }
+
+    /// `None` where the caller's expression is not known, as in a call through SPI's or C's own means.
+    pub fn type_of(self, argument: i32) -> Option<pg_sys::Oid> {
+        // SAFETY: flinfo belongs to the running call.
+        let oid = unsafe { pg_sys::get_fn_expr_argtype((*self.0).flinfo, argument) };
+        (oid != pg_sys::InvalidOid).then_some(oid)
+    }
+
+    pub fn argument(self, place: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: our functions are declared with the arguments that they ask for.
+        let argument = unsafe { *(*self.0).args.as_slice((*self.0).nargs as usize).get(place)? };
+        (!argument.isnull).then_some(argument.value)
+    }
+
+    /// The text of a `jsonb` argument.
+    pub fn jsonb(self, place: usize) -> Option<String> {
+        let datum = self.argument(place)?;
+        // SAFETY: the argument is declared jsonb; the text is palloced, NUL-terminated and, in a UTF8 database, UTF-8.
+        unsafe {
+            let varlena = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+            let jsonb = varlena.cast::<pg_sys::Jsonb>();
+            let length = (*varlena).vl_len_.as_ptr();
+            let size = (length.cast::<u32>().read_unaligned() >> 2) as i32;
+            let text = pg_sys::JsonbToCString(std::ptr::null_mut(), &raw mut (*jsonb).root, size);
+            Some(CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    }
+
+    /// The elements, without nulls, of a `text[]` argument.
+    pub fn texts(self, place: usize) -> Option<Vec<String>> {
+        let datum = self.argument(place)?;
+        // SAFETY: the argument is declared text[].
+        let texts = unsafe { Vec::<Option<String>>::from_datum(datum, false) };
+        texts.map(|texts| texts.into_iter().flatten().collect())
+    }
+
+    /// What is kept from one call of an expression to its next, made anew when it is not `fresh`.
+    pub fn kept<T>(
+        self,
+        fresh: impl FnOnce(&T) -> bool,
+        make: impl FnOnce(pg_sys::MemoryContext) -> T,
+    ) -> &'static mut T {
+        // SAFETY: fn_extra is ours alone, of one type a function; it lives as long as fn_mcxt, which outlives
+        // this call, and no caller of `kept` keeps the reference beyond its call.
+        unsafe {
+            let flinfo = (*self.0).flinfo;
+            let kept = (*flinfo).fn_extra.cast::<T>();
+            if kept.is_null() || !fresh(&*kept) {
+                let context = (*flinfo).fn_mcxt;
+                (*flinfo).fn_extra = PgMemoryContexts::For(context).leak_and_drop_on_delete(make(context)).cast();
+            }
+            &mut *(*flinfo).fn_extra.cast::<T>()
+        }
+    }
+}

@@ -1,0 +1,110 @@
+use crate::cast::Shape;
+use pgrx::pg_sys;
+use std::ffi::{CStr, CString};
+
+/// A type's input function, and what decides how values of the type are encoded.
+pub struct TypeInput {
+    function: pg_sys::FmgrInfo,
+    parameter: pg_sys::Oid,
+    oid: pg_sys::Oid,
+    modifier: i32,
+    pub shape: Shape,
+    /// Of the category of strings: any text is a value of it.
+    pub is_textual: bool,
+}
+
+impl TypeInput {
+    /// `context` holds what the input function keeps from call to call, and must outlive this.
+    pub fn new(oid: pg_sys::Oid, modifier: i32, context: pg_sys::MemoryContext) -> Self {
+        let base = base_type(oid);
+        // SAFETY: reads the catalogs' caches; a type that does not exist is an error.
+        unsafe {
+            let (mut input, mut parameter, mut function) = (pg_sys::InvalidOid, pg_sys::InvalidOid, Default::default());
+            pg_sys::getTypeInputInfo(oid, &mut input, &mut parameter);
+            pg_sys::fmgr_info_cxt(input, &mut function, context);
+            let (mut category, mut preferred) = (0, false);
+            pg_sys::get_type_category_preferred(base, &mut category, &mut preferred);
+            let is_textual = category as u8 == pg_sys::TYPCATEGORY_STRING;
+            Self { function, parameter, oid, modifier, shape: shape(oid), is_textual }
+        }
+    }
+
+    /// Raises what the input function raises.
+    pub fn read(&mut self, text: &str) -> pg_sys::Datum {
+        let text = CString::new(text).unwrap_or_default();
+        // SAFETY: the function is the type's own, and gets its parameter and modifier.
+        unsafe {
+            pg_sys::InputFunctionCall(&mut self.function, text.as_ptr().cast_mut(), self.parameter, self.modifier)
+        }
+    }
+
+    pub fn name(&self) -> String {
+        type_name(self.oid, self.modifier)
+    }
+}
+
+pub fn type_name(oid: pg_sys::Oid, modifier: i32) -> String {
+    // SAFETY: gives a palloced string for any oid.
+    unsafe { CStr::from_ptr(pg_sys::format_type_with_typemod(oid, modifier)).to_string_lossy().into_owned() }
+}
+
+fn base_type(oid: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: reads the catalogs' caches.
+    unsafe { pg_sys::getBaseType(oid) }
+}
+
+fn shape(oid: pg_sys::Oid) -> Shape {
+    let base = base_type(oid);
+    // SAFETY: reads the catalogs' caches.
+    let element = unsafe { pg_sys::get_element_type(base) };
+    if element != pg_sys::InvalidOid {
+        return Shape::Array { element: Box::new(shape(element)), delimiter: delimiter(element) };
+    }
+    match base {
+        pg_sys::JSONOID | pg_sys::JSONBOID if domains(oid) > 1 => Shape::JsonInString,
+        pg_sys::JSONOID | pg_sys::JSONBOID => Shape::Json,
+        pg_sys::DATEOID => Shape::Date,
+        pg_sys::DATERANGEOID => Shape::DateRange,
+        pg_sys::TIMESTAMPOID => Shape::Timestamp,
+        pg_sys::TIMESTAMPTZOID => Shape::TimestampTz,
+        pg_sys::TIMETZOID => Shape::TimeTz,
+        pg_sys::INTERVALOID => Shape::Interval,
+        pg_sys::BYTEAOID => Shape::Bytea,
+        pg_sys::TSVECTOROID => Shape::TsVector,
+        _ if type_name(base, -1).rsplit('.').next() == Some("hstore") => Shape::Hstore,
+        _ => Shape::Text,
+    }
+}
+
+/// How many domains stand between the type and its base.
+fn domains(mut oid: pg_sys::Oid) -> usize {
+    let mut count = 0;
+    // SAFETY: the cache entry is a pg_type row, released after reading.
+    unsafe {
+        loop {
+            let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID as i32, oid.into());
+            if entry.is_null() {
+                return count;
+            }
+            let row = *pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_type>();
+            pg_sys::ReleaseSysCache(entry);
+            if row.typtype as u8 != pg_sys::TYPTYPE_DOMAIN {
+                return count;
+            }
+            (oid, count) = (row.typbasetype, count + 1);
+        }
+    }
+}
+
+fn delimiter(element: pg_sys::Oid) -> char {
+    // SAFETY: the cache entry is a pg_type row, released after reading.
+    unsafe {
+        let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID as i32, element.into());
+        if entry.is_null() {
+            return ',';
+        }
+        let delimiter = (*pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_type>()).typdelim as u8;
+        pg_sys::ReleaseSysCache(entry);
+        delimiter.into()
+    }
+}
