@@ -1,6 +1,9 @@
 -- What people read. Names, lifted annotations and what is unknown are put together on reading, so that
 -- a description that comes later explains entries that are there already.
-CREATE VIEW @extschema@.audit_logs AS
+-- audit_new_logs is the same over the entries that are being stored, for the rules of projections.
+DO $do$
+DECLARE
+  entries CONSTANT text := $view$
   SELECT l.id,
          t.database_id, t.database_name, t.table_schema, t.table_name,
          l.record_id,
@@ -39,11 +42,18 @@ CREATE VIEW @extschema@.audit_logs AS
              SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
              ORDER BY 1)
          END AS unknown_old_columns
-  FROM audit_cdc_internal.log AS l
+  FROM %s AS l
   JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table
   LEFT JOIN @extschema@.audit_described_tables AS d
     ON (d.database_id, d.table_schema, d.table_name) = (t.database_id, t.table_schema, t.table_name)
-   AND l.commit_timestamp >= d.valid_from AND l.commit_timestamp < d.valid_to;
+   AND l.commit_timestamp >= d.valid_from AND l.commit_timestamp < d.valid_to
+  $view$;
+BEGIN
+  EXECUTE 'CREATE VIEW @extschema@.audit_logs AS ' || format(entries, 'audit_cdc_internal.log');
+  EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS ' || format(entries, 'audit_cdc_internal.new_log()')
+          || ' ORDER BY l.commit_timestamp, l.commit_lsn, l.commit_idx, l.id';
+END
+$do$;
 
 COMMENT ON VIEW @extschema@.audit_logs IS 'the audit log: one row a change, append-only';
 COMMENT ON COLUMN @extschema@.audit_logs.id IS 'number of the entry; grows, with gaps, in the order of storing, not of commits';
@@ -72,3 +82,5 @@ COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS 'columns whose v
 
 CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
   FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+
+COMMENT ON VIEW @extschema@.audit_new_logs IS 'for the rule of a projection: the entries of audit_logs that are being fed to it, in the order of commits; empty elsewhere';

@@ -7,10 +7,13 @@ use pgrx::prelude::*;
 mod annotate;
 mod cast;
 mod ingest;
+mod isolate;
 mod message;
 mod pg;
+mod projection;
 mod settings;
 mod sqlstate;
+mod statement;
 
 ::pgrx::pg_module_magic!();
 
@@ -19,7 +22,7 @@ extension_sql_file!("../sql/log.sql", name = "log", requires = ["install"]);
 extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["log"]);
 extension_sql_file!("../sql/rejects.sql", name = "rejects", requires = ["log"]);
 extension_sql_file!("../sql/described_tables.sql", name = "described_tables", requires = ["log"]);
-extension_sql_file!("../sql/audit_logs.sql", name = "audit_logs", requires = ["described_tables"]);
+extension_sql_file!("../sql/projections.sql", name = "projections", requires = ["audit_logs"]);
 extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
 extension_sql_file!("../sql/annotate.sql", name = "annotate", requires = ["install"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);

@@ -44,20 +44,15 @@ struct Interval {
 /// Every field has its sign, so that IntervalStyle changes nothing.
 pub fn interval(object: &str) -> Option<String> {
     let Interval { months, days, microseconds } = serde_json::from_str(object).ok()?;
-    let sign = if microseconds < 0 { '-' } else { '+' };
-    Some(format!("{months:+} mons {days:+} days {sign}{}", clock(microseconds.unsigned_abs())))
+    Some(format!("{months:+} mons {days:+} days {microseconds:+} us"))
 }
 
 /// Sequin's sink setting `timestamp_format: unix_microsecond`.
 pub fn from_unix_microseconds(number: &str) -> Option<String> {
     let microseconds: i64 = number.parse().ok()?;
-    let day = microseconds.div_euclid(DAY) + UNIX_EPOCH_JULIAN;
-    Some(format!("J{day} {}", clock(microseconds.rem_euclid(DAY).unsigned_abs())))
-}
-
-fn clock(microseconds: u64) -> String {
-    let (seconds, fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
-    format!("{:02}:{:02}:{:02}.{fraction:06}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    let (day, time) = (microseconds.div_euclid(DAY) + UNIX_EPOCH_JULIAN, microseconds.rem_euclid(DAY));
+    let (seconds, fraction) = (time / 1_000_000, time % 1_000_000);
+    Some(format!("J{day} {:02}:{:02}:{:02}.{fraction:06}", seconds / 3600, seconds / 60 % 60, seconds % 60))
 }
 
 #[cfg(test)]
@@ -85,13 +80,10 @@ mod tests {
     #[test]
     fn intervals() {
         let of = |text| interval(text).unwrap_or_default();
-        assert_eq!(
-            of(r#"{"months": 14, "days": 3, "microseconds": 14706789000}"#),
-            "+14 mons +3 days +04:05:06.789000"
-        );
+        assert_eq!(of(r#"{"months": 14, "days": 3, "microseconds": 14706789000}"#), "+14 mons +3 days +14706789000 us");
         assert_eq!(
             of(r#"{"days":-1,"months":0,"microseconds":-9223372036854775808}"#),
-            "+0 mons -1 days -2562047788:00:54.775808"
+            "+0 mons -1 days -9223372036854775808 us"
         );
         assert_eq!(interval(r#"{"hours": 1}"#), None);
     }

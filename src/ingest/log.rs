@@ -1,8 +1,9 @@
 //! The statements that write the log.
 
-use super::statement::Statement;
 use crate::message::{Change, Identity};
-use crate::pg::ErrorReport;
+use crate::pg::{BuiltinOid, ErrorReport, log_rows};
+use crate::projection::{Projection, feed};
+use crate::statement::Statement;
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -14,6 +15,36 @@ use crate::pg::BuiltinOid::{
 
 /// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+
+macro_rules! insert {
+    () => {
+        "INSERT INTO audit_cdc_internal.log
+           (id, commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action,
+            idempotency_key, record_id, record_pks, annotations, old_values, new_values)
+         SELECT nextval('audit_cdc_internal.log_id_seq'), n.commit_lsn, n.commit_timestamp, now(), n.identity, n.audited_table,
+                n.commit_idx, n.action::audit_cdc_internal.action, n.idempotency_key, n.record_id, n.record_pks::text[],
+                n.annotations::jsonb, n.old_values::jsonb, n.new_values::jsonb
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+              AS n(commit_timestamp, identity, audited_table, commit_lsn, commit_idx, action, idempotency_key,
+                   record_id, record_pks, annotations, old_values, new_values)
+         ON CONFLICT DO NOTHING"
+    };
+}
+
+const INSERTED: &[BuiltinOid] = &[
+    TIMESTAMPTZARRAYOID,
+    UUIDARRAYOID,
+    INT4ARRAYOID,
+    INT8ARRAYOID,
+    INT4ARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+];
 
 thread_local! {
     static DIGESTS: Statement = const { Statement::new(
@@ -41,21 +72,10 @@ thread_local! {
           TIMESTAMPTZOID, TIMESTAMPTZOID]) };
 
     static INSERT: Statement = const { Statement::new(
-        "WITH added AS (
-           INSERT INTO audit_cdc_internal.log
-             (id, commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action,
-              idempotency_key, record_id, record_pks, annotations, old_values, new_values)
-           SELECT nextval('audit_cdc_internal.log_id_seq'), n.commit_lsn, n.commit_timestamp, now(), n.identity, n.audited_table,
-                  n.commit_idx, n.action::audit_cdc_internal.action, n.idempotency_key, n.record_id, n.record_pks::text[],
-                  n.annotations::jsonb, n.old_values::jsonb, n.new_values::jsonb
-           FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-                AS n(commit_timestamp, identity, audited_table, commit_lsn, commit_idx, action, idempotency_key,
-                     record_id, record_pks, annotations, old_values, new_values)
-           ON CONFLICT DO NOTHING
-           RETURNING audited_table, commit_timestamp)
-         SELECT audited_table, count(*), max(commit_timestamp) FROM added GROUP BY audited_table",
-        &[TIMESTAMPTZARRAYOID, UUIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-          TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
+        concat!("WITH added AS (", insert!(), " RETURNING audited_table, commit_timestamp)
+         SELECT audited_table, count(*), max(commit_timestamp) FROM added GROUP BY audited_table"), INSERTED) };
+
+    static INSERT_AND_FEED: Statement = const { Statement::new(concat!(insert!(), " RETURNING log.*"), INSERTED) };
 
     static TALLY: Statement = const { Statement::new(
         "WITH n AS (
@@ -97,7 +117,7 @@ impl Entry<'_, '_> {
 #[derive(Default)]
 pub struct Stored<'c, 'a> {
     /// By audited table: how many, and the last commit.
-    by_table: BTreeMap<i32, (i64, TimestampWithTimeZone)>,
+    by_table: ByTable,
     pub duplicates: i64,
     conflicts: Vec<Entry<'c, 'a>>,
 }
@@ -120,7 +140,7 @@ impl<'c, 'a> Stored<'c, 'a> {
 
 /// Looks which entries are there already, and adds the others. Another session may add the same ones meanwhile:
 /// the unique index decides, and a second look tells what it refused.
-pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>]) -> Stored<'c, 'a> {
+pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> Stored<'c, 'a> {
     let mut stored = Stored::default();
     let mut fresh = Vec::with_capacity(entries.len());
     for (entry, known) in entries.iter().zip(probe(entries)) {
@@ -133,7 +153,7 @@ pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>]) -> Stored<'c, 'a> {
     if fresh.is_empty() {
         return stored;
     }
-    stored.by_table = insert(&fresh);
+    stored.by_table = insert(&fresh, projections);
     let mut refused = fresh.len() as i64 - stored.inserted();
     if refused > 0 {
         for (entry, known) in fresh.iter().zip(probe(&fresh)) {
@@ -201,36 +221,51 @@ fn probe(entries: &[Entry]) -> Vec<Option<Known>> {
     known
 }
 
-fn insert(entries: &[Entry]) -> BTreeMap<i32, (i64, TimestampWithTimeZone)> {
-    INSERT.with(|insert| {
-        insert.run(
-            || {
-                vec![
-                    column(entries, Entry::commit_timestamp),
-                    column(entries, |e| Uuid::from_bytes(e.identity)),
-                    column(entries, |e| e.table),
-                    column(entries, |e| e.change.commit_lsn),
-                    column(entries, |e| e.change.commit_idx),
-                    column(entries, |e| e.change.action.as_str()),
-                    column(entries, |e| e.change.idempotency_key.as_ref()),
-                    column(entries, |e| record_id(e)),
-                    column(entries, |e| record_pks(e)),
-                    column(entries, |e| e.change.annotations),
-                    column(entries, |e| e.change.old_values),
-                    column(entries, |e| e.change.new_values),
-                ]
-            },
-            |rows| {
-                let mut by_table = BTreeMap::new();
+type ByTable = BTreeMap<i32, (i64, TimestampWithTimeZone)>;
+
+fn insert(entries: &[Entry], projections: &[Projection]) -> ByTable {
+    let arguments = || {
+        vec![
+            column(entries, Entry::commit_timestamp),
+            column(entries, |e| Uuid::from_bytes(e.identity)),
+            column(entries, |e| e.table),
+            column(entries, |e| e.change.commit_lsn),
+            column(entries, |e| e.change.commit_idx),
+            column(entries, |e| e.change.action.as_str()),
+            column(entries, |e| e.change.idempotency_key.as_ref()),
+            column(entries, |e| record_id(e)),
+            column(entries, |e| record_pks(e)),
+            column(entries, |e| e.change.annotations),
+            column(entries, |e| e.change.old_values),
+            column(entries, |e| e.change.new_values),
+        ]
+    };
+    let mut by_table = ByTable::new();
+    if projections.is_empty() {
+        INSERT.with(|insert| {
+            insert.run(arguments, |rows| {
                 for row in rows {
                     if let (Some(table), Some(count), Some(last)) = (row.get(1)?, row.get(2)?, row.get(3)?) {
                         by_table.insert(table, (count, last));
                     }
                 }
-                Ok(by_table)
-            },
-        )
-    })
+                Ok(())
+            });
+        });
+    } else {
+        INSERT_AND_FEED.with(|insert| {
+            insert.run(arguments, |rows| {
+                let rows = log_rows(rows)?;
+                for row in &rows {
+                    let (count, last) = by_table.entry(row.audited_table).or_insert((0, row.commit_timestamp));
+                    (*count, *last) = (*count + 1, (*last).max(row.commit_timestamp));
+                }
+                feed(projections, &rows);
+                Ok(())
+            });
+        });
+    }
+    by_table
 }
 
 pub fn tally(stored: &Stored) {

@@ -5,12 +5,10 @@
 //! deadlock. (A retry meets its rejects in its own order; against a redelivery of the same messages it may be
 //! cancelled with 40P01.)
 
-mod isolate;
 mod log;
 mod names;
 mod rejects;
 mod retry;
-mod statement;
 mod take;
 
 use crate::pg::ErrorReport;

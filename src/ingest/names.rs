@@ -1,8 +1,8 @@
 //! Tables are named once; entries of the log carry a number.
 
-use super::statement::Statement;
 use crate::message::{Change, Table};
 use crate::pg::BuiltinOid;
+use crate::statement::Statement;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
 //! What cannot be taken is set aside with its text, a SQLSTATE and a reason.
 
-use super::isolate::refusal;
-use super::statement::Statement;
 use crate::message::{Change, Identity, Message, Reject, Table, text_digest};
-use crate::pg::{ErrorReport, subtransaction};
+use crate::pg::{CaughtError, ErrorReport, subtransaction};
+use crate::sqlstate::SqlState;
+use crate::statement::Statement;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
@@ -89,6 +89,25 @@ impl<'a> Rejected<'a> {
             }
         })
     }
+}
+
+/// The errors that a message's own data cause: classes 22 (data exception), 23 (integrity
+/// constraint violation) and 54 (program limit exceeded). The DETAIL is left out: it may quote the row.
+pub fn refusal(error: &CaughtError) -> Option<Reject> {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else { return None };
+    let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
+    if !matches!(sqlstate.class(), b"22" | b"23" | b"54") {
+        return None;
+    }
+    let reject = Reject::new(sqlstate, report.message().to_owned());
+    Some(match &sqlstate.0 {
+        b"22P05" => reject.hint("A json column of the source holds \\u0000, which PostgreSQL's jsonb cannot hold."),
+        b"22P02" => {
+            reject.hint("A string of the row holds half of a surrogate pair, or is otherwise no valid Unicode.")
+        }
+        b"54001" => reject.hint("The row's JSON is nested too deeply; see max_stack_depth."),
+        _ => reject,
+    })
 }
 
 /// One row each, however often delivered.

@@ -2,10 +2,10 @@
 
 use super::Counts;
 use super::rejects::set_aside;
-use super::statement::Statement;
 use super::take::{Taken, take, take_message};
 use crate::message::Reject;
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
+use crate::statement::Statement;
 
 thread_local! {
     static OPEN: Statement = const { Statement::new(

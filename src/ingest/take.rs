@@ -1,12 +1,13 @@
 //! One body: understood, ordered, stored.
 
 use super::Counts;
-use super::isolate::isolated;
 use super::log::{self, Entry, Stored};
 use super::names;
-use super::rejects::Rejected;
+use super::rejects::{Rejected, refusal};
+use crate::isolate::isolated;
 use crate::message::{Action, Change, Identity, Message, Reject, messages};
 use crate::pg::check_for_interrupts;
+use crate::projection::{self, Projection};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// At most so much is handed to one statement: its memory is freed before the next.
@@ -37,10 +38,11 @@ fn take_messages(messages: Vec<Message<'_>>) -> Taken<'_> {
     let mut waiting = identified(&changes, &mut rejected);
     waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
     log::ensure_partitions(&waiting);
+    let projections = if waiting.is_empty() { Vec::new() } else { projection::active() };
     let mut all = Stored::default();
     while !waiting.is_empty() {
         let (firsts, copies) = first_copies(waiting);
-        let refused = store(&firsts, &mut all);
+        let refused = store(&firsts, &projections, &mut all);
         // a copy of what was refused may differ from it where it matters
         waiting = Vec::new();
         for copy in copies {
@@ -86,6 +88,7 @@ fn identified<'c, 'a>(changes: &'c [Change<'a>], rejected: &mut Vec<Rejected<'a>
     for reads in reads.chunks(CHUNK_MESSAGES) {
         isolated(
             reads,
+            refusal,
             &mut |reads| reads.iter().copied().zip(log::image_digests(reads)).collect::<Vec<_>>(),
             &mut digests,
             &mut |read, reject| rejected.push(Rejected::change(read, reject)),
@@ -117,14 +120,14 @@ fn first_copies<'c, 'a>(entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Vec
 /// What was refused, by its place in the log, and why.
 type Refused<'c, 'a> = BTreeMap<(i64, Identity), Vec<(&'c Change<'a>, Reject)>>;
 
-fn store<'c, 'a>(entries: &[Entry<'c, 'a>], all: &mut Stored<'c, 'a>) -> Refused<'c, 'a> {
+fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection], all: &mut Stored<'c, 'a>) -> Refused<'c, 'a> {
     let mut refused = Refused::new();
     let mut refuse = |entry: &Entry<'c, 'a>, reject| {
         refused.entry(entry.place()).or_default().push((entry.change, reject));
     };
     let mut stored = Vec::new();
     for chunk in chunks(entries) {
-        isolated(chunk, &mut log::store, &mut stored, &mut refuse);
+        isolated(chunk, refusal, &mut |chunk| log::store(chunk, projections), &mut stored, &mut refuse);
     }
     for conflict in stored.into_iter().flat_map(|part| all.add(part)) {
         refuse(&conflict, Reject::conflict());

@@ -2,15 +2,21 @@
 #![allow(unsafe_code)]
 
 mod call;
+mod log_rows;
+mod progress;
+mod role;
 mod row;
 mod subtransaction;
 mod type_input;
 
 pub use call::Call;
+pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+pub use progress::{end_progress, show_progress};
+pub use role::{as_extension, current_user, restricted, setting};
 pub use row::{Column, RowType};
-pub use subtransaction::subtransaction;
+pub use subtransaction::{rolled_back, subtransaction};
 pub use type_input::{TypeInput, type_name};
 
 use pgrx::datum::AnyElement;
@@ -50,4 +56,10 @@ pub fn any_element(datum: pg_sys::Datum, oid: pg_sys::Oid) -> Option<AnyElement>
 /// An error of `work` as a value, to be raised in other words. Nothing is rolled back: the caller must raise.
 pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
     PgTryBuilder::new(AssertUnwindSafe(|| Ok(work()))).catch_others(Err).execute()
+}
+
+/// REPEATABLE READ and above see only what was there when the transaction began.
+pub fn snapshot_is_fixed() -> bool {
+    // SAFETY: reads backend-local transaction state.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }

@@ -6,6 +6,15 @@ use std::panic::AssertUnwindSafe;
 /// returned; the transaction goes on. As PL/pgSQL does for EXCEPTION (PostgreSQL source,
 /// `pl_exec.c`, `exec_stmt_block`).
 pub fn subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
+    within(work, true)
+}
+
+/// Runs `work` in a subtransaction and rolls it back in any case: the locks that it took are let go.
+pub fn rolled_back<T>(work: impl FnOnce() -> T) -> T {
+    within(work, false).unwrap_or_else(|error| error.rethrow())
+}
+
+fn within<T>(work: impl FnOnce() -> T, keep: bool) -> Result<T, CaughtError> {
     // SAFETY: we are in a valid transaction, since PostgreSQL called us; context and owner are put back below.
     let (context, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -15,8 +24,10 @@ pub fn subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
     };
     let result = PgTryBuilder::new(AssertUnwindSafe(|| {
         let value = work();
-        // SAFETY: the subtransaction begun above is the current one: `work` leaves none open.
-        unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        if keep {
+            // SAFETY: the subtransaction begun above is the current one: `work` leaves none open.
+            unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        }
         Ok(value)
     }))
     .catch_others(Err)
@@ -24,7 +35,7 @@ pub fn subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
     // SAFETY: after an error PostgreSQL's error state is flushed (pgrx has copied it), and the subtransaction
     // is still current, since releasing it is the last that can fail above.
     unsafe {
-        if result.is_err() {
+        if result.is_err() || !keep {
             pg_sys::MemoryContextSwitchTo(context);
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
         }

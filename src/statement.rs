@@ -24,7 +24,7 @@ impl Statement {
         arguments: impl FnOnce() -> Vec<DatumWithOid<'a>>,
         read: impl FnOnce(SpiTupleTable<'_>) -> SpiResult<R>,
     ) -> R {
-        let result = Spi::connect_mut(|client| {
+        succeeded(Spi::connect_mut(|client| {
             let plan = match self.plan.get() {
                 Some(plan) => plan,
                 None => {
@@ -34,15 +34,15 @@ impl Statement {
                 }
             };
             read(client.update(plan, None, &arguments())?)
-        });
-        result.unwrap_or_else(|error| {
-            ErrorReport::new(
-                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                format!("audit log statement failed: {error}"),
-                "run",
-            )
-            .report(PgLogLevel::ERROR);
-            unreachable!("an ERROR does not return")
-        })
+        }))
     }
+}
+
+/// PostgreSQL raises its errors itself; what is left are misuses of SPI.
+pub fn succeeded<T>(result: SpiResult<T>) -> T {
+    result.unwrap_or_else(|error| {
+        let message = format!("audit log statement failed: {error}");
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message, "succeeded").report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    })
 }

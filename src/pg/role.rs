@@ -1,0 +1,85 @@
+use pgrx::pg_sys;
+use std::ffi::{CString, c_int};
+
+/// A setting and its value; `None` resets it to the session's default.
+pub type Setting<'a> = (&'a str, Option<&'a str>);
+
+/// Runs `work` with the rights of `role` and under `settings`, and undoes what it set, as PostgreSQL does where it
+/// runs users' code on their behalf (PostgreSQL source, `index.c`, `DefineIndex`). What would outlive `work` is refused
+/// in it: temporary tables, deferred triggers, prepared statements, listening.
+pub fn restricted<T>(role: pg_sys::Oid, settings: &[Setting], work: impl FnOnce() -> T) -> T {
+    with_rights(role, pg_sys::SECURITY_RESTRICTED_OPERATION, settings, work)
+}
+
+/// Runs statements of ours, which are the same for everybody, with the rights of the extension's owner.
+pub fn as_extension<T>(work: impl FnOnce() -> T) -> T {
+    with_rights(extension_owner(), 0, &[("search_path", Some("pg_catalog, pg_temp"))], work)
+}
+
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// A setting's value as SHOW gives it.
+pub fn setting(name: &str) -> Option<String> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: gives a palloced string, or null for no such setting.
+    unsafe {
+        let value = pg_sys::GetConfigOptionByName(name.as_ptr(), std::ptr::null_mut(), true);
+        (!value.is_null()).then(|| std::ffi::CStr::from_ptr(value).to_string_lossy().into_owned())
+    }
+}
+
+fn with_rights<T>(role: pg_sys::Oid, flags: u32, settings: &[Setting], work: impl FnOnce() -> T) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: both are put back below; after an error the end of the (sub)transaction puts them back.
+    let nesting = unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(role, context | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | flags) as c_int);
+        pg_sys::NewGUCNestLevel()
+    };
+    for (name, value) in settings {
+        set(name, *value);
+    }
+    let result = work();
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::AtEOXact_GUC(false, nesting);
+        pg_sys::SetUserIdAndSecContext(user, context);
+    }
+    result
+}
+
+fn set(name: &str, value: Option<&str>) {
+    let name = CString::new(name).unwrap_or_default();
+    let value = value.and_then(|value| CString::new(value).ok());
+    // SAFETY: the strings live until it returns; the value lasts until the nesting level ends.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ref().map_or(std::ptr::null(), |value| value.as_ptr()),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+fn extension_owner() -> pg_sys::Oid {
+    // SAFETY: reads the catalogs' caches; the entry is a pg_class row, released after reading.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
+        let log = pg_sys::get_relname_relid(c"log".as_ptr(), schema);
+        let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, log.into());
+        if entry.is_null() {
+            return pg_sys::GetUserId();
+        }
+        let owner = (*pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_class>()).relowner;
+        pg_sys::ReleaseSysCache(entry);
+        owner
+    }
+}

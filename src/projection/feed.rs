@@ -1,0 +1,265 @@
+//! Entries of the log on their way through the rules.
+
+use crate::isolate::isolated;
+use crate::message::Reject;
+use crate::pg::{BuiltinOid, CaughtError, LogRow, feeding, log_rows, restricted, return_fed_rows};
+use crate::sqlstate::SqlState;
+use crate::statement::Statement;
+use pgrx::prelude::*;
+use pgrx::spi::{OwnedPreparedStatement, SpiResult, SpiTupleTable};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use BuiltinOid::{INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID};
+
+/// More plans than there are projections, even while their rules change.
+const MOST_PLANS: usize = 100;
+
+// audit_new_logs is audit_logs over what new_log() returns
+pgrx::extension_sql_file!("../../sql/audit_logs.sql", name = "audit_logs", requires = ["described_tables", new_log]);
+
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.new_log() RETURNS SETOF audit_cdc_internal.log
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log"])]
+fn new_log(fcinfo: pg_sys::FunctionCallInfo) {
+    return_fed_rows(fcinfo);
+}
+
+thread_local! {
+    static LOCK_LOG: Statement = const { Statement::new("LOCK TABLE ONLY audit_cdc_internal.log IN ROW EXCLUSIVE MODE", &[]) };
+
+    static UNCHANGED: Statement = const { Statement::new("SELECT FROM audit_cdc_internal.projections_changed FOR SHARE", &[]) };
+
+    static ACTIVE: Statement = const { Statement::new(
+        "SELECT *, pg_try_advisory_xact_lock_shared('audit_cdc_internal.projections'::regclass::oid::integer, id) AS is_free
+         FROM audit_cdc_internal.runnable_projections WHERE fed_to IS NULL ORDER BY id", &[]) };
+
+    static WAIT: Statement = const { Statement::new(
+        "INSERT INTO audit_cdc_internal.unprojected (projection, log_id, commit_timestamp)
+         SELECT $1, n.* FROM unnest($2, $3) AS n", &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID]) };
+
+    static REFUSED: Statement = const { Statement::new(
+        "INSERT INTO audit_cdc_internal.unprojected AS u (projection, log_id, commit_timestamp, sqlstate, reason)
+         SELECT $1, n.* FROM unnest($2, $3, $4, $5) AS n
+         ON CONFLICT ON CONSTRAINT unprojected_pkey DO UPDATE
+           SET sqlstate = excluded.sqlstate, reason = excluded.reason, retries = u.retries + (u.sqlstate IS NOT NULL)::integer,
+               last_retried_at = CASE WHEN u.sqlstate IS NOT NULL THEN now() END",
+        &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
+
+    static REACHED: Statement = const { Statement::new(
+        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id = ANY ($2)", &[INT4OID, INT8ARRAYOID]) };
+
+    static WAITING: Statement = const { Statement::new(
+        "SELECT l.* FROM (
+           SELECT log_id, commit_timestamp FROM audit_cdc_internal.unprojected
+           WHERE projection = $1 AND (sqlstate IS NULL OR $2) AND log_id > $3
+           ORDER BY log_id LIMIT 1000 FOR UPDATE SKIP LOCKED) AS u
+         CROSS JOIN LATERAL (
+           SELECT * FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND id = u.log_id LIMIT 1) AS l
+         ORDER BY l.id", &[INT4OID, BuiltinOid::BOOLOID, INT8OID]) };
+
+    static PLANS: RefCell<HashMap<String, Rc<OwnedPreparedStatement>>> = RefCell::default();
+}
+
+pub struct Projection {
+    pub id: i32,
+    pub name: String,
+    pub target: pg_sys::Oid,
+    pub rule_owner: pg_sys::Oid,
+    settings: [String; 4],
+    /// The last entry that was fed before it was disabled.
+    pub fed_to: Option<i64>,
+    pub statement: String,
+    immediate: Option<String>,
+    is_waiting: bool,
+    /// Nobody is filling it.
+    is_free: bool,
+}
+
+/// The enabled projections, as they will be until this transaction ends.
+pub fn active() -> Vec<Projection> {
+    LOCK_LOG.with(|lock| lock.run(Vec::new, |_| Ok(())));
+    if crate::pg::snapshot_is_fixed() {
+        UNCHANGED.with(|unchanged| unchanged.run(Vec::new, |_| Ok(())));
+    }
+    let active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
+    for projection in active.iter().filter(|projection| projection.is_free && projection.is_waiting) {
+        projection.catch_up(false);
+    }
+    active
+}
+
+/// Feeds new entries to each of `projections`.
+pub fn feed(projections: &[Projection], entries: &[LogRow]) {
+    for projection in projections {
+        if projection.is_free {
+            projection.refused(projection.run(entries));
+        } else {
+            WAIT.with(|wait| {
+                wait.run(|| vec![projection.id.into(), ids(entries).into(), times(entries).into()], |_| Ok(()))
+            });
+        }
+    }
+}
+
+impl Projection {
+    /// Rows of runnable_projections, with `is_free`.
+    pub fn read_all(rows: SpiTupleTable) -> SpiResult<Vec<Self>> {
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            let text = |name: &str| Ok::<_, pgrx::spi::Error>(row[name].value::<String>()?.unwrap_or_default());
+            all.push(Self {
+                id: row["id"].value()?.unwrap_or_default(),
+                name: text("name")?,
+                target: row["target"].value()?.unwrap_or(pg_sys::InvalidOid),
+                rule_owner: row["rule_owner"].value()?.unwrap_or(pg_sys::InvalidOid),
+                settings: [text("search_path")?, text("timezone")?, text("datestyle")?, text("intervalstyle")?],
+                fed_to: row["fed_to"].value()?,
+                statement: text("statement")?,
+                immediate: row["immediate"].value()?,
+                is_waiting: row["is_waiting"].value()?.unwrap_or_default(),
+                is_free: row["is_free"].value()?.unwrap_or_default(),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Runs the rule over entries, and returns those that it could not take.
+    pub fn run<'e, 'a>(&self, entries: &'e [LogRow<'a>]) -> Vec<(&'e LogRow<'a>, Reject)> {
+        let mut refused = Vec::new();
+        let all: Vec<&LogRow> = entries.iter().collect();
+        // a rule that cannot even be planned takes no entry
+        match crate::pg::subtransaction(|| self.with_rights(|| self.plan())).map_err(|error| judge(&error).ok_or(error))
+        {
+            Ok(plan) => isolated(
+                &all,
+                judge,
+                &mut |entries| {
+                    self.with_rights(|| {
+                        self.check_constraints_at_once();
+                        feeding(entries.iter().copied(), || execute(&plan));
+                    });
+                },
+                &mut Vec::new(),
+                &mut |entry, reject| refused.push((*entry, reject)),
+            ),
+            Err(Ok(reject)) => refused.extend(all.into_iter().map(|entry| (entry, reject.clone()))),
+            Err(Err(error)) => error.rethrow(),
+        }
+        refused
+    }
+
+    /// Notes the entries that it could not take.
+    pub fn refused(&self, refused: Vec<(&LogRow, Reject)>) {
+        if refused.is_empty() {
+            return;
+        }
+        REFUSED.with(|statement| {
+            statement.run(
+                || {
+                    let all = || refused.iter();
+                    vec![
+                        self.id.into(),
+                        all().map(|(entry, _)| entry.id).collect::<Vec<_>>().into(),
+                        all().map(|(entry, _)| entry.commit_timestamp).collect::<Vec<_>>().into(),
+                        all().map(|(_, reject)| reject.sqlstate.as_str()).collect::<Vec<_>>().into(),
+                        all().map(|(_, reject)| reject.reason.as_ref()).collect::<Vec<_>>().into(),
+                    ]
+                },
+                |_| Ok(()),
+            );
+        });
+    }
+
+    /// Feeds what waits, and what failed too if `failed`. Returns how many entries have reached the target.
+    pub fn catch_up(&self, failed: bool) -> i64 {
+        let (mut reached, mut after) = (0, 0);
+        loop {
+            let last = WAITING.with(|waiting| {
+                waiting.run(
+                    || vec![self.id.into(), failed.into(), after.into()],
+                    |result| {
+                        let entries = log_rows(result)?;
+                        let refused = self.run(&entries);
+                        let mut ids = ids(&entries);
+                        let last = ids.last().copied();
+                        ids.retain(|id| refused.iter().all(|(entry, _)| entry.id != *id));
+                        reached += ids.len() as i64;
+                        REACHED.with(|statement| statement.run(|| vec![self.id.into(), ids.into()], |_| Ok(())));
+                        self.refused(refused);
+                        Ok(last)
+                    },
+                )
+            });
+            match last {
+                Some(last) => after = last,
+                None => return reached,
+            }
+        }
+    }
+
+    /// With the rights of the rule's owner; what ingest's own settings hold the planner to does not concern it.
+    pub fn with_rights<T>(&self, work: impl FnOnce() -> T) -> T {
+        let [search_path, timezone, datestyle, intervalstyle] =
+            self.settings.each_ref().map(|value| Some(value.as_str()));
+        let settings = [
+            ("search_path", search_path),
+            ("TimeZone", timezone),
+            ("DateStyle", datestyle),
+            ("IntervalStyle", intervalstyle),
+            ("plan_cache_mode", None),
+            ("enable_seqscan", None),
+            ("enable_hashjoin", None),
+            ("enable_mergejoin", None),
+        ];
+        restricted(self.rule_owner, &settings, work)
+    }
+
+    pub fn check_constraints_at_once(&self) {
+        if let Some(immediate) = &self.immediate {
+            run_text(immediate);
+        }
+    }
+
+    fn plan(&self) -> Rc<OwnedPreparedStatement> {
+        if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&self.statement).cloned()) {
+            return plan;
+        }
+        let plan = Spi::connect_mut(|client| Ok(client.prepare_mut(self.statement.as_str(), &[])?.keep()));
+        let plan = Rc::new(crate::statement::succeeded(plan));
+        PLANS.with(|plans| {
+            let mut plans = plans.borrow_mut();
+            if plans.len() >= MOST_PLANS {
+                plans.clear();
+            }
+            plans.insert(self.statement.clone(), plan.clone());
+        });
+        plan
+    }
+}
+
+fn execute(plan: &OwnedPreparedStatement) {
+    crate::statement::succeeded(Spi::connect_mut(|client| client.update(plan, None, &[]).map(drop)));
+}
+
+/// Runs a statement that is not prepared.
+pub fn run_text(statement: &str) {
+    crate::statement::succeeded(Spi::connect_mut(|client| client.update(statement, None, &[]).map(drop)));
+}
+
+fn ids(entries: &[LogRow]) -> Vec<i64> {
+    entries.iter().map(|entry| entry.id).collect()
+}
+
+fn times(entries: &[LogRow]) -> Vec<TimestampWithTimeZone> {
+    entries.iter().map(|entry| entry.commit_timestamp).collect()
+}
+
+/// Whatever a rule raises is its own affair and never stops an ingest. Raised is what says nothing of the rule:
+/// conflicts between transactions (class 40), resources (53), cancel and shutdown (57), system errors (58).
+fn judge(error: &CaughtError) -> Option<Reject> {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else { return None };
+    let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
+    let raised = matches!(sqlstate.class(), b"40" | b"53" | b"57" | b"58");
+    (!raised).then(|| Reject::new(sqlstate, report.message().to_owned()))
+}

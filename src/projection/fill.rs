@@ -1,0 +1,113 @@
+//! Filling a projection from the log while ingest goes on.
+
+use super::feed::{Projection, run_text};
+use crate::pg::{end_progress, log_rows, rolled_back, show_progress};
+use crate::statement::{Statement, succeeded};
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+
+/// So few entries that others may wait for them.
+const FEW: i64 = 2_000;
+const FETCHED: i64 = 1_000;
+const NOTICE_EVERY: i64 = 100_000;
+
+thread_local! {
+    static LOCK: Statement = const { Statement::new(
+        "SELECT pg_advisory_xact_lock('audit_cdc_internal.projections'::regclass::oid::integer, $1)", &[crate::pg::BuiltinOid::INT4OID]) };
+
+    static STORED: Statement = const { Statement::new(
+        "SELECT coalesce(sum(stored), 0)::bigint FROM audit_cdc_internal.tallies", &[]) };
+
+    static LAST_ID: Statement = const { Statement::new("SELECT audit_cdc_internal.last_log_id()", &[]) };
+}
+
+/// Waits for whoever feeds it, and keeps others from it until the transaction ends.
+pub fn lock(projection: i32) {
+    LOCK.with(|lock| lock.run(|| vec![projection.into()], |_| Ok(())));
+}
+
+/// Until the transaction ends nothing is stored, and all that was is committed. Returns the last entry's id.
+pub fn settle() -> i64 {
+    run_text("LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE");
+    number(&LAST_ID)
+}
+
+/// Feeds every entry after `after`, in the order of commits as far as they are there when it begins, and then what
+/// came meanwhile. Afterwards the log is settled. Returns how many entries went through the rule, and the last id.
+pub fn fill(projection: &Projection, after: i64) -> (i64, i64) {
+    let mut filling = Filling { projection, done: 0, total: number(&STORED) };
+    let mut from = after;
+    loop {
+        // entries are numbered while the log is locked: up to here all are there now
+        let up_to = rolled_back(settle);
+        filling.feed(from, up_to);
+        let came_meanwhile = up_to - from;
+        from = up_to;
+        if came_meanwhile <= FEW {
+            break;
+        }
+    }
+    let last = settle();
+    filling.feed(from, last);
+    end_progress();
+    (filling.done, last)
+}
+
+struct Filling<'p> {
+    projection: &'p Projection,
+    done: i64,
+    total: i64,
+}
+
+impl Filling<'_> {
+    fn feed(&mut self, after: i64, up_to: i64) {
+        if after >= up_to {
+            return;
+        }
+        let bounds: [DatumWithOid; 2] = [after.into(), up_to.into()];
+        let cursor = succeeded(Spi::connect_mut(|client| {
+            let cursor = client.try_open_cursor_mut(
+                "SELECT * FROM audit_cdc_internal.log WHERE id > $1 AND id <= $2 ORDER BY commit_timestamp, commit_lsn, commit_idx, id",
+                &bounds,
+            )?;
+            Ok(cursor.detach_into_name())
+        }));
+        loop {
+            self.show();
+            // a connection for each step, since the memory of its rows is freed with it
+            let fed = succeeded(Spi::connect_mut(|client| {
+                let mut cursor = client.find_cursor(&cursor)?;
+                let fed = {
+                    let entries = log_rows(cursor.fetch(FETCHED)?)?;
+                    self.projection.refused(self.projection.run(&entries));
+                    entries.len() as i64
+                };
+                if fed > 0 {
+                    cursor.detach_into_name();
+                }
+                Ok(fed)
+            }));
+            if fed == 0 {
+                return;
+            }
+            let before = self.done;
+            self.done += fed;
+            if self.done / NOTICE_EVERY > before / NOTICE_EVERY {
+                notice!(
+                    "projection \"{}\": {} of about {} entries",
+                    self.projection.name,
+                    self.done,
+                    self.total.max(self.done)
+                );
+            }
+        }
+    }
+
+    fn show(&self) {
+        show_progress(self.projection.target, self.done, self.total.max(1));
+    }
+}
+
+fn number(statement: &'static std::thread::LocalKey<Statement>) -> i64 {
+    statement.with(|statement| statement.run(Vec::new, |rows| Ok(rows.first().get_one()?.unwrap_or(0))))
+}

@@ -1,0 +1,295 @@
+//! What people call. With the rights of the caller, whom PostgreSQL knows here; the extension's own statements run as its
+//! owner.
+
+use super::feed::{Projection, run_text};
+use super::fill::{fill, lock, settle};
+use super::rule;
+use crate::pg::{ErrorReport, as_extension, current_user, setting};
+use crate::statement::{Statement, succeeded};
+use pgrx::prelude::*;
+
+use crate::pg::BuiltinOid::{BOOLOID, INT4OID, INT8OID, OIDOID, TEXTARRAYOID, TEXTOID};
+
+pgrx::extension_sql_file!(
+    "../../sql/projection_functions.sql",
+    name = "projection_functions",
+    requires = [
+        audit_create_projection,
+        audit_alter_projection,
+        audit_rebuild_projection,
+        audit_retry_projection,
+        audit_disable_projection,
+        audit_enable_projection,
+        audit_drop_projection
+    ]
+);
+
+pgrx::extension_sql_file!("../../sql/history_table.sql", name = "history_table", requires = [audit_create_projection]);
+
+thread_local! {
+    static FIND: Statement = const { Statement::new(
+        "SELECT *, true AS is_free FROM audit_cdc_internal.runnable_projections WHERE name = $1", &[TEXTOID]) };
+
+    static PERMITTED: Statement = const { Statement::new(
+        "SELECT pg_has_role($1, $2, 'USAGE') OR pg_has_role($1, 'audit_cdc_admin', 'USAGE')", &[OIDOID, OIDOID]) };
+
+    static ADD: Statement = const { Statement::new(
+        "INSERT INTO audit_cdc_internal.projections
+           (name, target, columns, rule, rule_owner, search_path, timezone, datestyle, intervalstyle)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID]) };
+
+    static ALTER: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.projections
+         SET columns = $3, rule = $4, rule_owner = $5, search_path = $6, timezone = $7, datestyle = $8, intervalstyle = $9
+         WHERE name = $1 AND target = $2",
+        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID]) };
+
+    static FED_TO: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.projections SET fed_to = $2, rebuilt_at = CASE WHEN $3 THEN now() ELSE rebuilt_at END WHERE id = $1",
+        &[INT4OID, INT8OID, BOOLOID]) };
+
+    static FORGET: Statement = const { Statement::new(
+        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND ($2 OR sqlstate IS NULL)", &[INT4OID, BOOLOID]) };
+
+    static DROP: Statement = const { Statement::new("DELETE FROM audit_cdc_internal.projections WHERE id = $1", &[INT4OID]) };
+
+    static CHANGED: Statement = const { Statement::new("UPDATE audit_cdc_internal.projections_changed SET at = now()", &[]) };
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_create_projection(name text, rule text, target regclass DEFAULT NULL, fill boolean DEFAULT true)
+  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+fn audit_create_projection(
+    name: Option<&str>,
+    rule: Option<&str>,
+    target: Option<pg_sys::Oid>,
+    fill: Option<bool>,
+) -> Result<i64, ErrorReport> {
+    let (name, rule) = (given(name, "name")?, query(given(rule, "rule")?));
+    only_read_committed()?;
+    let target = match target {
+        Some(target) => target,
+        None => table_named(name),
+    };
+    if find(name).is_some() {
+        let message = format!("projection \"{name}\" already exists");
+        return Err(report(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message)
+            .set_hint("audit_alter_projection() gives it another rule."));
+    }
+    keep(&ADD, name, target, rule)?;
+    let projection = found(name)?;
+    rule::check_statement(&projection);
+    if fill == Some(false) {
+        as_extension(|| {
+            settle();
+            changed();
+        });
+        return Ok(0);
+    }
+    let table = rule::table_name(target);
+    if !rule::is_empty(&projection, &table) {
+        let message = format!("table \"{table}\" is not empty");
+        return Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            .set_hint("Empty it, or pass fill => false to add entries only from now on."));
+    }
+    Ok(as_extension(|| {
+        let (fed, _) = self::fill(&projection, 0);
+        fed_to(&projection, None, true);
+        fed
+    }))
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_alter_projection(name text, rule text)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+fn audit_alter_projection(name: Option<&str>, rule: Option<&str>) -> Result<(), ErrorReport> {
+    let (name, rule) = (given(name, "name")?, query(given(rule, "rule")?));
+    let projection = permitted(name)?;
+    as_extension(settle);
+    keep(&ALTER, name, projection.target, rule)?;
+    rule::check_statement(&found(name)?);
+    as_extension(changed);
+    Ok(())
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_rebuild_projection(name text)
+  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
+    only_read_committed()?;
+    let projection = permitted_alone(given(name, "name")?)?;
+    let table = rule::table_name(projection.target);
+    projection.with_rights(|| {
+        projection.check_constraints_at_once();
+        run_text(&format!("DELETE FROM {table}"));
+    });
+    Ok(as_extension(|| {
+        forget(&projection, true);
+        let (fed, last) = fill(&projection, 0);
+        forget(&projection, false);
+        fed_to(&projection, projection.fed_to.map(|_| last), true);
+        notice!("projection \"{}\" is rebuilt: {fed} entries", projection.name);
+        fed
+    }))
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_retry_projection(name text)
+  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+fn audit_retry_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
+    let projection = permitted_alone(given(name, "name")?)?;
+    Ok(as_extension(|| projection.catch_up(true)))
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_disable_projection(name text)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+fn audit_disable_projection(name: Option<&str>) -> Result<(), ErrorReport> {
+    let name = given(name, "name")?;
+    permitted(name)?;
+    as_extension(settle);
+    let projection = permitted(name)?;
+    as_extension(|| {
+        if projection.fed_to.is_none() {
+            fed_to(&projection, Some(settle()), false);
+        }
+    });
+    Ok(())
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_enable_projection(name text)
+  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+fn audit_enable_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
+    only_read_committed()?;
+    let projection = permitted_alone(given(name, "name")?)?;
+    let Some(after) = projection.fed_to else { return Ok(0) };
+    Ok(as_extension(|| {
+        let waiting = projection.catch_up(false);
+        let (fed, _) = fill(&projection, after);
+        fed_to(&projection, None, false);
+        waiting + fed
+    }))
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_drop_projection(name text)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+fn audit_drop_projection(name: Option<&str>) -> Result<(), ErrorReport> {
+    let name = given(name, "name")?;
+    permitted(name)?;
+    as_extension(|| {
+        settle();
+    });
+    let projection = permitted(name)?;
+    as_extension(|| {
+        DROP.with(|drop| drop.run(|| vec![projection.id.into()], |_| Ok(())));
+        changed();
+    });
+    Ok(())
+}
+
+/// Checks the rule under its owner's rights and writes the row.
+fn keep(
+    write: &'static std::thread::LocalKey<Statement>,
+    name: &str,
+    target: pg_sys::Oid,
+    rule: &str,
+) -> Result<(), ErrorReport> {
+    let owner = current_user();
+    let settings =
+        ["search_path", "TimeZone", "DateStyle", "IntervalStyle"].map(|name| setting(name).unwrap_or_default());
+    let columns = crate::pg::restricted(owner, &[], || rule::columns(rule));
+    rule::check_target(target, &columns)?;
+    let [search_path, timezone, datestyle, intervalstyle] = &settings;
+    as_extension(|| {
+        write.with(|write| {
+            write.run(
+                || {
+                    vec![
+                        name.into(),
+                        target.into(),
+                        columns.into(),
+                        rule.into(),
+                        owner.into(),
+                        search_path.as_str().into(),
+                        timezone.as_str().into(),
+                        datestyle.as_str().into(),
+                        intervalstyle.as_str().into(),
+                    ]
+                },
+                |_| Ok(()),
+            );
+        });
+    });
+    Ok(())
+}
+
+fn fed_to(projection: &Projection, last: Option<i64>, rebuilt: bool) {
+    FED_TO.with(|statement| statement.run(|| vec![projection.id.into(), last.into(), rebuilt.into()], |_| Ok(())));
+    changed();
+}
+
+fn forget(projection: &Projection, failures_too: bool) {
+    FORGET.with(|forget| forget.run(|| vec![projection.id.into(), failures_too.into()], |_| Ok(())));
+}
+
+fn changed() {
+    CHANGED.with(|changed| changed.run(Vec::new, |_| Ok(())));
+}
+
+fn find(name: &str) -> Option<Projection> {
+    as_extension(|| FIND.with(|find| find.run(|| vec![name.into()], |rows| Ok(Projection::read_all(rows)?.pop()))))
+}
+
+fn found(name: &str) -> Result<Projection, ErrorReport> {
+    find(name).ok_or_else(|| {
+        report(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("projection \"{name}\" does not exist"))
+    })
+}
+
+/// The projection, if the caller may change it.
+fn permitted(name: &str) -> Result<Projection, ErrorReport> {
+    let (projection, caller) = (found(name)?, current_user());
+    let is_permitted = as_extension(|| {
+        PERMITTED.with(|permitted| {
+            permitted.run(|| vec![caller.into(), projection.rule_owner.into()], |rows| rows.first().get_one::<bool>())
+        })
+    });
+    if is_permitted == Some(true) {
+        return Ok(projection);
+    }
+    Err(report(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of projection \"{name}\""))
+        .set_hint("Members of audit_cdc_admin may change every projection."))
+}
+
+/// The same, and nobody feeds it until the transaction ends.
+fn permitted_alone(name: &str) -> Result<Projection, ErrorReport> {
+    let projection = permitted(name)?;
+    as_extension(|| lock(projection.id));
+    permitted(name)
+}
+
+/// The table that `name` means to the caller.
+fn table_named(name: &str) -> pg_sys::Oid {
+    succeeded(Spi::connect(|client| {
+        client.select("SELECT $1::pg_catalog.regclass::pg_catalog.oid", None, &[name.into()])?.first().get_one()
+    }))
+    .unwrap_or(pg_sys::InvalidOid)
+}
+
+fn given<'a>(argument: Option<&'a str>, name: &str) -> Result<&'a str, ErrorReport> {
+    argument.ok_or_else(|| report(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null")))
+}
+
+/// As people type it.
+fn query(rule: &str) -> &str {
+    rule.trim_end_matches(|character: char| character.is_whitespace() || character == ';')
+}
+
+/// A fixed snapshot would miss entries that are stored meanwhile.
+fn only_read_committed() -> Result<(), ErrorReport> {
+    if !crate::pg::snapshot_is_fixed() {
+        return Ok(());
+    }
+    let message = "a projection can be filled under READ COMMITTED only".to_owned();
+    Err(report(PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION, message))
+}
+
+fn report(code: PgSqlErrorCode, message: String) -> ErrorReport {
+    ErrorReport::new(code, message, "projection")
+}

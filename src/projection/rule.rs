@@ -1,0 +1,127 @@
+//! Is a rule a query whose result the target can take?
+
+use super::feed::{Projection, run_text};
+use crate::pg::{ErrorReport, as_extension};
+use crate::statement::{Statement, succeeded};
+use pgrx::prelude::*;
+
+use crate::pg::BuiltinOid::{OIDOID, TEXTARRAYOID};
+
+thread_local! {
+    /// Columns of a table that can be filled: name, whether it is generated, whether an INSERT must give it.
+    static COLUMNS: Statement = const { Statement::new(
+        "SELECT a.attname::text, a.attgenerated <> '' OR a.attidentity = 'a',
+                (a.attnotnull AND NOT a.atthasdef AND a.attidentity = '')
+         FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum", &[OIDOID]) };
+
+    static IS_TABLE: Statement = const { Statement::new(
+        "SELECT relkind IN ('r', 'p') AND relnamespace <> 'audit_cdc_internal'::regnamespace FROM pg_class WHERE oid = $1", &[OIDOID]) };
+
+    static NAME: Statement = const { Statement::new("SELECT $1::regclass::text", &[OIDOID]) };
+
+    static TWICE: Statement = const { Statement::new(
+        "SELECT name FROM unnest($1) AS name GROUP BY name HAVING count(*) > 1 LIMIT 1", &[TEXTARRAYOID]) };
+}
+
+/// The names of the columns that `rule` gives. Runs under the rights and settings of its owner; its errors are told as
+/// PostgreSQL tells them.
+pub fn columns(rule: &str) -> Vec<String> {
+    succeeded(Spi::connect(|client| {
+        let result = client.select(&*format!("SELECT * FROM ({rule}\n) AS rule LIMIT 0"), None, &[])?;
+        (1..=result.columns()?).map(|ordinal| result.column_name(ordinal)).collect()
+    }))
+}
+
+/// Can `target` be filled with these columns?
+pub fn check_target(target: pg_sys::Oid, given: &[String]) -> Result<(), ErrorReport> {
+    let is_table = as_extension(|| {
+        IS_TABLE.with(|is_table| {
+            is_table.run(|| vec![target.into()], |rows| if rows.is_empty() { Ok(None) } else { rows.first().get_one() })
+        })
+    });
+    let table = table_name(target);
+    if is_table != Some(true) {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("\"{table}\" is not a table that can be filled"),
+        )
+        .set_hint("The target of a projection is a table, plain or partitioned, of your own."));
+    }
+    if let Some(name) = as_extension(|| TWICE.with(|twice| twice.run(|| vec![given.to_vec().into()], first_text))) {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN,
+            format!("column \"{name}\" stands twice in the rule's result"),
+        ));
+    }
+    let columns = as_extension(|| COLUMNS.with(|columns| columns.run(|| vec![target.into()], read_columns)));
+    for name in given {
+        match columns.iter().find(|column| column.name == *name) {
+            None => {
+                return Err(report(
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                    format!("column \"{name}\" of relation \"{table}\" does not exist"),
+                )
+                .set_detail("The columns of the rule's result are the target's, by name."));
+            }
+            Some(column) if column.is_generated => {
+                return Err(report(
+                    PgSqlErrorCode::ERRCODE_GENERATED_ALWAYS,
+                    format!("column \"{name}\" of relation \"{table}\" is generated always"),
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    match columns.iter().find(|column| column.is_needed && !given.contains(&column.name)) {
+        None => Ok(()),
+        Some(Column { name, .. }) => Err(report(
+            PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+            format!(
+                "the rule does not give column \"{name}\" of relation \"{table}\", which is NOT NULL and has no default"
+            ),
+        )),
+    }
+}
+
+/// Its name, qualified.
+pub fn table_name(table: pg_sys::Oid) -> String {
+    as_extension(|| NAME.with(|name| name.run(|| vec![table.into()], first_text))).unwrap_or_default()
+}
+
+/// Are the types assignable, and may the owner insert? Planning the statement tells.
+pub fn check_statement(projection: &Projection) {
+    projection.with_rights(|| run_text(&format!("EXPLAIN {}", projection.statement)));
+}
+
+pub fn is_empty(projection: &Projection, table: &str) -> bool {
+    projection.with_rights(|| {
+        succeeded(Spi::connect(|client| {
+            Ok(client.select(&*format!("SELECT FROM {table} LIMIT 1"), None, &[])?.is_empty())
+        }))
+    })
+}
+
+struct Column {
+    name: String,
+    is_generated: bool,
+    is_needed: bool,
+}
+
+fn read_columns(rows: pgrx::spi::SpiTupleTable) -> pgrx::spi::SpiResult<Vec<Column>> {
+    rows.map(|row| {
+        Ok(Column {
+            name: row.get(1)?.unwrap_or_default(),
+            is_generated: row.get(2)?.unwrap_or_default(),
+            is_needed: row.get(3)?.unwrap_or_default(),
+        })
+    })
+    .collect()
+}
+
+fn first_text(rows: pgrx::spi::SpiTupleTable) -> pgrx::spi::SpiResult<Option<String>> {
+    if rows.is_empty() { Ok(None) } else { rows.first().get_one() }
+}
+
+fn report(code: PgSqlErrorCode, message: String) -> ErrorReport {
+    ErrorReport::new(code, message, "audit_create_projection")
+}
