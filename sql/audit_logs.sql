@@ -41,9 +41,11 @@ DECLARE
              UNION
              SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
              ORDER BY 1)
-         END AS unknown_old_columns
+         END AS unknown_old_columns,
+         coalesce(k.record_key, l.record_id) AS record_key
   FROM %s AS l
   JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table
+  LEFT JOIN audit_cdc_internal.record_keys AS k ON k.audited_table = l.audited_table AND k.record_id = l.record_id
   LEFT JOIN @extschema@.audit_described_tables AS d
     ON (d.database_id, d.table_schema, d.table_name) = (t.database_id, t.table_schema, t.table_name)
    AND l.commit_timestamp >= d.valid_from AND l.commit_timestamp < d.valid_to
@@ -62,6 +64,7 @@ COMMENT ON COLUMN @extschema@.audit_logs.database_name IS 'Sequin''s name for th
 COMMENT ON COLUMN @extschema@.audit_logs.table_schema IS 'schema of the table in the source';
 COMMENT ON COLUMN @extschema@.audit_logs.table_name IS 'for a partition, the name of its immediate parent: Sequin reports it so';
 COMMENT ON COLUMN @extschema@.audit_logs.record_id IS 'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a key; "sha256:" and a digest for a key over 2,000 bytes';
+COMMENT ON COLUMN @extschema@.audit_logs.record_key IS 'record_id in one spelling, by the key''s types in the table''s latest description: the same for all entries of a record';
 COMMENT ON COLUMN @extschema@.audit_logs.record_pks IS 'the key''s values as sent, in column order; null if the message had none';
 COMMENT ON COLUMN @extschema@.audit_logs.action IS 'insert, update, delete, read (a backfill found the row so) or truncate';
 COMMENT ON COLUMN @extschema@.audit_logs.commit_lsn IS 'LSN of the commit record as a 64-bit number; null for read';

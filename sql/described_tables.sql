@@ -10,10 +10,19 @@ CREATE TABLE audit_cdc_internal.described_tables (
   column_types jsonb NOT NULL,
   never_sent text[] NOT NULL,
   null_in_reads text[] NOT NULL,
+  key_types text[], -- as audit_cdc_internal.spelled_types gives them
   confirmed_at timestamptz NOT NULL, -- the latest time at which the source said the same
   PRIMARY KEY (database_id, table_schema, table_name, valid_from)
 );
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.described_tables', '');
+
+CREATE FUNCTION audit_cdc_internal.latest_key_types(database_id text, table_schema text, table_name text) RETURNS text[]
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT d.key_types FROM audit_cdc_internal.described_tables AS d
+  WHERE (d.database_id, d.table_schema, d.table_name) = (latest_key_types.database_id, latest_key_types.table_schema, latest_key_types.table_name)
+  ORDER BY d.valid_from DESC LIMIT 1;
+END;
 
 CREATE VIEW @extschema@.audit_described_tables AS
   SELECT database_id, table_schema, table_name, valid_from,
@@ -41,6 +50,8 @@ DECLARE
   added bigint := 0;
   said record;
   before audit_cdc_internal.described_tables;
+  types_before text[];
+  types_now text[];
 BEGIN
   IF audit_describe_tables.database_id IS NULL OR description IS NULL THEN
     RAISE EXCEPTION '% must not be null', CASE WHEN audit_describe_tables.database_id IS NULL THEN 'database_id' ELSE 'description' END
@@ -93,14 +104,20 @@ BEGIN
       before.valid_from := before.confirmed_at;
       INSERT INTO audit_cdc_internal.described_tables SELECT before.* ON CONFLICT DO NOTHING;
     END IF;
+    SELECT audit_cdc_internal.latest_key_types(audit_describe_tables.database_id, said.table_schema, said.table_name) INTO types_before;
     INSERT INTO audit_cdc_internal.described_tables AS k
     VALUES (audit_describe_tables.database_id, said.table_schema, said.table_name, holds_from, said.replica_identity, said.key_columns,
-            said.identity_columns, said.column_types, said.never_sent, said.null_in_reads, holds_from)
+            said.identity_columns, said.column_types, said.never_sent, said.null_in_reads,
+            audit_cdc_internal.spelled_types(said.key_columns, said.column_types), holds_from)
     ON CONFLICT ON CONSTRAINT described_tables_pkey DO UPDATE
       SET replica_identity = excluded.replica_identity, key_columns = excluded.key_columns,
           identity_columns = excluded.identity_columns, column_types = excluded.column_types,
-          never_sent = excluded.never_sent, null_in_reads = excluded.null_in_reads, confirmed_at = excluded.confirmed_at;
+          never_sent = excluded.never_sent, null_in_reads = excluded.null_in_reads, key_types = excluded.key_types, confirmed_at = excluded.confirmed_at;
     added := added + 1;
+    SELECT audit_cdc_internal.latest_key_types(audit_describe_tables.database_id, said.table_schema, said.table_name) INTO types_now;
+    IF types_now IS DISTINCT FROM types_before THEN
+      PERFORM audit_cdc_internal.respell_record_keys(audit_describe_tables.database_id, said.table_schema, said.table_name, types_now);
+    END IF;
   END LOOP;
   RETURN added;
 END

@@ -7,7 +7,9 @@ REVOKE ALL ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(
   @extschema@.audit_cast(anyelement, jsonb), @extschema@.audit_row(anyelement, jsonb, text[]),
   @extschema@.audit_create_projection(text, text, regclass, boolean), @extschema@.audit_alter_projection(text, text),
   @extschema@.audit_rebuild_projection(text), @extschema@.audit_retry_projection(text), @extschema@.audit_disable_projection(text),
-  @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text) FROM PUBLIC;
+  @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text),
+  @extschema@.audit_create_history_table(text, text, text[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
+  @extschema@.audit_create_history(text, text, text, text) FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
 GRANT EXECUTE ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(jsonb) TO audit_cdc_ingest;
@@ -16,7 +18,9 @@ GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.
 GRANT EXECUTE ON FUNCTION @extschema@.audit_status(), @extschema@.audit_cast(anyelement, jsonb),
   @extschema@.audit_row(anyelement, jsonb, text[]), @extschema@.audit_create_projection(text, text, regclass, boolean),
   @extschema@.audit_alter_projection(text, text), @extschema@.audit_rebuild_projection(text), @extschema@.audit_retry_projection(text),
-  @extschema@.audit_disable_projection(text), @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text) TO audit_cdc_reader;
+  @extschema@.audit_disable_projection(text), @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text),
+  @extschema@.audit_create_history_table(text, text, text[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
+  @extschema@.audit_create_history(text, text, text, text) TO audit_cdc_reader;
 -- the views call them
 GRANT EXECUTE ON FUNCTION audit_cdc_internal.lifted(jsonb, text), audit_cdc_internal.new_log(), audit_cdc_internal.filling() TO audit_cdc_reader;
 GRANT EXECUTE ON FUNCTION @extschema@.audit_retry_rejects(bigint[]), @extschema@.audit_describe_tables(text, jsonb, timestamptz) TO audit_cdc_admin;

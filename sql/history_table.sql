@@ -1,0 +1,100 @@
+-- The obvious projection: every change of one table as a typed row. Both functions run with the caller's rights.
+
+-- columns: of the table, in order, each as "name type"; key: names of the key columns.
+CREATE FUNCTION @extschema@.audit_create_history_table(
+    history text, schema text, names text[], types text[], key text[], database_id text, table_schema text, table_name text)
+  RETURNS regclass LANGUAGE plpgsql AS $$
+DECLARE
+  parts CONSTANT text[] := parse_ident(history);
+  qualified CONSTANT text := CASE cardinality(parts) WHEN 1 THEN format('%I.%I', schema, parts[1]) ELSE format('%I.%I', parts[1], parts[2]) END;
+  rule text;
+BEGIN
+  -- a type is what to_regtype() or format_type() has taken for one, so that it can stand in a statement
+  EXECUTE format(E'CREATE TABLE %s (
+    audit_id bigint PRIMARY KEY, audit_action text NOT NULL,
+    audit_commit_lsn bigint, audit_commit_idx integer, audit_commit_timestamp timestamptz NOT NULL,
+    audit_username text, audit_source text, audit_request_id text, audit_metadata jsonb,
+    audit_changed text[], audit_unknown text[],\n%s\n)', qualified,
+    (SELECT string_agg(format('%I %s', c.name, c.type), E',\n' ORDER BY place) FROM unnest(names, types) WITH ORDINALITY AS c(name, type, place)));
+  EXECUTE format('COMMENT ON TABLE %s IS %L', qualified,
+                 format('every change of %I.%I, filled by audit_cdc: the row after it, of a delete the row before it', table_schema, table_name));
+  IF key <> '{}' THEN
+    EXECUTE format('CREATE INDEX ON %s (%s, audit_commit_timestamp)', qualified, (SELECT string_agg(quote_ident(k), ', ') FROM unnest(key) AS k));
+  END IF;
+
+  rule := format('SELECT l.id AS audit_id, l.action AS audit_action,
+       l.commit_lsn AS audit_commit_lsn, l.commit_idx AS audit_commit_idx, l.commit_timestamp AS audit_commit_timestamp,
+       l.username AS audit_username, l.source AS audit_source, l.request_id AS audit_request_id, l.metadata AS audit_metadata,
+       CASE l.action WHEN ''update'' THEN ARRAY(SELECT jsonb_object_keys(l.old_values)) END AS audit_changed,
+       l.unknown_columns AS audit_unknown,
+       %s
+FROM @extschema@.audit_new_logs AS l
+CROSS JOIN LATERAL @extschema@.audit_row(NULL::%s, coalesce(l.new_values, l.old_values), l.unknown_columns) AS r
+WHERE l.table_schema = %L AND l.table_name = %L',
+    (SELECT string_agg(format('r.%I', c.name), ', ' ORDER BY place) FROM unnest(names) WITH ORDINALITY AS c(name, place)),
+    qualified, table_schema, table_name);
+  IF database_id IS NOT NULL THEN
+    rule := rule || format(' AND l.database_id = %L', database_id);
+  END IF;
+  PERFORM @extschema@.audit_create_projection(parts[cardinality(parts)], rule, qualified::regclass);
+  RETURN qualified::regclass;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_create_history_table(text, text, text[], text[], text[], text, text, text) IS 'Serves audit_create_history.';
+
+CREATE FUNCTION @extschema@.audit_create_history(source regclass, history text DEFAULT NULL, database_id text DEFAULT NULL)
+  RETURNS regclass LANGUAGE plpgsql AS $$
+DECLARE
+  called record;
+  layout record;
+BEGIN
+  SELECT n.nspname, c.relname INTO called
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = source;
+  SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names,
+         pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum) AS types,
+         coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
+                    FILTER (WHERE EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = source AND i.indisprimary AND a.attnum = ANY (i.indkey))),
+                  '{}') AS key
+    INTO layout
+  FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped;
+  IF called IS NULL OR layout.names IS NULL THEN
+    RAISE EXCEPTION 'source must be a table with columns' USING ERRCODE = 'undefined_table';
+  END IF;
+  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.quote_ident(called.relname || '_history')), called.nspname,
+           layout.names, layout.types, layout.key, database_id, called.nspname, called.relname);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.audit_create_history(regclass, text, text) IS
+'Creates a table with every change of source as a typed row (its columns after those of the change, which begin with audit_), keeps it filled and fills it from the log. source: a table of this database that is called like the audited one and has its columns; it is not needed afterwards. history: its name, also qualified; null: the source''s with _history, in the same schema. database_id: only changes of that database; null: of all. Returns the table. Errors: as CREATE TABLE and audit_create_projection.';
+
+CREATE FUNCTION @extschema@.audit_create_history(database_id text, table_schema text, table_name text, history text DEFAULT NULL)
+  RETURNS regclass LANGUAGE plpgsql AS $$
+DECLARE
+  described @extschema@.audit_described_tables;
+  layout record;
+BEGIN
+  SELECT d.* INTO described FROM @extschema@.audit_described_tables AS d
+  WHERE d.database_id = audit_create_history.database_id AND d.table_schema = audit_create_history.table_schema
+    AND d.table_name = audit_create_history.table_name
+  ORDER BY d.valid_from DESC LIMIT 1;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'table "%.%" of database "%" is not described', table_schema, table_name, database_id
+      USING ERRCODE = 'undefined_object',
+            HINT = 'audit_describe_tables() takes descriptions; or name a table of this database that has its columns.';
+  END IF;
+  SELECT pg_catalog.array_agg(c.key ORDER BY k.place, c.key) AS names,
+         pg_catalog.array_agg(CASE WHEN pg_catalog.to_regtype(c.value) IS NULL THEN 'text' ELSE c.value END ORDER BY k.place, c.key) AS types,
+         pg_catalog.string_agg(c.key || ' ' || c.value, ', ' ORDER BY k.place, c.key) FILTER (WHERE pg_catalog.to_regtype(c.value) IS NULL) AS absent
+    INTO layout
+  FROM pg_catalog.jsonb_each_text(described.column_types) AS c
+  LEFT JOIN pg_catalog.unnest(described.key_columns) WITH ORDINALITY AS k(name, place) ON k.name = c.key;
+  IF layout.absent IS NOT NULL THEN
+    RAISE NOTICE 'types that this database does not have become text: %', layout.absent;
+  END IF;
+  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.quote_ident(table_name || '_history')), pg_catalog.current_schema(),
+           layout.names, layout.types, described.key_columns, database_id, table_schema, table_name);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.audit_create_history(text, text, text, text) IS
+'The same for a table by its latest description: key columns first, the others by name. Types that this database does not have become text, with a NOTICE. history: null: table_name with _history, in the current schema. Errors: also 42704 (not described).';

@@ -88,6 +88,11 @@ CREATE TABLE audit_cdc_internal.tallies (
 ) WITH (fillfactor = 50);
 CREATE INDEX tallies_by_table ON audit_cdc_internal.tallies (audited_table);
 
+-- What an ingest reads besides the log (projections, key types) is changed only by who holds the log IN SHARE MODE. Under
+-- REPEATABLE READ an ingest might not see the change: it locks this row, and fails with 40001 if it was updated since.
+CREATE TABLE audit_cdc_internal.ingest_reads (changed_at timestamptz NOT NULL);
+INSERT INTO audit_cdc_internal.ingest_reads VALUES (now());
+
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.log_id_seq', '');

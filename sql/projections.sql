@@ -37,11 +37,6 @@ CREATE TABLE audit_cdc_internal.unprojected (
   PRIMARY KEY (projection, log_id)
 );
 
--- Under REPEATABLE READ an ingest might not see a new projection: it locks this row, and fails with 40001
--- if it was changed since.
-CREATE TABLE audit_cdc_internal.projections_changed (at timestamptz NOT NULL);
-INSERT INTO audit_cdc_internal.projections_changed VALUES (now());
-
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.unprojected', '');

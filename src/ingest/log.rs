@@ -1,5 +1,6 @@
 //! The statements that write the log.
 
+use super::names::AuditedTable;
 use crate::message::{Change, Identity};
 use crate::pg::{BuiltinOid, ErrorReport, log_rows};
 use crate::projection::{Projection, feed};
@@ -47,6 +48,13 @@ const INSERTED: &[BuiltinOid] = &[
 ];
 
 thread_local! {
+    static LOCK: Statement = const { Statement::new("LOCK TABLE ONLY audit_cdc_internal.log IN ROW EXCLUSIVE MODE", &[]) };
+
+    static UNCHANGED: Statement = const { Statement::new("SELECT FROM audit_cdc_internal.ingest_reads FOR SHARE", &[]) };
+
+    static RECORD_KEYS: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.keep_record_keys($1, $2, $3, $4)", &[INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
+
     static DIGESTS: Statement = const { Statement::new(
         "SELECT encode(sha256(convert_to(image::jsonb::text, 'UTF8')), 'hex')
          FROM unnest($1) WITH ORDINALITY AS i(image, place) ORDER BY place", &[TEXTARRAYOID]) };
@@ -94,12 +102,20 @@ thread_local! {
         &[INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID]) };
 }
 
+/// What ingest reads besides the log (projections, key types) does not change from here until the transaction ends.
+pub fn lock() {
+    LOCK.with(|lock| lock.run(Vec::new, |_| Ok(())));
+    if crate::pg::snapshot_is_fixed() {
+        UNCHANGED.with(|unchanged| unchanged.run(Vec::new, |_| Ok(())));
+    }
+}
+
 /// A change on its way into the log.
 #[derive(Clone, Copy)]
 pub struct Entry<'c, 'a> {
     pub change: &'c Change<'a>,
     pub identity: Identity,
-    pub table: i32,
+    pub table: &'c AuditedTable,
 }
 
 impl Entry<'_, '_> {
@@ -228,7 +244,7 @@ fn insert(entries: &[Entry], projections: &[Projection]) -> ByTable {
         vec![
             column(entries, Entry::commit_timestamp),
             column(entries, |e| Uuid::from_bytes(e.identity)),
-            column(entries, |e| e.table),
+            column(entries, |e| e.table.number),
             column(entries, |e| e.change.commit_lsn),
             column(entries, |e| e.change.commit_idx),
             column(entries, |e| e.change.action.as_str()),
@@ -285,6 +301,27 @@ pub fn tally(stored: &Stored) {
             |_| Ok(()),
         );
     });
+}
+
+/// Keys that may be spelled in several ways.
+pub fn keep_record_keys(entries: &[Entry]) {
+    let spelled: Vec<_> =
+        entries.iter().filter(|e| e.table.key_types.is_some() && record_id(e).is_some()).copied().collect();
+    for entries in spelled.chunks(10_000) {
+        RECORD_KEYS.with(|keys| {
+            keys.run(
+                || {
+                    vec![
+                        column(entries, |e| e.table.number),
+                        column(entries, |e| record_id(e)),
+                        column(entries, |e| record_pks(e)),
+                        column(entries, |e| e.table.key_types.as_deref()),
+                    ]
+                },
+                |_| Ok(()),
+            );
+        });
+    }
 }
 
 /// Of each read's image, in `jsonb`'s own spelling.

@@ -2,10 +2,10 @@
 
 use super::Counts;
 use super::log::{self, Entry, Stored};
-use super::names;
+use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal};
 use crate::isolate::isolated;
-use crate::message::{Action, Change, Identity, Message, Reject, messages};
+use crate::message::{Action, Change, Identity, Message, Reject, Table, messages};
 use crate::pg::check_for_interrupts;
 use crate::projection::{self, Projection};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,9 +35,12 @@ pub fn take_message(text: &str) -> Taken<'_> {
 fn take_messages(messages: Vec<Message<'_>>) -> Taken<'_> {
     let mut rejected = Vec::new();
     let changes = understood(messages, &mut rejected);
-    let mut waiting = identified(&changes, &mut rejected);
+    log::lock();
+    let tables = names::audited_tables(&changes);
+    let mut waiting = identified(&changes, &tables, &mut rejected);
     waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
     log::ensure_partitions(&waiting);
+    log::keep_record_keys(&waiting);
     let projections = if waiting.is_empty() { Vec::new() } else { projection::active() };
     let mut all = Stored::default();
     while !waiting.is_empty() {
@@ -75,12 +78,15 @@ fn understood<'a>(messages: Vec<Message<'a>>, rejected: &mut Vec<Rejected<'a>>) 
 }
 
 /// The identity of a read needs its image as PostgreSQL reads it, so that spelling does not matter.
-fn identified<'c, 'a>(changes: &'c [Change<'a>], rejected: &mut Vec<Rejected<'a>>) -> Vec<Entry<'c, 'a>> {
-    let numbers = names::numbers(changes);
+fn identified<'c, 'a>(
+    changes: &'c [Change<'a>],
+    tables: &'c BTreeMap<&'c Table<'a>, AuditedTable>,
+    rejected: &mut Vec<Rejected<'a>>,
+) -> Vec<Entry<'c, 'a>> {
     let entry = |change: &'c Change<'a>, digest: Option<&str>| Entry {
         change,
         identity: change.identity(digest),
-        table: numbers[&change.table],
+        table: &tables[&change.table],
     };
     let (reads, changes): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.action == Action::Read);
     let mut entries: Vec<_> = changes.into_iter().map(|change| entry(change, None)).collect();

@@ -26,10 +26,6 @@ fn new_log(fcinfo: pg_sys::FunctionCallInfo) {
 }
 
 thread_local! {
-    static LOCK_LOG: Statement = const { Statement::new("LOCK TABLE ONLY audit_cdc_internal.log IN ROW EXCLUSIVE MODE", &[]) };
-
-    static UNCHANGED: Statement = const { Statement::new("SELECT FROM audit_cdc_internal.projections_changed FOR SHARE", &[]) };
-
     static ACTIVE: Statement = const { Statement::new(
         "SELECT *, pg_try_advisory_xact_lock_shared('audit_cdc_internal.projections'::regclass::oid::integer, id) AS is_free
          FROM audit_cdc_internal.runnable_projections WHERE fed_to IS NULL ORDER BY id", &[]) };
@@ -76,12 +72,8 @@ pub struct Projection {
     is_free: bool,
 }
 
-/// The enabled projections, as they will be until this transaction ends.
+/// The enabled projections. They stay so while the caller holds its lock on the log.
 pub fn active() -> Vec<Projection> {
-    LOCK_LOG.with(|lock| lock.run(Vec::new, |_| Ok(())));
-    if crate::pg::snapshot_is_fixed() {
-        UNCHANGED.with(|unchanged| unchanged.run(Vec::new, |_| Ok(())));
-    }
     let active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
     for projection in active.iter().filter(|projection| projection.is_free && projection.is_waiting) {
         projection.catch_up(false);

@@ -54,7 +54,7 @@ thread_local! {
 
     static DROP: Statement = const { Statement::new("DELETE FROM audit_cdc_internal.projections WHERE id = $1", &[INT4OID]) };
 
-    static CHANGED: Statement = const { Statement::new("UPDATE audit_cdc_internal.projections_changed SET at = now()", &[]) };
+    static CHANGED: Statement = const { Statement::new("UPDATE audit_cdc_internal.ingest_reads SET changed_at = now()", &[]) };
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_create_projection(name text, rule text, target regclass DEFAULT NULL, fill boolean DEFAULT true)
