@@ -2,7 +2,7 @@
 
 use crate::isolate::isolated;
 use crate::message::Reject;
-use crate::pg::{BuiltinOid, CaughtError, LogRow, feeding, log_rows, restricted, return_fed_rows};
+use crate::pg::{BuiltinOid, CaughtError, LogRow, feeding, log_rows, restricted, return_fed_rows, subtransaction};
 use crate::sqlstate::SqlState;
 use crate::statement::Statement;
 use pgrx::prelude::*;
@@ -54,7 +54,8 @@ thread_local! {
            SELECT * FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND id = u.log_id LIMIT 1) AS l
          ORDER BY l.id", &[INT4OID, BuiltinOid::BOOLOID, INT8OID]) };
 
-    static PLANS: RefCell<HashMap<String, Rc<OwnedPreparedStatement>>> = RefCell::default();
+    /// By owner and statement: what is folded into a plan is what its owner may call.
+    static PLANS: RefCell<HashMap<(pg_sys::Oid, String), Rc<OwnedPreparedStatement>>> = RefCell::default();
 }
 
 pub struct Projection {
@@ -76,7 +77,8 @@ pub struct Projection {
 pub fn active() -> Vec<Projection> {
     let active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
     for projection in active.iter().filter(|projection| projection.is_free && projection.is_waiting) {
-        projection.catch_up(false);
+        // in steps, so that no ingest has to do it all
+        projection.catch_up_step(false, 0);
     }
     active
 }
@@ -117,32 +119,28 @@ impl Projection {
     }
 
     /// Runs the rule over entries, and returns those that it could not take.
-    pub fn run<'e, 'a>(&self, entries: &'e [LogRow<'a>]) -> Vec<(&'e LogRow<'a>, Reject)> {
-        let mut refused = Vec::new();
-        let all: Vec<&LogRow> = entries.iter().collect();
-        // a rule that cannot even be planned takes no entry
-        match crate::pg::subtransaction(|| self.with_rights(|| self.plan())).map_err(|error| judge(&error).ok_or(error))
-        {
-            Ok(plan) => isolated(
-                &all,
-                judge,
-                &mut |entries| {
-                    self.with_rights(|| {
-                        self.check_constraints_at_once();
-                        feeding(entries.iter().copied(), || execute(&plan));
-                    });
-                },
-                &mut Vec::new(),
-                &mut |entry, reject| refused.push((*entry, reject)),
-            ),
-            Err(Ok(reject)) => refused.extend(all.into_iter().map(|entry| (entry, reject.clone()))),
-            Err(Err(error)) => error.rethrow(),
+    pub fn run<'a>(&self, entries: &[LogRow<'a>]) -> Vec<(LogRow<'a>, Reject)> {
+        let attempt = |entries: &[LogRow]| {
+            self.with_rights(|| {
+                self.check_constraints_at_once();
+                let plan = self.plan();
+                feeding(entries.iter(), || execute(&plan));
+            });
+        };
+        let Err(_) = judged(|| attempt(entries)) else { return Vec::new() };
+        // a rule that fails over no entry at all takes none
+        if let Err(broken) = judged(|| attempt(&[])) {
+            return entries.iter().map(|entry| (*entry, broken.clone())).collect();
         }
+        let mut refused = Vec::new();
+        isolated(entries, judge, &mut |entries| attempt(entries), &mut Vec::new(), &mut |entry, reject| {
+            refused.push((*entry, reject));
+        });
         refused
     }
 
     /// Notes the entries that it could not take.
-    pub fn refused(&self, refused: Vec<(&LogRow, Reject)>) {
+    pub fn refused(&self, refused: Vec<(LogRow, Reject)>) {
         if refused.is_empty() {
             return;
         }
@@ -166,28 +164,30 @@ impl Projection {
     /// Feeds what waits, and what failed too if `failed`. Returns how many entries have reached the target.
     pub fn catch_up(&self, failed: bool) -> i64 {
         let (mut reached, mut after) = (0, 0);
-        loop {
-            let last = WAITING.with(|waiting| {
-                waiting.run(
-                    || vec![self.id.into(), failed.into(), after.into()],
-                    |result| {
-                        let entries = log_rows(result)?;
-                        let refused = self.run(&entries);
-                        let mut ids = ids(&entries);
-                        let last = ids.last().copied();
-                        ids.retain(|id| refused.iter().all(|(entry, _)| entry.id != *id));
-                        reached += ids.len() as i64;
-                        REACHED.with(|statement| statement.run(|| vec![self.id.into(), ids.into()], |_| Ok(())));
-                        self.refused(refused);
-                        Ok(last)
-                    },
-                )
-            });
-            match last {
-                Some(last) => after = last,
-                None => return reached,
-            }
+        while let Some((count, last)) = self.catch_up_step(failed, after) {
+            (reached, after) = (reached + count, last);
         }
+        reached
+    }
+
+    /// At most 1,000 entries of those after `after`. Returns how many have reached the target, and the last.
+    fn catch_up_step(&self, failed: bool, after: i64) -> Option<(i64, i64)> {
+        WAITING.with(|waiting| {
+            waiting.run(
+                || vec![self.id.into(), failed.into(), after.into()],
+                |result| {
+                    let entries = log_rows(result)?;
+                    let refused = self.run(&entries);
+                    let last = entries.last().map(|entry| entry.id);
+                    let mut ids = ids(&entries);
+                    ids.retain(|id| refused.iter().all(|(entry, _)| entry.id != *id));
+                    let reached = ids.len() as i64;
+                    REACHED.with(|statement| statement.run(|| vec![self.id.into(), ids.into()], |_| Ok(())));
+                    self.refused(refused);
+                    Ok(last.map(|last| (reached, last)))
+                },
+            )
+        })
     }
 
     /// With the rights of the rule's owner; what ingest's own settings hold the planner to does not concern it.
@@ -214,7 +214,8 @@ impl Projection {
     }
 
     fn plan(&self) -> Rc<OwnedPreparedStatement> {
-        if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&self.statement).cloned()) {
+        let key = (self.rule_owner, self.statement.clone());
+        if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&key).cloned()) {
             return plan;
         }
         let plan = Spi::connect_mut(|client| Ok(client.prepare_mut(self.statement.as_str(), &[])?.keep()));
@@ -224,7 +225,7 @@ impl Projection {
             if plans.len() >= MOST_PLANS {
                 plans.clear();
             }
-            plans.insert(self.statement.clone(), plan.clone());
+            plans.insert(key, plan.clone());
         });
         plan
     }
@@ -245,6 +246,10 @@ fn ids(entries: &[LogRow]) -> Vec<i64> {
 
 fn times(entries: &[LogRow]) -> Vec<TimestampWithTimeZone> {
     entries.iter().map(|entry| entry.commit_timestamp).collect()
+}
+
+fn judged(work: impl FnOnce()) -> Result<(), Reject> {
+    subtransaction(work).map_err(|error| judge(&error).unwrap_or_else(|| error.rethrow()))
 }
 
 /// Whatever a rule raises is its own affair and never stops an ingest. Raised is what says nothing of the rule:

@@ -1,0 +1,792 @@
+"""audit_cast and audit_row: what Sequin carries comes back as PostgreSQL itself would write it."""
+
+import collections
+import contextlib
+import datetime
+import difflib
+import ipaddress
+import json
+import os
+import pathlib
+import random
+import re
+import struct
+
+import psycopg2
+import pytest
+from conftest import CORPUS, DATABASE_ID, Database, admin, batch, lines, numbers
+
+REPORT = pathlib.Path(__file__).with_name("cast_report.txt")
+SETTINGS = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c lc_monetary=C"
+# a value as its type's output function writes it: a cast to text would strip char(n)
+OUT = """CREATE FUNCTION written(v anyelement) RETURNS text LANGUAGE plpgsql AS $$
+         BEGIN RETURN CASE WHEN v IS DISTINCT FROM NULL THEN format('%s', v) END; END $$"""
+
+
+class Session(Database):
+    """All on one connection, with the settings under which the truth was written."""
+
+    def connect(self, **options):
+        if not hasattr(self, "connection"):
+            self.connection = super().connect(options=SETTINGS, **options)
+        return self.connection
+
+
+@contextlib.contextmanager
+def session():
+    name = f"audit_{os.getpid()}_{next(numbers)}"
+    admin(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+    db = Session(name)
+    db.run("CREATE EXTENSION audit_cdc")
+    db.run(OUT)
+    try:
+        with contextlib.suppress(psycopg2.errors.FeatureNotSupported):
+            db.has_xml = False
+            db.run("SELECT xml '<a/>'")
+            db.has_xml = True
+        yield db
+    finally:
+        admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def identifier(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+# ---------------------------------------------------------------------------------------------- the corpus, every column
+
+TRUTH = [json.loads(line) for line in lines("source_rows.jsonl")]
+MARKS = collections.Counter(mark for truth in TRUTH for side in ("old", "new") for mark in (truth.get(f"{side}_not_exact") or {}).values())
+Cast = collections.namedtuple("Cast", "n action type side column mark truth found unknown")
+
+
+def sides(truth):
+    return [side for side in ("new", "old") if truth[side] is not None]
+
+
+@pytest.fixture(scope="module")
+def source():
+    """A log of the whole corpus beside the tables of its source, described; truth.t0, t1 …: a row type for each layout."""
+    with session() as db:
+        loaded = db.psql("-f", str(CORPUS / "schema.sql"))
+        assert loaded.returncode == 0, loaded.stderr
+        assert db.ingest(batch(lines("messages.jsonl"))) == (411, 411, 0, 0)
+        description = db.psql("-f", "sql/describe_source.sql").stdout
+        assert db.value("SELECT audit_describe_tables(%s, %s, '2026-11-22 21:00+00')", DATABASE_ID, description) >= 40
+        db.run("CREATE SCHEMA truth")
+        db.layouts = {}
+        for truth in TRUTH:
+            key = tuple(sorted(truth["types"].items()))
+            if key not in db.layouts:
+                db.layouts[key] = f"truth.t{len(db.layouts)}"
+                # a server without libxml reads no xml: the images of its tables are not what this is about
+                columns = (f"{identifier(name)} {type_ if db.has_xml or type_ != 'xml' else 'text'}" for name, type_ in truth["types"].items())
+                db.run(f"CREATE TYPE {db.layouts[key]} AS ({', '.join(columns)})")
+        yield db
+
+
+def layout(db, truth):
+    return db.layouts[tuple(sorted(truth["types"].items()))]
+
+
+def columns_of(truth, row="r"):
+    return ", ".join(f"written(({row}).{identifier(name)})" for name in truth["types"])
+
+
+@pytest.fixture(scope="module")
+def casts(source):
+    """Every column of both sides of every entry, cast as whole images."""
+    ids = {(key, table, tuple(pks)): rest for key, table, pks, *rest in source.rows(
+        "SELECT idempotency_key, table_name, record_pks, id, unknown_columns, unknown_old_columns FROM audit_logs")}
+    logged = {truth["n"]: ids[truth["idempotency_key"], truth["table"], tuple(truth["record_pks"])] for truth in TRUTH}
+    assert len(source.layouts) == 35 and len({entry[0] for entry in logged.values()}) == 411
+    found = []
+    by_layout = collections.defaultdict(list)
+    for truth in TRUTH:
+        by_layout[layout(source, truth)].append(truth)
+    for type_, truths in by_layout.items():
+        rows = {(id_, side): row for id_, side, *row in source.rows(f"""
+            WITH images AS MATERIALIZED (
+              SELECT id, 'new' AS side, audit_row(NULL::{type_}, new_values, unknown_columns) AS r FROM audit_logs WHERE id = ANY (%s) AND action <> 'delete'
+              UNION ALL SELECT id, 'old', audit_row(NULL::{type_}, old_values, unknown_columns) FROM audit_logs WHERE id = ANY (%s) AND action = 'delete'
+              UNION ALL SELECT id, 'old', audit_row(audit_row(NULL::{type_}, new_values, unknown_columns), old_values, unknown_old_columns)
+                        FROM audit_logs WHERE id = ANY (%s) AND action = 'update'
+              UNION ALL SELECT id, 'overlaid', audit_row(audit_row(NULL::{type_}, new_values, unknown_columns), old_values) FROM audit_logs WHERE id = ANY (%s) AND action = 'update')
+            SELECT id, side, {columns_of(truths[0])} FROM images""", *[[logged[truth["n"]][0] for truth in truths]] * 4)}
+        for truth in truths:
+            id_, unknown, unknown_old = logged[truth["n"]]
+            for shown, side in [(side, side) for side in sides(truth)] + [("overlaid", "old")] * (truth["action"] == "update"):
+                listed = {"old": unknown_old, "overlaid": ()}.get(shown) if truth["action"] == "update" and side == "old" else unknown
+                for column, text in zip(truths[0]["types"], rows[id_, shown]):
+                    found.append(Cast(truth["n"], truth["action"], truth["types"][column], shown, column, (truth.get(f"{side}_not_exact") or {}).get(column),
+                                      truth[side][column], text, column in (listed or ())))
+    return found
+
+
+def test_what_is_not_marked_is_exact_in_every_column(casts):
+    """Neither the spelling of json nor the sign of a zero needs an excuse in the corpus."""
+    compared = [cast for cast in casts if cast.mark is None and cast.side in ("new", "overlaid" if cast.action == "update" else "old")]
+    assert [cast for cast in compared if cast.truth != cast.found] == []
+    assert len(compared) == sum(len(truth[side]) for truth in TRUTH for side in sides(truth)) - sum(MARKS.values())
+
+
+def test_an_unknown_column_is_null_and_no_other_is_lost(casts):
+    """An old row of another identity than FULL: its columns may be those of the new row, but nobody knows."""
+    listed = [cast for cast in casts if cast.unknown]
+    assert {cast.found for cast in listed} == {None} and len(listed) > 300
+    assert [cast for cast in casts if cast.mark is None and not cast.unknown and cast.truth != cast.found] == []
+
+
+def outcome(cast, equal):
+    if cast.truth == cast.found:
+        return "exact"
+    if cast.found is None:
+        return "unknown" if cast.unknown else "null"
+    return "equal" if equal else "other value"
+
+
+def test_what_is_marked_comes_back_as_reported(source, casts):
+    """tests/e2e/cast_report.txt; ACCEPT=1 writes it anew."""
+    marked = [cast for cast in casts if cast.mark and cast.side != "overlaid"]
+    assert collections.Counter(cast.mark for cast in marked) == MARKS
+    same = {False: lambda one, two: source.value("SELECT %s::jsonb = %s::jsonb", one, two),
+            True: lambda one, two: source.value("SELECT %s::jsonb[] = %s::jsonb[]", one, two)}
+    lines_ = collections.Counter()
+    for cast in marked:
+        is_json = None not in (cast.truth, cast.found) and cast.type.removesuffix("[]") in ("json", "jsonb", "doc")
+        equal = is_json and same[cast.type.endswith("[]")](cast.truth, cast.found)
+        lines_[cast.mark, cast.type, "read" if cast.action == "read" else "change", outcome(cast, equal)] += 1
+    report = "".join(f"{mark:<16} {type_:<32} {kind:<8} {how:<12} {count:>3}\n" for (mark, type_, kind, how), count in sorted(lines_.items()))
+    if os.environ.get("ACCEPT"):
+        REPORT.write_text(report)
+    accepted = REPORT.read_text()
+    assert report == accepted, "\n".join(difflib.unified_diff(accepted.splitlines(), report.splitlines(), "accepted", "found", lineterm=""))
+    assert {how for mark, *_, how in lines_ if mark == "uncastable"} == {"exact"}
+    assert {how for mark, *_, how in lines_ if mark == "json_equal"} <= {"exact", "equal"}
+    assert {how for mark, *_, how in lines_ if mark in ("not_carried", "unchanged_toast", "null_in_read", "absent")} == {"unknown"}
+
+
+def test_timestamps_as_integers_are_the_same_timestamps(source):
+    known = {(truth["idempotency_key"], truth["table"], tuple(truth["record_pks"])): truth for truth in TRUTH}
+    compared = collections.Counter()
+    for message in map(json.loads, lines("variants/timestamp_format_unix_microsecond.jsonl")):
+        meta = message["metadata"]
+        truth = known[meta["idempotency_key"], meta["table_name"], tuple(meta["record_pks"])]
+        for side in sides(truth):
+            row = f"audit_row(NULL::{layout(source, truth)}, %(record)s, %(unknown)s)"
+            if message["action"] == "update" and side == "old":
+                row = f"audit_row({row}, %(changes)s, %(unknown)s)"
+            marked = truth.get(f"{side}_not_exact") or {}
+            with source.connect().cursor() as cursor:
+                cursor.execute(f"SELECT {columns_of(truth)} FROM (SELECT {row} AS r OFFSET 0) AS _", {
+                    "record": json.dumps(message["record"]), "changes": json.dumps(message["changes"]), "unknown": list(marked)})
+                found = dict(zip(truth["types"], cursor.fetchone()))
+            for column, type_ in truth["types"].items():
+                if column not in marked:
+                    assert found[column] == truth[side][column], (truth["n"], side, column)
+                    image = {**message["record"], **(message["changes"] or {})} if side == "old" else message["record"]
+                    compared[type_.startswith("timestamp") and isinstance(image[column], int)] += 1
+    assert compared[True] > 100 and compared[False] > 300
+
+
+# ------------------------------------------------------------------------------- any value of any type, encoded as section 6
+# of the contract says: "wal" as a change carries it, "read" as a backfill does, "unix" with timestamp_format: unix_microsecond
+
+class Token(str):
+    """JSON as it stands."""
+
+
+def dump(value):
+    if isinstance(value, Token):
+        return str(value)
+    if isinstance(value, list):
+        return "[" + ",".join(map(dump, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def as_string(text, how):
+    return text
+
+
+def as_token(text, how):
+    return Token(text)
+
+
+def as_bool(text, how):
+    return text == "t"
+
+
+def as_float8(text, how):
+    if text.endswith("Infinity") and how == "read":
+        return text.replace("Infinity", "inf")
+    return text if text[-1] in "Ny" else Token(text)
+
+
+def as_float4(text, how):
+    widened = how == "read" and text[-1] not in "Ny"
+    return Token(repr(struct.unpack("f", struct.pack("f", float(text)))[0])) if widened else as_float8(text, how)
+
+
+def iso_year(year, era):
+    year = 1 - int(year) if era else int(year)
+    return f"{'-' if year < 0 else ''}{abs(year):04}"
+
+
+def as_date(text, how):
+    if how != "read" or text == "-infinity":  # which stops a backfill
+        return text
+    if text == "infinity":
+        return "5881610-07-11"
+    year, month, day, era = re.fullmatch(r"(\d+)-(\d\d)-(\d\d)( BC)?", text).groups()
+    return f"{iso_year(year, era)}-{month}-{day}"
+
+
+def days_since_1970(year, month, day):
+    """Of the Gregorian calendar without end: a year begins in March, 400 of them have 146097 days."""
+    year, month = (year - 1, month + 9) if month < 3 else (year, month - 3)
+    return year * 365 + year // 4 - year // 100 + year // 400 + (month * 153 + 2) // 5 + day - 1 - 719468
+
+
+def as_timestamp(text, how):
+    if text.endswith("infinity"):
+        return text.replace("infinity", "inf") if how == "read" else text
+    year, month, day, hour, minute, second, fraction, zone, era = re.fullmatch(
+        r"(\d+)-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)(?:\.(\d+))?(\+00)?( BC)?", text).groups()
+    fraction = (fraction or "").ljust(6, "0")
+    if how == "unix":
+        days = days_since_1970(1 - int(year) if era else int(year), int(month), int(day))
+        return Token((((days * 24 + int(hour)) * 60 + int(minute)) * 60 + int(second)) * 1000000 + int(fraction))
+    if how == "wal" and (era or len(year) > 4):
+        return text
+    return f"{iso_year(year, era)}-{month}-{day}T{hour}:{minute}:{second}.{fraction}{'Z' if zone else ''}"
+
+
+def as_time(text, how):
+    """A change has no fraction, a backfill six digits (and no 24:00:00)."""
+    if text == "24:00:00" or how == "wal" and "." not in text:
+        return text
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction.ljust(6, '0')}"
+
+
+def as_timetz(text, how):
+    """Without its offset, which is therefore UTC; where it is not, as PostgreSQL writes it."""
+    return as_time(text[:-3], how) if re.search(r"\+00$", text) else text
+
+
+def as_interval(text, how):
+    found = {unit: int(amount) for amount, unit in re.findall(r"([+-]?\d+) (year|mon|day)", text)}
+    sign, hours, minutes, seconds, fraction = (re.search(r"([+-]?)(\d+):(\d\d):(\d\d)(?:\.(\d+))?$", text) or re.match(r"()()()()()", "")).groups()
+    microseconds = ((int(hours or 0) * 60 + int(minutes or 0)) * 60 + int(seconds or 0)) * 1000000 + int((fraction or "").ljust(6, "0"))
+    return {"months": found.get("year", 0) * 12 + found.get("mon", 0), "days": found.get("day", 0), "microseconds": -microseconds if sign == "-" else microseconds}
+
+
+def as_daterange(text, how):
+    if how != "read" or "BC" in text or "infinity" in text:
+        return text
+    if text == "empty":
+        return "(empty,empty)"
+    low, high = text[1:-1].split(",")
+    return f"{text[0]}{low or 'unbound'},{high or 'unbound'}{text[-1]}"
+
+
+def as_hstore(text, how):
+    unquoted = lambda quoted: re.sub(r"\\(.)", r"\1", quoted, flags=re.S)
+    pairs = re.findall(r'"((?:[^"\\]|\\.)*)"=>(?:(NULL)|"((?:[^"\\]|\\.)*)")', text, flags=re.S)
+    return {unquoted(key): None if null else unquoted(value) for key, null, value in pairs} if how == "read" else text
+
+
+def as_integers(text, how):
+    """Of a domain over integer[]."""
+    return Token(text.replace("{", "[").replace("}", "]").replace("NULL", "null"))
+
+
+def behind_two_domains(base):
+    """A change carries the text; a backfill as the base type."""
+    return lambda text, how: text if how == "wal" else base(text, how)
+
+
+def as_json_behind_two_domains(text, how):
+    return Token(text) if how == "read" and text[0] != '"' else text  # a JSON string in a string cannot be told from the other
+
+
+def either(*makers):
+    return lambda r: r.choice(makers)(r)
+
+
+def one_of(*texts):
+    return lambda r: r.choice(texts)
+
+
+def whole(low, high):
+    return lambda r: str(r.choice([low, high, r.randint(low, high), r.randint(low, high), max(low, min(high, round(r.gauss(0, 1000))))]))
+
+
+def digits(r, least, most):
+    return "".join(r.choices("0123456789", k=r.randint(least, most)))
+
+
+def any_numeric(r):
+    return r.choice(["", "-"]) + digits(r, 1, 45) + r.choice(["", "." + digits(r, 1, 40), "." + digits(r, 1, 3) + "000"])
+
+
+def finite(format_):
+    def make(r):
+        value = r.choice([float(r.randint(-10**6, 10**6)), r.uniform(-1, 1), struct.unpack(format_, r.randbytes(struct.calcsize(format_)))[0]])
+        value = struct.unpack(format_, struct.pack(format_, value))[0]
+        return f"{value:.17g}" if value == value and value not in (0, float("inf"), float("-inf")) else "0"  # jsonb has no -0
+    return make
+
+
+NASTY = list("ab cZ019'\"\\,;:{}()[]<>=&|!%$_-+.\t\n\r\x01\x7féßЖ漢🦊‮") + ["NULL", "null", "\\x", "infinity", "''", "\\\\"]
+
+
+def any_text(r, most=12, alphabet=NASTY):
+    return r.choice(["", "NULL", "null", " ", "{}", "[1]", "\\", '"', "unchanged toast"]) if r.random() < .1 else "".join(r.choices(alphabet, k=r.randint(0, most)))
+
+
+def shorter(most, make=any_text):
+    """Cut to so many characters."""
+    return lambda r: make(r)[:most]
+
+
+def any_label(r):
+    return "".join(r.choices("abcXYZ0189_", k=r.randint(1, 8)))
+
+
+def day(r, years):
+    low, high = r.choice(years)
+    year = r.randint(low, high)
+    return f"{abs(year):04}-{r.randint(1, 12):02}-{r.randint(1, 28):02}", " BC" if year < 0 else ""
+
+
+def clock(r):
+    return f"{r.randint(0, 23):02}:{r.randint(0, 59):02}:{r.randint(0, 59):02}" + r.choice(["", "", "." + digits(r, 1, 6), "." + digits(r, 6, 6)])
+
+
+def any_date(r):
+    return "".join(day(r, [(1900, 2100), (1, 9999), (10000, 5874897), (-4713, -1)]))
+
+
+def any_stamp(r):
+    date, era = day(r, [(1900, 2100), (1, 9999), (10000, 294276), (-4713, -1)])
+    return f"{date} {clock(r)}{era}"
+
+
+def near_stamp(r):
+    return f"{day(r, [(1, 9998)])[0]} {clock(r)}"
+
+
+def any_interval(r):
+    months, days, microseconds = (r.choice([0, 0, r.randint(-30, 30), r.randint(-limit, limit)]) for limit in (2**31 - 1, 2**31 - 1, 2**63 - 1))
+    return f"{months} mons {days} days {microseconds} us"
+
+
+def json_value(r, depth=0):
+    """Written as jsonb writes it."""
+    kind = r.randint(0, 7 if depth < 3 else 5)
+    if kind < 4:
+        return [lambda: r.choice(["true", "false"] + ["null"] * (depth > 0)), lambda: whole(-2**63, 2**63)(r), lambda: digits(r, 1, 20).lstrip("0") + "7." + digits(r, 1, 20),
+                lambda: r.choice(["0", "9007199254740993", "0.0000001", "1" + "0" * 300, "1.10", "-0.5"])][kind]()
+    if kind < 6:
+        return dump(any_text(r))
+    if kind == 6:
+        return "[" + ", ".join(json_value(r, depth + 1) for _ in range(r.randint(0, 4))) + "]"
+    keys = sorted({any_text(r, 5).encode() for _ in range(r.randint(0, 4))}, key=lambda key: (len(key), key))
+    return "{" + ", ".join(f"{dump(key.decode())}: {json_value(r, depth + 1)}" for key in keys) + "}"
+
+
+def any_xml(r):
+    content = any_text(r, 8, list("ab c'\"éß漢🦊\n;,{}\\") + ["&amp;", "&lt;"])
+    return r.choice([content.replace('"', "'"), f"<r a=\"{content.replace(chr(34), '')}\">{content}<b/></r>"])
+
+
+def lexeme(r):
+    return "'" + (any_text(r, 6).strip() or "x").replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def any_tsvector(r):
+    return " ".join(lexeme(r) + r.choice(["", f":{r.randint(1, 16383)}{r.choice('ABCD')},{r.randint(1, 99)}"]) for _ in range(r.randint(0, 5)))
+
+
+def any_tsquery(r, depth=0):
+    if depth > 2 or r.random() < .4:
+        return lexeme(r) + r.choice(["", "", ":*", ":AB"])
+    return f"{r.choice(['', '!'])}({any_tsquery(r, depth + 1)} {r.choice(['&', '|', '<->', '<3>'])} {any_tsquery(r, depth + 1)})"
+
+
+def any_network(r):
+    family = r.choice([ipaddress.IPv4Network, ipaddress.IPv6Network])
+    bits = 32 if family is ipaddress.IPv4Network else 128
+    return family((r.getrandbits(bits), r.randint(0, bits)), strict=False)
+
+
+def any_inet(r):
+    network = any_network(r)
+    return f"{network[r.randrange(network.num_addresses)]}{r.choice(['', f'/{network.prefixlen}'])}"
+
+
+def hexes(count):
+    return lambda r: ":".join(f"{r.randrange(256):02x}" for _ in range(count))
+
+
+coordinate = finite("d")
+
+
+def points(least, most, opening="(", closing=")"):
+    return lambda r: opening + ",".join(f"({coordinate(r)},{coordinate(r)})" for _ in range(r.randint(least, most))) + closing
+
+
+def int_bound(r):
+    number = r.randint(-10**r.randint(1, 9), 10**r.randint(1, 9))
+    return number, str(number)
+
+
+def numeric_bound(r):
+    number = r.randint(-10**12, 10**12)
+    return number, f"{number}e-{3}"
+
+
+def float_bound(r):
+    text = coordinate(r)
+    return float(text), text
+
+
+def stamp_bound(r):
+    if r.random() < .1:
+        return r.choice([(float("-inf"), "-infinity"), (float("inf"), "infinity")])
+    seconds = r.randint(0, 3652058 * 86400)
+    return seconds, f"{datetime.datetime(1, 1, 1) + datetime.timedelta(seconds=seconds)}.{digits(r, 1, 6)}"
+
+
+def date_bound(r):
+    days = r.randint(0, 3652000)
+    return days, str(datetime.date(1, 1, 1) + datetime.timedelta(days=days))
+
+
+def text_bound(r):
+    text = any_text(r)
+    return text.encode(), '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def range_of(bound):
+    def make(r):
+        if r.random() < .1:
+            return "empty"
+        low, high = sorted((bound(r) for _ in range(2)), key=lambda pair: pair[0])
+        return f"{r.choice('[(')}{r.choice([low[1]] * 5 + [''])},{r.choice([high[1]] * 5 + [''])}{r.choice('])')}"
+    return make
+
+
+def ranges_of(bound):
+    return lambda r: "{" + ",".join(range_of(bound)(r) for _ in range(r.randint(0, 3))) + "}"
+
+
+def any_snapshot(r):
+    low = r.randint(3, 2**r.randint(3, 60))
+    inside = sorted({low + r.randint(0, 1000) for _ in range(r.randint(0, 4))})
+    return f"{low}:{low + 1001}:{','.join(map(str, inside))}"
+
+
+def any_acl(r):
+    privileges = "".join(letter + r.choice(["", "", "*"]) for letter in "arwdDxtXUCTc" if r.random() < .4)
+    return f"{r.choice(['', 'postgres', 'audit_cdc_reader'])}={privileges}/{r.choice(['postgres', 'audit_cdc_admin'])}"
+
+
+def any_hstore(r):
+    quoted = lambda text: '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+    return ", ".join(f"{quoted(any_text(r, 5))}=>{r.choice(['NULL', quoted(any_text(r, 5))])}" for _ in range(r.randint(0, 4)))
+
+
+def any_pair(r):
+    quoted = lambda text: '"' + re.sub(r'(["\\])', r"\1\1", text) + '"'
+    texts = literal([r.choice([None, any_text(r)]) for _ in range(r.randint(0, 3))])
+    return f"({r.choice(['', whole(-9, 9)(r)])},{r.choice(['', quoted(any_text(r))])},{r.choice(['', quoted(texts)])},{day(r, [(1, 9999)])[0]})"
+
+
+def any_integers(r):
+    return "{" + ",".join(r.choice(["NULL", whole(-2**31, 2**31 - 1)(r)]) for _ in range(r.randint(0, 4))) + "}"
+
+
+def some(make, least=0, most=4):
+    return lambda r: " ".join(make(r) for _ in range(r.randint(least, most)))
+
+
+unsigned32, reg = whole(0, 2**32 - 1), whole(3 * 10**9, 2**32 - 1)
+infinities = one_of("infinity", "-infinity")
+labels = one_of("sad", "very happy", "it's \"quoted\", ok", "NULL", "\\", "é{}", " ")
+
+USER_TYPES = '''
+CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE EXTENSION cube; CREATE EXTENSION seg;
+CREATE TABLE "Quoted ""Table""" (id int);
+CREATE TYPE feeling AS ENUM ('sad', 'very happy', E'it''s "quoted", ok', 'NULL', E'\\\\', 'é{}', ' ');
+CREATE DOMAIN positive AS integer CHECK (VALUE > 0); CREATE DOMAIN small_positive AS positive CHECK (VALUE < 1000000000);
+CREATE DOMAIN price AS numeric(12,2); CREATE DOMAIN moment AS timestamptz; CREATE DOMAIN late_moment AS moment;
+CREATE DOMAIN span AS interval; CREATE DOMAIN long_span AS span; CREATE DOMAIN flag AS boolean; CREATE DOMAIN sure_flag AS flag;
+CREATE DOMAIN word AS text CHECK (length(VALUE) < 100); CREATE DOMAIN feeling_today AS feeling; CREATE DOMAIN raw AS bytea;
+CREATE DOMAIN integers AS integer[]; CREATE DOMAIN some_integers AS integers;
+CREATE DOMAIN doc AS jsonb; CREATE DOMAIN deep_doc AS doc; CREATE DOMAIN plain_doc AS json; CREATE DOMAIN deep_plain_doc AS plain_doc;
+CREATE TYPE four AS (a int, b text, "c c" text[], d date); CREATE DOMAIN four_of AS four;
+CREATE TYPE float_span AS RANGE (subtype = float8, multirange_type_name = float_spans);
+CREATE TYPE text_span AS RANGE (subtype = text, collation = "C", multirange_type_name = text_spans);
+'''
+
+# type: (a valid text, how it is encoded)
+TYPES = {
+    "bool": (one_of("t", "f"), as_bool), "int2": (whole(-2**15, 2**15 - 1), as_token), "int4": (whole(-2**31, 2**31 - 1), as_token),
+    "int8": (whole(-2**63, 2**63 - 1), as_token), "oid": (unsigned32, as_token), "numeric": (either(*[any_numeric] * 7, one_of("NaN", "Infinity", "-Infinity")), as_string),
+    "float4": (either(*[finite("f")] * 5, one_of("NaN", "Infinity", "-Infinity", "3.4028235e38", "1e-45")), as_float4),
+    "float8": (either(*[finite("d")] * 5, one_of("NaN", "Infinity", "-Infinity", "1.7976931348623157e308", "5e-324", "1e20", "0.1")), as_float8),
+    "money": (lambda r: f"{whole(-10**r.randint(1, 15), 10**15)(r)}.{digits(r, 2, 2)}", as_string),
+    "text": (any_text, as_string), "varchar": (any_text, as_string), "bpchar": (any_text, as_string), "name": (shorter(15), as_string), "citext": (any_text, as_string),
+    '"char"': (lambda r: r.choice(["", "a", " ", "\\", '"', "'", "{", ",", "\x01"]), as_string), "xml": (any_xml, as_string),
+    "bytea": (lambda r: "\\x" + r.randbytes(r.randint(0, 20)).hex(), as_string), "uuid": (lambda r: r.randbytes(16).hex(), as_string),
+    '"bit"': (lambda r: "".join(r.choices("01", k=r.randint(0, 40))), as_string), "varbit": (lambda r: "".join(r.choices("01", k=r.randint(0, 40))), as_string),
+    "date": (either(*[any_date] * 5, infinities, one_of("4714-11-24 BC", "0001-01-01 BC", "5874897-12-31")), as_date),
+    "timestamp": (either(*[any_stamp] * 5, infinities, one_of("4714-11-24 00:00:00 BC", "0001-12-31 23:59:59.999999 BC", "294276-12-31 23:59:59.999999")), as_timestamp),
+    "timestamptz": (either(*[any_stamp] * 5, infinities, one_of("4714-11-24 00:00:00 BC", "0001-12-31 23:59:59.999999 BC", "294276-12-31 23:59:59.999999")), as_timestamp),
+    "time": (either(*[clock] * 5, one_of("24:00:00")), as_time),
+    "timetz": (lambda r: clock(r) + r.choice(["+00", "+00", f"{r.choice('+-')}{r.randint(0, 15):02}:{r.randint(0, 59):02}:{r.randint(0, 59):02}", "-12"]), as_timetz),
+    "interval": (any_interval, as_interval),
+    "json": (json_value, as_token), "jsonb": (json_value, as_token), "tsvector": (any_tsvector, as_string), "tsquery": (any_tsquery, as_string),
+    "jsonpath": (lambda r: r.choice(['$.a[*]?(@ > %d)', '$."k \\"e, y"[%d to last]', "strict $", "$.**.type()", '"lit \\\\ %d"', "$x + %d.5", '$ ? (@.a like_regex "^%d\\\\d" flag "i")'])
+                 .replace("%d", digits(r, 1, 3).lstrip("0") or "0"), as_string),
+    "inet": (any_inet, as_string), "cidr": (lambda r: str(any_network(r)), as_string), "macaddr": (hexes(6), as_string), "macaddr8": (hexes(8), as_string),
+    "point": (points(1, 1, "", ""), as_string), "lseg": (points(2, 2, "[", "]"), as_string), "box": (points(2, 2, "", ""), as_string),
+    "path": (either(points(1, 5, "[", "]"), points(1, 5)), as_string), "polygon": (points(1, 5), as_string),
+    "line": (lambda r: f"{{{coordinate(r)},1,{coordinate(r)}}}", as_string), "circle": (lambda r: f"<({coordinate(r)},{coordinate(r)}),{coordinate(r).lstrip('-')}>", as_string),
+    "int4range": (range_of(int_bound), as_string), "int8range": (range_of(int_bound), as_string), "numrange": (range_of(numeric_bound), as_string),
+    "tsrange": (range_of(stamp_bound), as_string), "tstzrange": (range_of(stamp_bound), as_string), "daterange": (range_of(date_bound), as_daterange),
+    "int4multirange": (ranges_of(int_bound), as_string), "int8multirange": (ranges_of(int_bound), as_string), "nummultirange": (ranges_of(numeric_bound), as_string),
+    "tsmultirange": (ranges_of(stamp_bound), as_string), "tstzmultirange": (ranges_of(stamp_bound), as_string), "datemultirange": (ranges_of(date_bound), as_string),
+    "float_span": (range_of(float_bound), as_string), "float_spans": (ranges_of(float_bound), as_string),
+    "text_span": (range_of(text_bound), as_string), "text_spans": (ranges_of(text_bound), as_string),
+    "pg_lsn": (lambda r: f"{r.getrandbits(32):X}/{r.getrandbits(32):X}", as_string), "xid": (unsigned32, as_string), "cid": (unsigned32, as_string),
+    "xid8": (whole(0, 2**64 - 1), as_string), "tid": (lambda r: f"({r.getrandbits(32)},{r.getrandbits(16)})", as_string),
+    "pg_snapshot": (any_snapshot, as_string), "txid_snapshot": (any_snapshot, as_string), "refcursor": (any_text, as_string),
+    "int2vector": (some(whole(-2**15, 2**15 - 1)), as_string), "oidvector": (some(unsigned32), as_string), "aclitem": (any_acl, as_string),
+    "regclass": (either(reg, one_of("pg_class", "pg_catalog.pg_type", '"Quoted ""Table"""', "-")), as_string),
+    "regproc": (either(reg, one_of("now", "pg_catalog.version", "-")), as_string),
+    "regprocedure": (either(reg, one_of("abs(integer)", "now()", "pg_catalog.array_append(anycompatiblearray,anycompatible)", "-")), as_string),
+    "regoper": (either(reg, one_of("||/", "pg_catalog.|/", "0")), as_string), "regoperator": (either(reg, one_of("+(integer,integer)", "-(NONE,numeric)", "0")), as_string),
+    "regtype": (either(reg, one_of("integer", "text[]", '"char"', "timestamp without time zone", "four", "-")), as_string),
+    "regrole": (either(reg, one_of("postgres", "audit_cdc_reader", "-")), as_string), "regnamespace": (either(reg, one_of("public", "pg_catalog", "-")), as_string),
+    "regconfig": (either(reg, one_of("simple", "english", "-")), as_string), "regdictionary": (either(reg, one_of("simple", "english_stem", "-")), as_string),
+    "regcollation": (either(reg, one_of('"C"', '"POSIX"', '"default"', "-")), as_string),
+    "hstore": (any_hstore, as_hstore), "ltree": (lambda r: ".".join(any_label(r) for _ in range(r.randint(0, 5))), as_string),
+    "cube": (lambda r: f"({r.randint(-9, 9)},{coordinate(r)}),({coordinate(r)},{r.uniform(-1, 1)})", as_string), "seg": (lambda r: f"{r.randint(-99, 0)} .. {r.randint(1, 99)}", as_string),
+    "feeling": (labels, as_string), "feeling_today": (labels, as_string), "four": (any_pair, as_string), "four_of": (any_pair, as_string),
+    "positive": (whole(1, 2**31 - 1), as_token), "small_positive": (whole(1, 999999999), behind_two_domains(as_token)),
+    "price": (lambda r: f"{r.randint(-10**9, 10**9)}.{digits(r, 0, 5)}", as_string), "word": (any_text, as_string), "raw": (lambda r: "\\x" + r.randbytes(9).hex(), as_string),
+    "moment": (either(any_stamp, infinities), as_timestamp), "late_moment": (either(any_stamp, infinities), behind_two_domains(as_timestamp)),
+    "span": (any_interval, as_interval), "long_span": (any_interval, behind_two_domains(as_interval)), "flag": (one_of("t", "f"), as_bool), "sure_flag": (one_of("t", "f"), behind_two_domains(as_bool)),
+    "integers": (any_integers, as_integers), "some_integers": (any_integers, behind_two_domains(as_integers)),
+    "doc": (json_value, as_token), "plain_doc": (json_value, as_token), "deep_doc": (json_value, as_json_behind_two_domains), "deep_plain_doc": (json_value, as_json_behind_two_domains),
+}
+# type of a column: (its type without modifier, a text that the modifier takes)
+WITH_MODIFIER = {
+    "numeric(10,2)": ("numeric", lambda r: f"{r.randint(-10**7, 10**7)}.{digits(r, 0, 6)}"), "numeric(6,-2)": ("numeric", lambda r: str(r.randint(-10**7, 10**7))),
+    "varchar(20)": ("varchar", shorter(20)), "char(8)": ("bpchar", shorter(8)), "bit(5)": ('"bit"', lambda r: "".join(r.choices("01", k=5))),
+    "bit varying(16)": ("varbit", lambda r: "".join(r.choices("01", k=r.randint(0, 16)))),
+    "timestamp(3)": ("timestamp", near_stamp), "timestamp(0)": ("timestamp", near_stamp), "timestamptz(1)": ("timestamptz", near_stamp), "time(0)": ("time", clock),
+    "timetz(2)": ("timetz", lambda r: clock(r) + "+00"), "interval(2)": ("interval", any_interval), "interval day to minute": ("interval", any_interval),
+    "interval year to month": ("interval", any_interval),
+}
+REFUSING = {"pg_node_tree", "pg_ndistinct", "pg_dependencies", "pg_mcv_list", "pg_brin_bloom_summary", "pg_brin_minmax_multi_summary", "gtsvector"}
+# in an array of these an inner JSON array is a value, not a dimension: nothing in the JSON tells
+ONE_DIMENSION = {"json", "jsonb", "doc", "plain_doc", "deep_doc", "deep_plain_doc", "integers", "some_integers"}
+SEEDS, VALUES = range(4), 60
+
+
+@pytest.fixture(scope="module")
+def types():
+    with session() as db:
+        db.run(USER_TYPES)
+        yield db
+
+
+def literal(nested, delimiter=","):
+    if nested is None:
+        return "NULL"
+    if isinstance(nested, list):
+        return "{" + delimiter.join(literal(inner, delimiter) for inner in nested) + "}"
+    return '"' + re.sub(r'(["\\])', r"\\\1", nested) + '"'
+
+
+def copy(db, target, rows):
+    """By the types' input functions: a cast from text is another function for some."""
+    import io
+    field = lambda text: "\\N" if text is None else re.sub(r"[\\\n\r\t]", lambda found: {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(found[0], "\\\\"), text)
+    with db.connect().cursor() as cursor:
+        cursor.copy_expert(f"COPY {target} FROM STDIN", io.StringIO("".join("\t".join(map(field, row)) + "\n" for row in rows)))
+
+
+def normalised(db, type_, texts):
+    """As PostgreSQL writes what it read."""
+    db.run(f"CREATE TEMP TABLE given (place serial, v {type_})")
+    copy(db, "given (v)", ([text] for text in texts))
+    result = [text for text, in db.rows("SELECT written(v) FROM given ORDER BY place")]
+    db.run("DROP TABLE given")
+    return result
+
+
+def differences(db, type_, values, expected):
+    found = [text for text, in db.rows(f"SELECT written(audit_cast(NULL::{type_}, value::jsonb)) FROM unnest(%s) WITH ORDINALITY AS _(value, place) ORDER BY place", values)]
+    assert len(found) == len(values) == len(expected) > 0
+    return [difference for difference in zip(values, expected, found) if difference[1] != difference[2]]
+
+
+def hows(r, count):
+    return r.choices(["wal", "read", "unix"], k=count)
+
+
+def present(db, type_):
+    if type_ == "xml" and not db.has_xml:
+        pytest.skip("this PostgreSQL is built without libxml: no value is valid")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("type_", TYPES)
+def test_any_value(types, type_, seed):
+    present(types, type_)
+    r = random.Random(f"{type_} {seed}")
+    make, encode = TYPES[type_]
+    texts = normalised(types, type_, [make(r) for _ in range(VALUES)])
+    values = [dump(encode(text, how)) for text, how in zip(texts, hows(r, VALUES))]
+    assert differences(types, type_, values, texts) == []
+
+
+def nest(r, elements, dimensions):
+    """Cuts into so many dimensions."""
+    if dimensions < 2:
+        return elements
+    wide = [width for width in range(1, len(elements) + 1) if len(elements) % width == 0]
+    width = r.choice(wide)
+    return [nest(random.Random(width), elements[start:start + width], dimensions - 1) for start in range(0, len(elements), width)]
+
+
+def deep(nested, encode):
+    return [deep(inner, encode) for inner in nested] if isinstance(nested, list) else None if nested is None else encode(nested)
+
+
+def split_wrongly(text):
+    """What Sequin makes of box[]: it takes the comma for the delimiter."""
+    return [None if piece == "NULL" else piece for piece in text[1:-1].split(",")] if len(text) > 2 else []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("type_", TYPES)
+def test_any_array(types, type_, seed):
+    """Of one, two and three dimensions, with nulls, and empty."""
+    present(types, type_)
+    r = random.Random(f"{type_} {seed}")
+    make, encode = TYPES[type_]
+    elements = normalised(types, type_, [make(r) for _ in range(VALUES)])
+    arrays, values = [], []
+    for place in range(VALUES // 2):
+        dimensions = 1 if type_ in ONE_DIMENSION else 1 + place % 3
+        array = nest(r, [r.choice([None, *r.choices(elements, k=5)]) for _ in range(r.choice([4, 6, 12]) if dimensions > 1 else r.randint(0, 6))], dimensions)
+        [how] = hows(r, 1)
+        arrays.append(literal(array, ";" if type_ == "box" else ","))
+        values.append(dump(deep(array, lambda text: encode(text, how))))
+    expected = normalised(types, f"{type_}[]", arrays)
+    if type_ == "box":
+        values[::6] = [dump(split_wrongly(text)) for text in expected[::6]]
+    assert differences(types, f"{type_}[]", values, expected) == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_row(types, seed):
+    """All types in one table, with modifiers, a dropped column before and between, a generated one, and names that need quotes."""
+    r = random.Random(seed)
+    columns = {type_: (type_, make, TYPES[type_][1]) for type_, (make, _) in TYPES.items() if type_ != "xml" or types.has_xml}
+    columns |= {type_: (base, make, TYPES[base][1]) for type_, (base, make) in WITH_MODIFIER.items()}
+    columns |= {f"{type_}[]": (f"{base}[]", lambda r, make=make: literal([make(r), None, make(r)]), None) for type_, (base, make) in WITH_MODIFIER.items()
+                if TYPES[base][1] is as_string}
+    names = list(columns)
+    r.shuffle(names)
+    defined = [f"{identifier(name)} {name}" for name in names]
+    types.run(f"""DROP TABLE IF EXISTS everything; CREATE TABLE everything ("gone ""1" int, {', '.join(defined[:50])}, gone2 text NOT NULL, {', '.join(defined[50:])});
+                  ALTER TABLE everything DROP "gone ""1", DROP gone2, ADD "made ""up" int8 GENERATED ALWAYS AS (int2::int8 * 2) STORED, ADD place serial""")
+    images, rows = [{} for _ in range(VALUES)], [[] for _ in range(VALUES)]
+    for name in names:
+        base, make, encode = columns[name]
+        texts = normalised(types, base, [None if r.random() < .1 else make(r) for _ in range(VALUES)])
+        for image, row, text, how in zip(images, rows, texts, hows(r, VALUES)):
+            if encode is None:
+                encode = lambda text, how: split_array(types, text)
+            image[name] = None if text is None else encode(text, how)
+            row.append(text)
+    copy(types, f"everything ({', '.join(map(identifier, names))})", rows)
+    values = ["{" + ",".join(f"{dump(name)}:{dump(value)}" for name, value in image.items()) + ',"gone2":"x","no column":{}}' for image in images]
+    read = ", ".join(f"written((r).{identifier(name)})" for name in names)
+    expected = types.rows(f"SELECT {read} FROM (SELECT e AS r FROM everything AS e ORDER BY place) AS _")
+    found = types.rows(f"""SELECT {read}, (r)."made ""up" FROM (SELECT audit_row(NULL::everything, value::jsonb) AS r
+                           FROM unnest(%s) WITH ORDINALITY AS _(value, place) ORDER BY place OFFSET 0) AS _""", values)
+    wrong = [(name, value, want, have) for image, wanted, had in zip(images, expected, found)
+             for name, value, want, have in zip(names, image.values(), wanted, had) if want != have]
+    assert wrong == [] and len(found) == len(expected) == VALUES
+    assert {row[-1] for row in found} == {None}, "a generated column is in no message"
+    changed = {name for wanted, row in zip(expected, rows) for name, want, text in zip(names, wanted, row) if want != text}
+    assert changed >= {"numeric(10,2)", "numeric(6,-2)", "char(8)", "timestamp(3)", "timestamp(0)", "timestamptz(1)", "time(0)", "timetz(2)", "interval(2)", "interval day to minute",
+                       "interval year to month", "numeric(10,2)[]", "char(8)[]"}, "modifiers matter in these rows"
+    assert types.rows("SELECT written(e), written(audit_row(e, '{}')) FROM everything AS e WHERE written(e) IS DISTINCT FROM written(audit_row(e, '{}'))") == []
+
+
+def split_array(db, text):
+    """The elements of a one-dimensional array of texts."""
+    return db.value("SELECT %s::text[]", text)
+
+
+def test_every_type_of_postgresql_is_among_these(types):
+    listed = [type_ for type_ in TYPES if type_ != "xml"] + ["xml"]
+    missing = {name for name, in types.rows("""
+        SELECT typname FROM pg_type
+        WHERE typnamespace = 'pg_catalog'::regnamespace AND (typtype = 'b' AND typinput <> 'array_in'::regproc OR typtype IN ('r', 'm'))
+          AND oid <> ALL (%s::text[]::regtype[])""", listed)}
+    assert missing == REFUSING
+    for type_ in sorted(REFUSING):
+        with pytest.raises(psycopg2.errors.InvalidCharacterValueForCast) as raised:
+            types.value(f"SELECT audit_cast(NULL::{type_}, '\"x\"')::text")
+        assert raised.value.diag.message_detail == "The type's input function failed with SQLSTATE 0A000.", type_
+
+
+# ------------------------------------------------------------------------------------------------------------- value by value
+
+@pytest.mark.parametrize("type_, value, expected", [
+    ("interval", '{"months": 14, "days": 3, "microseconds": 14706789000}', "1 year 2 mons 3 days 04:05:06.789"),
+    ("interval", '{"months": -14, "days": 3, "microseconds": -14706789000}', "-1 years -2 mons +3 days -04:05:06.789"),
+    ("interval", '{"months": 0, "days": 0, "microseconds": 9223372036854775807}', "2562047788:00:54.775807"),
+    ("interval", '"1 day"', "1 day"),
+    ("int8", "9007199254740993", "9007199254740993"), ("int8", "-9223372036854775808", "-9223372036854775808"), ("int8", '"42"', "42"),
+    ("numeric", '"123456789012345678901234567890.12345678901234567890"', "123456789012345678901234567890.12345678901234567890"),
+    ("numeric", '"1.500"', "1.500"), ("numeric", "1.500", "1.500"), ("numeric", "12345678901234567890123456789.10", "12345678901234567890123456789.10"),
+    ("float8", "-0.0", "0"), ("float8", '"-0"', "-0"), ("float4", "0.10000000149011612", "0.1"), ("float8", "1.0e20", "1e+20"),
+    ("text", '"null"', "null"), ("text", "17", "17"), ("text", "true", "true"), ("text", '{"a": [1]}', '{"a": [1]}'), ("text", "null", None), ("int4", "null", None),
+    ("bool", '"t"', "t"), ("bool", "false", "f"), ("money", '"-$1,234.56"', "-$1,234.56"),
+    ("jsonb", '"unchanged"', '"unchanged"'), ("jsonb", "null", None), ("json", '"a \\" b"', '"a \\" b"'), ("jsonb", "1.10", "1.10"),
+    ("deep_doc", '"{\\"a\\": 1}"', '{"a": 1}'), ("deep_doc", '"plain"', '"plain"'), ("deep_doc", '"\\"plain\\""', '"plain"'), ("deep_doc", '{"a": 1}', '{"a": 1}'),
+    ("jsonb[]", '[[1], null, {"a": "NULL"}, "NULL"]', '{[1],NULL,"{\\"a\\": \\"NULL\\"}","\\"NULL\\""}'),
+    ("text[]", '["NULL", null, "null", ""]', '{"NULL",NULL,"null",""}'), ("int4[]", "[]", "{}"), ("int4[]", '"{1,2}"', "{1,2}"),
+    ("int4[]", '"[0:1]={1,2}"', "[0:1]={1,2}"), ("timestamptz[]", '["-0043-03-15T12:00:00.000000Z", "-inf", null]', '{"0044-03-15 12:00:00+00 BC",-infinity,NULL}'),
+    ("box[]", '["(1", "1)", "(0", "0);(3", "3)", "(2", "2)"]', "{(1,1),(0,0);(3,3),(2,2)}"), ("box[]", '["NULL;(1", "1)", "(0", "0);NULL"]', "{NULL;(1,1),(0,0);NULL}"),
+    ("box[]", '["(1,1),(0,0)", null]', "{(1,1),(0,0);NULL}"),
+    ("date", '"5881610-07-11"', "infinity"), ("date", '"-0043-03-15"', "0044-03-15 BC"), ("date", '"0000-02-29"', "0001-02-29 BC"), ("date[]", '["-0043-03-15"]', '{"0044-03-15 BC"}'),
+    ("timestamp", '"-inf"', "-infinity"), ("timestamptz", '"inf"', "infinity"), ("float8", '"-inf"', "-Infinity"), ("float4[]", '["inf", "NaN"]', "{Infinity,NaN}"),
+    ("timetz", '"09:34:56.000000"', "09:34:56+00"), ("timetz", '"09:34:56-07:30"', "09:34:56-07:30"),
+    ("daterange", '"[2024-01-01,unbound)"', "[2024-01-01,)"), ("daterange", '"(empty,empty)"', "empty"), ("daterange[]", '["(unbound,2024-01-01)"]', '{"(,2024-01-01)"}'),
+    ("bytea", '"\\\\x41-"', "\\x5c7834312d"), ("bytea", '"\\\\x6162"', "\\x6162"), ("bytea", '"\\\\x"', "\\x"), ("bytea", '"a\\\\9é"', "\\x615c39c3a9"), ("bytea", '"a\\\\\\\\\\\\001"', "\\x615c01"),
+    ("hstore", '{"a": "1", "b\\"": null, "NULL": "NULL", "": ""}', '""=>"", "a"=>"1", "b\\""=>NULL, "NULL"=>"NULL"'), ("hstore[]", '[{"a": null}, "\\"b\\"=>\\"2\\""]', '{"\\"a\\"=>NULL","\\"b\\"=>\\"2\\""}'),
+    ("tsvector", "[]", ""), ("tsvector[]", '["\'a\':1", null]', '{\'a\':1,NULL}'),
+    ("four", '"(1,\\"a \\"\\"b\\"\\"\\",,)"', '(1,"a ""b""",,)'), ("four[]", '["(1,\\",\\",{},)", null]', '{"(1,\\",\\",{},)",NULL}'),
+    # arrays reach the input function of a type that is no array as they stand
+    ("path", "[1, 2, 3, 4]", "[(1,2),(3,4)]"), ("lseg", "[1, 2, 3, 4]", "[(1,2),(3,4)]"), ("int4range", "[1, 2]", "[1,3)"),
+    ("by_hand", "[1, 2.50]", "[1, 2.50]"), ("by_hand", '{"a": [1, null]}', '{"a": [1, null]}'), ("by_hand", '"[1,2]"', "[1,2]"), ("by_hand", "true", "true"), ("by_hand", "-1.0", "-1.0"),
+])
+def test_one_value(types, type_, value, expected):
+    if type_ == "by_hand" and types.value("SELECT to_regtype('by_hand') IS NULL"):
+        types.run("""SET client_min_messages = warning; CREATE TYPE by_hand;
+                     CREATE FUNCTION by_hand_in(cstring) RETURNS by_hand LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+                     CREATE FUNCTION by_hand_out(by_hand) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+                     CREATE TYPE by_hand (INPUT = by_hand_in, OUTPUT = by_hand_out, LIKE = text); RESET client_min_messages""")
+    assert types.value(f"SELECT written(audit_cast(NULL::{type_}, %s))", value) == expected
