@@ -24,10 +24,11 @@ thread_local! {
 }
 
 /// The names of the columns that `rule` gives. Runs under the rights and settings of its owner; its errors are told as
-/// PostgreSQL tells them.
+/// PostgreSQL tells them. A cursor, since that is refused for several statements.
 pub fn columns(rule: &str) -> Vec<String> {
     succeeded(Spi::connect(|client| {
-        let result = client.select(&*format!("SELECT * FROM ({rule}\n) AS rule LIMIT 0"), None, &[])?;
+        let mut cursor = client.try_open_cursor(&*format!("SELECT * FROM ({rule}\n) AS rule LIMIT 0"), &[])?;
+        let result = cursor.fetch(1)?;
         (1..=result.columns()?).map(|ordinal| result.column_name(ordinal)).collect()
     }))
 }

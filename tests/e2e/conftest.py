@@ -71,7 +71,7 @@ class Database:
 
     def psql(self, *arguments, text=None):
         return subprocess.run(["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", self.name, *arguments],
-                              input=text, text=True, capture_output=True)
+                              input=text, text=True, capture_output=True, cwd=TOP)
 
 
 def admin(sql):

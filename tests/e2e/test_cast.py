@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import datetime
+import decimal
 import difflib
 import ipaddress
 import json
@@ -123,25 +124,34 @@ def casts(source):
     return found
 
 
+def differs(cast):
+    """But for the sign of a zero and the spelling of a json value, which jsonb, as which the log keeps images, does not keep."""
+    if cast.type in ("real", "double precision"):
+        return cast.found != cast.truth and (cast.truth, cast.found) != ("-0", "0")
+    if cast.type == "json" and None not in (cast.truth, cast.found):
+        return json.loads(cast.truth, parse_float=decimal.Decimal) != json.loads(cast.found, parse_float=decimal.Decimal)
+    return cast.truth != cast.found
+
+
 def test_what_is_not_marked_is_exact_in_every_column(casts):
-    """Neither the spelling of json nor the sign of a zero needs an excuse in the corpus."""
     compared = [cast for cast in casts if cast.mark is None and cast.side in ("new", "overlaid" if cast.action == "update" else "old")]
-    assert [cast for cast in compared if cast.truth != cast.found] == []
+    assert [cast for cast in compared if differs(cast)] == []
+    assert collections.Counter(cast.type for cast in compared if cast.truth != cast.found) == {"real": 2, "double precision": 2, "json": 4}
     assert len(compared) == sum(len(truth[side]) for truth in TRUTH for side in sides(truth)) - sum(MARKS.values())
 
 
 def test_an_unknown_column_is_null_and_no_other_is_lost(casts):
     """An old row of another identity than FULL: its columns may be those of the new row, but nobody knows."""
     listed = [cast for cast in casts if cast.unknown]
-    assert {cast.found for cast in listed} == {None} and len(listed) > 300
-    assert [cast for cast in casts if cast.mark is None and not cast.unknown and cast.truth != cast.found] == []
+    assert {cast.found for cast in listed} == {None} and len(listed) > 200
+    assert [cast for cast in casts if cast.mark is None and not cast.unknown and differs(cast)] == []
 
 
 def outcome(cast, equal):
-    if cast.truth == cast.found:
-        return "exact"
+    if cast.unknown or cast.truth == cast.found:
+        return "unknown" if cast.unknown else "exact"
     if cast.found is None:
-        return "unknown" if cast.unknown else "null"
+        return "null"
     return "equal" if equal else "other value"
 
 
@@ -790,3 +800,272 @@ def test_one_value(types, type_, value, expected):
                      CREATE FUNCTION by_hand_out(by_hand) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
                      CREATE TYPE by_hand (INPUT = by_hand_in, OUTPUT = by_hand_out, LIKE = text); RESET client_min_messages""")
     assert types.value(f"SELECT written(audit_cast(NULL::{type_}, %s))", value) == expected
+
+
+def test_infinite_intervals(types):
+    if types.connect().server_version < 170000:
+        pytest.skip("since PostgreSQL 17")
+    assert types.rows("SELECT audit_cast(NULL::interval, '\"infinity\"')::text, audit_cast(NULL::interval[], '[\"-infinity\", null]')::text") == [("infinity", "{-infinity,NULL}")]
+
+
+def test_a_type_of_an_extension_reads_arrays_as_they_stand(types):
+    if not types.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"):
+        pytest.skip("pgvector is not at hand")
+    types.run("CREATE EXTENSION IF NOT EXISTS vector; CREATE TABLE vectors (v vector(3), bits bit(3))")
+    assert types.value("SELECT audit_row(NULL::vectors, '{\"v\": [1, 2.5, -3e-1], \"bits\": \"101\"}')::text") == '("[1,2.5,-0.3]",101)'
+    with pytest.raises(psycopg2.errors.DataError):
+        types.value("SELECT audit_row(NULL::vectors, '{\"v\": [1, 2]}')::text")
+
+
+def test_hstore_in_any_schema(types):
+    types.run('CREATE SCHEMA "Other. Place"; ALTER EXTENSION hstore SET SCHEMA "Other. Place"')
+    try:
+        for path in ("public", '"Other. Place"'):
+            types.run(f"SET search_path = {path}, public")
+            assert types.value("""SELECT audit_cast(NULL::"Other. Place".hstore, '{"a": "1"}')::text""") == '"a"=>"1"'
+    finally:
+        types.run("SET search_path = public; ALTER EXTENSION hstore SET SCHEMA public")
+
+
+MOMENTS = [  # (type, JSON, what it is in UTC)
+    ("timestamp", "-210866803200000000", "4714-11-24 00:00:00 BC"), ("timestamp", "-62135596800000001", "0001-12-31 23:59:59.999999 BC"), ("timestamp", "-1", "1969-12-31 23:59:59.999999"),
+    ("timestamp", "0", "1970-01-01 00:00:00"), ("timestamp", "951782400000000", "2000-02-29 00:00:00"), ("timestamp", "9223371331200000000", "294247-01-01 00:00:00"),
+    ("timestamp", "9224318015999999999", "294276-12-31 23:59:59.999999"), ("timestamptz", "-210866803200000000", "4714-11-24 00:00:00+00 BC"),
+    ("timestamptz", "1709210096789000", "2024-02-29 12:34:56.789+00"), ("timestamptz", "9224318015999999999", "294276-12-31 23:59:59.999999+00"),
+    ("timestamptz[]", "[-1, null]", '{"1969-12-31 23:59:59.999999+00",NULL}'), ("timestamptz[]", '[["2024-03-04T05:06:07.000000Z"], ["inf"]]', '{{"2024-03-04 05:06:07+00"},{infinity}}'),
+    ("timestamp", '"2024-03-04T05:06:07.000000"', "2024-03-04 05:06:07"), ("timestamp", '"0044-03-04 12:00:00 BC"', "0044-03-04 12:00:00 BC"), ("timestamp", '"12345-06-07 08:09:10"', "12345-06-07 08:09:10"),
+    ("timestamptz", '"2024-03-31T02:30:00.000000Z"', "2024-03-31 02:30:00+00"), ("timestamptz", '"-0043-03-04T05:06:07.000000Z"', "0044-03-04 05:06:07+00 BC"),
+    ("timestamptz", '"0044-03-04 12:00:00+00 BC"', "0044-03-04 12:00:00+00 BC"), ("timestamptz", '"10000-01-02 00:00:00+00"', "10000-01-02 00:00:00+00"), ("timestamptz", '"-inf"', "-infinity"),
+    ("timestamptz", '"294276-12-31T23:59:59.999999Z"', "294276-12-31 23:59:59.999999+00"), ("date", '"2024-03-04"', "2024-03-04"), ("date", '"0044-03-04 BC"', "0044-03-04 BC"),
+    ("date", '"-4712-03-04"', "4713-03-04 BC"), ("date", '"10000-01-02"', "10000-01-02"), ("date", '"5881610-07-11"', "infinity"), ("date", '"0000-03-04"', "0001-03-04 BC"),
+    ("daterange", '"[2024-01-02,unbound)"', "[2024-01-02,)"), ("time", '"01:02:03.040000"', "01:02:03.04"), ("timetz", '"01:02:03.040000"', "01:02:03.04+00"),
+    ("interval", '{"months": -14, "days": 3, "microseconds": -14706789000}', "-1 years -2 mons +3 days -04:05:06.789"), ("interval", '{"months": -1, "days": -1, "microseconds": -1}', "-1 mons -1 days -00:00:00.000001"),
+    ("interval", '{"months": 1, "days": -1, "microseconds": 1}', "1 mon -1 days +00:00:00.000001"), ("interval", '{"months": -13, "days": 0, "microseconds": 0}', "-1 years -1 mons"),
+    ("interval", '{"months": 0, "days": 0, "microseconds": -361800000000}', "-100:30:00"), ("interval", '{"months": 0, "days": 0, "microseconds": 0}', "00:00:00"),
+    ("interval[]", '[{"months": -1, "days": 3, "microseconds": 0}, null]', '{"-1 mons +3 days",NULL}'),
+]
+
+
+@pytest.mark.parametrize("style, interval_style, zone", [("ISO, DMY", "sql_standard", "America/New_York"), ("SQL, DMY", "iso_8601", "Asia/Kolkata"),
+                                                         ("German", "postgres_verbose", "Pacific/Auckland"), ("Postgres, YMD", "sql_standard", "Europe/Berlin")])
+def test_no_setting_of_the_session_changes_a_value(types, style, interval_style, zone):
+    columns = ", ".join(f"audit_cast(NULL::{type_}, '{value}') AS v{place}" for place, (type_, value, _) in enumerate(MOMENTS))
+    types.run(f"SET DateStyle = '{style}'; SET IntervalStyle = {interval_style}; SET TimeZone = '{zone}'; CREATE TEMP TABLE moments AS SELECT {columns}")
+    types.run("RESET DateStyle; RESET IntervalStyle; RESET TimeZone")
+    [found] = types.rows("SELECT " + ", ".join(f"v{place}::text" for place in range(len(MOMENTS))) + " FROM moments")
+    types.run("DROP TABLE moments")
+    assert [(type_, value, text) for (type_, value, _), text in zip(MOMENTS, found)] == MOMENTS
+
+
+# ------------------------------------------------------------------------------------------------------------------ whole rows
+
+@pytest.fixture
+def users(types):
+    types.run("""DROP TABLE IF EXISTS users; CREATE TABLE users (id int8, "full name" varchar(20), gone int, price numeric(10,2), "Tags" text[]); ALTER TABLE users DROP gone""")
+    return types
+
+
+def test_an_image_overlays_the_first_argument(users):
+    row = "ROW(7, 'Ada', 1.5, '{a}')::users"
+    assert users.rows(f"""SELECT audit_row({row}, '{{"price": "2.345", "gone": 3, "other": {{}}}}')::text, audit_row({row}, '{{"id": null}}')::text, audit_row({row}, '{{}}')::text,
+        audit_row({row}, NULL)::text, audit_row(NULL::users, NULL) IS NULL, audit_row(NULL::users, '{{}}')::text, audit_row({row}, '{{"full name": "unchanged_toast"}}')::text""") == [
+        ('(7,Ada,2.35,{a})', '(,Ada,1.50,{a})', '(7,Ada,1.50,{a})', '(7,Ada,1.50,{a})', True, '(,,,)', '(7,unchanged_toast,1.50,{a})')]
+
+
+def test_what_is_listed_as_unknown_is_null(users):
+    image = """'{"id": 9007199254740993, "full name": "Ada", "price": "unchanged_toast", "Tags": ["x"]}'"""
+    assert users.value(f"SELECT audit_row(NULL::users, {image}, '{{price,Tags,absent}}')::text") == "(9007199254740993,Ada,,)"
+    assert users.value(f"SELECT audit_row(ROW(1, 'Bob', 5, '{{y}}')::users, '{{}}', '{{price,NULL}}')::text") == "(1,Bob,,{y})"
+    assert users.value("""SELECT audit_row(NULL::users, image => '{"id": 1}', "unknown" => NULL)::text""") == "(1,,,)"
+
+
+def test_values_of_the_first_argument_outlive_their_table(users):
+    """Out of line and compressed ones, too, and rows from before a column was added."""
+    users.run("""DROP TABLE IF EXISTS long_ones, kept; CREATE TABLE long_ones (id int, body text, packed text); ALTER TABLE long_ones ALTER body SET STORAGE EXTERNAL;
+                 INSERT INTO long_ones SELECT n, repeat(n::text || 'é', 20000), repeat('z', 100000) FROM generate_series(1, 3) AS n; ALTER TABLE long_ones ADD more int DEFAULT 5;
+                 CREATE TABLE kept AS SELECT (r).* FROM (SELECT audit_row(l, jsonb_build_object('id', l.id + 10)) AS r FROM long_ones AS l OFFSET 0) AS _;
+                 TRUNCATE long_ones""")
+    assert users.rows("SELECT id, body = repeat((id - 10)::text || 'é', 20000), packed = repeat('z', 100000), more FROM kept ORDER BY id") == [(n, True, True, 5) for n in (11, 12, 13)]
+
+
+def test_a_stored_row_of_fewer_columns(users):
+    users.run("""DROP TYPE IF EXISTS growing CASCADE; DROP TABLE IF EXISTS grown; CREATE TYPE growing AS (a int, b text); CREATE TABLE grown (r growing);
+                 INSERT INTO grown VALUES ('(1,x)'); ALTER TYPE growing ADD ATTRIBUTE c int""")
+    assert users.rows("""SELECT audit_row(r, '{"b": "y"}')::text, audit_row(r, '{"c": 3}')::text FROM grown""") == [("(1,y,)", "(1,x,3)")]
+
+
+def test_a_row_without_columns(users):
+    users.run("DROP TABLE IF EXISTS nothing; CREATE TABLE nothing (gone int); ALTER TABLE nothing DROP gone")
+    assert users.value("""SELECT audit_row(NULL::nothing, '{"gone": 1}')::text""") == "()"
+
+
+def test_column_names_of_every_kind(users):
+    names = ["select", "UPPER", "upper", 'quo"te', "back\\slash", "naïve – ключ", "a.b", " ", "x" * 63, "漢" * 21]
+    users.run(f"DROP TABLE IF EXISTS names; CREATE TABLE names ({', '.join(identifier(name) + ' int' for name in names)})")
+    image = json.dumps({name: place for place, name in enumerate(names)})
+    assert users.value("SELECT audit_row(NULL::names, %s)::text", image) == f"({','.join(map(str, range(len(names))))})"
+    assert users.value("SELECT audit_row(NULL::names, %s, %s)::text", image, names[:-1]) == "(" + "," * (len(names) - 1) + f"{len(names) - 1})"
+
+
+def test_altered_tables_are_seen_at_once(users):
+    """By a prepared statement, in one transaction, and by a function that keeps its plan."""
+    users.run("DROP TABLE IF EXISTS evolves; CREATE TABLE evolves (a int, b numeric(4,1))")
+    image = """'{"a": 1, "b": "2.55", "c": ["x"], "B": "2.50"}'"""
+    alter = [f"ALTER TABLE evolves {change}" for change in ("ADD c text[]", "ALTER b TYPE numeric(6,3)", "ALTER a TYPE text", "DROP c", 'RENAME b TO "B"')]
+    expected = ["(1,2.6)", "(1,2.6,{x})", "(1,2.550,{x})", "(1,2.550,{x})", "(1,2.550)", "(1,2.500)"]
+    with users.connect().cursor() as cursor:
+        cursor.execute(f"BEGIN; PREPARE cast_it AS SELECT audit_row(NULL::evolves, {image})::text; EXECUTE cast_it")
+        found = cursor.fetchall()
+        for statement in alter:
+            cursor.execute(f"{statement}; EXECUTE cast_it")
+            found += cursor.fetchall()
+        cursor.execute("ROLLBACK; DEALLOCATE cast_it")
+    assert [text for text, in found] == expected
+    users.run(f"""CREATE OR REPLACE FUNCTION evolving(statements text[]) RETURNS text[] LANGUAGE plpgsql AS $$
+                  DECLARE found text[]; statement text; place int := 0;
+                  BEGIN
+                    WHILE place <= cardinality(statements) LOOP
+                      found := found || audit_row(NULL::evolves, {image})::text; place := place + 1;
+                      IF place <= cardinality(statements) THEN EXECUTE statements[place]; END IF;
+                    END LOOP;
+                    RETURN found;
+                  END $$""")
+    assert users.value("SELECT evolving(%s)", alter) == expected
+    assert users.value("SELECT audit_row(NULL::evolves, %s)::text", '{"a": "x", "B": "2"}') == "(x,2.000)"
+
+
+def test_a_new_check_of_a_domain_is_seen_at_once(users):
+    users.run("DROP DOMAIN IF EXISTS small CASCADE; CREATE DOMAIN small AS int")
+    users.run("PREPARE cast_small AS SELECT audit_cast(NULL::small, '77')::text")
+    assert users.value("EXECUTE cast_small") == "77"
+    users.run("ALTER DOMAIN small ADD CHECK (VALUE < 10)")
+    with pytest.raises(psycopg2.DataError):
+        users.value("EXECUTE cast_small")
+    users.run("DEALLOCATE cast_small")
+
+
+def test_one_call_site_of_many_types(users):
+    """In a polymorphic function each type is read by its own input function."""
+    users.run("CREATE OR REPLACE FUNCTION any_cast(kind anyelement, v jsonb) RETURNS anyelement LANGUAGE plpgsql AS $$ BEGIN RETURN audit_cast(kind, v); END $$")
+    assert users.rows("""SELECT any_cast(NULL::numeric, '"1.50"')::text, any_cast(NULL::date, '"-0043-03-15"')::text, any_cast(NULL::int[], '[1,null]')::text, any_cast(NULL::numeric, '"2.0"')::text""") == [
+        ("1.50", "0044-03-15 BC", "{1,NULL}", "2.0")]
+    assert users.value("SELECT audit_cast(1.5, '\"7.0\"')::text") == "7.0", "the first argument's value does not matter"
+
+
+def test_parallel_workers_cast_too(users):
+    setting = "debug_parallel_query" if users.connect().server_version >= 160000 else "force_parallel_mode"
+    users.run(f"""DROP TABLE IF EXISTS many; CREATE TABLE many AS SELECT jsonb_build_object('id', n, 'price', n || '.25') AS image FROM generate_series(1, 5000) AS n; ANALYZE many;
+                  SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET {setting} = on""")
+    try:
+        query = "SELECT sum((audit_row(NULL::users, image)).price), sum(audit_cast(NULL::int8, image -> 'id')) FROM many"
+        assert "Gather" in str(users.rows(f"EXPLAIN {query}"))
+        assert users.rows(query) == [(decimal.Decimal("12503750.00"), 12502500)]
+    finally:
+        users.run(f"RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size; RESET {setting}")
+
+
+# -------------------------------------------------------------------------------------------------------------------- refusals
+
+def refused(db, sql, *arguments):
+    with pytest.raises(psycopg2.Error) as raised:
+        db.rows(sql, *arguments)
+    return raised.value.diag
+
+
+@pytest.mark.parametrize("type_", ["jsonb", "json", "xml", "bytea", "tsvector", "int4", "integer[]", "text[]", "hstore", "four", "numeric(10,2)", "doc", "deep_doc", "timestamptz", "bit(5)", "point"])
+def test_the_marker_of_an_unsent_value_is_no_value(types, type_):
+    types.run(f'DROP TABLE IF EXISTS toasted; CREATE TABLE toasted (id int, "the column" {type_})')
+    image = '{"id": 1, "the column": "unchanged_toast"}'
+    diag = refused(types, "SELECT audit_row(NULL::toasted, %s)", image)
+    full = types.value("SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'toasted'::regclass AND attname = 'the column'")
+    assert (diag.sqlstate, diag.message_primary) == ("22018", f'cannot cast column "the column" of toasted to type {full}')
+    assert "marker" in diag.message_detail and "unknown" in diag.message_hint
+    assert types.value("SELECT audit_row(NULL::toasted, %s, '{the column}')::text", image) == "(1,)"
+    assert refused(types, f"SELECT audit_cast(NULL::{type_}, '\"unchanged_toast\"')").sqlstate == "22018"
+
+
+@pytest.mark.parametrize("type_", ["text", "varchar", "varchar(40)", "citext", "name", "bpchar", "word"])
+def test_in_a_text_the_marker_may_be_the_value(types, type_):
+    types.run(f"DROP TABLE IF EXISTS toasted; CREATE TABLE toasted (v {type_})")
+    assert types.value("""SELECT audit_row(NULL::toasted, '{"v": "unchanged_toast"}')::text""") == "(unchanged_toast)"
+
+
+SECRETS = [  # (type, JSON, what must not be told, SQLSTATE)
+    ("integer", '"secret77"', "secret", "22P02"), ("integer", "99999777777", "777", "22003"), ("smallint", "[77777]", "777", "22P02"), ("integer", '{"a": "secret77"}', "secret", "22P02"),
+    ("numeric(5,2)", '"7777777.7"', "7777", "22003"), ("numeric", '"secret77"', "secret", "22P02"), ("double precision", '"1e777777"', "7777", "22003"), ("boolean", '"secret77"', "secret", "22P02"),
+    ("character varying(3)", '"secret77"', "secret", "22001"), ("character(3)", '"secret77"', "secret", "22001"), ("bit(3)", '"0110011"', "0110011", "22026"), ("bit varying(3)", '"secret77"', "secret", "22001"),
+    ("date", '"secret77"', "secret", "22007"), ("date", '"7777-77-77"', "7777", "22008"), ("timestamp with time zone", '"2024-01-01T00:00:00 Secret/City"', "Secret", "22023"),
+    ("timestamp without time zone", "7777777777777777777777", "7777", "22"), ("interval", '{"months": "secret77", "days": 0, "microseconds": 0}', "secret", "22007"),
+    ("interval", '{"months": 77777777777, "days": 0, "microseconds": 0}', "7777", "22"), ("time(0) without time zone", '"77:77"', "77:77", "22008"),
+    ("uuid", '"secret77"', "secret", "22P02"), ("inet", '"secret77"', "secret", "22P02"), ("cidr", '"77.77.77.77/8"', "77.77", "22P02"), ("macaddr", '"secret77"', "secret", "22P02"), ("money", '"secret77"', "secret", "22P02"),
+    ("point", '"secret77"', "secret", "22P02"), ("jsonpath", '"secret77 !"', "secret", "22018"), ("tsquery", '"secret77 &"', "secret", "22018"), ("tsvector", '"\'secret77"', "secret", "22018"),
+    ("integer[]", '[1, "secret77"]', "secret", "22P02"), ("integer[]", "[[1], [7777, 8888]]", "7777", "22P02"), ("integer[]", '"{secret77"', "secret", "22P02"), ("timestamp with time zone[]", '["secret77"]', "secret", "22007"),
+    ("int4range", '"[7777,77)"', "777", "22000"), ("int4range", '"secret77"', "secret", "22P02"), ("int4multirange", '"{[7777,77)}"', "777", "22000"), ("daterange", '"[secret77,)"', "secret", "22007"),
+    ("feeling", '"secret77"', "secret", "22P02"), ("positive", "-777777", "777", "22018"), ("small_positive", '"secret77"', "secret", "22P02"), ("whispered", '"secret77"', "secret", "22018"),
+    ("four", '"(secret77,,,)"', "secret", "22P02"), ("four", '"(1,,,secret77"', "secret", "22P02"), ("integers", '["secret77"]', "secret", "22P02"), ("hstore", '"secret77"', "secret", "22"), ("hstore", '["secret77"]', "secret", "22"),
+    ("ltree", '"secret77 !"', "secret", "22018"), ("cube", '"secret77"', "secret", "22"), ("regclass", '"secret77"', "secret", "22018"), ("regtype", '"secret77"', "secret", "22018"), ("regrole", '"secret77"', "secret", "22018"),
+    ("regprocedure", '"secret77(int)"', "secret", "22018"), ("aclitem", '"secret77=r/postgres"', "secret", "22018"), ("pg_lsn", '"secret77"', "secret", "22P02"),
+    ("xml", '"<secret77"', "secret", "2200N"), ("raises_p0001", '"secret77"', "secret", "22018"), ("raises_ab123", '"secret77"', "secret", "22018"), ("raises_22p77", '"secret77"', "secret", "22"),
+    ("divides", "777777", "777", "22012"),
+]
+
+
+@pytest.mark.parametrize("type_, value, secret, sqlstate", SECRETS)
+def test_an_error_tells_where_and_never_what(types, type_, value, secret, sqlstate):
+    present(types, type_)
+    if types.value("SELECT to_regtype('whispered') IS NULL"):
+        types.run("""CREATE DOMAIN whispered AS text CONSTRAINT "no secret" CHECK (VALUE NOT LIKE 'secret%');
+                     CREATE FUNCTION raising(v text, code text) RETURNS boolean LANGUAGE plpgsql AS $$
+                     BEGIN IF v IS NULL THEN RETURN true; END IF; RAISE EXCEPTION 'no % here', v USING ERRCODE = code, DETAIL = 'It is ' || v, HINT = 'Not ' || v, COLUMN = v, CONSTRAINT = v, DATATYPE = v, TABLE = v, SCHEMA = v; END $$;
+                     CREATE DOMAIN raises_p0001 AS text CHECK (raising(VALUE, 'P0001')); CREATE DOMAIN raises_ab123 AS text CHECK (raising(VALUE, 'AB123'));
+                     CREATE DOMAIN raises_22p77 AS text CHECK (raising(VALUE, '22P77')); CREATE DOMAIN divides AS int CHECK (1 / (VALUE - 777777) > 0)""")
+    types.run(f'DROP TABLE IF EXISTS vault; CREATE TABLE vault (id int, "the column" {type_})')
+    calls = [("""SELECT audit_row(NULL::vault, jsonb_build_object('id', 1, 'the column', current_setting('cast.value')::jsonb))""", f'column "the column" of vault')]
+    if "(" not in type_:
+        calls.append((f"SELECT audit_cast(NULL::{type_}, current_setting('cast.value')::jsonb)", "value"))
+    for sql, place in calls:
+        types.rows("SELECT set_config('cast.value', %s, false)", value)
+        diag = refused(types, f"DO $$ BEGIN EXECUTE $_${sql}$_$; END $$")
+        assert diag.message_primary == f"cannot cast {place} to type {type_}"
+        assert diag.sqlstate.startswith(sqlstate) and diag.sqlstate.startswith("22")
+        told = {name: getattr(diag, name) for name in dir(diag) if name[0] != "_" and isinstance(getattr(diag, name), str)}
+        assert [name for name, text in told.items() if secret in text] == [], told
+        assert "PL/pgSQL" in diag.context, "the context is shown, as ever"
+
+
+def test_what_is_not_the_values_fault_is_said_as_it_is(types):
+    """A cancelled cast is cancelled, not a bad value."""
+    types.run("DROP DOMAIN IF EXISTS slow; CREATE DOMAIN slow AS int CHECK (VALUE IS NULL OR pg_sleep(VALUE) IS NOT NULL)")
+    try:
+        types.run("SET statement_timeout = 50")
+        assert refused(types, "SELECT audit_cast(NULL::slow, '600')").sqlstate == "57014"
+    finally:
+        types.run("RESET statement_timeout")
+
+
+@pytest.mark.parametrize("sql, sqlstate", [
+    ("audit_row(1, '{}')", "42804"), ("audit_row('x'::text, '{}')", "42804"), ("audit_row(NULL::int[], '{}')", "42804"), ("audit_row(ROW(1, 2), '{}')", "42804"), ("audit_row(NULL::users[], '{}')", "42804"),
+    ("audit_row(NULL::users, '[]')", "22023"), ("audit_row(NULL::users, '1')", "22023"), ("audit_row(NULL::users, 'null')", "22023"), ("audit_row(NULL::users, '\"secret\"')", "22023"),
+])
+def test_not_a_row_or_not_an_image(users, sql, sqlstate):
+    diag = refused(users, f"SELECT {sql}")
+    assert diag.sqlstate == sqlstate and "secret" not in diag.message_primary
+    assert sqlstate == "22023" or "audit_row(NULL::" in diag.message_hint
+
+
+def test_nesting_without_end_is_an_error_like_another(types):
+    for type_ in ("int[]", "text[]", "box[]", "date[]", "int4", "date"):
+        assert refused(types, f"SELECT audit_cast(NULL::{type_}, (repeat('[', 5000) || repeat(']', 5000))::jsonb)").sqlstate.startswith("22"), type_
+    assert types.value("SELECT cardinality(audit_cast(NULL::int[], (SELECT jsonb_agg(n) FROM generate_series(1, 100000) AS n)))") == 100000
+
+
+def test_only_readers_may_cast(users):
+    users.run("DROP ROLE IF EXISTS nobody_of_test, reader_of_test; CREATE ROLE nobody_of_test; CREATE ROLE reader_of_test IN ROLE audit_cdc_reader")
+    calls = ["""audit_cast(NULL::numeric, '"1.50"')::text""", """audit_row(NULL::users, '{"id": 1}')::text"""]
+    try:
+        users.run("SET ROLE nobody_of_test")
+        assert [refused(users, f"SELECT {call}").sqlstate for call in calls] == ["42501"] * 2
+        users.run("SET ROLE reader_of_test")
+        assert [users.value(f"SELECT {call}") for call in calls] == ["1.50", "(1,,,)"]
+    finally:
+        users.run("RESET ROLE; DROP ROLE nobody_of_test, reader_of_test")
