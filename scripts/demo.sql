@@ -25,6 +25,22 @@ SELECT table_name AS "table", replica_identity, record_id AS record, old_values,
 FROM audit_logs WHERE action = 'delete' AND table_name IN ('ri_full', 'ri_default', 'ri_index')
 ORDER BY commit_lsn, commit_idx;
 
+\pset title 'Filled meanwhile: the activity feed of the audit guide, typed'
+SELECT right(user_id::text, 4) AS "user …", description, source AS "from", request_id AS request, metadata ->> 'total' AS total
+FROM guide.activity_feed ORDER BY commit_lsn, id;
+
+\pset title 'Its compliance log, by category and operation'
+SELECT data_category, operation_type, user_id, count(*) AS entries, count(DISTINCT record_id) AS people
+FROM guide.compliance_log GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+
+\pset title 'A typed history, made from the description of the source: audit_create_history()'
+SELECT audit_create_history('3f6b7a52-5d1c-4c0e-9a51-0d9f3a1c0001', 'public', 'order_lines') AS made \gset
+SELECT audit_action AS action, audit_changed AS changed, order_id, line_no, sku, qty, unit_price, qty * unit_price AS amount
+FROM :made ORDER BY order_id, line_no, audit_commit_lsn, audit_commit_idx;
+
+\pset title 'What keeps the tables filled: audit_projections'
+SELECT name, target, rule_owner, enabled, waiting, failures FROM audit_projections ORDER BY name;
+
 \pset title 'Set aside, nothing lost: audit_rejects'
 SELECT sqlstate, reason, count(*) AS messages, sum(deliveries) AS deliveries, left(min(raw), 32) || '…' AS "raw, begins"
 FROM audit_rejects GROUP BY 1, 2 ORDER BY 3 DESC;
