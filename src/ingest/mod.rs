@@ -33,12 +33,13 @@ impl Counts {
     }
 }
 
-// The planner settings hold plans to the indexes and keep them across calls, perhaps from when the log was empty.
+// The planner settings hold plans to the indexes and keep them across calls, perhaps from when the log was empty. A plan of
+// a few rows is never worth compiling.
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(text)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_ingest_text(
     body: Option<&str>,
@@ -53,7 +54,7 @@ fn audit_ingest_text(
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_retry_rejects(
     ids: Option<Vec<Option<i64>>>,

@@ -199,6 +199,8 @@ impl Projection {
             ("TimeZone", timezone),
             ("DateStyle", datestyle),
             ("IntervalStyle", intervalstyle),
+            // it would take longer than the few rows of a step
+            ("jit", Some("off")),
             ("plan_cache_mode", None),
             ("enable_seqscan", None),
             ("enable_hashjoin", None),
