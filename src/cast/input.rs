@@ -15,6 +15,9 @@ use std::fmt::Write;
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// PostgreSQL's arrays have no more (PostgreSQL source, `array.h`, `MAXDIM`).
+const MOST_DIMENSIONS: usize = 6;
+
 /// `value` is valid JSON without surrounding space. `None` is NULL. What nothing is known about is passed as it
 /// is: the input function decides.
 pub fn input_text<'a>(value: &'a str, shape: &Shape) -> Option<Cow<'a, str>> {
@@ -22,7 +25,7 @@ pub fn input_text<'a>(value: &'a str, shape: &Shape) -> Option<Cow<'a, str>> {
         (Some(b'n'), _) => return None,
         (_, Shape::Json) => None,
         (Some(b'"'), _) => serde_json::from_str(value).ok().map(|Text(string)| of_string(string, value, shape)),
-        (Some(b'['), Shape::Array { element, delimiter }) => array(value, element, *delimiter).map(Cow::Owned),
+        (Some(b'['), Shape::Array { element, delimiter }) => array(value, element, *delimiter, 1).map(Cow::Owned),
         (Some(b'['), Shape::TsVector) if value == "[]" => Some("".into()),
         (Some(b'{'), Shape::Interval) => time::interval(value).map(Cow::Owned),
         (Some(b'{'), Shape::Hstore) => hstore(value).map(Cow::Owned),
@@ -48,7 +51,10 @@ fn of_string<'a>(string: Cow<'a, str>, value: &'a str, shape: &Shape) -> Cow<'a,
 }
 
 /// An array literal (PostgreSQL documentation, "Array Input and Output Syntax").
-fn array(value: &str, element: &Shape, delimiter: char) -> Option<String> {
+fn array(value: &str, element: &Shape, delimiter: char, dimension: usize) -> Option<String> {
+    if dimension > MOST_DIMENSIONS {
+        return None;
+    }
     let elements: Vec<&RawValue> = serde_json::from_str(value).ok()?;
     if delimiter != ','
         && let Some(literal) = split_at_commas(&elements)
@@ -62,9 +68,13 @@ fn array(value: &str, element: &Shape, delimiter: char) -> Option<String> {
             literal.push(delimiter);
         }
         let is_inner_dimension = raw.starts_with('[')
-            && !matches!(element, Shape::Json | Shape::JsonInString | Shape::Array { .. } | Shape::TsVector);
+            && match element {
+                Shape::Json | Shape::JsonInString | Shape::Array { .. } => false,
+                Shape::TsVector => raw != "[]",
+                _ => true,
+            };
         if is_inner_dimension {
-            literal.push_str(&array(raw, element, delimiter)?);
+            literal.push_str(&array(raw, element, delimiter, dimension + 1)?);
         } else {
             match input_text(raw, element) {
                 None => literal.push_str("NULL"),
@@ -114,15 +124,19 @@ fn hstore(value: &str) -> Option<String> {
     Some(literal)
 }
 
-/// Backfills spell out what PostgreSQL leaves out.
+/// Backfills spell out what PostgreSQL leaves out, and write the bounds as they write dates.
 fn date_range(text: Cow<str>) -> Cow<str> {
-    if text == "(empty,empty)" || text == "[empty,empty)" {
-        "empty".into()
-    } else if text.contains("unbound") {
-        text.replace("unbound", "").into()
-    } else {
-        text
-    }
+    let bounds = |text: &str| {
+        let (open, rest) = text.split_at_checked(1)?;
+        let (rest, close) = rest.split_at_checked(rest.len().checked_sub(1)?)?;
+        let (lower, upper) = rest.split_once(',')?;
+        if (lower, upper) == ("empty", "empty") {
+            return Some("empty".to_owned());
+        }
+        let bound = |text| if text == "unbound" { "".into() } else { time::date_or_timestamp(Cow::Borrowed(text)) };
+        Some(format!("{open}{},{}{close}", bound(lower), bound(upper)))
+    };
+    bounds(&text).map_or(text, Cow::Owned)
 }
 
 /// Is this what `bytea_out` writes, in either format? A backfill sends bytes that begin with `\x` as they are.
@@ -196,6 +210,9 @@ mod tests {
             "a domain over an array"
         );
         assert_eq!(text(r#""{1,2}""#, array_of(Shape::Text)), "{1,2}", "a type that Sequin does not know");
+        assert_eq!(text(r#"[["a"],["b"]]"#, array_of(Shape::TsVector)), r#"{{"a"},{"b"}}"#);
+        let deep = "[".repeat(50_000) + &"]".repeat(50_000);
+        assert_eq!(text(&deep, array_of(Shape::Text)), deep, "more dimensions than PostgreSQL has: its own error");
     }
 
     #[test]
@@ -226,6 +243,10 @@ mod tests {
     fn date_ranges_of_backfills() {
         assert_eq!(text(r#""[2024-01-01,unbound)""#, Shape::DateRange), "[2024-01-01,)");
         assert_eq!(text(r#""(empty,empty)""#, Shape::DateRange), "empty");
+        assert_eq!(text(r#""[-0043-03-15,5881610-07-11)""#, Shape::DateRange), "[0044-03-15 BC,infinity)");
+        for as_postgresql_writes in ["empty", "[2024-01-01,)", "(,)", r#"["0044-03-15 BC",2024-01-01)"#, ""] {
+            assert_eq!(date_range(as_postgresql_writes.into()), as_postgresql_writes);
+        }
     }
 
     /// What `array_in` makes of a one-dimensional literal in which every element is quoted.

@@ -78,8 +78,9 @@ fn without_value(error: CaughtError, what: &str, input: &TypeInput) -> ErrorRepo
     let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
     match sqlstate.class() {
         b"22" => refused(sqlstate, what, input),
-        // not the value's fault: resources, cancel, shutdown, input and output, bugs
-        b"40" | b"53" | b"57" | b"58" | b"XX" => error.rethrow(),
+        // not the value's fault: conflicts, resources, cancel, shutdown, input and output. (XX000 may be any state
+        // that pgrx does not know, and what elog() raises.)
+        b"40" | b"53" | b"57" | b"58" => error.rethrow(),
         _ => refused(SqlState::INVALID_CHARACTER_VALUE_FOR_CAST, what, input)
             .set_detail(format!("The type's input function failed with SQLSTATE {}.", sqlstate.as_str())),
     }

@@ -6,8 +6,8 @@ use std::borrow::Cow;
 /// The last year of PostgreSQL's `date`. A backfill sends an infinite date as a year beyond it.
 const LAST_YEAR: u32 = 5_874_897;
 /// 1970-01-01 as a Julian day, which PostgreSQL reads as `J2440588`.
-const UNIX_EPOCH_JULIAN: i64 = 2_440_588;
-const DAY: i64 = 86_400_000_000;
+const UNIX_EPOCH_JULIAN: i128 = 2_440_588;
+const DAY: i128 = 86_400_000_000;
 
 /// Years before Christ are negative in a backfill, with a year 0; infinity is `inf`.
 pub fn date_or_timestamp(text: Cow<str>) -> Cow<str> {
@@ -49,7 +49,8 @@ pub fn interval(object: &str) -> Option<String> {
 
 /// Sequin's sink setting `timestamp_format: unix_microsecond`.
 pub fn from_unix_microseconds(number: &str) -> Option<String> {
-    let microseconds: i64 = number.parse().ok()?;
+    // PostgreSQL's last years are beyond 64 bits of them
+    let microseconds: i128 = number.parse().ok()?;
     let (day, time) = (microseconds.div_euclid(DAY) + UNIX_EPOCH_JULIAN, microseconds.rem_euclid(DAY));
     let (seconds, fraction) = (time / 1_000_000, time % 1_000_000);
     Some(format!("J{day} {:02}:{:02}:{:02}.{fraction:06}", seconds / 3600, seconds / 60 % 60, seconds % 60))
@@ -92,6 +93,7 @@ mod tests {
     fn microseconds_since_1970() {
         assert_eq!(from_unix_microseconds("0").as_deref(), Some("J2440588 00:00:00.000000"));
         assert_eq!(from_unix_microseconds("-1").as_deref(), Some("J2440587 23:59:59.999999"));
+        assert_eq!(from_unix_microseconds("9224318015999999999").as_deref(), Some("J109203528 23:59:59.999999"));
         assert_eq!(from_unix_microseconds("1.5"), None);
     }
 

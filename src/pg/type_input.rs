@@ -57,7 +57,8 @@ fn shape(oid: pg_sys::Oid) -> Shape {
     let base = base_type(oid);
     // SAFETY: reads the catalogs' caches.
     let element = unsafe { pg_sys::get_element_type(base) };
-    if element != pg_sys::InvalidOid {
+    let is_vector = matches!(base, pg_sys::INT2VECTOROID | pg_sys::OIDVECTOROID); // written without braces
+    if element != pg_sys::InvalidOid && !is_vector {
         return Shape::Array { element: Box::new(shape(element)), delimiter: delimiter(element) };
     }
     match base {

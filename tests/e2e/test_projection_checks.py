@@ -45,7 +45,7 @@ CASES = [  # name, rule, further arguments, SQLSTATE
     ("t", "SELECT id, NULL AS name FROM audit_new_logs", "", None),
     ("t", "VALUES (1, 'a', now()::date)", "", "42703"),  # column1
     ("absent", ID, "", "42P01"),
-    ("T x", ID, "", "42P01"),
+    ("T x", ID, "", "42602"),
     ("a name", ID, ", 'absent'", "42P01"),
     ("a name", ID, ", 0", "42809"),
     ("v", ID, "", "42809"),
@@ -205,10 +205,10 @@ def quoted(name):
 def test_tables_and_columns_that_look_like_sql(db):
     db.run("CREATE TABLE innocent ()")
     evil = ["x'; DROP TABLE innocent; --", 'x"; DROP TABLE innocent; --', "a, b", "%s %I %1$s", "select", "Ünï ключ", "\\", "new\nline", "$1", "CamelCase"]
-    for n, name in enumerate(evil):
+    for name in evil:
         db.run(f"CREATE SCHEMA {quoted(name)}")
         table = f"{quoted(name)}.{quoted(name)}"
-        db.run(f"CREATE TABLE {table} (log_id bigint, {', '.join(quoted(column).replace('%', '%%') for column in evil)} text)".replace(", ", " text, ").replace("bigint text", "bigint").replace("%%", "%"))
+        db.run(f"CREATE TABLE {table} (log_id bigint, {', '.join(quoted(column) + ' text' for column in evil)})")
         rule = "SELECT id AS log_id, " + ", ".join(f"table_name AS {quoted(column)}" for column in evil) + " FROM audit_new_logs"
         db.run("SELECT audit_create_projection(%s, %s)", table, rule)
         assert db.rows("SELECT columns FROM audit_projections WHERE name = %s", table) == [(["log_id"] + evil,)]
