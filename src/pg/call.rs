@@ -31,8 +31,7 @@ impl Call {
         unsafe {
             let varlena = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             let jsonb = varlena.cast::<pg_sys::Jsonb>();
-            let length = (*varlena).vl_len_.as_ptr();
-            let size = (length.cast::<u32>().read_unaligned() >> 2) as i32;
+            let size = pgrx::varlena::varsize(varlena) as i32;
             let text = pg_sys::JsonbToCString(std::ptr::null_mut(), &raw mut (*jsonb).root, size);
             Some(CStr::from_ptr(text).to_string_lossy().into_owned())
         }

@@ -82,7 +82,7 @@ fn deform(row: pg_sys::Datum, layout: &PgTupleDesc) -> Vec<Option<pg_sys::Datum>
     // SAFETY: the row's header tells its length; the layout is its type's.
     unsafe {
         let header = pg_sys::pg_detoast_datum(row.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
-        let length = (*header).t_choice.t_datum.datum_len_ as u32 >> 2;
+        let length = pgrx::varlena::varsize(header.cast()) as u32;
         let mut tuple = pg_sys::HeapTupleData { t_len: length, t_data: header, ..Default::default() };
         pg_sys::heap_deform_tuple(&mut tuple, layout.as_ptr(), values.as_mut_ptr(), nulls.as_mut_ptr());
     }

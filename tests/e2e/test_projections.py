@@ -158,6 +158,14 @@ def test_a_large_shuffled_batch_too(db, transactions):
     assert db.value(IN_ORDER) == 0
 
 
+def test_entries_that_are_refused_do_not_disturb_the_order_of_the_others(db):
+    project(db, rule=RULE + " WHERE 1 / (commit_idx % 10) >= 0")
+    messages = [change(n, lsn=1000 + n % 3, time=f"2026-03-01T00:00:0{n % 3}.000000Z") for n in range(1, 500)]
+    db.ingest(shuffled(messages))
+    assert len(ids(db)) == 450 and state(db) == (True, 0, 49)
+    assert db.value(IN_ORDER) == 0
+
+
 def test_a_rebuild_is_in_the_order_of_commits_over_the_whole_log(db):
     project(db)
     everything = MIXED + [change(n, lsn=77, time="2026-02-01T00:00:00.000000Z") for n in range(2200)]
