@@ -7,40 +7,48 @@ CREATE FUNCTION @extschema@.audit_create_history_table(
 DECLARE
   parts CONSTANT text[] := parse_ident(history);
   qualified CONSTANT text := CASE cardinality(parts) WHEN 1 THEN format('%I.%I', schema, parts[1]) ELSE format('%I.%I', parts[1], parts[2]) END;
+  called text := parts[cardinality(parts)];
   rule text;
 BEGIN
   -- a type is what to_regtype() or format_type() has taken for one, so that it can stand in a statement
   EXECUTE format(E'CREATE TABLE %s (
-    audit_id bigint PRIMARY KEY, audit_action text NOT NULL,
+    audit_id bigint PRIMARY KEY, audit_database_id text NOT NULL, audit_action text NOT NULL,
     audit_commit_lsn bigint, audit_commit_idx integer, audit_commit_timestamp timestamptz NOT NULL,
     audit_username text, audit_source text, audit_request_id text, audit_metadata jsonb,
     audit_changed text[], audit_unknown text[],\n%s\n)', qualified,
     (SELECT string_agg(format('%I %s', c.name, c.type), E',\n' ORDER BY place) FROM unnest(names, types) WITH ORDINALITY AS c(name, type, place)));
   EXECUTE format('COMMENT ON TABLE %s IS %L', qualified,
                  format('every change of %I.%I, filled by audit_cdc: the row after it, of a delete the row before it', table_schema, table_name));
+  EXECUTE format('COMMENT ON COLUMN %1$s.audit_id IS %2$L; COMMENT ON COLUMN %1$s.audit_changed IS %3$L; COMMENT ON COLUMN %1$s.audit_unknown IS %4$L',
+                 qualified, 'id in audit_logs, which explains the other columns that begin with audit_',
+                 'update: the columns whose old value was sent, with REPLICA IDENTITY FULL those that changed; null for other actions',
+                 'columns that were not sent and are null here; null: the table was not described, so nobody can tell');
   IF key <> '{}' THEN
     EXECUTE format('CREATE INDEX ON %s (%s, audit_commit_timestamp)', qualified, (SELECT string_agg(quote_ident(k), ', ') FROM unnest(key) AS k));
   END IF;
 
-  rule := format('SELECT l.id AS audit_id, l.action AS audit_action,
-       l.commit_lsn AS audit_commit_lsn, l.commit_idx AS audit_commit_idx, l.commit_timestamp AS audit_commit_timestamp,
-       l.username AS audit_username, l.source AS audit_source, l.request_id AS audit_request_id, l.metadata AS audit_metadata,
-       CASE l.action WHEN ''update'' THEN ARRAY(SELECT jsonb_object_keys(l.old_values)) END AS audit_changed,
-       l.unknown_columns AS audit_unknown,
-       %s
+  -- a star, so that a column that the history gains is filled by a rebuild
+  rule := format('SELECT r.*
 FROM @extschema@.audit_new_logs AS l
-CROSS JOIN LATERAL @extschema@.audit_row(NULL::%s, coalesce(l.new_values, l.old_values), l.unknown_columns) AS r
-WHERE l.table_schema = %L AND l.table_name = %L',
-    (SELECT string_agg(format('r.%I', c.name), ', ' ORDER BY place) FROM unnest(names) WITH ORDINALITY AS c(name, place)),
-    qualified, table_schema, table_name);
+CROSS JOIN LATERAL @extschema@.audit_row(NULL::%s,
+  coalesce(l.new_values, l.old_values, ''{}'') || jsonb_build_object(
+    ''audit_id'', l.id, ''audit_database_id'', l.database_id, ''audit_action'', l.action,
+    ''audit_commit_lsn'', l.commit_lsn, ''audit_commit_idx'', l.commit_idx, ''audit_commit_timestamp'', l.commit_timestamp,
+    ''audit_username'', l.username, ''audit_source'', l.source, ''audit_request_id'', l.request_id, ''audit_metadata'', l.metadata,
+    ''audit_changed'', CASE l.action WHEN ''update'' THEN ARRAY(SELECT jsonb_object_keys(l.old_values)) END,
+    ''audit_unknown'', l.unknown_columns),
+  l.unknown_columns) AS r
+WHERE l.table_schema = %L AND l.table_name = %L', qualified, table_schema, table_name);
   IF database_id IS NOT NULL THEN
     rule := rule || format(' AND l.database_id = %L', database_id);
   END IF;
-  PERFORM @extschema@.audit_create_projection(parts[cardinality(parts)], rule, qualified::regclass);
+  IF EXISTS (SELECT FROM @extschema@.audit_projections AS p WHERE p.name = called) THEN
+    called := qualified;
+  END IF;
+  PERFORM @extschema@.audit_create_projection(called, rule, qualified::regclass);
   RETURN qualified::regclass;
 END
 $$;
-
 COMMENT ON FUNCTION @extschema@.audit_create_history_table(text, text, text[], text[], text[], text, text, text) IS 'Serves audit_create_history.';
 
 CREATE FUNCTION @extschema@.audit_create_history(source regclass, history text DEFAULT NULL, database_id text DEFAULT NULL)

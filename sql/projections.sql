@@ -45,8 +45,10 @@ SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.unprojected', '')
 -- fails them must fail by itself. One whose name another table's constraint shares is left alone.
 CREATE VIEW audit_cdc_internal.runnable_projections AS
   SELECT p.id, p.name, p.target::oid AS target, p.rule_owner::oid AS rule_owner, p.search_path, p.timezone, p.datestyle, p.intervalstyle,
-         p.fed_to,
-         format(E'INSERT INTO %s (%s) SELECT %2$s FROM (%s\n) AS rule', p.target,
+         p.fed_to, p.rule,
+         format(E'INSERT INTO %s (%s) SELECT %2$s FROM (%s\n) AS rule',
+                CASE WHEN EXISTS (SELECT FROM pg_class WHERE oid = p.target) THEN p.target::text
+                     ELSE quote_ident('the dropped target of ' || p.name) END,
                 (SELECT string_agg(quote_ident(c), ', ' ORDER BY place) FROM unnest(p.columns) WITH ORDINALITY AS u(c, place)), p.rule) AS statement,
          (SELECT 'SET CONSTRAINTS ' || string_agg(format('%I.%I', n.nspname, c.conname), ', ') || ' IMMEDIATE'
           FROM pg_constraint AS c JOIN pg_namespace AS n ON n.oid = c.connamespace

@@ -66,6 +66,7 @@ pub struct Projection {
     settings: [String; 4],
     /// The last entry that was fed before it was disabled.
     pub fed_to: Option<i64>,
+    pub rule: String,
     pub statement: String,
     immediate: Option<String>,
     is_waiting: bool,
@@ -109,6 +110,7 @@ impl Projection {
                 rule_owner: row["rule_owner"].value()?.unwrap_or(pg_sys::InvalidOid),
                 settings: [text("search_path")?, text("timezone")?, text("datestyle")?, text("intervalstyle")?],
                 fed_to: row["fed_to"].value()?,
+                rule: text("rule")?,
                 statement: text("statement")?,
                 immediate: row["immediate"].value()?,
                 is_waiting: row["is_waiting"].value()?.unwrap_or_default(),

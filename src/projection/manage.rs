@@ -52,6 +52,12 @@ thread_local! {
     static FORGET: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND ($2 OR sqlstate IS NULL)", &[INT4OID, BOOLOID]) };
 
+    static COLUMNS: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.projections SET columns = $2 WHERE id = $1", &[INT4OID, TEXTARRAYOID]) };
+
+    static FAILURES: Statement = const { Statement::new(
+        "SELECT count(*) FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NOT NULL", &[INT4OID]) };
+
     static DROP: Statement = const { Statement::new("DELETE FROM audit_cdc_internal.projections WHERE id = $1", &[INT4OID]) };
 
     static CHANGED: Statement = const { Statement::new("UPDATE audit_cdc_internal.ingest_reads SET changed_at = now()", &[]) };
@@ -74,7 +80,7 @@ fn audit_create_projection(
     if find(name).is_some() {
         let message = format!("projection \"{name}\" already exists");
         return Err(report(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message)
-            .set_hint("audit_alter_projection() gives it another rule."));
+            .set_hint("audit_alter_projection() gives it another rule, audit_drop_projection() ends it; or choose another name, and name the table as target."));
     }
     keep(&ADD, name, target, rule)?;
     let projection = found(name)?;
@@ -95,6 +101,7 @@ fn audit_create_projection(
     Ok(as_extension(|| {
         let (fed, _) = self::fill(&projection, 0);
         fed_to(&projection, None, true);
+        warn_of_failures(&projection);
         fed
     }))
 }
@@ -103,7 +110,7 @@ fn audit_create_projection(
   RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_alter_projection(name: Option<&str>, rule: Option<&str>) -> Result<(), ErrorReport> {
     let (name, rule) = (given(name, "name")?, query(given(rule, "rule")?));
-    let projection = permitted(name)?;
+    let projection = permitted_alone(name)?;
     as_extension(settle);
     keep(&ALTER, name, projection.target, rule)?;
     rule::check_statement(&found(name)?);
@@ -115,7 +122,8 @@ fn audit_alter_projection(name: Option<&str>, rule: Option<&str>) -> Result<(), 
   RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     only_read_committed()?;
-    let projection = permitted_alone(given(name, "name")?)?;
+    let projection = with_columns_of_now(permitted_alone(given(name, "name")?)?)?;
+    rule::check_statement(&projection);
     let table = rule::table_name(projection.target);
     projection.with_rights(|| {
         projection.check_constraints_at_once();
@@ -126,7 +134,8 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
         let (fed, last) = fill(&projection, 0);
         forget(&projection, false);
         fed_to(&projection, projection.fed_to.map(|_| last), true);
-        notice!("projection \"{}\" is rebuilt: {fed} entries", projection.name);
+        notice!("projection \"{}\" is rebuilt: {fed} entries went through the rule", projection.name);
+        warn_of_failures(&projection);
         fed
     }))
 }
@@ -135,16 +144,17 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
   RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_retry_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
-    Ok(as_extension(|| projection.catch_up(true)))
+    Ok(as_extension(|| {
+        let taken = projection.catch_up(true);
+        warn_of_failures(&projection);
+        taken
+    }))
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_disable_projection(name text)
   RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_disable_projection(name: Option<&str>) -> Result<(), ErrorReport> {
-    let name = given(name, "name")?;
-    permitted(name)?;
-    as_extension(settle);
-    let projection = permitted(name)?;
+    let projection = permitted_alone(given(name, "name")?)?;
     as_extension(|| {
         if projection.fed_to.is_none() {
             fed_to(&projection, Some(settle()), false);
@@ -163,6 +173,7 @@ fn audit_enable_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
         let waiting = projection.catch_up(false);
         let (fed, _) = fill(&projection, after);
         fed_to(&projection, None, false);
+        warn_of_failures(&projection);
         waiting + fed
     }))
 }
@@ -170,13 +181,9 @@ fn audit_enable_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_drop_projection(name text)
   RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_drop_projection(name: Option<&str>) -> Result<(), ErrorReport> {
-    let name = given(name, "name")?;
-    permitted(name)?;
+    let projection = permitted_alone(given(name, "name")?)?;
     as_extension(|| {
         settle();
-    });
-    let projection = permitted(name)?;
-    as_extension(|| {
         DROP.with(|drop| drop.run(|| vec![projection.id.into()], |_| Ok(())));
         changed();
     });
@@ -193,7 +200,7 @@ fn keep(
     let owner = current_user();
     let settings =
         ["search_path", "TimeZone", "DateStyle", "IntervalStyle"].map(|name| setting(name).unwrap_or_default());
-    let columns = crate::pg::restricted(owner, &[], || rule::columns(rule));
+    let columns = crate::pg::restricted(owner, &[], || rule::columns(rule))?;
     rule::check_target(target, &columns)?;
     let [search_path, timezone, datestyle, intervalstyle] = &settings;
     as_extension(|| {
@@ -217,6 +224,25 @@ fn keep(
         });
     });
     Ok(())
+}
+
+/// A rule with a star in it may give other columns than when it was made.
+fn with_columns_of_now(projection: Projection) -> Result<Projection, ErrorReport> {
+    let columns = projection.with_rights(|| rule::columns(&projection.rule))?;
+    rule::check_target(projection.target, &columns)?;
+    as_extension(|| COLUMNS.with(|statement| statement.run(|| vec![projection.id.into(), columns.into()], |_| Ok(()))));
+    found(&projection.name)
+}
+
+fn warn_of_failures(projection: &Projection) {
+    let failures: Option<i64> =
+        FAILURES.with(|failures| failures.run(|| vec![projection.id.into()], |rows| rows.first().get_one()));
+    if let Some(count @ 1..) = failures {
+        let message = format!("projection \"{}\" could not take {count} entries", projection.name);
+        report(PgSqlErrorCode::ERRCODE_WARNING, message)
+            .set_hint("See audit_projection_failures; after a fix audit_retry_projection() feeds them again.")
+            .report(PgLogLevel::WARNING);
+    }
 }
 
 fn fed_to(projection: &Projection, last: Option<i64>, rebuilt: bool) {

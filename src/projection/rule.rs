@@ -1,11 +1,14 @@
 //! Is a rule a query whose result the target can take?
 
-use super::feed::{Projection, run_text};
-use crate::pg::{ErrorReport, as_extension};
+use super::feed::Projection;
+use crate::pg::{CaughtError, ErrorReport, as_extension, caught};
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
 
 use crate::pg::BuiltinOid::{OIDOID, TEXTARRAYOID};
+
+/// What PostgreSQL calls a column without a name.
+const UNNAMED: &str = "?column?";
 
 thread_local! {
     /// Columns of a table that can be filled: name, whether it is generated, whether an INSERT must give it.
@@ -23,14 +26,28 @@ thread_local! {
         "SELECT name FROM unnest($1) AS name GROUP BY name HAVING count(*) > 1 LIMIT 1", &[TEXTARRAYOID]) };
 }
 
-/// The names of the columns that `rule` gives. Runs under the rights and settings of its owner; its errors are told as
-/// PostgreSQL tells them. A cursor, since that is refused for several statements.
-pub fn columns(rule: &str) -> Vec<String> {
-    succeeded(Spi::connect(|client| {
-        let mut cursor = client.try_open_cursor(&*format!("SELECT * FROM ({rule}\n) AS rule LIMIT 0"), &[])?;
-        let result = cursor.fetch(1)?;
-        (1..=result.columns()?).map(|ordinal| result.column_name(ordinal)).collect()
-    }))
+/// The names of the columns that `rule` gives. Runs under the rights and settings of its owner. A cursor, since that is
+/// refused for several statements.
+pub fn columns(rule: &str) -> Result<Vec<String>, ErrorReport> {
+    let columns = || {
+        succeeded(Spi::connect(|client| {
+            let mut cursor = client.try_open_cursor(&*format!("SELECT * FROM ({rule}\n) AS rule LIMIT 0"), &[])?;
+            let result = cursor.fetch(1)?;
+            (1..=result.columns()?).map(|ordinal| result.column_name(ordinal)).collect()
+        }))
+    };
+    caught(columns).map_err(|error| match &error {
+        CaughtError::PostgresError(cause)
+            if matches!(
+                cause.sql_error_code(),
+                PgSqlErrorCode::ERRCODE_SYNTAX_ERROR | PgSqlErrorCode::ERRCODE_INVALID_CURSOR_DEFINITION
+            ) =>
+        {
+            report(cause.sql_error_code(), format!("the rule is not a query: {}", cause.message()))
+                .set_hint("A rule is one SELECT over audit_new_logs, without INSERT INTO and ON CONFLICT.")
+        }
+        _ => error.rethrow(),
+    })
 }
 
 /// Can `target` be filled with these columns?
@@ -55,6 +72,13 @@ pub fn check_target(target: pg_sys::Oid, given: &[String]) -> Result<(), ErrorRe
         ));
     }
     let columns = as_extension(|| COLUMNS.with(|columns| columns.run(|| vec![target.into()], read_columns)));
+    if given.iter().any(|name| name == UNNAMED) {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            "a column of the rule's result has no name".into(),
+        )
+        .set_hint("Name it with AS: the columns of the rule's result are the target's, by name."));
+    }
     for name in given {
         match columns.iter().find(|column| column.name == *name) {
             None => {
@@ -89,9 +113,23 @@ pub fn table_name(table: pg_sys::Oid) -> String {
     as_extension(|| NAME.with(|name| name.run(|| vec![table.into()], first_text))).unwrap_or_default()
 }
 
-/// Are the types assignable, and may the owner insert? Planning the statement tells.
+/// Are the types assignable, and may the owner insert? Planning the statement tells, and what it reads.
 pub fn check_statement(projection: &Projection) {
-    projection.with_rights(|| run_text(&format!("EXPLAIN {}", projection.statement)));
+    let explain = format!("EXPLAIN (VERBOSE, COSTS OFF) {}", projection.statement);
+    let reads_new_entries = projection.with_rights(|| {
+        succeeded(Spi::connect(|client| {
+            let mut found = false;
+            for row in client.select(&*explain, None, &[])? {
+                found |= row.get::<String>(1)?.is_some_and(|line| line.contains("audit_cdc_internal.new_log()"));
+            }
+            Ok(found)
+        }))
+    });
+    if !reads_new_entries {
+        report(PgSqlErrorCode::ERRCODE_WARNING, "the rule does not read audit_new_logs".into())
+            .set_hint("It runs for every batch of new entries, which only audit_new_logs holds; audit_logs holds the whole log.")
+            .report(PgLogLevel::WARNING);
+    }
 }
 
 pub fn is_empty(projection: &Projection, table: &str) -> bool {
