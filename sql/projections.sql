@@ -15,10 +15,8 @@ CREATE TABLE audit_cdc_internal.projections (
   columns text[] NOT NULL,
   rule text NOT NULL,
   rule_owner regrole NOT NULL,
-  search_path text NOT NULL,
-  timezone text NOT NULL,
-  datestyle text NOT NULL,
-  intervalstyle text NOT NULL,
+  setting_names text[] NOT NULL,
+  setting_values text[] NOT NULL,
   fed_to bigint, -- disabled: the last entry that was fed; null: enabled
   created_at timestamptz NOT NULL DEFAULT now(),
   rebuilt_at timestamptz
@@ -42,20 +40,21 @@ SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections_id_se
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.unprojected', '');
 
 -- What src/projection needs to run a rule. Constraints that may be deferred are checked at once: a row that
--- fails them must fail by itself. One whose name another table's constraint shares is left alone.
+-- fails them must fail by itself. One whose name is shared by somebody else's table is left alone: what waits to be
+-- checked there would be checked with the rights of the rule's owner.
 CREATE VIEW audit_cdc_internal.runnable_projections AS
-  SELECT p.id, p.name, p.target::oid AS target, p.rule_owner::oid AS rule_owner, p.search_path, p.timezone, p.datestyle, p.intervalstyle,
+  SELECT p.id, p.name, p.target::oid AS target, p.rule_owner::oid AS rule_owner, p.setting_names, p.setting_values,
          p.fed_to, p.rule,
          format(E'INSERT INTO %s (%s) SELECT %2$s FROM (%s\n) AS rule',
                 CASE WHEN EXISTS (SELECT FROM pg_class WHERE oid = p.target) THEN p.target::text
                      ELSE quote_ident('the dropped target of ' || p.name) END,
                 (SELECT string_agg(quote_ident(c), ', ' ORDER BY place) FROM unnest(p.columns) WITH ORDINALITY AS u(c, place)), p.rule) AS statement,
-         (SELECT 'SET CONSTRAINTS ' || string_agg(format('%I.%I', n.nspname, c.conname), ', ') || ' IMMEDIATE'
+         (SELECT 'SET CONSTRAINTS ' || string_agg(DISTINCT format('%I.%I', n.nspname, c.conname), ', ') || ' IMMEDIATE'
           FROM pg_constraint AS c JOIN pg_namespace AS n ON n.oid = c.connamespace
-          WHERE c.conrelid = p.target AND c.condeferrable
-            AND NOT EXISTS (SELECT FROM pg_constraint AS o
-                            WHERE o.conname = c.conname AND o.connamespace = c.connamespace AND o.oid <> c.oid AND o.condeferrable
-                              AND o.conrelid NOT IN (SELECT relid FROM pg_partition_tree(p.target)))) AS immediate,
+          WHERE p.target IN (c.conrelid, c.confrelid) AND c.condeferrable
+            AND NOT EXISTS (SELECT FROM pg_constraint AS o JOIN pg_class AS r ON r.oid = o.conrelid
+                            WHERE o.conname = c.conname AND o.connamespace = c.connamespace AND o.condeferrable
+                              AND r.relowner <> p.rule_owner AND o.conrelid NOT IN (SELECT relid FROM pg_partition_tree(p.target)))) AS immediate,
          EXISTS (SELECT FROM audit_cdc_internal.unprojected AS u WHERE u.projection = p.id AND u.sqlstate IS NULL) AS is_waiting
   FROM audit_cdc_internal.projections AS p;
 

@@ -44,7 +44,11 @@ fn take_messages(messages: Vec<Message<'_>>) -> Taken<'_> {
     let projections = if waiting.is_empty() { Vec::new() } else { projection::active() };
     let mut all = Stored::default();
     while !waiting.is_empty() {
-        let (firsts, copies) = first_copies(waiting);
+        let (mut firsts, copies) = first_copies(waiting);
+        // every session writes in the order of commits
+        firsts.sort_by_key(|entry| {
+            (entry.change.commit_microseconds, entry.change.commit_lsn, entry.change.commit_idx, entry.identity)
+        });
         let refused = store(&firsts, &projections, &mut all);
         // a copy of what was refused may differ from it where it matters
         waiting = Vec::new();

@@ -13,7 +13,7 @@ pub use call::Call;
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
-pub use progress::{end_progress, show_progress};
+pub use progress::{show_progress, show_progress_again, with_progress};
 pub use role::{as_extension, current_user, restricted, setting};
 pub use row::{Column, RowType};
 pub use subtransaction::{rolled_back, subtransaction};

@@ -45,6 +45,12 @@ thread_local! {
     static REACHED: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id = ANY ($2)", &[INT4OID, INT8ARRAYOID]) };
 
+    /// Their month has been dropped.
+    static GONE: Statement = const { Statement::new(
+        "DELETE FROM audit_cdc_internal.unprojected AS u
+         WHERE projection = $1
+           AND NOT EXISTS (SELECT FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND id = u.log_id)", &[INT4OID]) };
+
     static WAITING: Statement = const { Statement::new(
         "SELECT l.* FROM (
            SELECT log_id, commit_timestamp FROM audit_cdc_internal.unprojected
@@ -54,16 +60,21 @@ thread_local! {
            SELECT * FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND id = u.log_id LIMIT 1) AS l
          ORDER BY l.id", &[INT4OID, BuiltinOid::BOOLOID, INT8OID]) };
 
-    /// By owner and statement: what is folded into a plan is what its owner may call.
-    static PLANS: RefCell<HashMap<(pg_sys::Oid, String), Rc<OwnedPreparedStatement>>> = RefCell::default();
+    /// What this session fills: its own locks do not keep it away.
+    static FILLING: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+
+    static PLANS: RefCell<HashMap<PlanKey, Rc<OwnedPreparedStatement>>> = RefCell::default();
 }
+
+/// Owner, settings and statement: all of them are folded into a plan.
+type PlanKey = (pg_sys::Oid, Vec<(String, String)>, String);
 
 pub struct Projection {
     pub id: i32,
     pub name: String,
     pub target: pg_sys::Oid,
     pub rule_owner: pg_sys::Oid,
-    settings: [String; 4],
+    settings: Vec<(String, String)>,
     /// The last entry that was fed before it was disabled.
     pub fed_to: Option<i64>,
     pub rule: String,
@@ -76,12 +87,28 @@ pub struct Projection {
 
 /// The enabled projections. They stay so while the caller holds its lock on the log.
 pub fn active() -> Vec<Projection> {
-    let active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
+    let mut active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
+    FILLING.with(|filling| {
+        active.iter_mut().for_each(|projection| projection.is_free &= !filling.borrow().contains(&projection.id))
+    });
     for projection in active.iter().filter(|projection| projection.is_free && projection.is_waiting) {
         // in steps, so that no ingest has to do it all
         projection.catch_up_step(false, 0);
     }
     active
+}
+
+/// Runs `work`, in which what this session stores waits for `projection`.
+pub fn while_filling<T>(projection: i32, work: impl FnOnce() -> T) -> T {
+    struct Filling;
+    impl Drop for Filling {
+        fn drop(&mut self) {
+            FILLING.with(|filling| filling.borrow_mut().pop());
+        }
+    }
+    FILLING.with(|filling| filling.borrow_mut().push(projection));
+    let _until_the_end = Filling;
+    work()
 }
 
 /// Feeds new entries to each of `projections`.
@@ -102,13 +129,14 @@ impl Projection {
     pub fn read_all(rows: SpiTupleTable) -> SpiResult<Vec<Self>> {
         let mut all = Vec::with_capacity(rows.len());
         for row in rows {
+            let texts = |name: &str| Ok::<_, pgrx::spi::Error>(row[name].value::<Vec<String>>()?.unwrap_or_default());
             let text = |name: &str| Ok::<_, pgrx::spi::Error>(row[name].value::<String>()?.unwrap_or_default());
             all.push(Self {
                 id: row["id"].value()?.unwrap_or_default(),
                 name: text("name")?,
                 target: row["target"].value()?.unwrap_or(pg_sys::InvalidOid),
                 rule_owner: row["rule_owner"].value()?.unwrap_or(pg_sys::InvalidOid),
-                settings: [text("search_path")?, text("timezone")?, text("datestyle")?, text("intervalstyle")?],
+                settings: texts("setting_names")?.into_iter().zip(texts("setting_values")?).collect(),
                 fed_to: row["fed_to"].value()?,
                 rule: text("rule")?,
                 statement: text("statement")?,
@@ -123,6 +151,7 @@ impl Projection {
     /// Runs the rule over entries, and returns those that it could not take.
     pub fn run<'a>(&self, entries: &[LogRow<'a>]) -> Vec<(LogRow<'a>, Reject)> {
         let attempt = |entries: &[LogRow]| {
+            crate::pg::show_progress_again();
             self.with_rights(|| {
                 self.check_constraints_at_once();
                 let plan = self.plan();
@@ -165,6 +194,7 @@ impl Projection {
 
     /// Feeds what waits, and what failed too if `failed`. Returns how many entries have reached the target.
     pub fn catch_up(&self, failed: bool) -> i64 {
+        GONE.with(|gone| gone.run(|| vec![self.id.into()], |_| Ok(())));
         let (mut reached, mut after) = (0, 0);
         while let Some((count, last)) = self.catch_up_step(failed, after) {
             (reached, after) = (reached + count, last);
@@ -194,13 +224,7 @@ impl Projection {
 
     /// With the rights of the rule's owner; what ingest's own settings hold the planner to does not concern it.
     pub fn with_rights<T>(&self, work: impl FnOnce() -> T) -> T {
-        let [search_path, timezone, datestyle, intervalstyle] =
-            self.settings.each_ref().map(|value| Some(value.as_str()));
-        let settings = [
-            ("search_path", search_path),
-            ("TimeZone", timezone),
-            ("DateStyle", datestyle),
-            ("IntervalStyle", intervalstyle),
+        let mut settings = vec![
             // it would take longer than the few rows of a step
             ("jit", Some("off")),
             ("plan_cache_mode", None),
@@ -208,6 +232,7 @@ impl Projection {
             ("enable_hashjoin", None),
             ("enable_mergejoin", None),
         ];
+        settings.extend(self.settings.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
         restricted(self.rule_owner, &settings, work)
     }
 
@@ -218,7 +243,7 @@ impl Projection {
     }
 
     fn plan(&self) -> Rc<OwnedPreparedStatement> {
-        let key = (self.rule_owner, self.statement.clone());
+        let key = (self.rule_owner, self.settings.clone(), self.statement.clone());
         if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&key).cloned()) {
             return plan;
         }

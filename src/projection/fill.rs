@@ -1,7 +1,7 @@
 //! Filling a projection from the log while ingest goes on.
 
-use super::feed::{Projection, run_text};
-use crate::pg::{end_progress, log_rows, rolled_back, show_progress};
+use super::feed::{Projection, run_text, while_filling};
+use crate::pg::{log_rows, rolled_back, show_progress, with_progress};
 use crate::statement::{Statement, succeeded};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -18,6 +18,9 @@ thread_local! {
     static STORED: Statement = const { Statement::new(
         "SELECT coalesce(sum(stored), 0)::bigint FROM audit_cdc_internal.tallies", &[]) };
 
+    static WAITED: Statement = const { Statement::new(
+        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NULL", &[crate::pg::BuiltinOid::INT4OID]) };
+
     static LAST_ID: Statement = const { Statement::new("SELECT audit_cdc_internal.last_log_id()", &[]) };
 }
 
@@ -33,23 +36,34 @@ pub fn settle() -> i64 {
 }
 
 /// Feeds every entry after `after`, in the order of commits as far as they are there when it begins, and then what
-/// came meanwhile. Afterwards the log is settled. Returns how many entries went through the rule, and the last id.
+/// came meanwhile. Afterwards nothing waits, and the log is settled. Returns how many entries went through the rule,
+/// and the last id.
 pub fn fill(projection: &Projection, after: i64) -> (i64, i64) {
     let mut filling = Filling { projection, done: 0, total: number(&STORED) };
-    let mut from = after;
-    loop {
-        // entries are numbered while the log is locked: up to here all are there now
-        let up_to = rolled_back(settle);
-        filling.feed(from, up_to);
-        let came_meanwhile = up_to - from;
-        from = up_to;
-        if came_meanwhile <= FEW {
-            break;
+    let feed_all = || {
+        let mut from = after;
+        loop {
+            // entries are numbered while the log is locked: up to here all are there now
+            let up_to = rolled_back(settle);
+            filling.feed(from, up_to);
+            let came_meanwhile = up_to - from;
+            from = up_to;
+            if came_meanwhile <= FEW {
+                break;
+            }
         }
-    }
-    let last = settle();
-    filling.feed(from, last);
-    end_progress();
+        loop {
+            // triggers of the target may add entries in this very session
+            let last = settle();
+            if last == from {
+                return last;
+            }
+            filling.feed(from, last);
+            from = last;
+        }
+    };
+    let last = with_progress(|| while_filling(projection.id, feed_all));
+    WAITED.with(|waited| waited.run(|| vec![projection.id.into()], |_| Ok(())));
     (filling.done, last)
 }
 

@@ -35,22 +35,22 @@ thread_local! {
 
     static ADD: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.projections
-           (name, target, columns, rule, rule_owner, search_path, timezone, datestyle, intervalstyle)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID]) };
+           (name, target, columns, rule, rule_owner, setting_names, setting_values)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING id",
+        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID]) };
 
     static ALTER: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.projections
-         SET columns = $3, rule = $4, rule_owner = $5, search_path = $6, timezone = $7, datestyle = $8, intervalstyle = $9
-         WHERE name = $1 AND target = $2",
-        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID]) };
+         SET columns = $3, rule = $4, rule_owner = $5, setting_names = $6, setting_values = $7
+         WHERE name = $1 AND target = $2 RETURNING id",
+        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID]) };
 
     static FED_TO: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.projections SET fed_to = $2, rebuilt_at = CASE WHEN $3 THEN now() ELSE rebuilt_at END WHERE id = $1",
         &[INT4OID, INT8OID, BOOLOID]) };
 
     static FORGET: Statement = const { Statement::new(
-        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND ($2 OR sqlstate IS NULL)", &[INT4OID, BOOLOID]) };
+        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1", &[INT4OID]) };
 
     static COLUMNS: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.projections SET columns = $2 WHERE id = $1", &[INT4OID, TEXTARRAYOID]) };
@@ -77,12 +77,11 @@ fn audit_create_projection(
         Some(target) => target,
         None => table_named(name),
     };
-    if find(name).is_some() {
+    if !keep(&ADD, name, target, rule)? {
         let message = format!("projection \"{name}\" already exists");
         return Err(report(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message)
             .set_hint("audit_alter_projection() gives it another rule, audit_drop_projection() ends it; or choose another name, and name the table as target."));
     }
-    keep(&ADD, name, target, rule)?;
     let projection = found(name)?;
     rule::check_statement(&projection);
     if fill == Some(false) {
@@ -130,9 +129,8 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
         run_text(&format!("DELETE FROM {table}"));
     });
     Ok(as_extension(|| {
-        forget(&projection, true);
+        FORGET.with(|forget| forget.run(|| vec![projection.id.into()], |_| Ok(())));
         let (fed, last) = fill(&projection, 0);
-        forget(&projection, false);
         fed_to(&projection, projection.fed_to.map(|_| last), true);
         notice!("projection \"{}\" is rebuilt: {fed} entries went through the rule", projection.name);
         warn_of_failures(&projection);
@@ -190,20 +188,20 @@ fn audit_drop_projection(name: Option<&str>) -> Result<(), ErrorReport> {
     Ok(())
 }
 
-/// Checks the rule under its owner's rights and writes the row.
+/// Checks the rule under its owner's rights and writes the row. Is it written?
 fn keep(
     write: &'static std::thread::LocalKey<Statement>,
     name: &str,
     target: pg_sys::Oid,
     rule: &str,
-) -> Result<(), ErrorReport> {
+) -> Result<bool, ErrorReport> {
     let owner = current_user();
-    let settings =
-        ["search_path", "TimeZone", "DateStyle", "IntervalStyle"].map(|name| setting(name).unwrap_or_default());
-    let columns = crate::pg::restricted(owner, &[], || rule::columns(rule))?;
+    let settings = settings_of_now();
+    let borrowed: Vec<_> = settings.iter().map(|(name, value)| (*name, Some(value.as_str()))).collect();
+    let columns = crate::pg::restricted(owner, &borrowed, || rule::columns(rule))?;
     rule::check_target(target, &columns)?;
-    let [search_path, timezone, datestyle, intervalstyle] = &settings;
-    as_extension(|| {
+    let (names, values): (Vec<&str>, Vec<String>) = settings.into_iter().unzip();
+    Ok(as_extension(|| {
         write.with(|write| {
             write.run(
                 || {
@@ -213,17 +211,49 @@ fn keep(
                         columns.into(),
                         rule.into(),
                         owner.into(),
-                        search_path.as_str().into(),
-                        timezone.as_str().into(),
-                        datestyle.as_str().into(),
-                        intervalstyle.as_str().into(),
+                        names.into(),
+                        values.into(),
                     ]
                 },
-                |_| Ok(()),
-            );
-        });
-    });
-    Ok(())
+                |rows| Ok(!rows.is_empty()),
+            )
+        })
+    }))
+}
+
+/// What decides what a rule means, whatever session runs it.
+const SETTINGS: [&str; 17] = [
+    "search_path",
+    "TimeZone",
+    "timezone_abbreviations",
+    "DateStyle",
+    "IntervalStyle",
+    "extra_float_digits",
+    "bytea_output",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    "default_text_search_config",
+    "xmloption",
+    "xmlbinary",
+    "array_nulls",
+    "transform_null_equals",
+    "row_security",
+    "quote_all_identifiers",
+];
+
+/// A temporary table of a relay's session must not stand before the owner's own.
+fn settings_of_now() -> Vec<(&'static str, String)> {
+    let value = |name: &str| {
+        let value = setting(name).unwrap_or_default();
+        if name != "search_path" {
+            return value;
+        }
+        let schemas = value.split(',').filter(|schema| !matches!(schema.trim(), "" | "\"\"" | "pg_temp"));
+        schemas.chain(["pg_temp"]).collect::<Vec<_>>().join(",")
+    };
+    let syntax = [("standard_conforming_strings", "on".to_owned()), ("backslash_quote", "safe_encoding".to_owned())];
+    SETTINGS.into_iter().map(|name| (name, value(name))).chain(syntax).collect()
 }
 
 /// A rule with a star in it may give other columns than when it was made.
@@ -248,10 +278,6 @@ fn warn_of_failures(projection: &Projection) {
 fn fed_to(projection: &Projection, last: Option<i64>, rebuilt: bool) {
     FED_TO.with(|statement| statement.run(|| vec![projection.id.into(), last.into(), rebuilt.into()], |_| Ok(())));
     changed();
-}
-
-fn forget(projection: &Projection, failures_too: bool) {
-    FORGET.with(|forget| forget.run(|| vec![projection.id.into(), failures_too.into()], |_| Ok(())));
 }
 
 fn changed() {

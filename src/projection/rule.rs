@@ -18,7 +18,7 @@ thread_local! {
          FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum", &[OIDOID]) };
 
     static IS_TABLE: Statement = const { Statement::new(
-        "SELECT relkind IN ('r', 'p') AND relnamespace <> 'audit_cdc_internal'::regnamespace FROM pg_class WHERE oid = $1", &[OIDOID]) };
+        "SELECT relkind IN ('r', 'p') AND relpersistence <> 't' AND relnamespace <> 'audit_cdc_internal'::regnamespace FROM pg_class WHERE oid = $1", &[OIDOID]) };
 
     static NAME: Statement = const { Statement::new("SELECT $1::regclass::text", &[OIDOID]) };
 
@@ -37,17 +37,21 @@ pub fn columns(rule: &str) -> Result<Vec<String>, ErrorReport> {
         }))
     };
     caught(columns).map_err(|error| match &error {
+        CaughtError::PostgresError(cause) if cause.sql_error_code() == PgSqlErrorCode::ERRCODE_SYNTAX_ERROR => {
+            not_a_query(cause.message())
+        }
         CaughtError::PostgresError(cause)
-            if matches!(
-                cause.sql_error_code(),
-                PgSqlErrorCode::ERRCODE_SYNTAX_ERROR | PgSqlErrorCode::ERRCODE_INVALID_CURSOR_DEFINITION
-            ) =>
+            if cause.sql_error_code() == PgSqlErrorCode::ERRCODE_INVALID_CURSOR_DEFINITION =>
         {
-            report(cause.sql_error_code(), format!("the rule is not a query: {}", cause.message()))
-                .set_hint("A rule is one SELECT over audit_new_logs, without INSERT INTO and ON CONFLICT.")
+            not_a_query("several statements")
         }
         _ => error.rethrow(),
     })
+}
+
+fn not_a_query(why: &str) -> ErrorReport {
+    report(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR, format!("the rule is not a query: {why}"))
+        .set_hint("A rule is one SELECT over audit_new_logs, without INSERT INTO and ON CONFLICT.")
 }
 
 /// Can `target` be filled with these columns?
@@ -58,12 +62,19 @@ pub fn check_target(target: pg_sys::Oid, given: &[String]) -> Result<(), ErrorRe
         })
     });
     let table = table_name(target);
+    if is_table.is_none() {
+        return Err(report(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            "the target of the projection does not exist any more".into(),
+        )
+        .set_hint("audit_drop_projection() ends the projection."));
+    }
     if is_table != Some(true) {
         return Err(report(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             format!("\"{table}\" is not a table that can be filled"),
         )
-        .set_hint("The target of a projection is a table, plain or partitioned, of your own."));
+        .set_hint("The target of a projection is a table, plain or partitioned, of your own, and not temporary."));
     }
     if let Some(name) = as_extension(|| TWICE.with(|twice| twice.run(|| vec![given.to_vec().into()], first_text))) {
         return Err(report(
