@@ -8,7 +8,7 @@ REVOKE ALL ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(
   @extschema@.audit_create_projection(text, text, regclass, boolean), @extschema@.audit_alter_projection(text, text),
   @extschema@.audit_rebuild_projection(text), @extschema@.audit_retry_projection(text), @extschema@.audit_disable_projection(text),
   @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text),
-  @extschema@.audit_create_history_table(text, text, text[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
+  @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
   @extschema@.audit_create_history(text, text, text, text) FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
@@ -19,7 +19,7 @@ GRANT EXECUTE ON FUNCTION @extschema@.audit_status(), @extschema@.audit_cast(any
   @extschema@.audit_row(anyelement, jsonb, text[]), @extschema@.audit_create_projection(text, text, regclass, boolean),
   @extschema@.audit_alter_projection(text, text), @extschema@.audit_rebuild_projection(text), @extschema@.audit_retry_projection(text),
   @extschema@.audit_disable_projection(text), @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text),
-  @extschema@.audit_create_history_table(text, text, text[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
+  @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
   @extschema@.audit_create_history(text, text, text, text) TO audit_cdc_reader;
 -- the views call them
 GRANT EXECUTE ON FUNCTION audit_cdc_internal.lifted(jsonb, text), audit_cdc_internal.new_log(), audit_cdc_internal.filling() TO audit_cdc_reader;

@@ -1,22 +1,29 @@
 -- The obvious projection: every change of one table as a typed row. Both functions run with the caller's rights.
 
--- columns: of the table, in order, each as "name type"; key: names of the key columns.
+-- names, types, modifiers and type_names: of the table's columns; a modifier is null where only the name tells it.
 CREATE FUNCTION @extschema@.audit_create_history_table(
-    history text, schema text, names text[], types text[], key text[], database_id text, table_schema text, table_name text)
-  RETURNS regclass LANGUAGE plpgsql AS $$
+    history text, schema text, names text[], types regtype[], modifiers integer[], type_names text[], key text[],
+    database_id text, table_schema text, table_name text)
+  RETURNS regclass LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   parts CONSTANT text[] := parse_ident(history);
   qualified CONSTANT text := CASE cardinality(parts) WHEN 1 THEN format('%I.%I', schema, parts[1]) ELSE format('%I.%I', parts[1], parts[2]) END;
+  types_written text[];
   called text := parts[cardinality(parts)];
   rule text;
 BEGIN
   -- a type is what to_regtype() or format_type() has taken for one, so that it can stand in a statement
+  types_written := ARRAY(
+    SELECT CASE WHEN c.modifier IS NOT NULL THEN format_type(c.type, c.modifier)
+                WHEN to_regtype(c.type_name) = c.type THEN c.type_name
+                ELSE format_type(c.type, NULL) END
+    FROM unnest(names, types, modifiers, type_names) WITH ORDINALITY AS c(name, type, modifier, type_name, place) ORDER BY place);
   EXECUTE format(E'CREATE TABLE %s (
     audit_id bigint PRIMARY KEY, audit_database_id text NOT NULL, audit_action text NOT NULL,
     audit_commit_lsn bigint, audit_commit_idx integer, audit_commit_timestamp timestamptz NOT NULL,
     audit_username text, audit_source text, audit_request_id text, audit_metadata jsonb,
     audit_changed text[], audit_unknown text[],\n%s\n)', qualified,
-    (SELECT string_agg(format('%I %s', c.name, c.type), E',\n' ORDER BY place) FROM unnest(names, types) WITH ORDINALITY AS c(name, type, place)));
+    (SELECT string_agg(format('%I %s', c.name, c.type), E',\n' ORDER BY place) FROM unnest(names, types_written) WITH ORDINALITY AS c(name, type, place)));
   EXECUTE format('COMMENT ON TABLE %s IS %L', qualified,
                  format('every change of %I.%I, filled by audit_cdc: the row after it, of a delete the row before it', table_schema, table_name));
   EXECUTE format('COMMENT ON COLUMN %1$s.audit_id IS %2$L; COMMENT ON COLUMN %1$s.audit_changed IS %3$L; COMMENT ON COLUMN %1$s.audit_unknown IS %4$L',
@@ -49,7 +56,7 @@ WHERE l.table_schema = %L AND l.table_name = %L', qualified, table_schema, table
   RETURN qualified::regclass;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.audit_create_history_table(text, text, text[], text[], text[], text, text, text) IS 'Serves audit_create_history.';
+COMMENT ON FUNCTION @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text) IS 'Serves audit_create_history.';
 
 CREATE FUNCTION @extschema@.audit_create_history(source regclass, history text DEFAULT NULL, database_id text DEFAULT NULL)
   RETURNS regclass LANGUAGE plpgsql AS $$
@@ -60,7 +67,8 @@ BEGIN
   SELECT n.nspname, c.relname INTO called
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = source;
   SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names,
-         pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum) AS types,
+         pg_catalog.array_agg(a.atttypid::pg_catalog.regtype ORDER BY a.attnum) AS types,
+         pg_catalog.array_agg(a.atttypmod ORDER BY a.attnum) AS modifiers,
          coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
                     FILTER (WHERE EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = source AND i.indisprimary AND a.attnum = ANY (i.indkey))),
                   '{}') AS key
@@ -69,8 +77,8 @@ BEGIN
   IF called IS NULL OR layout.names IS NULL THEN
     RAISE EXCEPTION 'source must be a table with columns' USING ERRCODE = 'undefined_table';
   END IF;
-  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.quote_ident(called.relname || '_history')), called.nspname,
-           layout.names, layout.types, layout.key, database_id, called.nspname, called.relname);
+  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(called.relname, '_history'))), called.nspname,
+           layout.names, layout.types, layout.modifiers, NULL, layout.key, database_id, called.nspname, called.relname);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_create_history(regclass, text, text) IS
@@ -92,16 +100,17 @@ BEGIN
             HINT = 'audit_describe_tables() takes descriptions; or name a table of this database that has its columns.';
   END IF;
   SELECT pg_catalog.array_agg(c.key ORDER BY k.place, c.key) AS names,
-         pg_catalog.array_agg(CASE WHEN pg_catalog.to_regtype(c.value) IS NULL THEN 'text' ELSE c.value END ORDER BY k.place, c.key) AS types,
-         pg_catalog.string_agg(c.key || ' ' || c.value, ', ' ORDER BY k.place, c.key) FILTER (WHERE pg_catalog.to_regtype(c.value) IS NULL) AS absent
+         pg_catalog.array_agg(coalesce(pg_catalog.to_regtype(c.value), 'pg_catalog.text') ORDER BY k.place, c.key) AS types,
+         pg_catalog.array_agg(c.value ORDER BY k.place, c.key) AS type_names,
+         pg_catalog.string_agg(pg_catalog.format('%s %s', c.key, c.value), ', ' ORDER BY k.place, c.key) FILTER (WHERE pg_catalog.to_regtype(c.value) IS NULL) AS absent
     INTO layout
   FROM pg_catalog.jsonb_each_text(described.column_types) AS c
   LEFT JOIN pg_catalog.unnest(described.key_columns) WITH ORDINALITY AS k(name, place) ON k.name = c.key;
   IF layout.absent IS NOT NULL THEN
     RAISE NOTICE 'types that this database does not have become text: %', layout.absent;
   END IF;
-  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.quote_ident(table_name || '_history')), pg_catalog.current_schema(),
-           layout.names, layout.types, described.key_columns, database_id, table_schema, table_name);
+  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(table_name, '_history'))), pg_catalog.current_schema(),
+           layout.names, layout.types, NULL, layout.type_names, described.key_columns, database_id, table_schema, table_name);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_create_history(text, text, text, text) IS

@@ -3,15 +3,15 @@
 -- * Every step of audit_ingest feeds its new entries to each enabled projection. Before it stores anything it takes
 --   its lock on the log, and only then looks which projections there are. So whoever holds the log
 --   IN SHARE MODE knows that every entry is committed, and that the next ingest will see what is changed here.
--- * Who fills a projection anew holds its advisory lock; ingest then notes its entries here, as waiting, and goes on.
---   The end of the filling takes them in. If it is interrupted, the next ingest does.
+-- * Who fills a projection anew has it locked alone (src/pg/lock.rs); ingest then notes its entries here, as waiting,
+--   and goes on. The end of the filling takes them in. If it is interrupted, the next ingest does.
 -- * Rules are kept as text, so that they never stand in the way of ALTER TABLE; they run with the rights of their
 --   owner and under the settings that hold where they were made.
 
 CREATE TABLE audit_cdc_internal.projections (
   id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   name text NOT NULL UNIQUE,
-  target regclass NOT NULL,
+  target regclass NOT NULL UNIQUE,
   columns text[] NOT NULL,
   rule text NOT NULL,
   rule_owner regrole NOT NULL,
@@ -34,6 +34,7 @@ CREATE TABLE audit_cdc_internal.unprojected (
   last_retried_at timestamptz,
   PRIMARY KEY (projection, log_id)
 );
+CREATE INDEX unprojected_waiting ON audit_cdc_internal.unprojected (projection, log_id) WHERE sqlstate IS NULL;
 
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections_id_seq', '');
@@ -55,6 +56,9 @@ CREATE VIEW audit_cdc_internal.runnable_projections AS
             AND NOT EXISTS (SELECT FROM pg_constraint AS o JOIN pg_class AS r ON r.oid = o.conrelid
                             WHERE o.conname = c.conname AND o.connamespace = c.connamespace AND o.condeferrable
                               AND r.relowner <> p.rule_owner AND o.conrelid NOT IN (SELECT relid FROM pg_partition_tree(p.target)))) AS immediate,
+         (SELECT 'SET CONSTRAINTS ' || string_agg(DISTINCT format('%I.%I', n.nspname, c.conname), ', ') || ' DEFERRED'
+          FROM pg_constraint AS c JOIN pg_namespace AS n ON n.oid = c.connamespace
+          WHERE p.target IN (c.conrelid, c.confrelid) AND c.condeferred) AS deferred,
          EXISTS (SELECT FROM audit_cdc_internal.unprojected AS u WHERE u.projection = p.id AND u.sqlstate IS NULL) AS is_waiting
   FROM audit_cdc_internal.projections AS p;
 

@@ -18,7 +18,7 @@ BEGIN ATOMIC
   SELECT k.types
   FROM (SELECT array_agg(column_types ->> c ORDER BY place) AS types FROM unnest(key_columns) WITH ORDINALITY AS u(c, place)) AS k
   WHERE EXISTS (SELECT FROM unnest(k.types) AS t
-                WHERE t ~ '^(numeric|real|double precision|time|timestamp|date|character|interval|(.*\.)?citext)\M' AND t !~ '^character varying');
+                WHERE t ~ '^(boolean|numeric|real|double precision|time|timestamp|date|character|interval|(.*\.)?citext)\M' AND t !~ '^character varying');
 END;
 
 -- One value in PostgreSQL's own spelling; equal values of types with several spellings (numeric, citext) in one.
@@ -32,7 +32,8 @@ DECLARE
 BEGIN
   RETURN CASE
     WHEN type ~ '^numeric\M' THEN trim_scale(@extschema@.audit_cast(NULL::numeric, sent))::text
-    WHEN type = 'real' THEN (@extschema@.audit_cast(NULL::real, sent) + 0)::text
+    WHEN type = 'boolean' THEN @extschema@.audit_cast(NULL::boolean, sent)::text
+    WHEN type = 'real' THEN (@extschema@.audit_cast(NULL::real, sent) + 0::real)::text
     WHEN type = 'double precision' THEN (@extschema@.audit_cast(NULL::double precision, sent) + 0)::text
     WHEN type ~ '^timestamp.* with time zone$' THEN @extschema@.audit_cast(NULL::timestamptz, sent)::text
     WHEN type ~ '^timestamp' THEN @extschema@.audit_cast(NULL::timestamp, sent)::text
@@ -85,6 +86,10 @@ DECLARE
     WHERE (t.database_id, t.table_schema, t.table_name)
         = (respell_record_keys.database_id, respell_record_keys.table_schema, respell_record_keys.table_name));
 BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'types of a key can be described under READ COMMITTED only'
+      USING ERRCODE = 'active_sql_transaction', DETAIL = 'Entries that came meanwhile would be missed.';
+  END IF;
   LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
   UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
   DELETE FROM audit_cdc_internal.record_keys WHERE audited_table = ANY (numbers);

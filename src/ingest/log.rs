@@ -271,7 +271,7 @@ fn insert(entries: &[Entry], projections: &[Projection]) -> ByTable {
     } else {
         INSERT_AND_FEED.with(|insert| {
             insert.run(arguments, |rows| {
-                let rows = log_rows(rows)?;
+                let rows = log_rows(rows);
                 for row in &rows {
                     let (count, last) = by_table.entry(row.audited_table).or_insert((0, row.commit_timestamp));
                     (*count, *last) = (*count + 1, (*last).max(row.commit_timestamp));

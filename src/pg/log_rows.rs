@@ -1,8 +1,8 @@
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
-use pgrx::spi::{SpiResult, SpiTupleTable};
+use pgrx::spi::SpiTupleTable;
 use std::cell::RefCell;
-use std::ffi::c_int;
+use std::ffi::CStr;
 use std::marker::PhantomData;
 
 /// A row of the log, for as long as the statement's result that it stands in.
@@ -16,29 +16,37 @@ pub struct LogRow<'a> {
 }
 
 /// The rows of `result`, which the statement run last has given: whole rows of the log.
-pub fn log_rows<'a>(result: SpiTupleTable<'a>) -> SpiResult<Vec<LogRow<'a>>> {
-    let column = |name: &str| Ok::<_, pgrx::spi::Error>(result.column_ordinal(name)? as c_int);
-    let (id, audited_table, commit_timestamp) = (column("id")?, column("audited_table")?, column("commit_timestamp")?);
-    // SAFETY: SPI_tuptable is the result of the statement run last; its tuples live as long as it. The
-    // columns are of the types that they are read as, and never null.
-    let row = |tuple, layout| unsafe {
-        let mut null = false;
-        let mut datum = |column| pg_sys::SPI_getbinval(tuple, layout, column, &mut null);
-        LogRow {
-            id: datum(id).value() as i64,
-            audited_table: datum(audited_table).value() as i32,
-            commit_timestamp: TimestampWithTimeZone::try_from(datum(commit_timestamp).value() as i64)
-                .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity()),
-            tuple,
-            lives: PhantomData,
-        }
-    };
-    // SAFETY: as above.
-    Ok(unsafe {
+pub fn log_rows<'a>(_result: SpiTupleTable<'a>) -> Vec<LogRow<'a>> {
+    returned()
+}
+
+/// What the statement run last has returned. It lives until the SPI connection ends, which `'a` must not outlive.
+pub(super) fn returned<'a>() -> Vec<LogRow<'a>> {
+    // SAFETY: SPI_tuptable is the result of the statement run last: whole rows of the log. These columns are of the
+    // types that they are read as, and never null.
+    unsafe {
         let table = pg_sys::SPI_tuptable;
-        let count = if table.is_null() { 0 } else { result.len().min((*table).numvals as usize) };
-        (0..count).map(|place| row(*(*table).vals.add(place), (*table).tupdesc)).collect()
-    })
+        if table.is_null() {
+            return Vec::new();
+        }
+        let layout = (*table).tupdesc;
+        let column = |name: &CStr| pg_sys::SPI_fnumber(layout, name.as_ptr());
+        let (id, audited_table, commit_timestamp) =
+            (column(c"id"), column(c"audited_table"), column(c"commit_timestamp"));
+        let row = |tuple| {
+            let mut null = false;
+            let mut datum = |column| pg_sys::SPI_getbinval(tuple, layout, column, &mut null);
+            LogRow {
+                id: datum(id).value() as i64,
+                audited_table: datum(audited_table).value() as i32,
+                commit_timestamp: TimestampWithTimeZone::try_from(datum(commit_timestamp).value() as i64)
+                    .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity()),
+                tuple,
+                lives: PhantomData,
+            }
+        };
+        (0..(*table).numvals as usize).map(|place| row(*(*table).vals.add(place))).collect()
+    }
 }
 
 thread_local! {

@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 mod call;
+mod lock;
 mod log_rows;
+mod portal;
 mod progress;
 mod role;
 mod row;
@@ -10,13 +12,15 @@ mod subtransaction;
 mod type_input;
 
 pub use call::Call;
+pub use lock::{lock_projection, try_share_projection};
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+pub use portal::{LogCursor, with_pinned};
 pub use progress::{show_progress, show_progress_again, with_progress};
 pub use role::{as_extension, current_user, restricted, setting};
 pub use row::{Column, RowType};
-pub use subtransaction::{rolled_back, subtransaction};
+pub use subtransaction::{rolled_back, subtransaction, tried};
 pub use type_input::{TypeInput, type_name};
 
 use pgrx::datum::AnyElement;

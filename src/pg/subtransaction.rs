@@ -11,7 +11,12 @@ pub fn subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
 
 /// Runs `work` in a subtransaction and rolls it back in any case: the locks that it took are let go.
 pub fn rolled_back<T>(work: impl FnOnce() -> T) -> T {
-    within(work, false).unwrap_or_else(|error| error.rethrow())
+    tried(work).unwrap_or_else(|error| error.rethrow())
+}
+
+/// The same, with an error as a value.
+pub fn tried<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
+    within(work, false)
 }
 
 fn within<T>(work: impl FnOnce() -> T, keep: bool) -> Result<T, CaughtError> {

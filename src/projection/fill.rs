@@ -1,10 +1,14 @@
 //! Filling a projection from the log while ingest goes on.
 
-use super::feed::{Projection, run_text, while_filling};
-use crate::pg::{log_rows, rolled_back, show_progress, with_progress};
-use crate::statement::{Statement, succeeded};
-use pgrx::datum::DatumWithOid;
+use super::feed::{note_refused, while_filling};
+use super::run::{Patience, Projection, run_text};
+use crate::pg::{BuiltinOid, LogCursor, rolled_back, show_progress, with_progress};
+use crate::statement::Statement;
 use pgrx::prelude::*;
+use std::ffi::CStr;
+
+const IN_THE_ORDER_OF_COMMITS: &CStr =
+    c"SELECT * FROM audit_cdc_internal.log WHERE id > $1 AND id <= $2 ORDER BY commit_timestamp, commit_lsn, commit_idx, id";
 
 /// So few entries that others may wait for them.
 const FEW: i64 = 2_000;
@@ -12,21 +16,13 @@ const FETCHED: i64 = 1_000;
 const NOTICE_EVERY: i64 = 100_000;
 
 thread_local! {
-    static LOCK: Statement = const { Statement::new(
-        "SELECT pg_advisory_xact_lock('audit_cdc_internal.projections'::regclass::oid::integer, $1)", &[crate::pg::BuiltinOid::INT4OID]) };
-
     static STORED: Statement = const { Statement::new(
         "SELECT coalesce(sum(stored), 0)::bigint FROM audit_cdc_internal.tallies", &[]) };
 
     static WAITED: Statement = const { Statement::new(
-        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NULL", &[crate::pg::BuiltinOid::INT4OID]) };
+        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NULL", &[BuiltinOid::INT4OID]) };
 
     static LAST_ID: Statement = const { Statement::new("SELECT audit_cdc_internal.last_log_id()", &[]) };
-}
-
-/// Waits for whoever feeds it, and keeps others from it until the transaction ends.
-pub fn lock(projection: i32) {
-    LOCK.with(|lock| lock.run(|| vec![projection.into()], |_| Ok(())));
 }
 
 /// Until the transaction ends nothing is stored, and all that was is committed. Returns the last entry's id.
@@ -78,41 +74,22 @@ impl Filling<'_> {
         if after >= up_to {
             return;
         }
-        let bounds: [DatumWithOid; 2] = [after.into(), up_to.into()];
-        let cursor = succeeded(Spi::connect_mut(|client| {
-            let cursor = client.try_open_cursor_mut(
-                "SELECT * FROM audit_cdc_internal.log WHERE id > $1 AND id <= $2 ORDER BY commit_timestamp, commit_lsn, commit_idx, id",
-                &bounds,
-            )?;
-            Ok(cursor.detach_into_name())
-        }));
+        let mut cursor = LogCursor::open(IN_THE_ORDER_OF_COMMITS, [after, up_to]);
         loop {
             self.show();
-            // a connection for each step, since the memory of its rows is freed with it
-            let fed = succeeded(Spi::connect_mut(|client| {
-                let mut cursor = client.find_cursor(&cursor)?;
-                let fed = {
-                    let entries = log_rows(cursor.fetch(FETCHED)?)?;
-                    self.projection.refused(self.projection.run(&entries));
-                    entries.len() as i64
-                };
-                if fed > 0 {
-                    cursor.detach_into_name();
-                }
-                Ok(fed)
-            }));
+            let fed = cursor.fetch(FETCHED, |entries| {
+                let taken = self.projection.run(entries, Patience::Endless);
+                note_refused(self.projection, taken.refused);
+                entries.len() as i64
+            });
             if fed == 0 {
                 return;
             }
             let before = self.done;
             self.done += fed;
             if self.done / NOTICE_EVERY > before / NOTICE_EVERY {
-                notice!(
-                    "projection \"{}\": {} of about {} entries",
-                    self.projection.name,
-                    self.done,
-                    self.total.max(self.done)
-                );
+                let total = self.total.max(self.done);
+                notice!("projection \"{}\": {} of about {total} entries", self.projection.name, self.done);
             }
         }
     }

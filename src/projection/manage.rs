@@ -1,10 +1,11 @@
 //! What people call. With the rights of the caller, whom PostgreSQL knows here; the extension's own statements run as its
 //! owner.
 
-use super::feed::{Projection, run_text};
-use super::fill::{fill, lock, settle};
+use super::feed::catch_up;
+use super::fill::{fill, settle};
 use super::rule;
-use crate::pg::{ErrorReport, as_extension, current_user, setting};
+use super::run::{Projection, run_text};
+use crate::pg::{ErrorReport, as_extension, current_user, lock_projection, setting};
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
 
@@ -28,7 +29,7 @@ pgrx::extension_sql_file!("../../sql/history_table.sql", name = "history_table",
 
 thread_local! {
     static FIND: Statement = const { Statement::new(
-        "SELECT *, true AS is_free FROM audit_cdc_internal.runnable_projections WHERE name = $1", &[TEXTOID]) };
+        "SELECT * FROM audit_cdc_internal.runnable_projections WHERE name = $1", &[TEXTOID]) };
 
     static PERMITTED: Statement = const { Statement::new(
         "SELECT pg_has_role($1, $2, 'USAGE') OR pg_has_role($1, 'audit_cdc_admin', 'USAGE')", &[OIDOID, OIDOID]) };
@@ -78,9 +79,14 @@ fn audit_create_projection(
         None => table_named(name),
     };
     if !keep(&ADD, name, target, rule)? {
-        let message = format!("projection \"{name}\" already exists");
-        return Err(report(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message)
-            .set_hint("audit_alter_projection() gives it another rule, audit_drop_projection() ends it; or choose another name, and name the table as target."));
+        let code = PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT;
+        return Err(match find(name) {
+            Some(_) => report(code, format!("projection \"{name}\" already exists")).set_hint(
+                "audit_alter_projection() gives it another rule, audit_drop_projection() ends it; or choose another name, and name the table as target.",
+            ),
+            None => report(code, format!("table \"{}\" is the target of another projection", rule::table_name(target)))
+                .set_hint("One rule can join several with UNION ALL."),
+        });
     }
     let projection = found(name)?;
     rule::check_statement(&projection);
@@ -124,10 +130,14 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     let projection = with_columns_of_now(permitted_alone(given(name, "name")?)?)?;
     rule::check_statement(&projection);
     let table = rule::table_name(projection.target);
-    projection.with_rights(|| {
-        projection.check_constraints_at_once();
-        run_text(&format!("DELETE FROM {table}"));
+    projection.with_rights_and(rule::ALL_ROWS, || {
+        projection.with_constraints_checked_at_once(|| run_text(&format!("DELETE FROM {table}")));
     });
+    if !rule::is_empty(&projection, &table) {
+        let message = format!("table \"{table}\" is not empty after DELETE");
+        return Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            .set_hint("A trigger or rule of the table may keep its rows."));
+    }
     Ok(as_extension(|| {
         FORGET.with(|forget| forget.run(|| vec![projection.id.into()], |_| Ok(())));
         let (fed, last) = fill(&projection, 0);
@@ -143,7 +153,7 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
 fn audit_retry_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
     Ok(as_extension(|| {
-        let taken = projection.catch_up(true);
+        let taken = catch_up(&projection, true);
         warn_of_failures(&projection);
         taken
     }))
@@ -168,7 +178,7 @@ fn audit_enable_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
     let Some(after) = projection.fed_to else { return Ok(0) };
     Ok(as_extension(|| {
-        let waiting = projection.catch_up(false);
+        let waiting = catch_up(&projection, false);
         let (fed, _) = fill(&projection, after);
         fed_to(&projection, None, false);
         warn_of_failures(&projection);
@@ -311,9 +321,15 @@ fn permitted(name: &str) -> Result<Projection, ErrorReport> {
 
 /// The same, and nobody feeds it until the transaction ends.
 fn permitted_alone(name: &str) -> Result<Projection, ErrorReport> {
-    let projection = permitted(name)?;
-    as_extension(|| lock(projection.id));
-    permitted(name)
+    let mut projection = permitted(name)?;
+    loop {
+        lock_projection(projection.id);
+        // meanwhile another may have got the name
+        let locked = std::mem::replace(&mut projection, permitted(name)?).id;
+        if projection.id == locked {
+            return Ok(projection);
+        }
+    }
 }
 
 /// The table that `name` means to the caller.

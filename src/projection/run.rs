@@ -1,0 +1,221 @@
+//! A projection's rule, run over entries of the log.
+
+use crate::isolate::isolated;
+use crate::message::Reject;
+use crate::pg::{CaughtError, LogRow, feeding, restricted, show_progress_again, subtransaction, tried, with_pinned};
+use crate::sqlstate::SqlState;
+use crate::statement::{Statement, succeeded};
+use pgrx::prelude::*;
+use pgrx::spi::{OwnedPreparedStatement, SpiResult, SpiTupleTable};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// More plans than there are projections, even while their rules change.
+const MOST_PLANS: usize = 100;
+/// So long one ingest looks for the entries that a rule cannot take.
+const LONGEST_SEARCH: Duration = Duration::from_secs(5);
+/// So long one ingest waits for somebody who has locked what a rule needs.
+const LONGEST_LOCK: &str = "500ms";
+
+thread_local! {
+    static CURSORS: Statement = const { Statement::new("SELECT name FROM pg_cursor()", &[]) };
+
+    static PLANS: RefCell<HashMap<PlanKey, Rc<OwnedPreparedStatement>>> = RefCell::default();
+}
+
+/// Owner, settings and statement: all of them are folded into a plan.
+type PlanKey = (pg_sys::Oid, Vec<(String, String)>, String);
+
+pub struct Projection {
+    pub id: i32,
+    pub name: String,
+    pub target: pg_sys::Oid,
+    pub rule_owner: pg_sys::Oid,
+    settings: Vec<(String, String)>,
+    /// The last entry that was fed before it was disabled.
+    pub fed_to: Option<i64>,
+    pub rule: String,
+    pub statement: String,
+    immediate: Option<String>,
+    deferred: Option<String>,
+    pub is_waiting: bool,
+    /// Nobody is filling it.
+    pub is_free: bool,
+}
+
+/// An ingest has little, since it must not stop; who fills a table has as much as it takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    Short,
+    Endless,
+}
+
+/// What a rule could not take, and why; and what is to be tried later. All else has reached it.
+#[derive(Default)]
+pub struct Taken<'a> {
+    pub refused: Vec<(LogRow<'a>, Reject)>,
+    pub postponed: Vec<LogRow<'a>>,
+}
+
+impl Projection {
+    /// Rows of runnable_projections.
+    pub fn read_all(rows: SpiTupleTable) -> SpiResult<Vec<Self>> {
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            let texts = |name: &str| Ok::<_, pgrx::spi::Error>(row[name].value::<Vec<String>>()?.unwrap_or_default());
+            let text = |name: &str| Ok::<_, pgrx::spi::Error>(row[name].value::<String>()?.unwrap_or_default());
+            all.push(Self {
+                id: row["id"].value()?.unwrap_or_default(),
+                name: text("name")?,
+                target: row["target"].value()?.unwrap_or(pg_sys::InvalidOid),
+                rule_owner: row["rule_owner"].value()?.unwrap_or(pg_sys::InvalidOid),
+                settings: texts("setting_names")?.into_iter().zip(texts("setting_values")?).collect(),
+                fed_to: row["fed_to"].value()?,
+                rule: text("rule")?,
+                statement: text("statement")?,
+                immediate: row["immediate"].value()?,
+                deferred: row["deferred"].value()?,
+                is_waiting: row["is_waiting"].value()?.unwrap_or_default(),
+                is_free: true,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Runs the rule over entries: all at once, and if that fails, over its halves.
+    pub fn run<'a>(&self, entries: &[LogRow<'a>], patience: Patience) -> Taken<'a> {
+        if entries.is_empty() {
+            return Taken::default();
+        }
+        let cursors: Vec<String> = CURSORS.with(|cursors| {
+            cursors.run(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
+        });
+        with_pinned(&cursors, || self.run_in_halves(entries, patience))
+    }
+
+    fn run_in_halves<'a>(&self, entries: &[LogRow<'a>], patience: Patience) -> Taken<'a> {
+        let judge = if patience == Patience::Short { judge } else { judge_finally };
+        let refusal = |error: CaughtError| judge(&error).unwrap_or_else(|| error.rethrow());
+        let attempt = |entries: &[LogRow]| self.attempt(entries, patience);
+
+        let mut taken = Taken::default();
+        match subtransaction(|| attempt(entries)).map_err(refusal) {
+            Ok(()) => return taken,
+            Err(reject) if is_passing(reject.sqlstate) => {
+                taken.postponed = entries.to_vec();
+                return taken;
+            }
+            Err(_) => {}
+        }
+        // a rule that fails over no entry at all takes none
+        if let Err(broken) = tried(|| attempt(&[])).map_err(refusal) {
+            taken.refused = entries.iter().map(|entry| (*entry, broken.clone())).collect();
+            return taken;
+        }
+        let start = Instant::now();
+        let mut postponed = Vec::new();
+        isolated(
+            entries,
+            judge,
+            &mut |entries| {
+                if patience == Patience::Short && start.elapsed() > LONGEST_SEARCH {
+                    postponed.extend_from_slice(entries);
+                } else {
+                    attempt(entries);
+                }
+            },
+            &mut Vec::new(),
+            &mut |entry, reject| {
+                if is_passing(reject.sqlstate) {
+                    taken.postponed.push(*entry)
+                } else {
+                    taken.refused.push((*entry, reject))
+                }
+            },
+        );
+        taken.postponed.extend(postponed);
+        taken
+    }
+
+    fn attempt(&self, entries: &[LogRow], patience: Patience) {
+        show_progress_again();
+        let settings: &[_] = if patience == Patience::Short { &[("lock_timeout", Some(LONGEST_LOCK))] } else { &[] };
+        self.with_rights_and(settings, || {
+            self.with_constraints_checked_at_once(|| {
+                let plan = self.plan();
+                feeding(entries.iter(), || {
+                    succeeded(Spi::connect_mut(|client| client.update(&*plan, None, &[]).map(drop)))
+                });
+            });
+        });
+    }
+
+    /// With the rights of the rule's owner.
+    pub fn with_rights<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.with_rights_and(&[], work)
+    }
+
+    /// What ingest's own settings hold the planner to does not concern a rule.
+    pub fn with_rights_and<T>(&self, more: &[(&str, Option<&str>)], work: impl FnOnce() -> T) -> T {
+        let mut settings = vec![
+            // it would take longer than the few rows of a step
+            ("jit", Some("off")),
+            ("plan_cache_mode", None),
+            ("enable_seqscan", None),
+            ("enable_hashjoin", None),
+            ("enable_mergejoin", None),
+        ];
+        settings.extend(self.settings.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
+        settings.extend_from_slice(more);
+        restricted(self.rule_owner, &settings, work)
+    }
+
+    pub fn with_constraints_checked_at_once(&self, work: impl FnOnce()) {
+        self.immediate.iter().for_each(|statement| run_text(statement));
+        work();
+        self.deferred.iter().for_each(|statement| run_text(statement));
+    }
+
+    fn plan(&self) -> Rc<OwnedPreparedStatement> {
+        let key = (self.rule_owner, self.settings.clone(), self.statement.clone());
+        if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&key).cloned()) {
+            return plan;
+        }
+        let plan = Spi::connect_mut(|client| Ok(client.prepare_mut(self.statement.as_str(), &[])?.keep()));
+        let plan = Rc::new(succeeded(plan));
+        PLANS.with(|plans| {
+            let mut plans = plans.borrow_mut();
+            if plans.len() >= MOST_PLANS {
+                plans.clear();
+            }
+            plans.insert(key, plan.clone());
+        });
+        plan
+    }
+}
+
+/// Runs a statement that is not prepared.
+pub fn run_text(statement: &str) {
+    succeeded(Spi::connect_mut(|client| client.update(statement, None, &[]).map(drop)));
+}
+
+/// Whatever a rule raises is its own affair and never stops an ingest. Raised is only what PostgreSQL itself says to this
+/// session: cancel, timeout, shutdown.
+fn judge(error: &CaughtError) -> Option<Reject> {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else { return None };
+    let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
+    let is_interrupt = sqlstate.class() == b"57" && report.file().ends_with("postgres.c");
+    (!is_interrupt).then(|| Reject::new(sqlstate, report.message().to_owned()))
+}
+
+/// For those who can wait: what may pass is raised too.
+fn judge_finally(error: &CaughtError) -> Option<Reject> {
+    judge(error).filter(|reject| !is_passing(reject.sqlstate))
+}
+
+/// Conflicts between transactions, and locks that others hold: tried again they may be gone.
+fn is_passing(sqlstate: SqlState) -> bool {
+    sqlstate.class() == b"40" || sqlstate.0 == *b"55P03"
+}
