@@ -5,6 +5,7 @@ CREATE SCHEMA projecting;
 SET search_path = projecting, public;
 CREATE TABLE feed (id bigint GENERATED ALWAYS AS IDENTITY, record_id text NOT NULL, doubled text GENERATED ALWAYS AS (record_id || record_id) STORED, at timestamptz);
 CREATE VIEW look AS SELECT * FROM feed;
+CREATE TABLE theirs (record_id text);
 SELECT audit_create_projection('nothing', 'SELECT record_id FROM audit_new_logs');
 \echo :LAST_ERROR_SQLSTATE
 SELECT audit_create_projection('look', 'SELECT record_id FROM audit_new_logs');
@@ -56,6 +57,8 @@ SELECT audit_alter_projection('feed', 'SELECT 1');
 SELECT audit_drop_projection('feed');
 \echo :LAST_ERROR_SQLSTATE
 SELECT audit_create_projection('other', 'SELECT record_id FROM audit_new_logs', 'feed');
+\echo :LAST_ERROR_SQLSTATE
+SELECT audit_create_projection('other', 'SELECT record_id FROM audit_new_logs', 'theirs');
 \echo :LAST_ERROR_SQLSTATE
 SELECT * FROM audit_cdc_internal.new_log();
 \echo :LAST_ERROR_SQLSTATE
