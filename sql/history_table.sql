@@ -12,6 +12,9 @@ DECLARE
   called text := parts[cardinality(parts)];
   rule text;
 BEGIN
+  IF cardinality(parts) > 2 THEN
+    RAISE EXCEPTION 'improper qualified name: %', history USING ERRCODE = 'invalid_name';
+  END IF;
   -- a type is what to_regtype() or format_type() has taken for one, so that it can stand in a statement
   types_written := ARRAY(
     SELECT CASE WHEN c.modifier IS NOT NULL THEN format_type(c.type, c.modifier)

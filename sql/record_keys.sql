@@ -81,10 +81,7 @@ $$;
 CREATE FUNCTION audit_cdc_internal.respell_record_keys(database_id text, table_schema text, table_name text, types text[]) RETURNS void
   LANGUAGE plpgsql AS $$
 DECLARE
-  numbers CONSTANT integer[] := ARRAY(
-    SELECT t.id FROM audit_cdc_internal.audited_tables AS t
-    WHERE (t.database_id, t.table_schema, t.table_name)
-        = (respell_record_keys.database_id, respell_record_keys.table_schema, respell_record_keys.table_name));
+  numbers integer[];
 BEGIN
   IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
     RAISE EXCEPTION 'types of a key can be described under READ COMMITTED only'
@@ -92,6 +89,10 @@ BEGIN
   END IF;
   LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
   UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+  numbers := ARRAY(
+    SELECT t.id FROM audit_cdc_internal.audited_tables AS t
+    WHERE (t.database_id, t.table_schema, t.table_name)
+        = (respell_record_keys.database_id, respell_record_keys.table_schema, respell_record_keys.table_name));
   DELETE FROM audit_cdc_internal.record_keys WHERE audited_table = ANY (numbers);
   IF types IS NOT NULL THEN
     INSERT INTO audit_cdc_internal.record_keys
