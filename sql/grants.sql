@@ -9,7 +9,7 @@ REVOKE ALL ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(
   @extschema@.audit_rebuild_projection(text), @extschema@.audit_retry_projection(text), @extschema@.audit_disable_projection(text),
   @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text),
   @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
-  @extschema@.audit_create_history(text, text, text, text) FROM PUBLIC;
+  @extschema@.audit_create_history(text, text, text, text), @extschema@.audit_changes(name, name, integer) FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
 GRANT EXECUTE ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(jsonb) TO audit_cdc_ingest;
@@ -24,3 +24,4 @@ GRANT EXECUTE ON FUNCTION @extschema@.audit_status(), @extschema@.audit_cast(any
 -- the views call them
 GRANT EXECUTE ON FUNCTION audit_cdc_internal.lifted(jsonb, text), audit_cdc_internal.new_log(), audit_cdc_internal.filling() TO audit_cdc_reader;
 GRANT EXECUTE ON FUNCTION @extschema@.audit_retry_rejects(bigint[]), @extschema@.audit_describe_tables(text, jsonb, timestamptz) TO audit_cdc_admin;
+GRANT EXECUTE ON FUNCTION @extschema@.audit_changes(name, name, integer) TO audit_cdc_admin;

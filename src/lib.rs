@@ -5,6 +5,7 @@
 use pgrx::prelude::*;
 
 mod annotate;
+mod capture;
 mod cast;
 mod ingest;
 mod isolate;

@@ -13,14 +13,36 @@ pub enum Malformed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Times are microseconds since 2000-01-01.
-    Begin { commit_lsn: u64, commit_time: i64 },
-    Commit { commit_lsn: u64, end_lsn: u64 },
-    Logical { transactional: bool, prefix: &'a str, content: &'a [u8] },
+    Begin {
+        commit_lsn: u64,
+        commit_time: i64,
+    },
+    Commit {
+        commit_lsn: u64,
+        end_lsn: u64,
+    },
+    Logical {
+        transactional: bool,
+        prefix: &'a str,
+        content: &'a [u8],
+    },
     Relation(Relation),
-    Insert { relation: u32, new: Vec<Value<'a>> },
-    Update { relation: u32, old: Option<Old<'a>>, new: Vec<Value<'a>> },
-    Delete { relation: u32, old: Old<'a> },
-    Truncate { relations: Vec<u32> },
+    Insert {
+        relation: u32,
+        new: Vec<Value<'a>>,
+    },
+    Update {
+        relation: u32,
+        old: Option<Old<'a>>,
+        new: Vec<Value<'a>>,
+    },
+    Delete {
+        relation: u32,
+        old: Old<'a>,
+    },
+    Truncate {
+        relations: Vec<u32>,
+    },
     Origin,
     Type,
 }
@@ -246,7 +268,10 @@ mod tests {
     fn a_relation() {
         let bytes = b"R\0\0\0\x07public\0t\0f\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
         let Ok(Message::Relation(relation)) = message(bytes) else { unreachable!("a relation") };
-        assert_eq!((relation.schema.as_str(), relation.name.as_str(), relation.identity), ("public", "t", ReplicaIdentity::Full));
+        assert_eq!(
+            (relation.schema.as_str(), relation.name.as_str(), relation.identity),
+            ("public", "t", ReplicaIdentity::Full)
+        );
         assert_eq!(relation.columns, [Column { name: "id".into(), type_oid: 23, is_identity: true }]);
     }
 

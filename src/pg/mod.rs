@@ -21,7 +21,7 @@ pub use progress::{show_progress, show_progress_again, with_progress};
 pub use role::{as_extension, current_user, restricted, setting};
 pub use row::{Column, RowType};
 pub use subtransaction::{rolled_back, subtransaction, tried};
-pub use type_input::{TypeInput, type_name};
+pub use type_input::{TypeInput, kind_of_type, type_name};
 
 use pgrx::datum::AnyElement;
 use pgrx::{FromDatum, PgTryBuilder, pg_sys};

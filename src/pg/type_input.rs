@@ -1,3 +1,4 @@
+use crate::capture::Kind;
 use crate::cast::Shape;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
@@ -41,6 +42,38 @@ impl TypeInput {
     pub fn name(&self) -> String {
         type_name(self.oid, self.modifier)
     }
+}
+
+/// As captured values of the type are encoded. A type that is gone travels as text, as does a domain over a domain.
+pub fn kind_of_type(oid: u32) -> Kind {
+    let oid = pg_sys::Oid::from(oid);
+    // SAFETY: reads the catalogs' caches, and is null for a type that does not exist.
+    let exists = unsafe {
+        pg_sys::SearchSysCacheExists(pg_sys::SysCacheIdentifier::TYPEOID as i32, oid.into(), zero(), zero(), zero())
+    };
+    if !exists || domains(oid) > 1 {
+        return Kind::Text;
+    }
+    let base = base_type(oid);
+    if let Shape::Array { delimiter, .. } = shape(base) {
+        // SAFETY: reads the catalogs' caches.
+        let element = unsafe { pg_sys::get_element_type(base) };
+        return Kind::Array { element: Box::new(kind_of_type(element.to_u32())), delimiter };
+    }
+    match base {
+        pg_sys::BOOLOID => Kind::Boolean,
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::OIDOID => Kind::Integer,
+        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => Kind::Float,
+        pg_sys::JSONOID | pg_sys::JSONBOID => Kind::Json,
+        pg_sys::TIMESTAMPOID => Kind::Timestamp,
+        pg_sys::TIMESTAMPTZOID => Kind::TimestampTz,
+        pg_sys::INTERVALOID => Kind::Interval,
+        _ => Kind::Text,
+    }
+}
+
+fn zero() -> pg_sys::Datum {
+    pg_sys::Datum::null()
 }
 
 pub fn type_name(oid: pg_sys::Oid, modifier: i32) -> String {

@@ -224,6 +224,33 @@ def test_altering_the_source_afterwards_is_not_hindered(db):
     assert state(db, "orders_history") == (True, 0, 0)
 
 
+def test_a_column_that_the_history_gains_is_filled_by_a_rebuild(db):
+    db.run(ORDERS)
+    history_of(db)
+    db.ingest(batch([change(0, record={"id": 1, "more": 7})]))
+    db.run("ALTER TABLE orders_history ADD more int")
+    db.ingest(batch([change(1, record={"id": 1, "more": 8})]))
+    db.run("SELECT audit_rebuild_projection('orders_history')")
+    db.ingest(batch([change(2, record={"id": 1, "more": 9})]))
+    assert db.rows("SELECT more FROM orders_history ORDER BY audit_commit_idx") == [(7,), (8,), (9,)]
+    db.run("ALTER TABLE orders_history DROP more")
+    db.ingest(batch([change(3, record={"id": 1, "more": 10})]))
+    db.run("SELECT audit_rebuild_projection('orders_history')")
+    assert db.value("SELECT count(*) FROM orders_history") == 4 and state(db, "orders_history") == (True, 0, 0)
+
+
+def test_columns_of_the_change_are_not_those_of_the_row(db):
+    """Neither is a row's column taken for them, nor a name for a mark."""
+    db.run(ORDERS)
+    history_of(db)
+    db.run("SELECT audit_describe_tables('d1', %s)", described({"id": "integer", "note": "text"}))
+    names = {"username": "unchanged_toast", "source": "", "request_id": "null", "metadata": {"a": "unchanged_toast", "n": 1e300}}
+    record = {"id": 1, "note": "unchanged_toast", "audit_username": "eve", "audit_id": -1, "audit_action": "none", "audit_unknown": ["id"]}
+    db.ingest(batch([change(0, action="update", record=record, changes={"note": "a"}, annotations=names)]))
+    assert db.rows("SELECT audit_id > 0, audit_action, audit_username, audit_source, audit_request_id, audit_metadata, audit_changed, audit_unknown, note FROM orders_history") == [
+        (True, "update", "unchanged_toast", "", "null", {"a": "unchanged_toast", "n": 10 ** 300}, ["note"], ["note"], None)]
+
+
 def test_rights(roles, db):
     reader = roles("audit_cdc_reader")
     db.run(ORDERS)

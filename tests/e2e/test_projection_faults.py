@@ -73,7 +73,7 @@ def in_the_end(db, *targets):
 def again_and_again(relays, *calls, times=6, batches=60):
     """Each in its own transaction, on one connection."""
     def work():
-        connection = relays.db.connect()
+        connection = relays.db.connect(options="-c statement_timeout=120s")  # one that never ends fails
         for round_ in itertools.count(1):
             for call in calls:
                 run(connection, f"SELECT audit_{call}")

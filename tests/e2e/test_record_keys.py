@@ -64,7 +64,7 @@ UNCHANGED = [  # not merged
     ("mood", ["1.5", "1.50"]),
     ("numeric[]", ["{1.5}", "{1.50}"]),
     ("timestamp with time zone", ["not a time", "Not a time", "2024-13-01 10:00:00", "2024-13-01T10:00:00"]),
-    ("numeric", ["abc", "ABC", "1,5", "1.5.0", "0x1F"]),
+    ("numeric", ["abc", "ABC", "1,5", "1.5.0"]),
     ("double precision", ["abc", "1e400", "1.0e400"]),
     ("date", ["2024-02-30", "2024-02-30 "]),
     ("time without time zone", ["25:00:00", "25:00"]),
