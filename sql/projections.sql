@@ -26,7 +26,8 @@ CREATE TABLE audit_cdc_internal.projections (
 CREATE TABLE audit_cdc_internal.unprojected (
   projection integer NOT NULL REFERENCES audit_cdc_internal.projections ON DELETE CASCADE,
   log_id bigint NOT NULL,
-  commit_timestamp timestamptz NOT NULL,
+  commit_timestamp timestamptz NOT NULL, -- with the identity where it stands in the log
+  identity uuid NOT NULL,
   sqlstate text,
   reason text,
   since timestamptz NOT NULL DEFAULT now(),
@@ -96,7 +97,7 @@ CREATE VIEW @extschema@.audit_projection_failures AS
          u.sqlstate, u.reason, u.since, u.retries, u.last_retried_at
   FROM audit_cdc_internal.unprojected AS u
   JOIN audit_cdc_internal.projections AS p ON p.id = u.projection
-  LEFT JOIN audit_cdc_internal.log AS l ON l.commit_timestamp = u.commit_timestamp AND l.id = u.log_id
+  LEFT JOIN audit_cdc_internal.log AS l ON l.commit_timestamp = u.commit_timestamp AND l.identity = u.identity
   LEFT JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table
   WHERE u.sqlstate IS NOT NULL;
 COMMENT ON VIEW @extschema@.audit_projection_failures IS 'entries of the log that a projection''s rule or target could not take; the log has them all the same';

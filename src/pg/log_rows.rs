@@ -11,6 +11,7 @@ pub struct LogRow<'a> {
     pub id: i64,
     pub audited_table: i32,
     pub commit_timestamp: TimestampWithTimeZone,
+    pub identity: [u8; 16],
     tuple: pg_sys::HeapTuple,
     lives: PhantomData<&'a ()>,
 }
@@ -31,8 +32,8 @@ pub(super) fn returned<'a>() -> Vec<LogRow<'a>> {
         }
         let layout = (*table).tupdesc;
         let column = |name: &CStr| pg_sys::SPI_fnumber(layout, name.as_ptr());
-        let (id, audited_table, commit_timestamp) =
-            (column(c"id"), column(c"audited_table"), column(c"commit_timestamp"));
+        let (id, audited_table) = (column(c"id"), column(c"audited_table"));
+        let (commit_timestamp, identity) = (column(c"commit_timestamp"), column(c"identity"));
         let row = |tuple| {
             let mut null = false;
             let mut datum = |column| pg_sys::SPI_getbinval(tuple, layout, column, &mut null);
@@ -41,6 +42,8 @@ pub(super) fn returned<'a>() -> Vec<LogRow<'a>> {
                 audited_table: datum(audited_table).value() as i32,
                 commit_timestamp: TimestampWithTimeZone::try_from(datum(commit_timestamp).value() as i64)
                     .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity()),
+                // a uuid's datum points to its 16 bytes
+                identity: *datum(identity).cast_mut_ptr::<[u8; 16]>(),
                 tuple,
                 lives: PhantomData,
             }

@@ -1,13 +1,15 @@
 //! New entries, and those that waited, on their way to the projections.
 
+use super::fill::last_log_id;
 use super::run::{Patience, Projection, Taken};
 use crate::message::Reject;
 use crate::pg::{BuiltinOid, LogRow, log_rows, return_fed_rows, try_share_projection};
 use crate::statement::Statement;
+use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::cell::RefCell;
 
-use BuiltinOid::{INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID};
+use BuiltinOid::{INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID};
 
 // audit_new_logs is audit_logs over what new_log() returns
 pgrx::extension_sql_file!("../../sql/audit_logs.sql", name = "audit_logs", requires = ["described_tables", new_log]);
@@ -23,16 +25,16 @@ thread_local! {
         "SELECT * FROM audit_cdc_internal.runnable_projections WHERE fed_to IS NULL ORDER BY id", &[]) };
 
     static WAIT: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.unprojected (projection, log_id, commit_timestamp)
-         SELECT $1, n.* FROM unnest($2, $3) AS n", &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID]) };
+        "INSERT INTO audit_cdc_internal.unprojected (projection, log_id, commit_timestamp, identity)
+         SELECT $1, n.* FROM unnest($2, $3, $4) AS n", &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID]) };
 
     static REFUSED: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.unprojected AS u (projection, log_id, commit_timestamp, sqlstate, reason)
-         SELECT $1, n.* FROM unnest($2, $3, $4, $5) AS n
+        "INSERT INTO audit_cdc_internal.unprojected AS u (projection, log_id, commit_timestamp, identity, sqlstate, reason)
+         SELECT $1, n.* FROM unnest($2, $3, $4, $5, $6) AS n
          ON CONFLICT ON CONSTRAINT unprojected_pkey DO UPDATE
            SET sqlstate = excluded.sqlstate, reason = excluded.reason, retries = u.retries + (u.sqlstate IS NOT NULL)::integer,
                last_retried_at = CASE WHEN u.sqlstate IS NOT NULL THEN now() END",
-        &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
+        &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
 
     static REACHED: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id = ANY ($2)", &[INT4OID, INT8ARRAYOID]) };
@@ -41,13 +43,13 @@ thread_local! {
     static GONE: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected AS u
          WHERE projection = $1
-           AND NOT EXISTS (SELECT FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND id = u.log_id)", &[INT4OID]) };
+           AND NOT EXISTS (SELECT FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity)", &[INT4OID]) };
 
     static WAITING: Statement = const { Statement::new(
-        concat!("SELECT l.* FROM (", unprojected!("sqlstate IS NULL"), entries_of!()), &[INT4OID, INT8OID]) };
+        concat!("SELECT l.* FROM (", unprojected!("sqlstate IS NULL"), entries_of!()), &[INT4OID, INT8OID, INT8OID]) };
 
     static FAILED: Statement = const { Statement::new(
-        concat!("SELECT l.* FROM (", unprojected!("true"), entries_of!()), &[INT4OID, INT8OID]) };
+        concat!("SELECT l.* FROM (", unprojected!("true"), entries_of!()), &[INT4OID, INT8OID, INT8OID]) };
 
     /// What this session fills: its own locks do not keep it away.
     static FILLING: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
@@ -55,14 +57,14 @@ thread_local! {
 
 macro_rules! unprojected {
     ($condition:literal) => {
-        concat!("SELECT log_id, commit_timestamp FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id > $2 AND ",
+        concat!("SELECT log_id, commit_timestamp, identity FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id > $2 AND log_id <= $3 AND ",
                 $condition, " ORDER BY log_id LIMIT 1000 FOR UPDATE SKIP LOCKED")
     };
 }
 macro_rules! entries_of {
     () => {
         ") AS u CROSS JOIN LATERAL (
-           SELECT * FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND id = u.log_id LIMIT 1) AS l
+           SELECT * FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity LIMIT 1) AS l
          ORDER BY l.id"
     };
 }
@@ -75,7 +77,9 @@ pub fn active() -> Vec<Projection> {
         let is_filled_here = FILLING.with(|filling| filling.borrow().contains(&projection.id));
         projection.is_free = !is_filled_here && try_share_projection(projection.id);
         // in steps, so that no ingest has to do it all
-        if projection.is_free && projection.is_waiting && catch_up_step(projection, false, 0, Patience::Short).is_none()
+        if projection.is_free
+            && projection.is_waiting
+            && catch_up_step(projection, false, 0, i64::MAX, Patience::Short).is_none()
         {
             forget_gone(projection);
         }
@@ -109,22 +113,29 @@ pub fn feed(projections: &[Projection], entries: &[LogRow]) {
     }
 }
 
-/// Feeds what waits, and what failed too if `failed`. Returns how many entries the rule has taken.
+/// Feeds what waits now, and what failed too if `failed`. Returns how many entries the rule has taken.
 pub fn catch_up(projection: &Projection, failed: bool) -> i64 {
     forget_gone(projection);
+    let up_to = last_log_id();
     let (mut taken, mut after) = (0, 0);
-    while let Some((count, last)) = catch_up_step(projection, failed, after, Patience::Endless) {
+    while let Some((count, last)) = catch_up_step(projection, failed, after, up_to, Patience::Endless) {
         (taken, after) = (taken + count, last);
     }
     taken
 }
 
-/// At most 1,000 entries of those after `after`. Returns how many the rule has taken, and the last.
-fn catch_up_step(projection: &Projection, failed: bool, after: i64, patience: Patience) -> Option<(i64, i64)> {
+/// At most 1,000 entries of those after `after`, up to `up_to`. Returns how many the rule has taken, and the last.
+fn catch_up_step(
+    projection: &Projection,
+    failed: bool,
+    after: i64,
+    up_to: i64,
+    patience: Patience,
+) -> Option<(i64, i64)> {
     let unprojected = if failed { &FAILED } else { &WAITING };
     unprojected.with(|unprojected| {
         unprojected.run(
-            || vec![projection.id.into(), after.into()],
+            || vec![projection.id.into(), after.into(), up_to.into()],
             |result| {
                 let entries = log_rows(result);
                 let Taken { refused, postponed } = projection.run(&entries, patience);
@@ -149,7 +160,10 @@ fn forget_gone(projection: &Projection) {
 fn note_waiting(projection: &Projection, entries: &[LogRow]) {
     if !entries.is_empty() {
         WAIT.with(|wait| {
-            wait.run(|| vec![projection.id.into(), ids(entries).into(), times(entries).into()], |_| Ok(()));
+            wait.run(
+                || vec![projection.id.into(), ids(entries).into(), times(entries).into(), identities(entries).into()],
+                |_| Ok(()),
+            );
         });
     }
 }
@@ -167,6 +181,7 @@ pub fn note_refused(projection: &Projection, refused: Vec<(LogRow, Reject)>) {
                     projection.id.into(),
                     ids(&entries).into(),
                     times(&entries).into(),
+                    identities(&entries).into(),
                     rejects.iter().map(|reject| reject.sqlstate.as_str()).collect::<Vec<_>>().into(),
                     rejects.iter().map(|reject| reject.reason.as_ref()).collect::<Vec<_>>().into(),
                 ]
@@ -182,4 +197,8 @@ fn ids(entries: &[LogRow]) -> Vec<i64> {
 
 fn times(entries: &[LogRow]) -> Vec<TimestampWithTimeZone> {
     entries.iter().map(|entry| entry.commit_timestamp).collect()
+}
+
+fn identities(entries: &[LogRow]) -> Vec<Uuid> {
+    entries.iter().map(|entry| Uuid::from_bytes(entry.identity)).collect()
 }

@@ -28,6 +28,10 @@ thread_local! {
 /// Until the transaction ends nothing is stored, and all that was is committed. Returns the last entry's id.
 pub fn settle() -> i64 {
     run_text("LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE");
+    last_log_id()
+}
+
+pub fn last_log_id() -> i64 {
     number(&LAST_ID)
 }
 
