@@ -277,3 +277,80 @@ impl Table {
         format!("[{}]", names.join(","))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Fixed;
+    impl Catalog for Fixed {
+        fn kind(&self, type_oid: u32) -> Kind {
+            if type_oid == 23 { Kind::Integer } else { Kind::Text }
+        }
+        fn key(&self, _: u32) -> Vec<String> {
+            vec!["id".into()]
+        }
+        fn database_id(&self) -> &str {
+            "d"
+        }
+        fn database_name(&self) -> &str {
+            "n"
+        }
+    }
+
+    const BEGIN: &[u8] = b"B\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\0\0\0\0\x01";
+    const TABLE: &[u8] =
+        b"R\0\0\0\x07public\0t\0d\0\x02\x01id\0\0\0\0\x17\xff\xff\xff\xff\0v\0\0\0\0\x19\xff\xff\xff\xff";
+    const INSERT: &[u8] = b"I\0\0\0\x07N\0\x02t\0\0\0\x011t\0\0\0\x01a";
+
+    fn annotation(flags: u8, content: &str) -> Vec<u8> {
+        let length = (content.len() as u32).to_be_bytes();
+        [b"M", &[flags][..], &[0; 8], SET.as_bytes(), b"\0", &length, content.as_bytes()].concat()
+    }
+
+    #[test]
+    fn a_change_and_its_place() {
+        let mut decoder = Decoder::new(Fixed);
+        let all = [BEGIN, TABLE, &annotation(1, "{\"username\": \"ada\"}"), &annotation(0, "\"stray\""), INSERT];
+        let found: Vec<String> = all.iter().flat_map(|bytes| decoder.decode(bytes).unwrap_or_default()).collect();
+        assert_eq!(
+            found,
+            [
+                r#"{"action":"insert","changes":null,"metadata":{"commit_idx":1,"commit_lsn":9,"commit_timestamp":"2000-01-01T00:00:00.000000Z","database":{"id":"d","name":"n"},"idempotency_key":"OTox","record_pks":["1"],"replica_identity":"default","table_name":"t","table_schema":"public","transaction_annotations":{"username": "ada"},"unknown_columns":[],"unknown_old_columns":[]},"record":{"id":1,"v":"a"}}"#
+            ]
+        );
+    }
+
+    #[test]
+    fn what_comes_out_of_place_is_an_error() {
+        assert_eq!(Decoder::new(Fixed).decode(INSERT), Err(Failure::OutOfPlace));
+        let mut decoder = Decoder::new(Fixed);
+        assert_eq!(decoder.decode(BEGIN), Ok(Vec::new()));
+        assert_eq!(decoder.decode(INSERT), Err(Failure::OutOfPlace));
+    }
+
+    proptest! {
+        #[test]
+        fn any_row_is_a_valid_message(kind in prop::sample::select(b"IUD".to_vec()), mark in prop::sample::select(b"NKO".to_vec()), row: Vec<Option<String>>) {
+            let mut bytes = vec![kind, 0, 0, 0, 7, mark];
+            bytes.extend((row.len() as u16).to_be_bytes());
+            for value in row {
+                match value {
+                    None => bytes.push(b'u'),
+                    Some(text) => {
+                        bytes.push(b't');
+                        bytes.extend((text.len() as u32).to_be_bytes());
+                        bytes.extend(text.as_bytes());
+                    }
+                }
+            }
+            let mut decoder = Decoder::new(Fixed);
+            for message in [BEGIN, TABLE, &bytes] {
+                for change in decoder.decode(message).unwrap_or_default() {
+                    prop_assert!(serde_json::from_str::<&RawValue>(&change).is_ok(), "{change}");
+                }
+            }
+        }
+    }
+}
