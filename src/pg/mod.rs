@@ -67,3 +67,11 @@ pub fn snapshot_is_fixed() -> bool {
     // SAFETY: reads backend-local transaction state.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
+
+/// The schema of this session's temporary objects, if it has any.
+pub fn temporary_schema() -> Option<pg_sys::Oid> {
+    let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetTempNamespaceState(&mut schema, &mut toast) };
+    (schema != pg_sys::InvalidOid).then_some(schema)
+}

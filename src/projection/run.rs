@@ -2,7 +2,10 @@
 
 use crate::isolate::isolated;
 use crate::message::Reject;
-use crate::pg::{CaughtError, LogRow, feeding, restricted, show_progress_again, subtransaction, tried, with_pinned};
+use crate::pg::{
+    BuiltinOid, CaughtError, ErrorReport, LogRow, feeding, restricted, show_progress_again, subtransaction,
+    temporary_schema, tried, with_pinned,
+};
 use crate::sqlstate::SqlState;
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
@@ -20,7 +23,9 @@ const LONGEST_SEARCH: Duration = Duration::from_secs(5);
 const LONGEST_LOCK: &str = "500ms";
 
 thread_local! {
-    static CURSORS: Statement = const { Statement::new("SELECT name FROM pg_cursor()", &[]) };
+    static CURSORS: Statement = const { Statement::new("SELECT name FROM pg_catalog.pg_cursor()", &[]) };
+
+    static TEMPORARY: Statement = const { Statement::new("SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = $1", &[BuiltinOid::OIDOID]) };
 
     static PLANS: RefCell<HashMap<PlanKey, Rc<OwnedPreparedStatement>>> = RefCell::default();
 }
@@ -89,13 +94,6 @@ impl Projection {
         if entries.is_empty() {
             return Taken::default();
         }
-        let cursors: Vec<String> = CURSORS.with(|cursors| {
-            cursors.run(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
-        });
-        with_pinned(&cursors, || self.run_in_halves(entries, patience))
-    }
-
-    fn run_in_halves<'a>(&self, entries: &[LogRow<'a>], patience: Patience) -> Taken<'a> {
         let judge = if patience == Patience::Short { judge } else { judge_finally };
         let refusal = |error: CaughtError| judge(&error).unwrap_or_else(|| error.rethrow());
         let attempt = |entries: &[LogRow]| self.attempt(entries, patience);
@@ -157,7 +155,8 @@ impl Projection {
         self.with_rights_and(&[], work)
     }
 
-    /// What ingest's own settings hold the planner to does not concern a rule.
+    /// What ingest's own settings hold the planner to does not concern a rule. It must not leave anything behind in the session
+    /// of whoever ingests: neither another query under the name of a cursor, nor a temporary object.
     pub fn with_rights_and<T>(&self, more: &[(&str, Option<&str>)], work: impl FnOnce() -> T) -> T {
         let mut settings = vec![
             // it would take longer than the few rows of a step
@@ -169,7 +168,16 @@ impl Projection {
         ];
         settings.extend(self.settings.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
         settings.extend_from_slice(more);
-        restricted(self.rule_owner, &settings, work)
+        let temporary = temporary_types();
+        let cursors: Vec<String> = CURSORS.with(|cursors| {
+            cursors.run(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
+        });
+        let result = with_pinned(&cursors, || restricted(self.rule_owner, &settings, work));
+        if temporary_types() != temporary {
+            let message = "a rule must not create temporary objects";
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, "rule").report(PgLogLevel::ERROR);
+        }
+        result
     }
 
     pub fn with_constraints_checked_at_once(&self, work: impl FnOnce()) {
@@ -194,6 +202,13 @@ impl Projection {
         });
         plan
     }
+}
+
+/// How many types and tables this session has in the schema that is searched first. Not every release of PostgreSQL refuses
+/// all of them in a security-restricted operation, and one called `text` would be met by whoever has the session.
+fn temporary_types() -> i64 {
+    let Some(schema) = temporary_schema() else { return 0 };
+    TEMPORARY.with(|types| types.run(|| vec![schema.into()], |rows| rows.first().get_one())).unwrap_or(0)
 }
 
 /// Runs a statement that is not prepared.

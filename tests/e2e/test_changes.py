@@ -15,7 +15,9 @@ OF_JSONB = {"json": "json", "json[]": "json", "jsonb": "json", "jsonb[]": "json"
 @pytest.fixture
 def source(db):
     """A database with a publication of everything and a slot; the slot goes with it."""
-    db.run("CREATE PUBLICATION everything FOR ALL TABLES")
+    # from 18 on, REPLICA IDENTITY FULL wants generated columns published
+    options = " WITH (publish_generated_columns = stored)" if db.connect().server_version >= 180000 else ""
+    db.run("CREATE PUBLICATION everything FOR ALL TABLES" + options)
     db.run("SELECT pg_create_logical_replication_slot(current_database(), 'pgoutput')")
     yield db
     db.run("SELECT pg_drop_replication_slot(current_database())")
@@ -27,6 +29,12 @@ def changes(db, upto=None):
     return [(text, json.loads(text)) for (text,) in rows]
 
 
+def in_order(all_, place):
+    """By transaction, table and key; changes of one row stay in their order."""
+    places = [(lsn, table, sorted(filter(None, key))) for lsn, table, key in map(place, all_)]
+    return [all_[n] for n in sorted(range(len(all_)), key=places.__getitem__)]
+
+
 def identifier(name):
     return '"' + name.replace('"', '""') + '"'
 
@@ -34,19 +42,26 @@ def identifier(name):
 def test_every_change_of_the_corpus_has_its_true_rows(source):
     connection = source.connect(options=SETTINGS)
     source.run("CREATE SCHEMA truth")
+    xml = source.psql(text="SELECT '<a/>'::xml").returncode == 0  # not every build has it
     for file in ("schema.sql", "transactions.sql"):
-        done = source.psql("-f", str(CORPUS / file))
+        text = (CORPUS / file).read_text()
+        done = source.psql(text=text if xml else text.replace("c_xml xml,", "c_xml text,"))
         assert done.returncode == 0, done.stderr
     found = [(text, message) for text, message in changes(source) if message["action"] != "truncate" and message["metadata"]["table_name"] != "t_json_nul"]
-    assert len(found) == len(TRUTH) == 339
+    assert [message["metadata"]["commit_idx"] for _, message in found] == [truth["commit_idx"] for truth in TRUTH] and len(TRUTH) == 339
+    # rows of one statement come in an order of the server's own
+    found = in_order(found, lambda change: (change[1]["metadata"]["commit_lsn"], change[1]["metadata"]["table_name"], change[1]["metadata"]["record_pks"]))
+    truths = in_order(TRUTH, lambda truth: (truth["commit_lsn"], truth["leaf"].split(".")[-1].strip('"'), truth["record_pks"]))
     layouts, compared, exceptions, lost_by_sequin = {}, 0, 0, 0
-    for (text, message), truth in zip(found, TRUTH):
+    for (text, message), truth in zip(found, truths):
         meta = message["metadata"]
-        assert (message["action"], meta["table_schema"], meta["commit_idx"]) == (truth["action"], truth["schema"], truth["commit_idx"]), truth["n"]
+        assert (message["action"], meta["table_schema"]) == (truth["action"], truth["schema"]), truth["n"]
         assert meta["replica_identity"] == truth["replica_identity"] or truth["leaf"] != truth["table"], truth["n"]
         # Sequin writes "" for a key that it does not have, and a partition's key in its parent's order
         assert sorted(meta["record_pks"]) == sorted(truth["record_pks"]) or (meta["record_pks"], truth["record_pks"]) == ([], [""]), truth["n"]
         assert truth["leaf"] in (meta["table_name"], f"{identifier(meta['table_schema'])}.{identifier(meta['table_name'])}")
+        if not xml:
+            truth["types"] = {name: type_.replace("xml", "text") for name, type_ in truth["types"].items()}
         layout = json.dumps(truth["types"])
         if layout not in layouts:
             layouts[layout] = f"truth.t{len(layouts)}"
@@ -69,7 +84,7 @@ def test_every_change_of_the_corpus_has_its_true_rows(source):
                 if name in unknown:  # the stream does not have it either, and says so
                     assert value is None
                 elif mark == "absent":
-                    assert value is None
+                    assert value in (None, true)
                 elif value != true:
                     exceptions += 1
                     assert type_ in OF_JSONB or (value, true) in {("0", "-0")}, (truth["n"], side, name, type_, value, true)
