@@ -1,9 +1,9 @@
 //! New entries, and those that waited, on their way to the projections.
 
 use super::fill::last_log_id;
-use super::run::{Patience, Projection, Taken};
+use super::run::{Patience, Projection, Taken, run_text};
 use crate::message::Reject;
-use crate::pg::{BuiltinOid, LogRow, log_rows, return_fed_rows, try_share_projection};
+use crate::pg::{BuiltinOid, LogRow, log_rows, notice_new_tables, return_fed_rows, rolled_back, try_share_projection};
 use crate::statement::Statement;
 use pgrx::Uuid;
 use pgrx::prelude::*;
@@ -39,11 +39,10 @@ thread_local! {
     static REACHED: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id = ANY ($2)", &[INT4OID, INT8ARRAYOID]) };
 
-    /// Their month has been dropped.
+    static NOT_FOUND: Statement = const { Statement::new(concat!("SELECT array_agg(log_id) FROM ", not_found!()), &[INT4OID]) };
+
     static GONE: Statement = const { Statement::new(
-        "DELETE FROM audit_cdc_internal.unprojected AS u
-         WHERE projection = $1
-           AND NOT EXISTS (SELECT FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity)", &[INT4OID]) };
+        concat!("DELETE FROM ", not_found!(), " AND log_id = ANY ($2)"), &[INT4OID, INT8ARRAYOID]) };
 
     static WAITING: Statement = const { Statement::new(
         concat!("SELECT l.* FROM (", unprojected!("sqlstate IS NULL"), entries_of!()), &[INT4OID, INT8OID, INT8OID]) };
@@ -55,6 +54,13 @@ thread_local! {
     static FILLING: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
 }
 
+macro_rules! not_found {
+    () => {
+        "audit_cdc_internal.unprojected AS u
+         WHERE projection = $1
+           AND NOT EXISTS (SELECT FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity)"
+    };
+}
 macro_rules! unprojected {
     ($condition:literal) => {
         concat!("SELECT log_id, commit_timestamp, identity FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id > $2 AND log_id <= $3 AND ",
@@ -68,7 +74,7 @@ macro_rules! entries_of {
          ORDER BY l.id"
     };
 }
-use {entries_of, unprojected};
+use {entries_of, not_found, unprojected};
 
 /// The enabled projections. They stay so while the caller holds its lock on the log.
 pub fn active() -> Vec<Projection> {
@@ -76,12 +82,9 @@ pub fn active() -> Vec<Projection> {
     for projection in &mut active {
         let is_filled_here = FILLING.with(|filling| filling.borrow().contains(&projection.id));
         projection.is_free = !is_filled_here && try_share_projection(projection.id);
-        // in steps, so that no ingest has to do it all
-        if projection.is_free
-            && projection.is_waiting
-            && catch_up_step(projection, false, 0, i64::MAX, Patience::Short).is_none()
-        {
-            forget_gone(projection);
+        if projection.is_free && projection.is_waiting {
+            // in steps, so that no ingest has to do it all
+            catch_up_step(projection, false, 0, i64::MAX, Patience::Short);
         }
     }
     active
@@ -153,8 +156,15 @@ fn catch_up_step(
     })
 }
 
+/// Entries whose month has been dropped. A statement may be planned before another session adds a month and run
+/// after it: it sees what waits of that month, and not the month. So it is looked twice, and in between who adds one waited for.
 fn forget_gone(projection: &Projection) {
-    GONE.with(|gone| gone.run(|| vec![projection.id.into()], |_| Ok(())));
+    let not_found: Option<Vec<i64>> =
+        NOT_FOUND.with(|not_found| not_found.run(|| vec![projection.id.into()], |rows| rows.first().get_one()));
+    let Some(not_found) = not_found else { return };
+    rolled_back(|| run_text("LOCK TABLE ONLY audit_cdc_internal.log IN SHARE UPDATE EXCLUSIVE MODE"));
+    notice_new_tables();
+    GONE.with(|gone| gone.run(|| vec![projection.id.into(), not_found.into()], |_| Ok(())));
 }
 
 fn note_waiting(projection: &Projection, entries: &[LogRow]) {

@@ -255,3 +255,30 @@ def test_a_killed_rebuild_leaves_everything_as_it_was(db, what, taken_by):
     every_entry_once(db)
     db.run(f"SELECT audit_{REBUILD}")
     every_entry_once(db)
+
+
+def test_entries_of_a_new_month_wait_too(db):
+    """A retry whose statement was planned before the month was there must not take what waits of it for gone."""
+    project(db)
+    done = threading.Event()
+
+    def retries():
+        connection = db.connect()
+        while not done.is_set():
+            run(connection, "SELECT audit_retry_projection('feed')")
+
+    def relay(first):
+        connection = db.connect()
+        for month in range(first, 600, 2):
+            time_ = f"{1990 + month // 12}-{month % 12 + 1:02}-15T00:00:00.000000Z"
+            db.ingest(batch([change(n, lsn=month, time=time_, record={"id": 1, "value": "a"}) for n in range(3)]), connection)
+
+    def relays():
+        try:
+            in_threads([lambda: relay(0), lambda: relay(1)])
+        finally:
+            done.set()
+
+    in_threads([relays, retries, retries])
+    run(db.connect(), "SELECT audit_retry_projection('feed')")
+    every_entry_once(db)
