@@ -18,7 +18,8 @@ DECLARE
          l.annotations,
          l.idempotency_key,
          l.created_at,
-         d.replica_identity,
+         CASE l.replica_identity WHEN 'f' THEN 'full' WHEN 'd' THEN 'default' WHEN 'i' THEN 'index' WHEN 'n' THEN 'nothing'
+                                 ELSE d.replica_identity END AS replica_identity,
          CASE
            WHEN l.unknown_columns IS NOT NULL THEN l.unknown_columns
            WHEN d.replica_identity IS NOT NULL THEN ARRAY(
@@ -79,9 +80,9 @@ COMMENT ON COLUMN @extschema@.audit_logs.metadata IS 'annotations -> ''metadata'
 COMMENT ON COLUMN @extschema@.audit_logs.annotations IS 'the transaction annotations, whole, whatever JSON value they are; null for none';
 COMMENT ON COLUMN @extschema@.audit_logs.idempotency_key IS 'Sequin''s key; derived as Sequin does it where a release did not send it';
 COMMENT ON COLUMN @extschema@.audit_logs.created_at IS 'when the entry was stored';
-COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS 'of the table at commit time, by its description; null: the table was not described then';
-COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS 'columns whose value in new_values (delete: old_values) was not sent, whatever stands there; null: not described, so nobody can tell';
-COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS 'columns whose value before the change was not sent; null: not described, so nobody can tell';
+COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS 'of the table at commit time, as capture saw it or by the table''s description; null: not captured here, and not described then';
+COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS 'columns whose value in new_values (delete: old_values) was not sent, whatever stands there; null: not captured here, and not described, so nobody can tell';
+COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS 'columns whose value before the change was not sent; null: not captured here, and not described, so nobody can tell';
 
 CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
   FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use std::collections::BTreeMap;
 
 use crate::pg::BuiltinOid::{
-    INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID, UUIDARRAYOID,
+    CHARARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID, UUIDARRAYOID,
 };
 
 /// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
@@ -20,14 +20,15 @@ const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 macro_rules! insert {
     () => {
         "INSERT INTO audit_cdc_internal.log
-           (id, commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action,
-            idempotency_key, record_id, record_pks, annotations, old_values, new_values)
+           (id, commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action, replica_identity,
+            idempotency_key, record_id, record_pks, annotations, old_values, new_values, unknown_columns, unknown_old_columns)
          SELECT nextval('audit_cdc_internal.log_id_seq'), n.commit_lsn, n.commit_timestamp, now(), n.identity, n.audited_table,
-                n.commit_idx, n.action::audit_cdc_internal.action, n.idempotency_key, n.record_id, n.record_pks::text[],
-                n.annotations::jsonb, n.old_values::jsonb, n.new_values::jsonb
-         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-              AS n(commit_timestamp, identity, audited_table, commit_lsn, commit_idx, action, idempotency_key,
-                   record_id, record_pks, annotations, old_values, new_values)
+                n.commit_idx, n.action::audit_cdc_internal.action, n.replica_identity, n.idempotency_key, n.record_id,
+                n.record_pks::text[], n.annotations::jsonb, n.old_values::jsonb, n.new_values::jsonb,
+                n.unknown_columns::text[], n.unknown_old_columns::text[]
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+              AS n(commit_timestamp, identity, audited_table, commit_lsn, commit_idx, action, replica_identity, idempotency_key,
+                   record_id, record_pks, annotations, old_values, new_values, unknown_columns, unknown_old_columns)
          ON CONFLICT DO NOTHING"
     };
 }
@@ -38,6 +39,9 @@ const INSERTED: &[BuiltinOid] = &[
     INT4ARRAYOID,
     INT8ARRAYOID,
     INT4ARRAYOID,
+    TEXTARRAYOID,
+    CHARARRAYOID,
+    TEXTARRAYOID,
     TEXTARRAYOID,
     TEXTARRAYOID,
     TEXTARRAYOID,
@@ -248,12 +252,15 @@ fn insert(entries: &[Entry], projections: &[Projection]) -> ByTable {
             column(entries, |e| e.change.commit_lsn),
             column(entries, |e| e.change.commit_idx),
             column(entries, |e| e.change.action.as_str()),
+            column(entries, |e| e.change.sent.replica_identity),
             column(entries, |e| e.change.idempotency_key.as_ref()),
             column(entries, |e| record_id(e)),
             column(entries, |e| record_pks(e)),
             column(entries, |e| e.change.annotations),
             column(entries, |e| e.change.old_values),
             column(entries, |e| e.change.new_values),
+            column(entries, |e| e.change.sent.unknown_columns.as_deref()),
+            column(entries, |e| e.change.sent.unknown_old_columns.as_deref()),
         ]
     };
     let mut by_table = ByTable::new();

@@ -2,7 +2,7 @@
 
 use super::body::Message;
 use super::json::{Object, has_container_over, missing, wrong_type};
-use super::key::RecordKey;
+use super::key::{RecordKey, array_literal};
 use super::reject::Reject;
 use crate::sqlstate::SqlState;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -34,6 +34,8 @@ pub enum Action {
     Delete,
     /// A row as a backfill found it.
     Read,
+    /// All rows of the table are gone.
+    Truncate,
 }
 
 impl Action {
@@ -43,6 +45,7 @@ impl Action {
             "update" => Self::Update,
             "delete" => Self::Delete,
             "read" => Self::Read,
+            "truncate" => Self::Truncate,
             _ => {
                 return Err(Reject::new(SqlState::INVALID_PARAMETER_VALUE, "unknown action")
                     .hint("Sequin sends \"insert\", \"update\", \"delete\" and \"read\"."));
@@ -56,6 +59,7 @@ impl Action {
             Self::Update => "update",
             Self::Delete => "delete",
             Self::Read => "read",
+            Self::Truncate => "truncate",
         }
     }
 }
@@ -109,6 +113,38 @@ pub struct Change<'a> {
     pub old_values: Option<&'a str>,
     pub new_values: Option<&'a str>,
     pub annotations: Option<&'a str>,
+    pub sent: Sent,
+}
+
+/// What a message says of what it does not carry. Sequin's say nothing; those of capture do.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// As `pg_class.relreplident` has it.
+    pub replica_identity: Option<i8>,
+    /// Array literals.
+    pub unknown_columns: Option<String>,
+    pub unknown_old_columns: Option<String>,
+}
+
+impl Sent {
+    fn parse(metadata: &Object) -> Result<Self, Reject> {
+        let replica_identity = match metadata.string("replica_identity")?.as_deref() {
+            None => None,
+            Some("full") => Some(b'f'),
+            Some("default") => Some(b'd'),
+            Some("index") => Some(b'i'),
+            Some("nothing") => Some(b'n'),
+            Some(_) => {
+                let reason = "\"replica_identity\" is not \"full\", \"default\", \"index\" or \"nothing\"";
+                return Err(Reject::new(SqlState::INVALID_PARAMETER_VALUE, reason));
+            }
+        };
+        Ok(Self {
+            replica_identity: replica_identity.map(|letter| letter as i8),
+            unknown_columns: metadata.strings("unknown_columns")?.map(|names| array_literal(&names)),
+            unknown_old_columns: metadata.strings("unknown_old_columns")?.map(|names| array_literal(&names)),
+        })
+    }
 }
 
 impl<'a> Change<'a> {
@@ -132,12 +168,16 @@ impl<'a> Change<'a> {
             None => derived_key(commit_lsn.zip(commit_idx).filter(|_| action != Action::Read), key.as_ref()),
         };
 
-        let record = required(image(&envelope, "record")?, "record")?;
+        let record = image(&envelope, "record")?;
+        if action != Action::Truncate {
+            required(record, "record")?;
+        }
         let changes = image(&envelope, "changes")?;
         let (old_values, new_values) = match action {
-            Action::Insert | Action::Read => (None, Some(record)),
-            Action::Update => (changes, Some(record)),
-            Action::Delete => (Some(record), None),
+            Action::Insert | Action::Read => (None, record),
+            Action::Update => (changes, record),
+            Action::Delete => (record, None),
+            Action::Truncate => (None, None),
         };
 
         Ok(Self {
@@ -152,6 +192,7 @@ impl<'a> Change<'a> {
             old_values,
             new_values,
             annotations: sized(metadata.get("transaction_annotations"), "transaction_annotations")?,
+            sent: Sent::parse(&metadata)?,
         })
     }
 }
@@ -271,6 +312,19 @@ mod tests {
         assert_eq!(sides("read"), (false, true));
         assert_eq!(sides("update"), (true, true));
         assert_eq!(sides("delete"), (true, false));
+        assert_eq!(sides("truncate"), (false, false));
+    }
+
+    #[test]
+    fn a_message_may_say_what_it_does_not_carry() {
+        assert_eq!(change(MESSAGE).expect("Sequin's").sent.unknown_columns, None);
+        let text = MESSAGE.replace(
+            "\"record_pks\"",
+            r#""replica_identity":"full","unknown_columns":[],"unknown_old_columns":["a","b \"c\""],"record_pks""#,
+        );
+        let sent = change(&text).expect("capture's").sent;
+        assert_eq!(sent.replica_identity, Some(b'f' as i8));
+        assert_eq!((sent.unknown_columns.as_deref(), sent.unknown_old_columns.as_deref()), (Some("{}"), Some(r#"{"a","b \"c\""}"#)));
     }
 
     #[test]
@@ -329,6 +383,8 @@ mod tests {
             ("\"orders\"", "\"\\ud800\"", "22P02"),
             ("\"update\"", "\"upsert\"", "22023"),
             ("{\"qty\":1.10}", "[]", "22023"),
+            ("\"record_pks\"", "\"replica_identity\":\"all\",\"record_pks\"", "22023"),
+            ("\"record_pks\"", "\"unknown_columns\":[1],\"record_pks\"", "22023"),
         ] {
             assert_eq!(sqlstate(&MESSAGE.replace(from, to)).as_str(), code, "{from} -> {to}");
         }

@@ -59,6 +59,13 @@ impl<'a> Object<'a> {
             .transpose()
     }
 
+    pub fn strings(&self, key: &'static str) -> Result<Option<Vec<Cow<'a, str>>>, Reject> {
+        let Some(text) = self.get(key) else { return Ok(None) };
+        let elements: Vec<&'a RawValue> =
+            serde_json::from_str(text).map_err(|_| wrong_type(key, "an array of strings"))?;
+        elements.into_iter().map(|element| string(element.get(), key)).collect::<Result<_, _>>().map(Some)
+    }
+
     /// A non-negative integer, to the digit.
     pub fn integer<T: TryFrom<u64>>(&self, key: &'static str) -> Result<Option<T>, Reject> {
         let Some(text) = self.get(key) else { return Ok(None) };

@@ -36,7 +36,7 @@ impl<'a> RecordKey<'a> {
         let record_id = named(&values);
         let array_literal = match values.as_slice() {
             [single] if single.len() <= LONGEST_RECORD_ID => None,
-            values => Some(array(values)),
+            values => Some(array_literal(values)),
         };
         Ok(Self { values, record_id, array_literal })
     }
@@ -72,7 +72,7 @@ fn named<'a>(values: &[Cow<'a, str>]) -> Option<Cow<'a, str>> {
 }
 
 /// PostgreSQL documentation, "Array Input and Output Syntax".
-fn array(values: &[Cow<str>]) -> String {
+pub fn array_literal(values: &[Cow<str>]) -> String {
     let quoted: Vec<String> =
         values.iter().map(|value| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))).collect();
     format!("{{{}}}", quoted.join(","))
