@@ -134,6 +134,9 @@ throwaway_server() {
 	listen_addresses = ''
 	unix_socket_directories = '$folder/socket'
 	wal_level = logical
+	shared_preload_libraries = 'audit_cdc'
+	max_replication_slots = 50
+	max_worker_processes = 50
 	shared_buffers = 256MB
 	max_wal_size = 4GB
 	log_line_prefix = '%m [%p] '

@@ -1,2 +1,251 @@
+-- Capture: the log fills itself from this server's own WAL. The Rust side stands in src/capture.
+--
+-- * A slot is read without consuming it, what it holds is stored and committed, and only then it is advanced. Advancing
+--   survives a rollback, so the two are never in one transaction; whoever does both holds the lock of the capture over both.
+-- * One capture a database: two publications may give one position to different changes.
+
+CREATE TABLE audit_cdc_internal.captures (
+  is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+  publication name NOT NULL,
+  slot name NOT NULL,
+  started_at timestamptz NOT NULL DEFAULT now(),
+  is_stopping boolean NOT NULL DEFAULT false,
+  changes bigint NOT NULL DEFAULT 0,
+  last_commit_lsn pg_lsn,
+  last_commit timestamptz,
+  looked_at timestamptz, -- when a session saw that nothing is pending; a worker tells it in shared memory
+  rate double precision NOT NULL DEFAULT 0, -- changes per second, up to rate_since
+  rate_since timestamptz NOT NULL DEFAULT now(),
+  rate_changes bigint NOT NULL DEFAULT 0, -- since then
+  last_error text,
+  last_error_sqlstate text,
+  last_error_at timestamptz
+);
+
+-- As a source among others. A physical copy of the server has the same id.
+CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT json_build_object('id', format('%s.%s', s.system_identifier, d.oid), 'name', d.datname)
+  FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database();
+END;
+
+CREATE FUNCTION audit_cdc_internal.note_captured(captured bigint, lsn bigint, last_commit timestamptz) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  UPDATE audit_cdc_internal.captures AS c
+  SET changes = c.changes + note_captured.captured,
+      last_commit_lsn = '0/0'::pg_lsn + note_captured.lsn,
+      last_commit = note_captured.last_commit,
+      rate = CASE WHEN n.seconds > 5 THEN (c.rate_changes + note_captured.captured) / n.seconds ELSE c.rate END,
+      rate_since = CASE WHEN n.seconds > 5 THEN clock_timestamp() ELSE c.rate_since END,
+      rate_changes = CASE WHEN n.seconds > 5 THEN 0 ELSE c.rate_changes + note_captured.captured END
+  FROM (SELECT extract(epoch FROM clock_timestamp() - rate_since)::double precision AS seconds FROM audit_cdc_internal.captures) AS n;
+END;
+
+CREATE FUNCTION audit_cdc_internal.note_capture_error(sqlstate text, message text) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  UPDATE audit_cdc_internal.captures
+  SET last_error = message, last_error_sqlstate = sqlstate, last_error_at = clock_timestamp();
+END;
+
+CREATE FUNCTION audit_cdc_internal.advance_capture(reached pg_lsn) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM pg_replication_slot_advance(s.slot_name, reached)
+  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+  WHERE s.confirmed_flush_lsn < reached;
+END
+$$;
+
+-- The worker of this database; null: none.
+CREATE FUNCTION audit_cdc_internal.capture_worker() RETURNS integer
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM pg_stat_clear_snapshot();
+  RETURN (SELECT max(pid) FROM pg_stat_activity WHERE backend_type = 'audit_cdc capture' AND datname = current_database());
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  start_lsn pg_lsn;
+  partial text;
+  tables bigint;
+BEGIN
+  IF publication IS NULL THEN
+    RAISE EXCEPTION 'publication must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  IF current_setting('wal_level') <> 'logical' THEN
+    RAISE EXCEPTION 'capture needs wal_level = logical'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = format('It is %s.', current_setting('wal_level')),
+            HINT = 'ALTER SYSTEM SET wal_level = logical, and restart the server.';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
+    RAISE EXCEPTION 'publication "%" does not exist', publication
+      USING ERRCODE = 'undefined_object',
+            HINT = format('CREATE PUBLICATION %I FOR TABLE …, or FOR TABLES IN SCHEMA …, tells what is captured.', publication);
+  END IF;
+  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+    RAISE EXCEPTION 'capture cannot start in a transaction that has written'
+      USING ERRCODE = 'active_sql_transaction',
+            HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
+  END IF;
+  PERFORM audit_cdc_internal.lock_capture(false); -- a worker waits for the end of this transaction
+  IF EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
+    RAISE EXCEPTION 'this database is captured already'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = (SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot) FROM audit_cdc_internal.captures AS c),
+            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
+  END IF;
+
+  slot := coalesce(slot, format('audit_cdc_%s', (SELECT oid FROM pg_database WHERE datname = current_database())));
+  SELECT s.lsn INTO start_lsn FROM pg_create_logical_replication_slot(slot, 'pgoutput') AS s;
+  PERFORM audit_cdc_internal.drop_slot_if_rolled_back(slot);
+  INSERT INTO audit_cdc_internal.captures (publication, slot) VALUES (publication, slot);
+
+  SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.place <= 5), count(*) INTO partial, tables
+  FROM (SELECT format('%I.%I', t.schemaname, t.tablename) AS name, row_number() OVER (ORDER BY t.schemaname, t.tablename) AS place
+        FROM pg_publication_tables AS t
+        JOIN pg_namespace AS n ON n.nspname = t.schemaname JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+        WHERE t.pubname = publication AND t.schemaname <> 'audit_cdc_internal' AND c.relkind = 'r' AND c.relreplident <> 'f') AS t;
+  IF tables > 0 THEN
+    RAISE NOTICE 'old values of % tables will be unknown, since they are not REPLICA IDENTITY FULL', tables
+      USING DETAIL = partial || CASE WHEN tables > 5 THEN ', …' ELSE '' END,
+            HINT = 'ALTER TABLE … REPLICA IDENTITY FULL, for each whose old values and deleted rows are to be in the log.';
+  END IF;
+  IF NOT audit_cdc_internal.is_preloaded() THEN
+    RAISE WARNING 'no worker captures: audit_cdc is not in shared_preload_libraries'
+      USING HINT = 'Add it there and restart the server. Until then CALL audit_capture() captures what is pending.';
+  ELSIF NOT audit_cdc_internal.start_capture_worker() THEN
+    RAISE WARNING 'no worker captures: all of max_worker_processes are in use'
+      USING HINT = 'Raise it and restart the server. Until then CALL audit_capture() captures what is pending.';
+  END IF;
+  RETURN start_lsn;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
+'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL. Errors: 22004 (null), 55000 (wal_level, captured already), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
+
+-- What is committed now; the caller holds the lock of the capture. Commits.
+CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)
+  LANGUAGE plpgsql AS $$
+DECLARE
+  pending_to pg_catalog.pg_lsn;
+  began_at timestamptz;
+  pass record;
+BEGIN
+  captured := 0;
+  began_at := pg_catalog.clock_timestamp();
+  -- a commit need not be on disk yet (synchronous_commit = off)
+  pending_to := pg_catalog.pg_current_wal_insert_lsn();
+  FOR attempt IN 1..100 LOOP
+    EXIT WHEN pg_catalog.pg_current_wal_flush_lsn() OPERATOR(pg_catalog.>=) pending_to;
+    PERFORM pg_catalog.pg_sleep(0.01);
+  END LOOP;
+  pending_to := pg_catalog.pg_current_wal_flush_lsn();
+  LOOP
+    SELECT * INTO pass FROM audit_cdc_internal.capture_pass(pg_catalog.current_setting('audit_cdc.capture_max_changes')::integer);
+    captured := captured OPERATOR(pg_catalog.+) pass.captured;
+    COMMIT;
+    PERFORM audit_cdc_internal.advance_capture(pass.reached);
+    COMMIT;
+    EXIT WHEN pass.is_complete OR pass.reached OPERATOR(pg_catalog.>=) pending_to;
+  END LOOP;
+  PERFORM audit_cdc_internal.note_look(began_at);
+  COMMIT;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.note_look(began_at timestamptz) RETURNS void
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  UPDATE audit_cdc_internal.captures SET looked_at = began_at;
+END;
+
+CREATE PROCEDURE @extschema@.audit_capture(INOUT captured bigint DEFAULT NULL)
+  LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM audit_cdc_internal.lock_capture(true);
+  CALL audit_cdc_internal.capture_pending(captured);
+  PERFORM audit_cdc_internal.unlock_capture();
+END
+$$;
+COMMENT ON PROCEDURE @extschema@.audit_capture(bigint) IS
+'Captures what is committed now and not captured yet, and tells how many changes are new in the log. It waits while a worker or another session does the same. Not inside a transaction block (2D000): it commits in between, so that the slot is advanced after what it held is stored. Errors: 55000 (nothing is captured), and those of reading the slot.';
+
+-- True: there is a capture to stop.
+CREATE FUNCTION audit_cdc_internal.begin_to_stop() RETURNS boolean
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE audit_cdc_internal.captures SET is_stopping = true;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'nothing is captured in this database' USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  RETURN EXISTS (SELECT FROM pg_replication_slots AS s JOIN audit_cdc_internal.captures AS c ON c.slot = s.slot_name);
+END
+$$;
+
+-- The slot first: without it the capture can still be stopped, without the capture nobody would drop it.
+CREATE FUNCTION audit_cdc_internal.end_capture() RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM pg_drop_replication_slot(s.slot_name)
+  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot;
+  DELETE FROM audit_cdc_internal.captures;
+END
+$$;
+
+CREATE PROCEDURE @extschema@.audit_capture_stop(discard_pending boolean DEFAULT false, INOUT captured bigint DEFAULT NULL)
+  LANGUAGE plpgsql AS $$
+DECLARE
+  has_slot boolean;
+BEGIN
+  PERFORM audit_cdc_internal.lock_capture(true);
+  has_slot := audit_cdc_internal.begin_to_stop();
+  COMMIT;
+  captured := 0;
+  IF has_slot AND discard_pending IS NOT TRUE THEN
+    CALL audit_cdc_internal.capture_pending(captured);
+  END IF;
+  PERFORM audit_cdc_internal.end_capture();
+  COMMIT;
+  PERFORM audit_cdc_internal.unlock_capture();
+  FOR attempt IN 1..500 LOOP
+    EXIT WHEN audit_cdc_internal.capture_worker() IS NULL;
+    PERFORM pg_catalog.pg_sleep(0.01);
+  END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE @extschema@.audit_capture_stop(boolean, bigint) IS
+'Captures what is committed now, ends the capture and drops its slot; tells how many changes were new. Later changes are in nobody''s hands. discard_pending => true: what is pending is not captured, for a slot that cannot be read any more. Not inside a transaction block (2D000). Errors: 55000 (nothing is captured), and those of reading the slot. Interrupted, it can be called again.';
+
+CREATE FUNCTION @extschema@.audit_capture_status(
+    OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint, OUT lag_seconds double precision,
+    OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint, OUT changes_per_second double precision,
+    OUT retained_bytes bigint, OUT started_at timestamptz, OUT last_error text, OUT last_error_sqlstate text, OUT last_error_at timestamptz)
+  RETURNS SETOF record LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT c.publication, c.slot, w.pid, l.lag,
+         CASE WHEN l.lag = 0 OR w.pid IS NOT NULL AND NOT look.has_commits THEN 0
+              ELSE extract(epoch FROM clock_timestamp() - greatest(c.started_at, c.looked_at, c.last_commit, look.looked_at)) END,
+         c.last_commit, c.last_commit_lsn, c.changes,
+         CASE WHEN c.rate_since > clock_timestamp() - interval '5 s' THEN c.rate
+              ELSE c.rate_changes / extract(epoch FROM clock_timestamp() - c.rate_since) END,
+         pg_wal_lsn_diff(f.lsn, s.restart_lsn)::bigint, c.started_at,
+         CASE WHEN s.slot_name IS NULL THEN format('replication slot "%s" does not exist', c.slot) ELSE c.last_error END,
+         CASE WHEN s.slot_name IS NULL THEN '42704' ELSE c.last_error_sqlstate END, c.last_error_at
+  FROM audit_cdc_internal.captures AS c
+  CROSS JOIN audit_cdc_internal.last_look() AS look
+  CROSS JOIN LATERAL (SELECT audit_cdc_internal.capture_worker() AS pid) AS w
+  CROSS JOIN LATERAL (SELECT pg_current_wal_flush_lsn() AS lsn) AS f
+  LEFT JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+  CROSS JOIN LATERAL (SELECT greatest(pg_wal_lsn_diff(f.lsn, s.confirmed_flush_lsn), 0)::bigint AS lag) AS l;
+END;
+COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
+'The capture of this database, one row; none: nothing is captured. worker_pid: null without a worker. lag_bytes: WAL, of all databases, that was not looked through yet; lag_seconds: so old is at most what is committed and not captured. last_commit: of the last captured transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL that the server keeps for the slot. last_error: the last failure of a worker, with its SQLSTATE and time; it tries again.';
+
 COMMENT ON FUNCTION @extschema@.audit_changes(name, name, integer) IS
-'Committed changes that a logical slot of this database (plugin pgoutput) holds for a publication, as messages in Sequin''s form and in the order of commits, without consuming them. upto_nchanges: stop after the transaction in which so many are reached; null: all. Where Sequin loses something, nothing is lost: times have their fractions and offsets, intervals and json numbers are exact, an update of the key has the old key in changes, TRUNCATE is a message of its own, and metadata has replica_identity, unknown_columns and unknown_old_columns. It needs what pg_logical_slot_peek_binary_changes() needs: wal_level = logical and the attribute REPLICATION. Errors: its own; 22004 (null), 08P01 (not understood).';
+'Committed changes that a logical slot of this database (plugin pgoutput) holds for a publication, as messages in Sequin''s form and in the order of commits, without consuming them. Null for slot or publication: those that are captured. upto_nchanges: stop after the transaction in which so many are reached; null: all. Where Sequin loses something, nothing is lost: times have their fractions and offsets, intervals and json numbers are exact, an update of the key has the old key in changes, TRUNCATE is a message of its own, and metadata has replica_identity, unknown_columns and unknown_old_columns. Tables of the log and targets of projections are left out. It needs what pg_logical_slot_peek_binary_changes() needs: wal_level = logical and the attribute REPLICATION. Errors: its own; 55000 (null, and nothing is captured), 08P01 (not understood).';

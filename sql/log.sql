@@ -92,8 +92,11 @@ CREATE INDEX tallies_by_table ON audit_cdc_internal.tallies (audited_table);
 
 -- What an ingest reads besides the log (projections, key types) is changed only by who holds the log IN SHARE MODE. Under
 -- REPEATABLE READ an ingest might not see the change: it locks this row, and fails with 40001 if it was updated since.
-CREATE TABLE audit_cdc_internal.ingest_reads (changed_at timestamptz NOT NULL);
-INSERT INTO audit_cdc_internal.ingest_reads VALUES (now());
+CREATE TABLE audit_cdc_internal.ingest_reads (
+  is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only), -- a publication FOR ALL TABLES wants a key
+  changed_at timestamptz NOT NULL
+);
+INSERT INTO audit_cdc_internal.ingest_reads (changed_at) VALUES (now());
 
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables_id_seq', '');

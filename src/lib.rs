@@ -33,4 +33,7 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::init();
+    if pg::is_preloading() {
+        capture::init();
+    }
 }

@@ -1,6 +1,7 @@
 //! Settings under the prefix `audit_cdc`.
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 #[allow(non_camel_case_types)]
@@ -11,6 +12,10 @@ pub enum OnReject {
 
 static ON_REJECT: GucSetting<OnReject> = GucSetting::<OnReject>::new(OnReject::set_aside);
 
+static CAPTURE_ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+static CAPTURE_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static CAPTURE_MAX_CHANGES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
+
 pub fn init() {
     GucRegistry::define_enum_guc(
         c"audit_cdc.on_reject",
@@ -20,7 +25,47 @@ pub fn init() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_bool_guc(
+        c"audit_cdc.capture_enabled",
+        c"Whether background workers capture changes.",
+        c"off pauses them, in every database; their slots keep what is committed meanwhile.",
+        &CAPTURE_ENABLED,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"audit_cdc.capture_naptime",
+        c"How long a capture worker sleeps when no commit wakes it.",
+        c"Then it only lets go of WAL that other databases have written.",
+        &CAPTURE_NAPTIME,
+        100,
+        3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"audit_cdc.capture_max_changes",
+        c"After how many changes a transaction of a capture worker ends.",
+        c"It ends between transactions of the source: one with more changes is stored in one transaction all the same.",
+        &CAPTURE_MAX_CHANGES,
+        1,
+        1_000_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     crate::pg::reserve_setting_prefix();
+}
+
+pub fn capture_enabled() -> bool {
+    CAPTURE_ENABLED.get()
+}
+
+pub fn capture_naptime() -> Duration {
+    Duration::from_millis(CAPTURE_NAPTIME.get().unsigned_abs().into())
+}
+
+pub fn capture_max_changes() -> i32 {
+    CAPTURE_MAX_CHANGES.get()
 }
 
 pub fn on_reject() -> OnReject {

@@ -1,9 +1,15 @@
-//! Changes from this server's own WAL: `pgoutput` (its messages), `value` (a value's encoding), `decoder` (messages to changes);
-//! all pure. `pending` reads a slot.
+//! Changes from this server's own WAL. `decode` makes messages of what the slot sends, `source` asks the catalogs, `slot` reads it, `pass` hands
+//! what is pending to ingest, `worker` does so by itself, `backfill` reads the rows that are there.
+//!
+//! A pass peeks, ingests and commits; only then the slot is advanced. A crash in between delivers again what the log
+//! has already, and ingest refuses it.
 
-mod decoder;
-mod pending;
-mod pgoutput;
-mod value;
+mod control;
+mod decode;
+mod pass;
+mod slot;
+mod source;
+mod worker;
 
-pub use value::Kind;
+pub use decode::Kind;
+pub use worker::init;

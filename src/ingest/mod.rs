@@ -16,6 +16,8 @@ use crate::settings::{OnReject, on_reject};
 use pgrx::prelude::*;
 use take::{Taken, take};
 
+pub use take::take_captured;
+
 pgrx::extension_sql_file!("../../sql/ingest.sql", name = "ingest", requires = [audit_ingest_text, audit_retry_rejects]);
 
 /// What became of the messages of one call.

@@ -3,7 +3,7 @@
 use super::Counts;
 use super::log::{self, Entry, Stored};
 use super::names::{self, AuditedTable};
-use super::rejects::{Rejected, refusal};
+use super::rejects::{Rejected, refusal, set_aside};
 use crate::isolate::isolated;
 use crate::message::{Action, Change, Identity, Message, Reject, Table, messages};
 use crate::pg::check_for_interrupts;
@@ -30,6 +30,17 @@ pub fn take(body: &str) -> Taken<'_> {
 /// The same for the text of one message.
 pub fn take_message(text: &str) -> Taken<'_> {
     take_messages(vec![Message::alone(text)])
+}
+
+/// Messages of capture: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
+pub fn take_captured(messages: &[String]) -> i64 {
+    if messages.is_empty() {
+        return 0;
+    }
+    let messages = messages.iter().zip(1..).map(|(text, position)| Message { text, position });
+    let Taken { counts, rejected } = take_messages(messages.collect());
+    set_aside(rejected);
+    counts.inserted
 }
 
 fn take_messages(messages: Vec<Message<'_>>) -> Taken<'_> {

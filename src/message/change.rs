@@ -324,7 +324,10 @@ mod tests {
         );
         let sent = change(&text).expect("capture's").sent;
         assert_eq!(sent.replica_identity, Some(b'f' as i8));
-        assert_eq!((sent.unknown_columns.as_deref(), sent.unknown_old_columns.as_deref()), (Some("{}"), Some(r#"{"a","b \"c\""}"#)));
+        assert_eq!(
+            (sent.unknown_columns.as_deref(), sent.unknown_old_columns.as_deref()),
+            (Some("{}"), Some(r#"{"a","b \"c\""}"#))
+        );
     }
 
     #[test]

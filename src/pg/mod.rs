@@ -1,6 +1,7 @@
 //! The only place with `unsafe`: what PostgreSQL offers and pgrx does not wrap.
 #![allow(unsafe_code)]
 
+mod board;
 mod call;
 mod lock;
 mod log_rows;
@@ -8,20 +9,27 @@ mod portal;
 mod progress;
 mod role;
 mod row;
+mod slot;
 mod subtransaction;
 mod type_input;
+mod wal;
+mod worker;
 
+pub use board::{desk, is_preloaded};
 pub use call::Call;
-pub use lock::{lock_projection, try_share_projection};
+pub use lock::{lock_capture, lock_projection, try_share_projection, unlock_capture};
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
-pub use portal::{LogCursor, with_pinned};
+pub use portal::{Cursor, with_pinned};
 pub use progress::{show_progress, show_progress_again, with_progress};
 pub use role::{as_extension, current_user, restricted, setting};
 pub use row::{Column, RowType};
+pub use slot::drop_slot_if_rolled_back;
 pub use subtransaction::{rolled_back, subtransaction, tried};
 pub use type_input::{TypeInput, kind_of_type, type_name};
+pub use wal::{flushed_lsn, log_running_transactions};
+pub use worker::{CaptureWorker, Woken, init_workers, start_capture_worker};
 
 use pgrx::datum::AnyElement;
 use pgrx::{FromDatum, PgTryBuilder, pg_sys};
@@ -74,4 +82,10 @@ pub fn temporary_schema() -> Option<pg_sys::Oid> {
     // SAFETY: reads backend-local state.
     unsafe { pg_sys::GetTempNamespaceState(&mut schema, &mut toast) };
     (schema != pg_sys::InvalidOid).then_some(schema)
+}
+
+/// Is the server just starting, and loads its libraries?
+pub fn is_preloading() -> bool {
+    // SAFETY: reads process-local state.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }

@@ -1,26 +1,30 @@
 use super::log_rows::{LogRow, returned};
+use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
+use pgrx::varlena::varlena_to_byte_slice;
 use std::ffi::{CStr, CString};
 
-/// A query over the log, read in steps. While it is open nobody else can close it and put another query under
-/// its name: it is pinned, as PL/pgSQL pins the cursors of its loops.
-pub struct LogCursor(pg_sys::Portal);
+/// A query, read in steps. While it is open nobody else can close it and put another query under its name: it is
+/// pinned, as PL/pgSQL pins the cursors of its loops.
+pub struct Cursor(pg_sys::Portal);
 
-impl LogCursor {
-    pub fn open(query: &CStr, parameters: [i64; 2]) -> Self {
+impl Cursor {
+    pub fn open(query: &CStr, arguments: &[DatumWithOid]) -> Self {
         Spi::connect_mut(|_| {
-            let mut types = [pg_sys::INT8OID; 2];
-            let mut values = parameters.map(pg_sys::Datum::from);
-            // SAFETY: two parameters, of the types given; without names of nulls none is null.
+            let mut types: Vec<_> = arguments.iter().map(DatumWithOid::oid).collect();
+            let datums = arguments.iter().map(|argument| argument.datum().map(|datum| datum.sans_lifetime()));
+            let mut values: Vec<_> = datums.clone().map(|datum| datum.unwrap_or(pg_sys::Datum::null())).collect();
+            let nulls: Vec<_> =
+                datums.map(|datum| if datum.is_none() { b'n' } else { b' ' } as std::ffi::c_char).collect();
+            // SAFETY: types, values and nulls are as many as the arguments; the values live until the call returns, which copies them.
             unsafe {
-                let (name, nulls) = (std::ptr::null(), std::ptr::null());
                 let portal = pg_sys::SPI_cursor_open_with_args(
-                    name,
+                    std::ptr::null(),
                     query.as_ptr(),
-                    2,
+                    arguments.len() as i32,
                     types.as_mut_ptr(),
                     values.as_mut_ptr(),
-                    nulls,
+                    nulls.as_ptr(),
                     false,
                     0,
                 );
@@ -30,17 +34,39 @@ impl LogCursor {
         })
     }
 
-    /// Gives the next rows to `read`. Their memory is freed afterwards.
-    pub fn fetch<R>(&mut self, count: i64, read: impl FnOnce(&[LogRow]) -> R) -> R {
+    /// Gives the next rows of the log to `read`. Their memory is freed afterwards.
+    pub fn fetch_log<R>(&mut self, count: i64, read: impl FnOnce(&[LogRow]) -> R) -> R {
+        self.fetch(count, || read(&returned()))
+    }
+
+    /// The same for a query of one column of type bytea, never null.
+    pub fn fetch_bytes<R>(&mut self, count: i64, read: impl FnOnce(&[&[u8]]) -> R) -> R {
+        self.fetch(count, || {
+            // SAFETY: SPI_tuptable is what the fetch has returned, of one bytea column; it and what is detoasted here live
+            // until the SPI connection ends.
+            let rows: Vec<&[u8]> = unsafe {
+                let table = pg_sys::SPI_tuptable;
+                let bytes = |place| {
+                    let mut null = false;
+                    let datum = pg_sys::SPI_getbinval(*(*table).vals.add(place), (*table).tupdesc, 1, &mut null);
+                    varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()))
+                };
+                (0..(*table).numvals as usize).map(bytes).collect()
+            };
+            read(&rows)
+        })
+    }
+
+    fn fetch<R>(&mut self, count: i64, read: impl FnOnce() -> R) -> R {
         Spi::connect_mut(|_| {
             // SAFETY: the portal is there as long as it is pinned.
             unsafe { pg_sys::SPI_cursor_fetch(self.0, true, count) };
-            read(&returned())
+            read()
         })
     }
 }
 
-impl Drop for LogCursor {
+impl Drop for Cursor {
     fn drop(&mut self) {
         // after an error the end of the transaction closes it
         if !std::thread::panicking() {

@@ -2,7 +2,7 @@
 
 use super::feed::{note_refused, while_filling};
 use super::run::{Patience, Projection, run_text};
-use crate::pg::{BuiltinOid, LogCursor, rolled_back, show_progress, with_progress};
+use crate::pg::{BuiltinOid, Cursor, rolled_back, show_progress, with_progress};
 use crate::statement::Statement;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -78,10 +78,10 @@ impl Filling<'_> {
         if after >= up_to {
             return;
         }
-        let mut cursor = LogCursor::open(IN_THE_ORDER_OF_COMMITS, [after, up_to]);
+        let mut cursor = Cursor::open(IN_THE_ORDER_OF_COMMITS, &[after.into(), up_to.into()]);
         loop {
             self.show();
-            let fed = cursor.fetch(FETCHED, |entries| {
+            let fed = cursor.fetch_log(FETCHED, |entries| {
                 let taken = self.projection.run(entries, Patience::Endless);
                 note_refused(self.projection, taken.refused);
                 entries.len() as i64

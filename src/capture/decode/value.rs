@@ -5,6 +5,7 @@
 
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::fmt::Write;
 
 /// What of a type decides how its values are encoded. Every other type travels as its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,9 +21,9 @@ pub enum Kind {
     Array { element: Box<Kind>, delimiter: char },
 }
 
-/// JSON text.
-pub fn json(text: &str, kind: &Kind) -> String {
-    let encoded = match kind {
+/// Appends the JSON text.
+pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
+    let encoded: Option<Cow<str>> = match kind {
         Kind::Boolean => match text {
             "t" => Some("true".into()),
             "f" => Some("false".into()),
@@ -30,17 +31,41 @@ pub fn json(text: &str, kind: &Kind) -> String {
         },
         Kind::Integer | Kind::Float if is_number(text) => Some(text.into()),
         Kind::Json => serde_json::from_str::<&RawValue>(text).ok().map(|_| text.trim().into()),
-        Kind::Timestamp => Some(string(&timestamp(text, ""))),
-        Kind::TimestampTz => Some(string(&timestamp(text, "+00"))),
-        Kind::Interval => interval(text),
-        Kind::Array { element, delimiter } => array(text, element, *delimiter),
+        Kind::Timestamp => return push_string(json, &timestamp(text, "")),
+        Kind::TimestampTz => return push_string(json, &timestamp(text, "+00")),
+        Kind::Interval => interval(text).map(Cow::Owned),
+        Kind::Array { element, delimiter } => array(text, element, *delimiter).map(Cow::Owned),
         _ => None,
     };
-    encoded.unwrap_or_else(|| string(text))
+    match encoded {
+        Some(encoded) => json.push_str(&encoded),
+        None => push_string(json, text),
+    }
+}
+
+/// A JSON string (RFC 8259, section 7).
+pub fn push_string(json: &mut String, text: &str) {
+    json.push('"');
+    let mut rest = text;
+    while let Some(place) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        let (plain, special) = rest.split_at(place);
+        json.push_str(plain);
+        match special.as_bytes()[0] {
+            b'\n' => json.push_str("\\n"),
+            b'\t' => json.push_str("\\t"),
+            byte @ (b'"' | b'\\') => json.extend(['\\', char::from(byte)]),
+            control => drop(write!(json, "\\u{control:04x}")),
+        }
+        rest = &special[1..];
+    }
+    json.push_str(rest);
+    json.push('"');
 }
 
 pub fn string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let mut json = String::with_capacity(text.len() + 2);
+    push_string(&mut json, text);
+    json
 }
 
 fn is_number(text: &str) -> bool {
@@ -128,7 +153,7 @@ impl Literal<'_> {
             return Some("[]".into());
         }
         loop {
-            json.push_str(&self.element(dimension)?);
+            self.push_element(&mut json, dimension)?;
             if let Some(rest) = self.rest.strip_prefix(self.delimiter) {
                 self.rest = rest;
                 json.push(',');
@@ -140,15 +165,20 @@ impl Literal<'_> {
         }
     }
 
-    fn element(&mut self, dimension: usize) -> Option<String> {
+    fn push_element(&mut self, json: &mut String, dimension: usize) -> Option<()> {
         if self.rest.starts_with('{') {
-            return self.array(dimension + 1);
+            json.push_str(&self.array(dimension + 1)?);
+            return Some(());
         }
         let Some(quoted) = self.rest.strip_prefix('"') else {
             let length = self.rest.find([self.delimiter, '}'])?;
             let (text, rest) = self.rest.split_at(length);
             self.rest = rest;
-            return Some(if text == "NULL" { "null".into() } else { json(text, self.element) });
+            match text {
+                "NULL" => json.push_str("null"),
+                text => push_json(json, text, self.element),
+            }
+            return Some(());
         };
         let mut text = String::new();
         let mut characters = quoted.char_indices();
@@ -156,7 +186,8 @@ impl Literal<'_> {
             match characters.next()? {
                 (place, '"') => {
                     self.rest = &quoted[place + 1..];
-                    return Some(json(&text, self.element));
+                    push_json(json, &text, self.element);
+                    return Some(());
                 }
                 (_, '\\') => text.push(characters.next()?.1),
                 (_, character) => text.push(character),
@@ -169,6 +200,12 @@ impl Literal<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn json(text: &str, kind: &Kind) -> String {
+        let mut json = String::new();
+        push_json(&mut json, text, kind);
+        json
+    }
 
     fn array_of(element: Kind) -> Kind {
         Kind::Array { element: Box::new(element), delimiter: ',' }
@@ -210,6 +247,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_string_is_its_own(text: String) {
+            prop_assert_eq!(serde_json::from_str::<String>(&string(&text)).expect("JSON"), text);
+        }
+
         #[test]
         fn any_text_of_any_kind_is_json(text in "[-\\[\\]{}\",:PTYMDHS0-9.a-f\\\\ ]*") {
             for kind in [Kind::Text, Kind::Boolean, Kind::Integer, Kind::Float, Kind::Json, Kind::Timestamp, Kind::TimestampTz, Kind::Interval,

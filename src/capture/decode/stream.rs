@@ -1,0 +1,169 @@
+//! What the stream has said so far, and the changes of its transactions.
+
+use super::pgoutput::{Malformed, Message, Relation, ReplicaIdentity, message};
+use super::table::{Column, Position, Table};
+use super::value::{Kind, string};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+
+/// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
+const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+const SET: &str = "sequin:transaction_annotations.set";
+const CLEAR: &str = "sequin:transaction_annotations.clear";
+
+/// What the stream does not say of tables and types: the source's catalogs do, as they are now.
+pub trait Catalog {
+    fn kind(&self, type_oid: u32) -> Kind;
+    fn keys(&self, relation: u32) -> Keys;
+    /// Of the log itself, or filled from it: its changes must not feed the log.
+    fn is_of_the_log(&self, schema: &str, relation: u32) -> bool;
+    /// `{"id":…,"name":…}`
+    fn database(&self) -> &str;
+}
+
+/// Names of columns.
+#[derive(Default)]
+pub struct Keys {
+    pub primary_key: Vec<String>,
+    pub generated: Vec<String>,
+}
+
+pub struct Decoder<C> {
+    catalog: C,
+    tables: HashMap<u32, Option<Table>>,
+    transaction: Option<Transaction>,
+}
+
+struct Transaction {
+    lsn: u64,
+    commit_time: i64,
+    /// JSON text.
+    time: String,
+    /// Counts changes, truncates and logical messages.
+    next_idx: u32,
+    annotations: Option<String>,
+}
+
+/// The end of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    pub lsn: u64,
+    pub end_lsn: u64,
+    /// Microseconds since 2000-01-01.
+    pub time: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    Malformed(Malformed),
+    /// A change of a table that the stream has not described, or outside of a transaction.
+    OutOfPlace,
+}
+
+impl From<Malformed> for Failure {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl<C: Catalog> Decoder<C> {
+    pub fn new(catalog: C) -> Self {
+        Self { catalog, tables: HashMap::new(), transaction: None }
+    }
+
+    /// Appends the changes that one message of the stream stands for, each as JSON, and tells whether it ends a transaction.
+    pub fn decode(&mut self, bytes: &[u8], changes: &mut Vec<String>) -> Result<Option<Commit>, Failure> {
+        match message(bytes)? {
+            Message::Begin { commit_lsn: lsn, commit_time } => {
+                let time = Timestamp::from_microsecond(commit_time.saturating_add(EPOCH_MICROSECONDS));
+                let time = string(&time.map_or(String::new(), |time| format!("{time:.6}")));
+                self.transaction = Some(Transaction { lsn, commit_time, time, next_idx: 0, annotations: None });
+            }
+            Message::Commit { end_lsn, .. } => {
+                let Transaction { lsn, commit_time, .. } = self.transaction.take().ok_or(Failure::OutOfPlace)?;
+                return Ok(Some(Commit { lsn, end_lsn, time: commit_time }));
+            }
+            Message::Relation(relation) => {
+                let table = self.table(&relation);
+                self.tables.insert(relation.oid, table);
+            }
+            Message::Logical { transactional: true, prefix, content } => {
+                let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
+                transaction.next_idx += 1;
+                match prefix {
+                    SET => transaction.annotations = annotations(content),
+                    CLEAR => transaction.annotations = None,
+                    _ => {}
+                }
+            }
+            // not of any transaction: it explains nobody's changes
+            Message::Logical { transactional: false, .. } | Message::Origin | Message::Type => {}
+            Message::Insert { relation, new } => {
+                self.change(&[relation], changes, |table, at| table.inserted(at, &new))?;
+            }
+            Message::Update { relation, old, new } => {
+                self.change(&[relation], changes, |table, at| table.updated(at, old.as_ref(), &new))?;
+            }
+            Message::Delete { relation, old } => {
+                self.change(&[relation], changes, |table, at| table.deleted(at, &old))?;
+            }
+            Message::Truncate { relations } => self.change(&relations, changes, |table, at| table.truncated(at))?,
+        }
+        Ok(None)
+    }
+
+    /// `None`: its changes are not to be logged. They take their places all the same.
+    fn table(&self, relation: &Relation) -> Option<Table> {
+        let Relation { oid, schema, name, identity, .. } = relation;
+        if self.catalog.is_of_the_log(schema, *oid) {
+            return None;
+        }
+        let Keys { mut primary_key, mut generated } = self.catalog.keys(*oid);
+        // the identity is of the change's own time, the catalogs are of now
+        if *identity == ReplicaIdentity::Default {
+            let is_identity = relation.columns.iter().filter(|column| column.is_identity);
+            primary_key = is_identity.map(|column| column.name.clone()).collect();
+        }
+        generated.retain(|name| relation.columns.iter().all(|column| column.name != *name));
+        let columns = relation.columns.iter();
+        let columns =
+            columns.map(|column| Column::new(&column.name, self.catalog.kind(column.type_oid), column.is_identity));
+        Some(Table::new(schema, name, *identity, columns.collect(), &primary_key, &generated))
+    }
+
+    /// One change for each of `relations` (a TRUNCATE may name several), all at the next place of the transaction.
+    fn change(
+        &mut self,
+        relations: &[u32],
+        changes: &mut Vec<String>,
+        change: impl Fn(&Table, &Position) -> String,
+    ) -> Result<(), Failure> {
+        let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
+        let idx = transaction.next_idx;
+        transaction.next_idx += 1;
+        let idempotency_key = format!("\"{}\"", BASE64_STANDARD.encode(format!("{}:{idx}", transaction.lsn)));
+        let position = Position {
+            lsn: transaction.lsn,
+            idx: Some(idx),
+            time: &transaction.time,
+            idempotency_key: &idempotency_key,
+            database: self.catalog.database(),
+            annotations: transaction.annotations.as_deref(),
+        };
+        for relation in relations {
+            if let Some(table) = self.tables.get(relation).ok_or(Failure::OutOfPlace)? {
+                changes.push(change(table, &position));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Valid JSON passes through as it is; anything else annotates nothing.
+fn annotations(content: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(content).ok()?.trim();
+    serde_json::from_str::<&RawValue>(text).ok()?;
+    (text != "null").then(|| text.to_owned())
+}

@@ -1,0 +1,63 @@
+//! One pass: what is pending in the captured slot goes into the log. The caller commits, and then advances the slot.
+
+use super::decode::Commit;
+use super::slot::Slot;
+use crate::ingest::take_captured;
+use crate::pg::{self, BuiltinOid, ErrorReport};
+use crate::statement::Statement;
+use pgrx::prelude::*;
+
+/// At most so much is handed to ingest at once.
+const MOST_CHANGES: usize = 1_000;
+const MOST_BYTES: usize = 8 << 20;
+
+/// The next pass begins to read where a list of running transactions was logged last. PostgreSQL logs one every 15 seconds.
+const FAR: u64 = 16 << 20;
+
+thread_local! {
+    static DISTANCE: Statement = const { Statement::new(
+        "SELECT (pg_current_wal_flush_lsn() - restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1", &[BuiltinOid::TEXTOID]) };
+
+    static CAPTURED: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.note_captured($1, $2, $3)", &[BuiltinOid::INT8OID, BuiltinOid::INT8OID, BuiltinOid::TIMESTAMPTZOID]) };
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.capture_pass(upto_nchanges integer)
+  RETURNS TABLE (captured bigint, reached pg_lsn, is_complete boolean)
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp
+  SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'iso_8601' SET TimeZone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex'
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn capture_pass(
+    upto_nchanges: Option<i32>,
+) -> Result<TableIterator<'static, (name!(captured, i64), name!(reached, i64), name!(is_complete, bool))>, ErrorReport>
+{
+    let slot = Slot::captured()?;
+    let far = DISTANCE
+        .with(|distance| distance.run(|| vec![slot.slot.as_str().into()], |rows| rows.first().get_one::<i64>()));
+    if far.is_some_and(|distance| distance as u64 > FAR) {
+        pg::log_running_transactions();
+    }
+    let flushed = pg::flushed_lsn();
+    let (mut captured, mut bytes) = (0, 0);
+    let mut waiting: Vec<String> = Vec::new();
+    let read = slot.read(upto_nchanges, |changes| {
+        bytes += changes.iter().map(String::len).sum::<usize>();
+        waiting.append(changes);
+        if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
+            captured += take_captured(&std::mem::take(&mut waiting));
+            bytes = 0;
+        }
+    })?;
+    captured += take_captured(&waiting);
+    if let (1.., Some(Commit { lsn, time, .. })) = (captured, read.last) {
+        let time = TimestampWithTimeZone::try_from(time).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
+        CAPTURED
+            .with(|statement| statement.run(|| vec![captured.into(), (lsn as i64).into(), time.into()], |_| Ok(())));
+    }
+    let end = read.last.map_or(0, |commit| commit.end_lsn);
+    let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
+    let reached = if is_complete { end.max(flushed) } else { end };
+    Ok(TableIterator::once((captured, reached as i64, is_complete)))
+}

@@ -1,0 +1,118 @@
+//! Reading a slot, without consuming it.
+
+use super::decode::{Commit, Decoder, Failure};
+use super::source::Source;
+use crate::pg::{Cursor, ErrorReport, as_extension};
+use crate::statement::Statement;
+use pgrx::prelude::*;
+use std::ffi::CStr;
+
+pgrx::extension_sql_file!(
+    "../../sql/capture.sql",
+    name = "capture",
+    requires = [
+        "projections",
+        audit_changes,
+        capture_pass,
+        last_look,
+        lock_capture,
+        unlock_capture,
+        drop_slot_if_rolled_back,
+        is_preloaded,
+        start_capture_worker
+    ]
+);
+
+/// PostgreSQL puts what it peeks into a file where it is large; from there it is read in steps.
+const PEEK: &CStr = c"SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, $2, 'proto_version', '1', 'publication_names', quote_ident($3), 'messages', 'true')";
+const FETCHED: i64 = 1_000;
+
+thread_local! {
+    static CAPTURED: Statement = const { Statement::new("SELECT slot::text, publication::text FROM audit_cdc_internal.captures", &[]) };
+}
+
+/// A slot and the publication that is read from it.
+pub struct Slot {
+    pub slot: String,
+    pub publication: String,
+}
+
+/// What was read of a slot.
+pub struct Read {
+    pub last: Option<Commit>,
+    /// Messages of the stream.
+    pub count: i64,
+}
+
+impl Slot {
+    /// The one that is captured.
+    pub fn captured() -> Result<Self, ErrorReport> {
+        let row = CAPTURED.with(|captured| {
+            captured.run(Vec::new, |rows| rows.first().get_two::<String, String>().or(Ok((None, None))))
+        });
+        let (Some(slot), Some(publication)) = row else {
+            return Err(ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "nothing is captured in this database",
+                "captured",
+            )
+            .set_hint("Start with audit_capture_start(publication)."));
+        };
+        Ok(Self { slot, publication })
+    }
+
+    /// Gives the committed changes to `take`, in steps; it takes them out of the list. Stops after the transaction in which the stream's
+    /// messages reach `upto`.
+    pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Vec<String>)) -> Result<Read, ErrorReport> {
+        let mut decoder = Decoder::new(Source::here());
+        let (mut changes, mut last, mut count) = (Vec::new(), None, 0);
+        let arguments = [self.slot.as_str().into(), upto.into(), self.publication.as_str().into()];
+        let mut cursor = Cursor::open(PEEK, &arguments);
+        loop {
+            let fetched = cursor.fetch_bytes(FETCHED, |messages| {
+                for message in messages {
+                    last = decoder.decode(message, &mut changes)?.or(last);
+                }
+                Ok(messages.len() as i64)
+            });
+            match fetched.map_err(|failure| self.report(failure))? {
+                0 => return Ok(Read { last, count }),
+                fetched => count += fetched,
+            }
+            take(&mut changes);
+        }
+    }
+
+    fn report(&self, failure: Failure) -> ErrorReport {
+        let message = format!("cannot decode the changes of replication slot \"{}\"", self.slot);
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, message, "read")
+            .set_detail(format!("The output plugin's message is not understood: {failure:?}."))
+    }
+}
+
+// src/capture/decode/value.rs reads what these settings make the types' output functions write.
+#[pg_extern(
+    sql = r#"CREATE FUNCTION @extschema@.audit_changes(slot name DEFAULT NULL, publication name DEFAULT NULL, upto_nchanges integer DEFAULT NULL)
+  RETURNS SETOF json LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000
+  SET search_path = pg_catalog, pg_temp
+  SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'iso_8601' SET TimeZone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex'
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#,
+    requires = ["install"]
+)]
+fn audit_changes(
+    slot: Option<&CStr>,
+    publication: Option<&CStr>,
+    upto_nchanges: Option<i32>,
+) -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    let name = |argument: Option<&CStr>| argument.map(|name| name.to_string_lossy().into_owned());
+    let slot = match (name(slot), name(publication)) {
+        (Some(slot), Some(publication)) => Slot { slot, publication },
+        (slot, publication) => {
+            let captured = as_extension(Slot::captured)?;
+            Slot { slot: slot.unwrap_or(captured.slot), publication: publication.unwrap_or(captured.publication) }
+        }
+    };
+    let mut messages = Vec::new();
+    slot.read(upto_nchanges, |changes| messages.append(changes))?;
+    Ok(SetOfIterator::new(messages))
+}

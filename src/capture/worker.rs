@@ -1,0 +1,115 @@
+//! The background worker of a database: captures what is committed, soon after it is.
+
+use crate::pg::{self, CaptureWorker, CaughtError, Woken, flushed_lsn};
+use crate::settings;
+use crate::sqlstate::SqlState;
+use crate::statement::Statement;
+use std::time::Duration;
+
+use pg::BuiltinOid::{INT4OID, INT8OID, TEXTOID};
+
+const SHORTEST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+thread_local! {
+    static IS_THERE: Statement = const { Statement::new(
+        "SELECT to_regclass('audit_cdc_internal.captures') IS NOT NULL", &[]) };
+    static IS_CAPTURED: Statement = const { Statement::new(
+        "SELECT EXISTS (SELECT FROM audit_cdc_internal.captures WHERE NOT is_stopping)", &[]) };
+    static PASS: Statement = const { Statement::new(
+        "SELECT (reached - '0/0')::bigint, is_complete FROM audit_cdc_internal.capture_pass($1)", &[INT4OID]) };
+    static ADVANCE: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.advance_capture('0/0'::pg_lsn + $1)", &[INT8OID]) };
+    static FAILED: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.note_capture_error($1, $2)", &[TEXTOID, TEXTOID]) };
+}
+
+/// While the library is preloaded.
+pub fn init() {
+    pg::init_workers(run);
+}
+
+/// What came of one look at the slot.
+enum Looked {
+    /// Nothing more is pending.
+    Complete,
+    Partly,
+    Failed,
+    /// Nothing is captured here any more.
+    Ended,
+}
+
+fn run(worker: &CaptureWorker) {
+    let mut retry = SHORTEST_RETRY;
+    loop {
+        let began_at = worker.begins_to_look();
+        let flushed = flushed_lsn();
+        match look(worker) {
+            Looked::Partly => retry = SHORTEST_RETRY,
+            Looked::Complete => {
+                retry = SHORTEST_RETRY;
+                worker.has_looked(began_at);
+                while worker.sleep(settings::capture_naptime()) == Woken::ByNobody && flushed_lsn() == flushed {}
+            }
+            Looked::Failed => {
+                worker.wait(retry);
+                retry = (retry * 2).min(LONGEST_RETRY);
+            }
+            Looked::Ended => return,
+        }
+        while !settings::capture_enabled() {
+            worker.wait(settings::capture_naptime());
+        }
+    }
+}
+
+/// One pass, and then the slot is advanced, each in its transaction. Nobody else does the same meanwhile.
+fn look(worker: &CaptureWorker) -> Looked {
+    let pass = worker.transaction("capturing", || {
+        if !flag(&IS_THERE) {
+            return None;
+        }
+        pg::lock_capture(true);
+        if !flag(&IS_CAPTURED) {
+            pg::unlock_capture();
+            return None;
+        }
+        let upto = settings::capture_max_changes();
+        Some(PASS.with(|pass| pass.run(|| vec![upto.into()], |rows| rows.first().get_two::<i64, bool>())))
+    });
+    let (reached, is_complete) = match pass {
+        Ok(Some((reached, is_complete))) => (reached, is_complete.unwrap_or(false)),
+        Ok(None) => return Looked::Ended,
+        Err(error) => return failed(worker, &error),
+    };
+    let advanced = worker.transaction("capturing", || {
+        ADVANCE.with(|advance| advance.run(|| vec![reached.into()], |_| Ok(())));
+        pg::unlock_capture();
+    });
+    match advanced {
+        Ok(()) if is_complete => Looked::Complete,
+        Ok(()) => Looked::Partly,
+        Err(error) => failed(worker, &error),
+    }
+}
+
+fn flag(statement: &'static std::thread::LocalKey<Statement>) -> bool {
+    statement.with(|statement| statement.run(Vec::new, |rows| Ok(rows.first().get_one()?.unwrap_or(false))))
+}
+
+/// Tells the server's log and `audit_capture_status()`.
+fn failed(worker: &CaptureWorker, error: &CaughtError) -> Looked {
+    let report = match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+        CaughtError::RustPanic { ereport, .. } => ereport,
+    };
+    let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
+    pgrx::log!("audit_cdc capture: {}: {}", sqlstate.as_str(), report.message());
+    let noted = worker.transaction("capturing", || {
+        FAILED.with(|failed| failed.run(|| vec![sqlstate.as_str().into(), report.message().into()], |_| Ok(())));
+    });
+    if let Err(CaughtError::PostgresError(report)) = noted {
+        pgrx::log!("audit_cdc capture: the error could not be noted: {}", report.message());
+    }
+    Looked::Failed
+}

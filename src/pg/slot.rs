@@ -1,0 +1,64 @@
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString, c_void};
+
+thread_local! {
+    /// A slot that this transaction has created, and the subtransaction that would take it along.
+    static CREATED: RefCell<Option<(CString, pg_sys::SubTransactionId)>> = const { RefCell::new(None) };
+    static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// PostgreSQL keeps a slot whose transaction is rolled back. This one goes with it.
+pub fn drop_slot_if_rolled_back(slot: &CStr) {
+    // SAFETY: we are in a transaction; the callbacks live as long as the process.
+    unsafe {
+        CREATED.set(Some((slot.to_owned(), pg_sys::GetCurrentSubTransactionId())));
+        if !IS_WATCHED.replace(true) {
+            pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+            pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), std::ptr::null_mut());
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    match event {
+        XACT_EVENT_ABORT => drop_created(),
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => CREATED.set(None),
+        _ => {}
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_end_of_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    ended: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
+    let is_its = CREATED.with_borrow(|created| created.as_ref().is_some_and(|(_, within)| *within == ended));
+    match event {
+        SUBXACT_EVENT_ABORT_SUB if is_its => drop_created(),
+        SUBXACT_EVENT_COMMIT_SUB if is_its => {
+            CREATED.with_borrow_mut(|created| created.iter_mut().for_each(|(_, within)| *within = parent));
+        }
+        _ => {}
+    }
+}
+
+/// An error here would take the server down: only what is surely there and free is dropped.
+fn drop_created() {
+    let Some((name, _)) = CREATED.take() else { return };
+    // SAFETY: slots are in shared memory and are dropped without a look at the catalogs.
+    unsafe {
+        if !pg_sys::MyReplicationSlot.is_null() {
+            pg_sys::ReplicationSlotRelease();
+        }
+        let slot = pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true);
+        if !slot.is_null() && (*slot).active_pid == 0 {
+            pg_sys::ReplicationSlotDrop(name.as_ptr(), true);
+        }
+    }
+}
