@@ -50,7 +50,9 @@ BEGIN ATOMIC
 END;
 
 CREATE FUNCTION audit_cdc_internal.advance_capture(reached pg_lsn) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  SET log_min_messages = 'fatal' -- decoding says LOG each time that it begins
+AS $$
 BEGIN
   PERFORM pg_replication_slot_advance(s.slot_name, reached)
   FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
@@ -68,7 +70,7 @@ END
 $$;
 
 CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   start_lsn pg_lsn;
   partial text;
@@ -226,7 +228,7 @@ CREATE FUNCTION @extschema@.audit_capture_status(
     OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint, OUT lag_seconds double precision,
     OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint, OUT changes_per_second double precision,
     OUT retained_bytes bigint, OUT started_at timestamptz, OUT last_error text, OUT last_error_sqlstate text, OUT last_error_at timestamptz)
-  RETURNS SETOF record LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURNS SETOF record LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   SELECT c.publication, c.slot, w.pid, l.lag,
          CASE WHEN l.lag = 0 OR w.pid IS NOT NULL AND NOT look.has_commits THEN 0

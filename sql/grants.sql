@@ -11,7 +11,8 @@ REVOKE ALL ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(
   @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
   @extschema@.audit_create_history(text, text, text, text), @extschema@.audit_changes(name, name, integer),
   @extschema@.audit_capture_start(name, name), @extschema@.audit_capture_status() FROM PUBLIC;
-REVOKE ALL ON PROCEDURE @extschema@.audit_capture(bigint), @extschema@.audit_capture_stop(boolean, bigint) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE @extschema@.audit_capture(bigint), @extschema@.audit_capture_stop(boolean, bigint),
+  @extschema@.audit_backfill(regclass, uuid, bigint, integer) FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA audit_cdc_internal FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
@@ -29,10 +30,12 @@ GRANT EXECUTE ON FUNCTION audit_cdc_internal.lifted(jsonb, text), audit_cdc_inte
 GRANT EXECUTE ON FUNCTION @extschema@.audit_retry_rejects(bigint[]), @extschema@.audit_describe_tables(text, jsonb, timestamptz) TO audit_cdc_admin;
 GRANT EXECUTE ON FUNCTION @extschema@.audit_changes(name, name, integer) TO audit_cdc_admin;
 GRANT EXECUTE ON FUNCTION @extschema@.audit_capture_status() TO audit_cdc_reader;
+GRANT SELECT ON @extschema@.audit_backfills TO audit_cdc_reader;
 -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_admin;
 GRANT EXECUTE ON FUNCTION @extschema@.audit_capture_start(name, name), audit_cdc_internal.lock_capture(boolean), audit_cdc_internal.unlock_capture(),
   audit_cdc_internal.capture_pass(integer), audit_cdc_internal.advance_capture(pg_lsn), audit_cdc_internal.note_look(timestamptz),
-  audit_cdc_internal.begin_to_stop(), audit_cdc_internal.end_capture(), audit_cdc_internal.capture_worker() TO audit_cdc_admin;
+  audit_cdc_internal.begin_to_stop(), audit_cdc_internal.end_capture(), audit_cdc_internal.capture_worker(),
+  audit_cdc_internal.begin_backfill(regclass, uuid), audit_cdc_internal.backfill_batch(uuid, oid, integer), audit_cdc_internal.backfilled(uuid) TO audit_cdc_admin;
 GRANT EXECUTE ON PROCEDURE @extschema@.audit_capture(bigint), @extschema@.audit_capture_stop(boolean, bigint),
-  audit_cdc_internal.capture_pending(bigint) TO audit_cdc_admin;
+  @extschema@.audit_backfill(regclass, uuid, bigint, integer), audit_cdc_internal.capture_pending(bigint) TO audit_cdc_admin;

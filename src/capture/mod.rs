@@ -4,6 +4,7 @@
 //! A pass peeks, ingests and commits; only then the slot is advanced. A crash in between delivers again what the log
 //! has already, and ingest refuses it.
 
+mod backfill;
 mod control;
 mod decode;
 mod pass;

@@ -2,7 +2,7 @@
 
 use super::decode::{Commit, Decoder, Failure};
 use super::source::Source;
-use crate::pg::{Cursor, ErrorReport, as_extension};
+use crate::pg::{Cursor, ErrorReport, as_extension, quietly};
 use crate::statement::Statement;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -69,12 +69,14 @@ impl Slot {
         let arguments = [self.slot.as_str().into(), upto.into(), self.publication.as_str().into()];
         let mut cursor = Cursor::open(PEEK, &arguments);
         loop {
-            let fetched = cursor.fetch_bytes(FETCHED, |messages| {
+            let decode = |messages: &[&[u8]]| {
                 for message in messages {
                     last = decoder.decode(message, &mut changes)?.or(last);
                 }
                 Ok(messages.len() as i64)
-            });
+            };
+            // the first fetch does all the work of the server
+            let fetched = quietly(|| cursor.fetch_bytes(FETCHED, decode));
             match fetched.map_err(|failure| self.report(failure))? {
                 0 => return Ok(Read { last, count }),
                 fetched => count += fetched,

@@ -16,6 +16,17 @@ pub fn as_extension<T>(work: impl FnOnce() -> T) -> T {
     with_rights(extension_owner(), 0, &[("search_path", Some("pg_catalog, pg_temp"))], work)
 }
 
+/// Runs `work`, whose messages do not go to the server's log, but for FATAL and PANIC: decoding says LOG each time that it begins.
+pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: what is set lasts until the nesting level ends; after an error the end of the (sub)transaction ends it.
+    let nesting = unsafe { pg_sys::NewGUCNestLevel() };
+    set("log_min_messages", Some("fatal"), pg_sys::GucContext::PGC_SUSET);
+    let result = work();
+    // SAFETY: as above.
+    unsafe { pg_sys::AtEOXact_GUC(false, nesting) };
+    result
+}
+
 pub fn current_user() -> pg_sys::Oid {
     // SAFETY: reads backend-local state.
     unsafe { pg_sys::GetUserId() }
@@ -40,7 +51,7 @@ fn with_rights<T>(role: pg_sys::Oid, flags: u32, settings: &[Setting], work: imp
         pg_sys::NewGUCNestLevel()
     };
     for (name, value) in settings {
-        set(name, *value);
+        set(name, *value, pg_sys::GucContext::PGC_USERSET);
     }
     let result = work();
     // SAFETY: as above.
@@ -51,7 +62,7 @@ fn with_rights<T>(role: pg_sys::Oid, flags: u32, settings: &[Setting], work: imp
     result
 }
 
-fn set(name: &str, value: Option<&str>) {
+fn set(name: &str, value: Option<&str>, context: pg_sys::GucContext::Type) {
     let name = CString::new(name).unwrap_or_default();
     let value = value.and_then(|value| CString::new(value).ok());
     // SAFETY: the strings live until it returns; the value lasts until the nesting level ends.
@@ -59,7 +70,7 @@ fn set(name: &str, value: Option<&str>) {
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ref().map_or(std::ptr::null(), |value| value.as_ptr()),
-            pg_sys::GucContext::PGC_USERSET,
+            context,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,

@@ -77,8 +77,7 @@ impl<C: Catalog> Decoder<C> {
     pub fn decode(&mut self, bytes: &[u8], changes: &mut Vec<String>) -> Result<Option<Commit>, Failure> {
         match message(bytes)? {
             Message::Begin { commit_lsn: lsn, commit_time } => {
-                let time = Timestamp::from_microsecond(commit_time.saturating_add(EPOCH_MICROSECONDS));
-                let time = string(&time.map_or(String::new(), |time| format!("{time:.6}")));
+                let time = timestamp(commit_time);
                 self.transaction = Some(Transaction { lsn, commit_time, time, next_idx: 0, annotations: None });
             }
             Message::Commit { end_lsn, .. } => {
@@ -159,6 +158,12 @@ impl<C: Catalog> Decoder<C> {
         }
         Ok(())
     }
+}
+
+/// Microseconds since 2000-01-01, as JSON text; what has no place in it is empty.
+pub fn timestamp(microseconds: i64) -> String {
+    let time = Timestamp::from_microsecond(microseconds.saturating_add(EPOCH_MICROSECONDS));
+    string(&time.map_or(String::new(), |time| format!("{time:.6}")))
 }
 
 /// Valid JSON passes through as it is; anything else annotates nothing.

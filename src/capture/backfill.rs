@@ -1,0 +1,114 @@
+//! `audit_backfill`: the rows that are there, as `read` entries between the changes.
+//!
+//! A batch is read just after a position of the WAL of which is known that the reader sees all that was committed before it. A row that
+//! was committed after it is left out: its change is in the log by itself. So each `read` is exact at its position.
+
+use super::decode::{Catalog, Column, Position, ReplicaIdentity, Table, Value, string, timestamp};
+use super::source::Source;
+use crate::ingest::take_captured;
+use crate::pg::{BuiltinOid, ErrorReport, Moment, TextRow, kind_of_type, snapshot_is_fixed, text_rows};
+use crate::statement::Statement;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use pgrx::Uuid;
+use pgrx::prelude::*;
+use pgrx::spi::{SpiHeapTupleData, SpiResult};
+
+use BuiltinOid::{BOOLOID, INT4OID, INT8OID, OIDOID, TEXTARRAYOID, UUIDOID};
+
+pgrx::extension_sql_file!("../../sql/backfill.sql", name = "backfill", requires = ["capture", backfill_batch]);
+
+thread_local! {
+    static NEXT: Statement = const { Statement::new(
+        "SELECT table_schema, table_name, replica_identity, columns, types, key_columns, query FROM audit_cdc_internal.next_batch($1, $2, $3)",
+        &[UUIDOID, OIDOID, INT4OID]) };
+
+    static NOTE: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.note_batch($1, $2, $3, $4, $5, $6, $7)",
+        &[UUIDOID, OIDOID, INT4OID, TEXTARRAYOID, INT8OID, INT8OID, BOOLOID]) };
+}
+
+/// What is to be read next.
+struct Batch {
+    table: Table,
+    /// Columns of the key; 0: the table has none, and is read block by block.
+    key: usize,
+    query: String,
+}
+
+impl Batch {
+    fn next(backfill_id: Uuid, relation: pg_sys::Oid, size: i32) -> Option<Self> {
+        NEXT.with(|next| {
+            next.run(
+                || vec![backfill_id.into(), relation.into(), size.into()],
+                |mut rows| rows.next().map(|row| Self::read(&row)).transpose(),
+            )
+        })
+    }
+
+    fn read(row: &SpiHeapTupleData) -> SpiResult<Self> {
+        let text = |place| row.get::<String>(place).map(Option::unwrap_or_default);
+        let texts = |place| row.get::<Vec<String>>(place).map(Option::unwrap_or_default);
+        let types: Vec<pg_sys::Oid> = row.get(5)?.unwrap_or_default();
+        let columns = texts(4)?;
+        let columns = columns.iter().zip(types).map(|(name, kind)| Column::new(name, kind_of_type(kind.to_u32()), false));
+        let identity = row.get::<i8>(3)?.and_then(|letter| ReplicaIdentity::of(letter as u8));
+        let (schema, name, key) = (text(1)?, text(2)?, texts(6)?);
+        let identity = identity.unwrap_or(ReplicaIdentity::Nothing);
+        let table = Table::new(&schema, &name, identity, columns.collect(), &key, &[]);
+        Ok(Self { table, key: key.len(), query: text(7)? })
+    }
+
+    /// Of a row: its place, its key, its columns.
+    fn split<'r>(&self, row: &'r TextRow) -> (Option<&'r str>, &'r [Option<String>], &'r [Option<String>]) {
+        let (place, values) = row.values.split_first().map_or((None, &[][..]), |(place, values)| (place.as_deref(), values));
+        let (key, columns) = values.split_at(self.key.min(values.len()));
+        (place, key, columns)
+    }
+}
+
+/// True: there may be more.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.backfill_batch(backfill_id uuid, relation oid, batch_size integer) RETURNS boolean
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp
+  SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'iso_8601' SET TimeZone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex'
+  SET jit = off
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn backfill_batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bool, ErrorReport> {
+    if snapshot_is_fixed() {
+        let message = "a backfill reads under READ COMMITTED only";
+        return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION, message, "backfill_batch")
+            .set_hint("SET default_transaction_isolation = 'read committed'."));
+    }
+    let Some(batch) = Batch::next(backfill_id, relation, batch_size) else { return Ok(false) };
+    let moment = Moment::now();
+    let rows = text_rows(&batch.query);
+    let source = Source::here();
+    let time = timestamp(moment.time);
+    let mut messages = Vec::with_capacity(rows.len());
+    for row in rows.iter().filter(|row| moment.is_after(row.xmin)) {
+        let (place, key, columns) = batch.split(row);
+        let key: Vec<&str> = key.iter().map(|value| value.as_deref().unwrap_or_default()).collect();
+        let named = if key.is_empty() { place.unwrap_or_default().to_owned() } else { key.join(":") };
+        let idempotency_key = string(&BASE64_STANDARD.encode(format!("{backfill_id}:{named}")));
+        let at = Position {
+            // what was committed before is before it, what is committed later is after it
+            lsn: moment.lsn - 1,
+            idx: None,
+            time: &time,
+            idempotency_key: &idempotency_key,
+            database: source.database(),
+            annotations: None,
+        };
+        let columns: Vec<Value> = columns.iter().map(|value| value.as_deref().map_or(Value::Null, Value::Text)).collect();
+        messages.push(batch.table.read(&at, &columns));
+    }
+    take_captured(&messages);
+    let after: Option<Vec<Option<String>>> = rows.last().filter(|_| batch.key > 0).map(|row| batch.split(row).1.to_vec());
+    let is_last = (batch.key > 0).then_some((rows.len() as i64) < i64::from(batch_size));
+    let (read, passed_over) = (messages.len() as i64, (rows.len() - messages.len()) as i64);
+    NOTE.with(|note| {
+        let arguments = || vec![backfill_id.into(), relation.into(), batch_size.into(), after.into(), read.into(), passed_over.into(), is_last.into()];
+        note.run(arguments, |_| Ok(()))
+    });
+    Ok(true)
+}
