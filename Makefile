@@ -2,7 +2,7 @@
 PG_CONFIG ?= pg_config
 
 .PHONY: demo test install bench
-demo: ## the corpus of real Sequin messages, ingested and read back
+demo: ## a day in a small shop, captured from the WAL and told from the log
 	@scripts/demo
 
 test: ## everything, on PostgreSQL 15 and 18
