@@ -41,8 +41,7 @@ CREATE VIEW audit_cdc_internal.published_tables AS
   JOIN pg_namespace AS n ON n.nspname = t.schemaname
   JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
   WHERE t.schemaname <> 'audit_cdc_internal'
-    AND c.oid NOT IN (SELECT target FROM audit_cdc_internal.projections
-                      UNION SELECT p.relid FROM audit_cdc_internal.projections, pg_partition_tree(target) AS p);
+    AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.projection_targets);
 
 -- The primary key, in the order of its index, with the operators of that order.
 CREATE FUNCTION audit_cdc_internal.key_order(relation oid, OUT columns text[], OUT types text[], OUT equals text[], OUT greater text[])

@@ -22,6 +22,11 @@ CREATE TABLE audit_cdc_internal.captures (
   last_error_at timestamptz
 );
 
+-- Filled from the log: their changes must not feed it.
+CREATE VIEW audit_cdc_internal.projection_targets AS
+  SELECT target::oid AS relation FROM audit_cdc_internal.projections
+  UNION SELECT t.relid::oid FROM audit_cdc_internal.projections, pg_partition_tree(target) AS t;
+
 -- As a source among others. A physical copy of the server has the same id.
 CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -112,7 +117,8 @@ BEGIN
   FROM (SELECT format('%I.%I', t.schemaname, t.tablename) AS name, row_number() OVER (ORDER BY t.schemaname, t.tablename) AS place
         FROM pg_publication_tables AS t
         JOIN pg_namespace AS n ON n.nspname = t.schemaname JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
-        WHERE t.pubname = publication AND t.schemaname <> 'audit_cdc_internal' AND c.relkind = 'r' AND c.relreplident <> 'f') AS t;
+        WHERE t.pubname = publication AND t.schemaname <> 'audit_cdc_internal' AND c.relkind = 'r' AND c.relreplident <> 'f'
+          AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.projection_targets)) AS t;
   IF tables > 0 THEN
     RAISE NOTICE 'old values of % tables will be unknown, since they are not REPLICA IDENTITY FULL', tables
       USING DETAIL = partial || CASE WHEN tables > 5 THEN ', …' ELSE '' END,

@@ -50,7 +50,8 @@ impl Batch {
         let texts = |place| row.get::<Vec<String>>(place).map(Option::unwrap_or_default);
         let types: Vec<pg_sys::Oid> = row.get(5)?.unwrap_or_default();
         let columns = texts(4)?;
-        let columns = columns.iter().zip(types).map(|(name, kind)| Column::new(name, kind_of_type(kind.to_u32()), false));
+        let columns =
+            columns.iter().zip(types).map(|(name, kind)| Column::new(name, kind_of_type(kind.to_u32()), false));
         let identity = row.get::<i8>(3)?.and_then(|letter| ReplicaIdentity::of(letter as u8));
         let (schema, name, key) = (text(1)?, text(2)?, texts(6)?);
         let identity = identity.unwrap_or(ReplicaIdentity::Nothing);
@@ -60,7 +61,8 @@ impl Batch {
 
     /// Of a row: its place, its key, its columns.
     fn split<'r>(&self, row: &'r TextRow) -> (Option<&'r str>, &'r [Option<String>], &'r [Option<String>]) {
-        let (place, values) = row.values.split_first().map_or((None, &[][..]), |(place, values)| (place.as_deref(), values));
+        let (place, values) =
+            row.values.split_first().map_or((None, &[][..]), |(place, values)| (place.as_deref(), values));
         let (key, columns) = values.split_at(self.key.min(values.len()));
         (place, key, columns)
     }
@@ -99,15 +101,27 @@ fn backfill_batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> 
             database: source.database(),
             annotations: None,
         };
-        let columns: Vec<Value> = columns.iter().map(|value| value.as_deref().map_or(Value::Null, Value::Text)).collect();
+        let columns: Vec<Value> =
+            columns.iter().map(|value| value.as_deref().map_or(Value::Null, Value::Text)).collect();
         messages.push(batch.table.read(&at, &columns));
     }
     take_captured(&messages);
-    let after: Option<Vec<Option<String>>> = rows.last().filter(|_| batch.key > 0).map(|row| batch.split(row).1.to_vec());
+    let after: Option<Vec<Option<String>>> =
+        rows.last().filter(|_| batch.key > 0).map(|row| batch.split(row).1.to_vec());
     let is_last = (batch.key > 0).then_some((rows.len() as i64) < i64::from(batch_size));
     let (read, passed_over) = (messages.len() as i64, (rows.len() - messages.len()) as i64);
     NOTE.with(|note| {
-        let arguments = || vec![backfill_id.into(), relation.into(), batch_size.into(), after.into(), read.into(), passed_over.into(), is_last.into()];
+        let arguments = || {
+            vec![
+                backfill_id.into(),
+                relation.into(),
+                batch_size.into(),
+                after.into(),
+                read.into(),
+                passed_over.into(),
+                is_last.into(),
+            ]
+        };
         note.run(arguments, |_| Ok(()))
     });
     Ok(true)

@@ -56,8 +56,7 @@ fn capture_pass(
         CAPTURED
             .with(|statement| statement.run(|| vec![captured.into(), (lsn as i64).into(), time.into()], |_| Ok(())));
     }
-    let end = read.last.map_or(0, |commit| commit.end_lsn);
     let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
-    let reached = if is_complete { end.max(flushed) } else { end };
+    let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
     Ok(TableIterator::once((captured, reached as i64, is_complete)))
 }

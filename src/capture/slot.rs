@@ -38,8 +38,12 @@ pub struct Slot {
 }
 
 /// What was read of a slot.
+#[derive(Default)]
 pub struct Read {
+    /// The last transaction that has changes for the log.
     pub last: Option<Commit>,
+    /// Position after the last transaction.
+    pub end_lsn: u64,
     /// Messages of the stream.
     pub count: i64,
 }
@@ -65,21 +69,24 @@ impl Slot {
     /// messages reach `upto`.
     pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Vec<String>)) -> Result<Read, ErrorReport> {
         let mut decoder = Decoder::new(Source::here());
-        let (mut changes, mut last, mut count) = (Vec::new(), None, 0);
+        let (mut changes, mut read) = (Vec::new(), Read::default());
         let arguments = [self.slot.as_str().into(), upto.into(), self.publication.as_str().into()];
         let mut cursor = Cursor::open(PEEK, &arguments);
         loop {
             let decode = |messages: &[&[u8]]| {
                 for message in messages {
-                    last = decoder.decode(message, &mut changes)?.or(last);
+                    if let Some(commit) = decoder.decode(message, &mut changes)? {
+                        read.end_lsn = commit.end_lsn;
+                        read.last = Some(commit).filter(|commit| commit.has_changes).or(read.last);
+                    }
                 }
                 Ok(messages.len() as i64)
             };
             // the first fetch does all the work of the server
             let fetched = quietly(|| cursor.fetch_bytes(FETCHED, decode));
             match fetched.map_err(|failure| self.report(failure))? {
-                0 => return Ok(Read { last, count }),
-                fetched => count += fetched,
+                0 => return Ok(read),
+                fetched => read.count += fetched,
             }
             take(&mut changes);
         }

@@ -16,8 +16,7 @@ thread_local! {
     static DATABASE: Statement = const { Statement::new("SELECT audit_cdc_internal.this_database()::text", &[]) };
 
     static TARGETS: Statement = const { Statement::new(
-        "SELECT target::oid FROM audit_cdc_internal.projections
-         UNION SELECT t.relid::oid FROM audit_cdc_internal.projections, pg_partition_tree(target) AS t", &[]) };
+        "SELECT relation FROM audit_cdc_internal.projection_targets", &[]) };
 }
 
 pub struct Source {

@@ -42,6 +42,9 @@ enum Looked {
 fn run(worker: &CaptureWorker) {
     let mut retry = SHORTEST_RETRY;
     loop {
+        while !settings::capture_enabled() {
+            worker.wait(settings::capture_naptime());
+        }
         let began_at = worker.begins_to_look();
         let flushed = flushed_lsn();
         match look(worker) {
@@ -56,9 +59,6 @@ fn run(worker: &CaptureWorker) {
                 retry = (retry * 2).min(LONGEST_RETRY);
             }
             Looked::Ended => return,
-        }
-        while !settings::capture_enabled() {
-            worker.wait(settings::capture_naptime());
         }
     }
 }

@@ -72,7 +72,9 @@ fn wait_until_seen() {
     };
     while next != end {
         running.push(next);
-        next = pg_sys::TransactionId::from(next.into_inner().wrapping_add(1).max(pg_sys::FirstNormalTransactionId.into_inner()));
+        next = pg_sys::TransactionId::from(
+            next.into_inner().wrapping_add(1).max(pg_sys::FirstNormalTransactionId.into_inner()),
+        );
     }
     for xid in running {
         // SAFETY: reads shared memory.

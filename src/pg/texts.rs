@@ -29,7 +29,10 @@ pub fn text_rows(query: &str) -> Vec<TextRow> {
             let row = |tuple: &pg_sys::HeapTuple| {
                 let mut null = false;
                 let xmin = pg_sys::SPI_getbinval(*tuple, table.tupdesc, 1, &mut null);
-                TextRow { xmin: xmin.value() as u32, values: (2..=columns).map(|column| text(*tuple, column)).collect() }
+                TextRow {
+                    xmin: xmin.value() as u32,
+                    values: (2..=columns).map(|column| text(*tuple, column)).collect(),
+                }
             };
             rows.iter().map(row).collect()
         }

@@ -70,7 +70,7 @@ fn a_change_its_place_and_its_commit() {
             r#"{"action":"insert","changes":null,"metadata":{"commit_idx":1,"commit_lsn":9,"commit_timestamp":"2000-01-01T00:00:00.000000Z","database":{"id":"d","name":"n"},"idempotency_key":"OTox","record_pks":["1"],"replica_identity":"default","table_name":"t","table_schema":"public","transaction_annotations":{"username": "ada"},"unknown_columns":["g"],"unknown_old_columns":[]},"record":{"id":1,"v":"a"}}"#
         ]
     );
-    assert_eq!(commits, [Commit { lsn: 9, end_lsn: 12, time: 0 }]);
+    assert_eq!(commits, [Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: true }]);
 }
 
 #[test]
@@ -86,6 +86,8 @@ fn tables_of_the_log_are_passed_over_and_take_their_places() {
     let own = [b"I\0\0\0\x09".as_slice(), &INSERT[5..]].concat();
     let (changes, _) =
         decoded(&[BEGIN, &table(9, b'd'), &table(7, b'd'), &own, INSERT, COMMIT]).expect("a good stream");
+    let (_, commits) = decoded(&[BEGIN, &table(9, b'd'), &own, COMMIT]).expect("a good stream");
+    assert!(!commits[0].has_changes);
     assert_eq!(changes.len(), 1);
     assert!(changes[0].contains("\"commit_idx\":1,"), "{changes:?}");
 }

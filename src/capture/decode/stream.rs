@@ -44,6 +44,7 @@ struct Transaction {
     /// Counts changes, truncates and logical messages.
     next_idx: u32,
     annotations: Option<String>,
+    has_changes: bool,
 }
 
 /// The end of a transaction.
@@ -53,6 +54,8 @@ pub struct Commit {
     pub end_lsn: u64,
     /// Microseconds since 2000-01-01.
     pub time: i64,
+    /// For the log.
+    pub has_changes: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +81,13 @@ impl<C: Catalog> Decoder<C> {
         match message(bytes)? {
             Message::Begin { commit_lsn: lsn, commit_time } => {
                 let time = timestamp(commit_time);
-                self.transaction = Some(Transaction { lsn, commit_time, time, next_idx: 0, annotations: None });
+                self.transaction =
+                    Some(Transaction { lsn, commit_time, time, next_idx: 0, annotations: None, has_changes: false });
             }
             Message::Commit { end_lsn, .. } => {
-                let Transaction { lsn, commit_time, .. } = self.transaction.take().ok_or(Failure::OutOfPlace)?;
-                return Ok(Some(Commit { lsn, end_lsn, time: commit_time }));
+                let Transaction { lsn, commit_time, has_changes, .. } =
+                    self.transaction.take().ok_or(Failure::OutOfPlace)?;
+                return Ok(Some(Commit { lsn, end_lsn, time: commit_time, has_changes }));
             }
             Message::Relation(relation) => {
                 let table = self.table(&relation);
@@ -151,11 +156,13 @@ impl<C: Catalog> Decoder<C> {
             database: self.catalog.database(),
             annotations: transaction.annotations.as_deref(),
         };
+        let before = changes.len();
         for relation in relations {
             if let Some(table) = self.tables.get(relation).ok_or(Failure::OutOfPlace)? {
                 changes.push(change(table, &position));
             }
         }
+        transaction.has_changes |= changes.len() > before;
         Ok(())
     }
 }
