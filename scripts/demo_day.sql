@@ -93,6 +93,7 @@ BEGIN
     IF EXISTS (SELECT FROM audit_logs WHERE action = 'truncate') THEN
       RETURN;
     END IF;
+    COMMIT; -- the next look may need a month that is new in the log
     PERFORM pg_sleep(0.002);
   END LOOP;
   RAISE EXCEPTION 'not captured within 10 seconds' USING DETAIL = (SELECT last_error FROM audit_capture_status());

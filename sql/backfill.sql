@@ -171,11 +171,15 @@ END;
 CREATE PROCEDURE @extschema@.audit_backfill(relation regclass, INOUT backfill_id uuid DEFAULT NULL, INOUT rows_read bigint DEFAULT NULL, batch_size integer DEFAULT 1000)
   LANGUAGE plpgsql AS $$
 DECLARE
-  part oid;
-  parts oid[];
-  before bigint;
-  told bigint := 0;
+  part pg_catalog.oid;
+  parts pg_catalog.oid[];
+  before pg_catalog.int8;
+  told pg_catalog.int8 := 0;
 BEGIN
+  IF @extschema@.audit_in_transaction_block() THEN
+    RAISE EXCEPTION 'audit_backfill() cannot run inside a transaction block' USING ERRCODE = 'active_sql_transaction',
+      HINT = 'It commits in between.';
+  END IF;
   IF relation IS NULL OR batch_size IS NULL THEN
     RAISE EXCEPTION '% must not be null', CASE WHEN relation IS NULL THEN 'relation' ELSE 'batch_size' END USING ERRCODE = 'null_value_not_allowed';
   END IF;
@@ -202,4 +206,4 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_backfill(regclass, uuid, bigint, integer) IS
-'Writes an entry of action read for each row that a captured table has now, and tells how many. backfill_id: null for a new backfill, whose id is told; a given id resumes that one where it was interrupted, and adds nothing if it is finished. Each entry is exact at its commit_lsn: what was committed up to there is in it, and later changes of the row come after it. Rows that change while their batch is read are passed over, since the change tells them. batch_size: rows in one transaction. Columns and row filter are those of the publication; a partition''s rows carry the name that its changes carry. It waits for nobody but commits that are under way, and locks nothing. Not inside a transaction block (2D000); under READ COMMITTED only (25001). Errors: 22004 (null), 22023 (batch_size), 55000 (nothing is captured, or not this table).';
+'Writes an entry of action read for each row that a captured table has now, and tells how many. backfill_id: null for a new backfill, whose id is told; a given id resumes that one where it was interrupted, and adds nothing if it is finished. Each entry is exact at its commit_lsn: what was committed up to there is in it, and later changes of the row come after it. Rows that change while their batch is read are passed over, since the change tells them. batch_size: rows in one transaction. Columns and row filter are those of the publication; a partition''s rows carry the name that its changes carry. It waits for nobody but commits that are under way, and locks nothing. Errors: 25001 (inside a transaction block, or not under READ COMMITTED), 22004 (null), 22023 (batch_size), 55000 (nothing is captured, or not this table).';

@@ -142,7 +142,7 @@ CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)
   LANGUAGE plpgsql AS $$
 DECLARE
   pending_to pg_catalog.pg_lsn;
-  began_at timestamptz;
+  began_at pg_catalog.timestamptz;
   pass record;
 BEGIN
   captured := 0;
@@ -176,13 +176,17 @@ END;
 CREATE PROCEDURE @extschema@.audit_capture(INOUT captured bigint DEFAULT NULL)
   LANGUAGE plpgsql AS $$
 BEGIN
+  IF @extschema@.audit_in_transaction_block() THEN
+    RAISE EXCEPTION 'audit_capture() cannot run inside a transaction block' USING ERRCODE = 'active_sql_transaction',
+      HINT = 'It commits in between.';
+  END IF;
   PERFORM audit_cdc_internal.lock_capture(true);
   CALL audit_cdc_internal.capture_pending(captured);
   PERFORM audit_cdc_internal.unlock_capture();
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_capture(bigint) IS
-'Captures what is committed now and not captured yet, and tells how many changes are new in the log. It waits while a worker or another session does the same. Not inside a transaction block (2D000): it commits in between, so that the slot is advanced after what it held is stored. Errors: 55000 (nothing is captured), and those of reading the slot.';
+'Captures what is committed now and not captured yet, and tells how many changes are new in the log. It waits while a worker or another session does the same. It commits in between, so that the slot is advanced after what it held is stored. Errors: 25001 (inside a transaction block), 55000 (nothing is captured), and those of reading the slot.';
 
 -- True: there is a capture to stop.
 CREATE FUNCTION audit_cdc_internal.begin_to_stop() RETURNS boolean
@@ -209,8 +213,12 @@ $$;
 CREATE PROCEDURE @extschema@.audit_capture_stop(discard_pending boolean DEFAULT false, INOUT captured bigint DEFAULT NULL)
   LANGUAGE plpgsql AS $$
 DECLARE
-  has_slot boolean;
+  has_slot pg_catalog.bool;
 BEGIN
+  IF @extschema@.audit_in_transaction_block() THEN
+    RAISE EXCEPTION 'audit_capture_stop() cannot run inside a transaction block' USING ERRCODE = 'active_sql_transaction',
+      HINT = 'It commits in between.';
+  END IF;
   PERFORM audit_cdc_internal.lock_capture(true);
   has_slot := audit_cdc_internal.begin_to_stop();
   COMMIT;
@@ -228,7 +236,7 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_capture_stop(boolean, bigint) IS
-'Captures what is committed now, ends the capture and drops its slot; tells how many changes were new. Later changes are in nobody''s hands. discard_pending => true: what is pending is not captured, for a slot that cannot be read any more. Not inside a transaction block (2D000). Errors: 55000 (nothing is captured), and those of reading the slot. Interrupted, it can be called again.';
+'Captures what is committed now, ends the capture and drops its slot; tells how many changes were new. Later changes are in nobody''s hands. discard_pending => true: what is pending is not captured, for a slot that cannot be read any more. Errors: 25001 (inside a transaction block), 55000 (nothing is captured), and those of reading the slot. Interrupted, it can be called again.';
 
 CREATE FUNCTION @extschema@.audit_capture_status(
     OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint, OUT lag_seconds double precision,
