@@ -1,7 +1,8 @@
 -- Capture: the log fills itself from this server's own WAL. The Rust side stands in src/capture.
 --
 -- * A slot is read without consuming it, what it holds is stored and committed, and only then it is advanced. Advancing
---   survives a rollback, so the two are never in one transaction; whoever does both holds the lock of the capture over both.
+--   survives a rollback, so the two are never in one transaction. Each of the two holds the lock of the capture; who comes in between stores
+--   nothing twice.
 -- * One capture a database: two publications may give one position to different changes.
 
 CREATE TABLE audit_cdc_internal.captures (
@@ -26,6 +27,25 @@ CREATE TABLE audit_cdc_internal.captures (
 CREATE VIEW audit_cdc_internal.projection_targets AS
   SELECT target::oid AS relation FROM audit_cdc_internal.projections
   UNION SELECT t.relid::oid FROM audit_cdc_internal.projections, pg_partition_tree(target) AS t;
+
+-- Until when what was filled from the log by projections that are dropped now.
+CREATE TABLE audit_cdc_internal.former_targets (
+  relation oid NOT NULL,
+  until pg_lsn NOT NULL,
+  PRIMARY KEY (relation, until)
+);
+
+CREATE FUNCTION audit_cdc_internal.note_former_target() RETURNS trigger
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO audit_cdc_internal.former_targets
+  SELECT OLD.target::oid, pg_current_wal_insert_lsn() UNION SELECT relid, pg_current_wal_insert_lsn() FROM pg_partition_tree(OLD.target)
+  ON CONFLICT DO NOTHING;
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER note_former_target AFTER DELETE ON audit_cdc_internal.projections
+  FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.note_former_target();
 
 -- As a source among others. A physical copy of the server has the same id.
 CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json LANGUAGE sql STABLE
@@ -59,9 +79,19 @@ CREATE FUNCTION audit_cdc_internal.advance_capture(reached pg_lsn) RETURNS void
   SET log_min_messages = 'fatal' -- decoding says LOG each time that it begins
 AS $$
 BEGIN
+  PERFORM audit_cdc_internal.lock_capture();
   PERFORM pg_replication_slot_advance(s.slot_name, reached)
   FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
   WHERE s.confirmed_flush_lsn < reached;
+END
+$$;
+
+-- Asked by the worker before each look. Until its transaction ends nobody else reads or moves the slot.
+CREATE FUNCTION audit_cdc_internal.is_captured() RETURNS boolean
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.lock_capture();
+  RETURN EXISTS (SELECT FROM audit_cdc_internal.captures WHERE NOT is_stopping);
 END
 $$;
 
@@ -100,7 +130,7 @@ BEGIN
       USING ERRCODE = 'active_sql_transaction',
             HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
   END IF;
-  PERFORM audit_cdc_internal.lock_capture(false); -- a worker waits for the end of this transaction
+  PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
   IF EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
     RAISE EXCEPTION 'this database is captured already'
       USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -111,6 +141,7 @@ BEGIN
   slot := coalesce(slot, format('audit_cdc_%s', (SELECT oid FROM pg_database WHERE datname = current_database())));
   SELECT s.lsn INTO start_lsn FROM pg_create_logical_replication_slot(slot, 'pgoutput') AS s;
   PERFORM audit_cdc_internal.drop_slot_if_rolled_back(slot);
+  DELETE FROM audit_cdc_internal.former_targets;
   INSERT INTO audit_cdc_internal.captures (publication, slot) VALUES (publication, slot);
 
   SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.place <= 5), count(*) INTO partial, tables
@@ -137,7 +168,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
 'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL. Errors: 22004 (null), 55000 (wal_level, captured already), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
 
--- What is committed now; the caller holds the lock of the capture. Commits.
+-- What is committed now. Commits.
 CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)
   LANGUAGE plpgsql AS $$
 DECLARE
@@ -147,14 +178,9 @@ DECLARE
 BEGIN
   captured := 0;
   began_at := pg_catalog.clock_timestamp();
-  -- a commit need not be on disk yet (synchronous_commit = off)
   pending_to := pg_catalog.pg_current_wal_insert_lsn();
-  FOR attempt IN 1..100 LOOP
-    EXIT WHEN pg_catalog.pg_current_wal_flush_lsn() OPERATOR(pg_catalog.>=) pending_to;
-    PERFORM pg_catalog.pg_sleep(0.01);
-  END LOOP;
-  pending_to := pg_catalog.pg_current_wal_flush_lsn();
   LOOP
+    PERFORM audit_cdc_internal.lock_capture();
     SELECT * INTO pass FROM audit_cdc_internal.capture_pass(pg_catalog.current_setting('audit_cdc.capture_max_changes')::integer);
     captured := captured OPERATOR(pg_catalog.+) pass.captured;
     COMMIT;
@@ -180,9 +206,7 @@ BEGIN
     RAISE EXCEPTION 'audit_capture() cannot run inside a transaction block' USING ERRCODE = 'active_sql_transaction',
       HINT = 'It commits in between.';
   END IF;
-  PERFORM audit_cdc_internal.lock_capture(true);
   CALL audit_cdc_internal.capture_pending(captured);
-  PERFORM audit_cdc_internal.unlock_capture();
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_capture(bigint) IS
@@ -219,16 +243,16 @@ BEGIN
     RAISE EXCEPTION 'audit_capture_stop() cannot run inside a transaction block' USING ERRCODE = 'active_sql_transaction',
       HINT = 'It commits in between.';
   END IF;
-  PERFORM audit_cdc_internal.lock_capture(true);
+  PERFORM audit_cdc_internal.lock_capture();
   has_slot := audit_cdc_internal.begin_to_stop();
   COMMIT;
   captured := 0;
   IF has_slot AND discard_pending IS NOT TRUE THEN
     CALL audit_cdc_internal.capture_pending(captured);
   END IF;
+  PERFORM audit_cdc_internal.lock_capture();
   PERFORM audit_cdc_internal.end_capture();
   COMMIT;
-  PERFORM audit_cdc_internal.unlock_capture();
   FOR attempt IN 1..500 LOOP
     EXIT WHEN audit_cdc_internal.capture_worker() IS NULL;
     PERFORM pg_catalog.pg_sleep(0.01);

@@ -33,7 +33,7 @@ GRANT EXECUTE ON FUNCTION @extschema@.audit_capture_status() TO audit_cdc_reader
 GRANT SELECT ON @extschema@.audit_backfills TO audit_cdc_reader;
 -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_admin;
-GRANT EXECUTE ON FUNCTION @extschema@.audit_capture_start(name, name), audit_cdc_internal.lock_capture(boolean), audit_cdc_internal.unlock_capture(),
+GRANT EXECUTE ON FUNCTION @extschema@.audit_capture_start(name, name), audit_cdc_internal.lock_capture(),
   audit_cdc_internal.capture_pass(integer), audit_cdc_internal.advance_capture(pg_lsn), audit_cdc_internal.note_look(timestamptz),
   audit_cdc_internal.begin_to_stop(), audit_cdc_internal.end_capture(), audit_cdc_internal.capture_worker(),
   audit_cdc_internal.begin_backfill(regclass, uuid), audit_cdc_internal.backfill_batch(uuid, oid, integer), audit_cdc_internal.backfilled(uuid) TO audit_cdc_admin;

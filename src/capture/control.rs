@@ -4,17 +4,11 @@ use crate::pg;
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
-/// Who has it reads the slot of the capture and moves it. Of the session: until it is unlocked, or a transaction fails.
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lock_capture(of_session boolean) RETURNS void
-  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn lock_capture(of_session: bool) {
-    pg::lock_capture(of_session);
-}
-
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.unlock_capture() RETURNS void
+/// Who has it reads the slot of the capture, or moves it. Until the transaction ends.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lock_capture() RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn unlock_capture() {
-    pg::unlock_capture();
+fn lock_capture() {
+    pg::lock_capture();
 }
 
 /// A slot that `audit_capture_start` has just created; a rolled back start takes it along.

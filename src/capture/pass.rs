@@ -35,10 +35,11 @@ fn capture_pass(
 {
     let slot = Slot::captured()?;
     let far = DISTANCE
-        .with(|distance| distance.run(|| vec![slot.slot.as_str().into()], |rows| rows.first().get_one::<i64>()));
+        .with(|distance| distance.read(|| vec![slot.slot.as_str().into()], |rows| rows.first().get_one::<i64>()));
     if far.is_some_and(|distance| distance as u64 > FAR) {
         pg::log_running_transactions();
     }
+    pg::flush_wal();
     let flushed = pg::flushed_lsn();
     let (mut captured, mut bytes) = (0, 0);
     let mut waiting: Vec<String> = Vec::new();

@@ -16,7 +16,6 @@ pgrx::extension_sql_file!(
         capture_pass,
         last_look,
         lock_capture,
-        unlock_capture,
         drop_slot_if_rolled_back,
         is_preloaded,
         start_capture_worker
@@ -28,7 +27,8 @@ const PEEK: &CStr = c"SELECT data FROM pg_logical_slot_peek_binary_changes($1, N
 const FETCHED: i64 = 1_000;
 
 thread_local! {
-    static CAPTURED: Statement = const { Statement::new("SELECT slot::text, publication::text FROM audit_cdc_internal.captures", &[]) };
+    static CAPTURED: Statement = const { Statement::new(
+        "SELECT slot::text, publication::text, EXISTS (SELECT FROM pg_publication WHERE pubname = publication) FROM audit_cdc_internal.captures", &[]) };
 }
 
 /// A slot and the publication that is read from it.
@@ -52,9 +52,9 @@ impl Slot {
     /// The one that is captured.
     pub fn captured() -> Result<Self, ErrorReport> {
         let row = CAPTURED.with(|captured| {
-            captured.run(Vec::new, |rows| rows.first().get_two::<String, String>().or(Ok((None, None))))
+            captured.read(Vec::new, |rows| rows.first().get_three::<String, String, bool>().or(Ok((None, None, None))))
         });
-        let (Some(slot), Some(publication)) = row else {
+        let (Some(slot), Some(publication), Some(is_there)) = row else {
             return Err(ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "nothing is captured in this database",
@@ -62,6 +62,12 @@ impl Slot {
             )
             .set_hint("Start with audit_capture_start(publication)."));
         };
+        // PostgreSQL 18 would pass over its changes
+        if !is_there {
+            let message = format!("publication \"{publication}\" does not exist");
+            return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, "captured")
+                .set_hint("Create it again, or CALL audit_capture_stop(discard_pending => true)."));
+        }
         Ok(Self { slot, publication })
     }
 

@@ -4,7 +4,7 @@ use super::decode::{Catalog, Keys, Kind};
 use crate::pg::{BuiltinOid, as_extension, kind_of_type};
 use crate::statement::Statement;
 use pgrx::prelude::*;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 thread_local! {
     static KEYS: Statement = const { Statement::new(
@@ -16,23 +16,27 @@ thread_local! {
     static DATABASE: Statement = const { Statement::new("SELECT audit_cdc_internal.this_database()::text", &[]) };
 
     static TARGETS: Statement = const { Statement::new(
-        "SELECT relation FROM audit_cdc_internal.projection_targets", &[]) };
+        "SELECT relation, NULL FROM audit_cdc_internal.projection_targets
+         UNION ALL SELECT relation, (until - '0/0')::bigint FROM audit_cdc_internal.former_targets ORDER BY 2", &[]) };
 }
 
 pub struct Source {
     database: String,
-    targets: HashSet<u32>,
+    /// With the position until which each was one.
+    targets: HashMap<u32, u64>,
 }
 
 impl Source {
     pub fn here() -> Self {
         as_extension(|| Self {
             database: DATABASE
-                .with(|database| database.run(Vec::new, |rows| rows.first().get_one()))
+                .with(|database| database.read(Vec::new, |rows| rows.first().get_one()))
                 .unwrap_or_default(),
             targets: TARGETS.with(|targets| {
-                targets.run(Vec::new, |rows| {
-                    rows.map(|row| Ok(row.get::<pg_sys::Oid>(1)?.map_or(0, pg_sys::Oid::to_u32))).collect()
+                targets.read(Vec::new, |rows| {
+                    let until = |until: Option<i64>| until.map_or(u64::MAX, |until| until as u64);
+                    rows.map(|row| Ok((row.get::<pg_sys::Oid>(1)?.map_or(0, pg_sys::Oid::to_u32), until(row.get(2)?))))
+                        .collect()
                 })
             }),
         })
@@ -47,12 +51,12 @@ impl Catalog for Source {
     fn keys(&self, relation: u32) -> Keys {
         let relation = pg_sys::Oid::from(relation);
         let (primary_key, generated) =
-            KEYS.with(|keys| keys.run(|| vec![relation.into()], |rows| rows.first().get_two()));
+            KEYS.with(|keys| keys.read(|| vec![relation.into()], |rows| rows.first().get_two()));
         Keys { primary_key: primary_key.unwrap_or_default(), generated: generated.unwrap_or_default() }
     }
 
-    fn is_of_the_log(&self, schema: &str, relation: u32) -> bool {
-        schema == "audit_cdc_internal" || self.targets.contains(&relation)
+    fn is_of_the_log_until(&self, schema: &str, relation: u32) -> u64 {
+        if schema == "audit_cdc_internal" { u64::MAX } else { self.targets.get(&relation).copied().unwrap_or(0) }
     }
 
     fn database(&self) -> &str {

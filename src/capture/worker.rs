@@ -14,8 +14,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 thread_local! {
     static IS_THERE: Statement = const { Statement::new(
         "SELECT to_regclass('audit_cdc_internal.captures') IS NOT NULL", &[]) };
-    static IS_CAPTURED: Statement = const { Statement::new(
-        "SELECT EXISTS (SELECT FROM audit_cdc_internal.captures WHERE NOT is_stopping)", &[]) };
+    static IS_CAPTURED: Statement = const { Statement::new("SELECT audit_cdc_internal.is_captured()", &[]) };
     static PASS: Statement = const { Statement::new(
         "SELECT (reached - '0/0')::bigint, is_complete FROM audit_cdc_internal.capture_pass($1)", &[INT4OID]) };
     static ADVANCE: Statement = const { Statement::new(
@@ -42,8 +41,12 @@ enum Looked {
 fn run(worker: &CaptureWorker) {
     let mut retry = SHORTEST_RETRY;
     loop {
-        while !settings::capture_enabled() {
-            worker.wait(settings::capture_naptime());
+        if !settings::capture_enabled() {
+            match worker.transaction("paused", is_captured) {
+                Ok(false) => return,
+                _ => worker.wait(settings::capture_naptime()),
+            }
+            continue;
         }
         let began_at = worker.begins_to_look();
         let flushed = flushed_lsn();
@@ -55,6 +58,7 @@ fn run(worker: &CaptureWorker) {
                 while worker.sleep(settings::capture_naptime()) == Woken::ByNobody && flushed_lsn() == flushed {}
             }
             Looked::Failed => {
+                worker.has_failed();
                 worker.wait(retry);
                 retry = (retry * 2).min(LONGEST_RETRY);
             }
@@ -66,16 +70,13 @@ fn run(worker: &CaptureWorker) {
 /// One pass, and then the slot is advanced, each in its transaction. Nobody else does the same meanwhile.
 fn look(worker: &CaptureWorker) -> Looked {
     let pass = worker.transaction("capturing", || {
-        if !flag(&IS_THERE) {
-            return None;
-        }
-        pg::lock_capture(true);
-        if !flag(&IS_CAPTURED) {
-            pg::unlock_capture();
+        if !is_captured() {
             return None;
         }
         let upto = settings::capture_max_changes();
-        Some(PASS.with(|pass| pass.run(|| vec![upto.into()], |rows| rows.first().get_two::<i64, bool>())))
+        // the lock may have been waited for
+        let pass = || PASS.with(|pass| pass.read(|| vec![upto.into()], |rows| rows.first().get_two::<i64, bool>()));
+        Some(pg::with_new_snapshot(pass))
     });
     let (reached, is_complete) = match pass {
         Ok(Some((reached, is_complete))) => (reached, is_complete.unwrap_or(false)),
@@ -83,8 +84,7 @@ fn look(worker: &CaptureWorker) -> Looked {
         Err(error) => return failed(worker, &error),
     };
     let advanced = worker.transaction("capturing", || {
-        ADVANCE.with(|advance| advance.run(|| vec![reached.into()], |_| Ok(())));
-        pg::unlock_capture();
+        ADVANCE.with(|advance| advance.read(|| vec![reached.into()], |_| Ok(())));
     });
     match advanced {
         Ok(()) if is_complete => Looked::Complete,
@@ -93,8 +93,13 @@ fn look(worker: &CaptureWorker) -> Looked {
     }
 }
 
+/// Nobody else reads or moves the slot then, until the transaction ends.
+fn is_captured() -> bool {
+    flag(&IS_THERE) && flag(&IS_CAPTURED)
+}
+
 fn flag(statement: &'static std::thread::LocalKey<Statement>) -> bool {
-    statement.with(|statement| statement.run(Vec::new, |rows| Ok(rows.first().get_one()?.unwrap_or(false))))
+    statement.with(|statement| statement.read(Vec::new, |rows| Ok(rows.first().get_one()?.unwrap_or(false))))
 }
 
 /// Tells the server's log and `audit_capture_status()`.

@@ -87,6 +87,10 @@ impl Desk {
         self.has_commits.store(false, SeqCst);
     }
 
+    pub fn give_back_commits(&self) {
+        self.has_commits.store(true, SeqCst);
+    }
+
     /// Somebody has committed.
     fn wake(&self) {
         let latch = self.latch.load(SeqCst) as *mut pg_sys::Latch;

@@ -19,28 +19,22 @@ fn tag(table: &CStr, object: i32) -> pg_sys::LOCKTAG {
     }
 }
 
-fn acquire(tag: &pg_sys::LOCKTAG, mode: u32, of_session: bool, wait: bool) -> bool {
+fn acquire(tag: &pg_sys::LOCKTAG, mode: u32, wait: bool) -> bool {
     // SAFETY: the tag is a plain value that PostgreSQL copies.
-    let result = unsafe { pg_sys::LockAcquire(tag, mode as pg_sys::LOCKMODE, of_session, !wait) };
+    let result = unsafe { pg_sys::LockAcquire(tag, mode as pg_sys::LOCKMODE, false, !wait) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
 /// Shares a projection with others that feed it, unless somebody has it alone or waits for that. Until the transaction ends.
 pub fn try_share_projection(id: i32) -> bool {
-    acquire(&tag(c"projections", id), pg_sys::ShareLock, false, false)
+    acquire(&tag(c"projections", id), pg_sys::ShareLock, false)
 }
 
 pub fn lock_projection(id: i32) {
-    acquire(&tag(c"projections", id), pg_sys::ExclusiveLock, false, true);
+    acquire(&tag(c"projections", id), pg_sys::ExclusiveLock, true);
 }
 
-/// Who has it reads the slot of the capture and moves it. Until it is unlocked or a transaction of this session fails
-/// (a process must not end with it otherwise: PostgreSQL would keep it); if not `of_session`, until the transaction ends.
-pub fn lock_capture(of_session: bool) {
-    acquire(&tag(c"captures", 0), pg_sys::ExclusiveLock, of_session, true);
-}
-
-pub fn unlock_capture() {
-    // SAFETY: as above; without the lock it is a warning.
-    unsafe { pg_sys::LockRelease(&tag(c"captures", 0), pg_sys::ExclusiveLock as pg_sys::LOCKMODE, true) };
+/// Who has it reads the slot of the capture, or moves it. Until the transaction ends.
+pub fn lock_capture() {
+    acquire(&tag(c"captures", 0), pg_sys::ExclusiveLock, true);
 }

@@ -19,7 +19,7 @@ mod worker;
 
 pub use board::{desk, is_preloaded};
 pub use call::Call;
-pub use lock::{lock_capture, lock_projection, try_share_projection, unlock_capture};
+pub use lock::{lock_capture, lock_projection, try_share_projection};
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use moment::Moment;
 pub use pgrx::pg_sys::BuiltinOid;
@@ -32,7 +32,7 @@ pub use slot::drop_slot_if_rolled_back;
 pub use subtransaction::{rolled_back, subtransaction, tried};
 pub use texts::{TextRow, text_rows};
 pub use type_input::{TypeInput, kind_of_type, type_name};
-pub use wal::{flushed_lsn, log_running_transactions};
+pub use wal::{flush_wal, flushed_lsn, log_running_transactions};
 pub use worker::{CaptureWorker, Woken, init_workers, start_capture_worker};
 
 use pgrx::datum::AnyElement;
@@ -86,6 +86,16 @@ pub fn temporary_schema() -> Option<pg_sys::Oid> {
     // SAFETY: reads backend-local state.
     unsafe { pg_sys::GetTempNamespaceState(&mut schema, &mut toast) };
     (schema != pg_sys::InvalidOid).then_some(schema)
+}
+
+/// Runs `work`, which sees what others have committed until now.
+pub fn with_new_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: taken away below; after an error the end of the transaction does it.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = work();
+    // SAFETY: the one pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
 }
 
 /// Is the server just starting, and loads its libraries?

@@ -10,7 +10,7 @@ pub struct Cursor(pg_sys::Portal);
 
 impl Cursor {
     pub fn open(query: &CStr, arguments: &[DatumWithOid]) -> Self {
-        Spi::connect_mut(|_| {
+        Spi::connect(|_| {
             let mut types: Vec<_> = arguments.iter().map(DatumWithOid::oid).collect();
             let datums = arguments.iter().map(|argument| argument.datum().map(|datum| datum.sans_lifetime()));
             let mut values: Vec<_> = datums.clone().map(|datum| datum.unwrap_or(pg_sys::Datum::null())).collect();
@@ -58,7 +58,7 @@ impl Cursor {
     }
 
     fn fetch<R>(&mut self, count: i64, read: impl FnOnce() -> R) -> R {
-        Spi::connect_mut(|_| {
+        Spi::connect(|_| {
             // SAFETY: the portal is there as long as it is pinned.
             unsafe { pg_sys::SPI_cursor_fetch(self.0, true, count) };
             read()

@@ -12,7 +12,7 @@ pub struct TextRow {
 /// Runs a query of ours.
 pub fn text_rows(query: &str) -> Vec<TextRow> {
     let query = CString::new(query).unwrap_or_default();
-    Spi::connect_mut(|_| {
+    Spi::connect(|_| {
         // SAFETY: SPI_tuptable is the result of the query, whose first column is an xid; what SPI_getvalue gives is palloced and, in a UTF8
         // database, UTF-8.
         unsafe {

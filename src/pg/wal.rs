@@ -1,15 +1,23 @@
 use pgrx::pg_sys;
 
+/// Of a page (PostgreSQL source, `xlog_internal.h`, `XLogLongPageHeaderData`).
+const LONGEST_HEADER: u64 = 40;
+
 /// Up to here the WAL is on disk.
 pub fn flushed_lsn() -> u64 {
     // SAFETY: reads shared memory; the timeline is not asked for.
     unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) }
 }
 
-/// Up to here WAL has been written, if not to disk.
-pub fn inserted_lsn() -> u64 {
-    // SAFETY: reads shared memory.
-    unsafe { pg_sys::GetXLogInsertRecPtr() }
+/// Brings the WAL to disk. A commit need not have done that (synchronous_commit = off), and PostgreSQL, reading a slot, waits for a record
+/// whose beginning alone is there.
+pub fn flush_wal() {
+    // SAFETY: the position is one that was written: where a page has just begun, its header is not there yet.
+    unsafe {
+        let inserted = pg_sys::GetXLogInsertRecPtr();
+        let within_page = inserted % u64::from(pg_sys::XLOG_BLCKSZ);
+        pg_sys::XLogFlush(if within_page <= LONGEST_HEADER { inserted - within_page } else { inserted });
+    }
 }
 
 /// From such a record a slot can begin to read (as `pg_log_standby_snapshot()`, which PostgreSQL 15 does not have).

@@ -1,5 +1,4 @@
 use super::board::{self, Desk};
-use super::wal::{flushed_lsn, inserted_lsn};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::pg_sys::{self, panic::CaughtError};
 use pgrx::{IntoDatum, PgTryBuilder};
@@ -95,10 +94,6 @@ pub enum Woken {
     ByNobody,
 }
 
-/// A commit that does not wait for the disk (synchronous_commit = off) is captured once it is there.
-const UNTIL_FLUSHED: Duration = Duration::from_millis(20);
-const LONGEST_UNTIL_FLUSHED: u32 = 50;
-
 impl CaptureWorker {
     /// `None`: the database is gone, or has no slot.
     fn begin(database: pg_sys::Datum) -> Option<Self> {
@@ -168,6 +163,13 @@ impl CaptureWorker {
         }
     }
 
+    /// What was committed before is still to be captured.
+    pub fn has_failed(&self) {
+        if let Some(desk) = self.desk {
+            desk.give_back_commits();
+        }
+    }
+
     /// Until somebody commits, or for so long.
     pub fn sleep(&self, longest: Duration) -> Woken {
         let Some(desk) = self.desk else {
@@ -179,21 +181,14 @@ impl CaptureWorker {
             self.wait(longest);
         }
         desk.sleeps(false);
-        if !desk.has_commits() {
-            return Woken::ByNobody;
-        }
-        let committed = inserted_lsn();
-        for _ in 0..LONGEST_UNTIL_FLUSHED {
-            if flushed_lsn() >= committed {
-                break;
-            }
-            self.wait(UNTIL_FLUSHED);
-        }
-        Woken::ByCommit
+        if desk.has_commits() { Woken::ByCommit } else { Woken::ByNobody }
     }
 
     pub fn wait(&self, duration: Duration) {
-        BackgroundWorker::wait_latch(Some(duration));
+        if !BackgroundWorker::wait_latch(Some(duration)) {
+            // SAFETY: the postmaster is dead; as everybody else this process ends, or no server could start again.
+            unsafe { pg_sys::proc_exit(1) };
+        }
         if BackgroundWorker::sighup_received() {
             // SAFETY: between transactions.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };

@@ -1,49 +1,109 @@
-"""A database that captures itself."""
+"""What the tests of capture share."""
 
-import time
-
+import psycopg2
 import pytest
+from conftest import admin, server, until
+from fault_helpers import answers
+
+SLOT = "SELECT {} FROM pg_replication_slots WHERE database = current_database()"
+LONG = "1h"  # a naptime that no test lives to see end
 
 
-def until(condition, seconds=30, message="in vain"):
-    """Waits until condition() is true, and returns what it was."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, message
-        time.sleep(0.02)
-
-
-def start(db, tables="ALL TABLES", slot=None):
+def publish(db, what="ALL TABLES"):
     # from 18 on, REPLICA IDENTITY FULL wants generated columns published
     options = " WITH (publish_generated_columns = stored)" if db.connect().server_version >= 180000 else ""
-    db.run(f"CREATE PUBLICATION everything FOR {tables}{options}")
-    return db.value("SELECT audit_capture_start('everything', %s)", slot)
+    db.run(f"CREATE PUBLICATION audited FOR {what}{options}")
 
 
-def capture(db):
-    """What is committed now, and how much of it was new."""
-    return db.value("CALL audit_capture()")
+def table(db, name="t", columns="id int PRIMARY KEY, v text"):
+    db.run(f"CREATE TABLE {name} ({columns}); ALTER TABLE {name} REPLICA IDENTITY FULL")
 
 
-def status(db):
-    names = ("worker_pid", "lag_bytes", "lag_seconds", "changes", "last_error_sqlstate", "slot")
-    rows = db.rows(f"SELECT {', '.join(names)} FROM audit_capture_status()")
-    return dict(zip(names, rows[0])) if rows else None
-
-
-def slots(db):
-    return [name for (name,) in db.rows("SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database()")]
+def setting(**settings):
+    """Of the whole server; the fixture `source` takes them back."""
+    for name, value in settings.items():
+        admin(f"ALTER SYSTEM SET audit_cdc.capture_{name} = '{value}'")
+    admin("SELECT pg_reload_conf()")
 
 
 @pytest.fixture
-def captured(db):
-    """A fresh database; whatever it captures ends with it."""
+def source(db):
+    """A database that may be captured; afterwards it is not."""
     yield db
-    for slot in slots(db):
-        if db.rows("SELECT FROM audit_cdc_internal.captures WHERE slot = %s", slot):
-            db.run("CALL audit_capture_stop(discard_pending => true)")
-        else:
-            db.run(f"SELECT pg_drop_replication_slot('{slot}')")
+    server("start")
+    until(lambda: answers(db))
+    admin("ALTER SYSTEM RESET ALL")
+    admin("SELECT pg_reload_conf()")
+    stop(db, discard=True)
+
+
+@pytest.fixture
+def captured(source):
+    """A database with the table t, all of whose tables are captured by a worker."""
+    table(source)
+    publish(source)
+    start(source)
+    return source
+
+
+@pytest.fixture
+def paused(source):
+    """The same, captured by CALL audit_capture() alone."""
+    table(source)
+    publish(source)
+    start(source)
+    setting(enabled="off")
+    until(lambda: worker(source, "state = 'idle'"))
+    return source
+
+
+def start(db, connection=None):
+    db.rows("SELECT audit_capture_start('audited')", connection=connection)
+    until(lambda: worker(db))
+
+
+def stop(db, discard=False):
+    if status(db):
+        db.run("CALL audit_capture_stop(%s)", discard)
+
+
+def status(db, columns="publication"):
+    return db.rows(f"SELECT {columns} FROM audit_capture_status()")
+
+
+def workers(db, where="true"):
+    return [pid for (pid,) in db.rows(f"SELECT pid FROM pg_stat_activity WHERE backend_type = 'audit_cdc capture' AND datname = current_database() AND {where}")]
+
+
+def worker(db, where="true"):
+    """Its number, once it is there; none while the server is down."""
+    try:
+        return next(iter(workers(db, where)), None)
+    except psycopg2.Error:
+        return None
+
+
+def slot(db, columns="confirmed_flush_lsn"):
+    return db.rows(SLOT.format(columns))
+
+
+def capture(db):
+    return db.value("CALL audit_capture()")
+
+
+def logged(db, name="t", column="id"):
+    """Of each entry, in the order of commits."""
+    return [value for (value,) in db.rows("SELECT coalesce(new_values, old_values) -> %s FROM audit_logs WHERE table_name = %s ORDER BY commit_lsn, commit_idx", column, name)]
+
+
+def is_captured(db, sql):
+    """Runs sql, of one change, and waits for the worker, which has nothing else to do."""
+    before = db.value("SELECT count(*) FROM audit_logs")
+    db.run(sql)
+    until(lambda: db.value("SELECT count(*) FROM audit_logs") == before + 1)
+
+
+def follows(db):
+    """Waits until the slot is where the WAL ends now."""
+    end = db.value("SELECT pg_current_wal_flush_lsn()")
+    until(lambda: slot(db, f"confirmed_flush_lsn >= '{end}'") == [(True,)])

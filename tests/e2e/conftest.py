@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import threading
+import time
 
 import psycopg2
 import pytest
@@ -123,3 +124,12 @@ def in_threads(works):
         thread.join()
     if errors:
         raise errors[0]
+
+
+def until(condition, seconds=60):
+    """Polls; gives what it found. The end of patience only turns a hang into a failure."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return found

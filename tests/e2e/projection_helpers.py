@@ -3,11 +3,10 @@
 import contextlib
 import os
 import threading
-import time
 
 import psycopg2
 import pytest
-from conftest import admin, batch, change, numbers
+from conftest import admin, batch, change, numbers, until
 
 FEED = "CREATE TABLE feed (n bigserial, log_id bigint, table_name text, value text)"
 RULE = "SELECT id AS log_id, table_name, new_values ->> 'value' AS value FROM audit_new_logs"
@@ -55,14 +54,6 @@ def every_entry_once(db, target="feed"):
 def state(db, name="feed"):
     """(enabled, waiting, failures)"""
     return db.rows("SELECT enabled, waiting, failures FROM audit_projections WHERE name = %s", name)[0]
-
-
-def until(condition):
-    """Polls. The end of patience only turns a hang into a failure."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import time
 
 import psycopg2
 import pytest
-from conftest import batch, change, in_threads, server
+from conftest import batch, change, in_threads
+from fault_helpers import kill_postmaster
 
 BATCHES = [batch(change(n, lsn=1000 + b, time=f"2026-{1 + b % 6:02}-01T00:00:00.000000Z", record={"id": n, "text": "lorem ipsum " * 30})
                  for n in range(400)) for b in range(60)]
@@ -81,37 +82,9 @@ def test_kill_9_of_the_postmaster(db):
     def fault():
         if not backends(db):
             return False
-        with open(os.environ["AUDIT_DATA"] + "/postmaster.pid") as file:
-            postmaster = int(file.readline())
-        os.kill(postmaster, signal.SIGKILL)
-        for pid in backends_of(postmaster):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        while alive(postmaster):
-            time.sleep(0.02)
-        time.sleep(0.3)  # orphans notice and leave
-        # its number may live on in a zombie; a machine that crashed would have none
-        os.unlink(os.environ["AUDIT_DATA"] + "/postmaster.pid")
-        os.unlink(os.environ["PGHOST"] + "/.s.PGSQL.5432.lock")
-        server("start")
+        kill_postmaster()
         return True
     with_fault(db, fault)
-
-
-def backends_of(postmaster):
-    import subprocess
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(postmaster)], capture_output=True, text=True).stdout
-    return [int(pid) for pid in found.split()]
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("function", ["pg_cancel_backend", "pg_terminate_backend"])

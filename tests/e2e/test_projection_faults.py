@@ -3,14 +3,14 @@
 import itertools
 import os
 import signal
-import subprocess
 import threading
 import time
 
 import psycopg2
 import pytest
-from conftest import batch, change, in_threads, server
-from projection_helpers import HELD_RULE, HOLD, RULE, every_entry_once, held, ids, log_ids, project, run, state, until, values
+from conftest import batch, change, in_threads, until
+from fault_helpers import answers, kill_postmaster
+from projection_helpers import HELD_RULE, HOLD, RULE, every_entry_once, held, ids, log_ids, project, run, state, values
 
 # no unique index: an entry that came twice would be seen
 BIG = RULE.replace("AS value", "|| repeat('x', 500) AS value")
@@ -152,30 +152,6 @@ def kill_backend(db, query):
         return False
 
 
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def kill_postmaster():
-    """It and all of its backends, as a machine that crashes; then it is started again."""
-    with open(os.environ["AUDIT_DATA"] + "/postmaster.pid") as file:
-        postmaster = int(file.readline())
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(postmaster)], capture_output=True, text=True).stdout.split()
-    for pid in [postmaster, *map(int, children)]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    until(lambda: not any(map(alive, [postmaster, *map(int, children)])))
-    os.unlink(os.environ["AUDIT_DATA"] + "/postmaster.pid")
-    os.unlink(os.environ["PGHOST"] + "/.s.PGSQL.5432.lock")
-    server("start")
-
-
 def kill_postmaster_during(db, query):
     try:
         connection = psycopg2.connect(dbname="postgres")
@@ -186,13 +162,6 @@ def kill_postmaster_during(db, query):
     if found:
         kill_postmaster()
     return bool(found)
-
-
-def answers(db):
-    try:
-        return db.value("SELECT true")
-    except psycopg2.Error:
-        return False
 
 
 @pytest.mark.parametrize("fault", [kill_backend, kill_postmaster_during])

@@ -21,8 +21,12 @@ impl Catalog for Fixed {
     fn keys(&self, _: u32) -> Keys {
         Keys { primary_key: vec!["id".into()], generated: vec!["g".into()] }
     }
-    fn is_of_the_log(&self, schema: &str, relation: u32) -> bool {
-        schema == "audit_cdc_internal" || relation == 9
+    fn is_of_the_log_until(&self, _: &str, relation: u32) -> u64 {
+        match relation {
+            9 => u64::MAX,
+            8 => 10,
+            _ => 9,
+        }
     }
     fn database(&self) -> &str {
         r#"{"id":"d","name":"n"}"#
@@ -86,7 +90,9 @@ fn tables_of_the_log_are_passed_over_and_take_their_places() {
     let own = [b"I\0\0\0\x09".as_slice(), &INSERT[5..]].concat();
     let (changes, _) =
         decoded(&[BEGIN, &table(9, b'd'), &table(7, b'd'), &own, INSERT, COMMIT]).expect("a good stream");
-    let (_, commits) = decoded(&[BEGIN, &table(9, b'd'), &own, COMMIT]).expect("a good stream");
+    let before = [b"I\0\0\0\x08".as_slice(), &INSERT[5..]].concat();
+    let (_, commits) =
+        decoded(&[BEGIN, &table(9, b'd'), &table(8, b'd'), &own, &before, COMMIT]).expect("a good stream");
     assert!(!commits[0].has_changes);
     assert_eq!(changes.len(), 1);
     assert!(changes[0].contains("\"commit_idx\":1,"), "{changes:?}");

@@ -17,8 +17,8 @@ const CLEAR: &str = "sequin:transaction_annotations.clear";
 pub trait Catalog {
     fn kind(&self, type_oid: u32) -> Kind;
     fn keys(&self, relation: u32) -> Keys;
-    /// Of the log itself, or filled from it: its changes must not feed the log.
-    fn is_of_the_log(&self, schema: &str, relation: u32) -> bool;
+    /// Of the log itself, or filled from it: what commits before this position must not feed the log.
+    fn is_of_the_log_until(&self, schema: &str, relation: u32) -> u64;
     /// `{"id":…,"name":…}`
     fn database(&self) -> &str;
 }
@@ -32,7 +32,8 @@ pub struct Keys {
 
 pub struct Decoder<C> {
     catalog: C,
-    tables: HashMap<u32, Option<Table>>,
+    /// By number; with each the position before which its changes are not to be logged.
+    tables: HashMap<u32, (Table, u64)>,
     transaction: Option<Transaction>,
 }
 
@@ -90,8 +91,8 @@ impl<C: Catalog> Decoder<C> {
                 return Ok(Some(Commit { lsn, end_lsn, time: commit_time, has_changes }));
             }
             Message::Relation(relation) => {
-                let table = self.table(&relation);
-                self.tables.insert(relation.oid, table);
+                let is_of_the_log_until = self.catalog.is_of_the_log_until(&relation.schema, relation.oid);
+                self.tables.insert(relation.oid, (self.table(&relation), is_of_the_log_until));
             }
             Message::Logical { transactional: true, prefix, content } => {
                 let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
@@ -118,12 +119,8 @@ impl<C: Catalog> Decoder<C> {
         Ok(None)
     }
 
-    /// `None`: its changes are not to be logged. They take their places all the same.
-    fn table(&self, relation: &Relation) -> Option<Table> {
+    fn table(&self, relation: &Relation) -> Table {
         let Relation { oid, schema, name, identity, .. } = relation;
-        if self.catalog.is_of_the_log(schema, *oid) {
-            return None;
-        }
         let Keys { mut primary_key, mut generated } = self.catalog.keys(*oid);
         // the identity is of the change's own time, the catalogs are of now
         if *identity == ReplicaIdentity::Default {
@@ -134,10 +131,11 @@ impl<C: Catalog> Decoder<C> {
         let columns = relation.columns.iter();
         let columns =
             columns.map(|column| Column::new(&column.name, self.catalog.kind(column.type_oid), column.is_identity));
-        Some(Table::new(schema, name, *identity, columns.collect(), &primary_key, &generated))
+        Table::new(schema, name, *identity, columns.collect(), &primary_key, &generated)
     }
 
-    /// One change for each of `relations` (a TRUNCATE may name several), all at the next place of the transaction.
+    /// One change for each of `relations` (a TRUNCATE may name several), all at the next place of the transaction, which those that are
+    /// not to be logged take too.
     fn change(
         &mut self,
         relations: &[u32],
@@ -158,7 +156,8 @@ impl<C: Catalog> Decoder<C> {
         };
         let before = changes.len();
         for relation in relations {
-            if let Some(table) = self.tables.get(relation).ok_or(Failure::OutOfPlace)? {
+            let (table, is_of_the_log_until) = self.tables.get(relation).ok_or(Failure::OutOfPlace)?;
+            if position.lsn >= *is_of_the_log_until {
                 changes.push(change(table, &position));
             }
         }

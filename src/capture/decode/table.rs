@@ -45,7 +45,8 @@ pub struct Position<'a> {
 /// The row after a change, the values before it, and what of both was not sent.
 #[derive(Default)]
 struct Images {
-    key: String,
+    /// A JSON array of the primary key's values; `None`: the row does not have them.
+    key: Option<String>,
     record: Option<String>,
     changes: Option<String>,
     unknown: Vec<usize>,
@@ -85,7 +86,7 @@ impl Table {
     }
 
     pub fn truncated(&self, at: &Position) -> String {
-        self.message("truncate", at, &Images { key: "[]".into(), ..Images::default() })
+        self.message("truncate", at, &Images::default())
     }
 
     /// With FULL the old row fills in what was not sent again; changes are what differs. With a key only the old key is
@@ -162,22 +163,21 @@ impl Table {
         }
     }
 
-    /// A JSON array of the primary key's values as the row has them; empty where the row does not have all.
-    fn key(&self, row: &[Value]) -> String {
+    fn key(&self, row: &[Value]) -> Option<String> {
         let text = |place: &usize| match row.get(*place) {
             Some(Value::Text(text)) => Some(*text),
             _ => None,
         };
-        let values = self.key.as_ref().and_then(|key| key.iter().map(text).collect::<Option<Vec<_>>>());
+        let key = self.key.as_ref().filter(|key| !key.is_empty())?;
         let mut json = String::from("[");
-        for value in values.unwrap_or_default() {
+        for value in key.iter().map(text).collect::<Option<Vec<_>>>()? {
             if json.len() > 1 {
                 json.push(',');
             }
             push_string(&mut json, value);
         }
         json.push(']');
-        json
+        Some(json)
     }
 
     fn message(&self, action: &str, at: &Position, images: &Images) -> String {
@@ -191,7 +191,8 @@ impl Table {
         }
         let Position { lsn, time, database, idempotency_key, .. } = at;
         let annotations = at.annotations.unwrap_or("null");
-        let Images { key, .. } = images;
+        // not an empty one: what is not known contradicts nothing when the change is delivered again
+        let key = images.key.as_deref().unwrap_or("null");
         let _ = write!(
             json,
             ",\"commit_lsn\":{lsn},\"commit_timestamp\":{time},\"database\":{database},\"idempotency_key\":{idempotency_key},\
