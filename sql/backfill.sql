@@ -174,6 +174,7 @@ DECLARE
   part pg_catalog.oid;
   parts pg_catalog.oid[];
   before pg_catalog.int8;
+  is_new pg_catalog.bool;
   told pg_catalog.int8 := 0;
 BEGIN
   IF @extschema@.audit_in_transaction_block() THEN
@@ -186,18 +187,21 @@ BEGIN
   IF batch_size OPERATOR(pg_catalog.<) 1 OR batch_size OPERATOR(pg_catalog.>) 100000 THEN
     RAISE EXCEPTION 'batch_size must be between 1 and 100000' USING ERRCODE = 'invalid_parameter_value';
   END IF;
+  is_new := backfill_id IS NULL;
   backfill_id := coalesce(backfill_id, pg_catalog.gen_random_uuid());
   parts := audit_cdc_internal.begin_backfill(relation, backfill_id);
   before := audit_cdc_internal.backfilled(backfill_id);
   COMMIT;
+  IF is_new THEN
+    RAISE NOTICE 'backfill %', backfill_id USING HINT = pg_catalog.format('Interrupted, it is resumed by CALL audit_backfill(%L, %L).', relation, backfill_id);
+  END IF;
   FOREACH part IN ARRAY parts LOOP
     WHILE audit_cdc_internal.backfill_batch(backfill_id, part, batch_size) LOOP
       rows_read := audit_cdc_internal.backfilled(backfill_id) OPERATOR(pg_catalog.-) before;
       COMMIT;
       IF rows_read OPERATOR(pg_catalog./) 100000 OPERATOR(pg_catalog.>) told THEN
         told := rows_read OPERATOR(pg_catalog./) 100000;
-        RAISE NOTICE 'backfill %: % rows', backfill_id, rows_read
-          USING HINT = pg_catalog.format('Interrupted, it is resumed by CALL audit_backfill(%L, %L).', relation, backfill_id);
+        RAISE NOTICE 'backfill %: % rows', backfill_id, rows_read;
       END IF;
     END LOOP;
     COMMIT;

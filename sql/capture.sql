@@ -108,8 +108,8 @@ CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFA
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   start_lsn pg_lsn;
+  refused text;
   partial text;
-  tables bigint;
 BEGIN
   IF publication IS NULL THEN
     RAISE EXCEPTION 'publication must not be null' USING ERRCODE = 'null_value_not_allowed';
@@ -118,7 +118,7 @@ BEGIN
     RAISE EXCEPTION 'capture needs wal_level = logical'
       USING ERRCODE = 'object_not_in_prerequisite_state',
             DETAIL = format('It is %s.', current_setting('wal_level')),
-            HINT = 'ALTER SYSTEM SET wal_level = logical, and restart the server.';
+            HINT = 'ALTER SYSTEM SET wal_level = logical, and shared_preload_libraries to what it is and audit_cdc; then restart the server.';
   END IF;
   IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
     RAISE EXCEPTION 'publication "%" does not exist', publication
@@ -139,20 +139,36 @@ BEGIN
   END IF;
 
   slot := coalesce(slot, format('audit_cdc_%s', (SELECT oid FROM pg_database WHERE datname = current_database())));
+  IF EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = slot) THEN
+    RAISE EXCEPTION 'replication slot "%" already exists', slot
+      USING ERRCODE = 'duplicate_object',
+            HINT = format('If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).', slot);
+  END IF;
   SELECT s.lsn INTO start_lsn FROM pg_create_logical_replication_slot(slot, 'pgoutput') AS s;
   PERFORM audit_cdc_internal.drop_slot_if_rolled_back(slot);
   DELETE FROM audit_cdc_internal.former_targets;
   INSERT INTO audit_cdc_internal.captures (publication, slot) VALUES (publication, slot);
 
-  SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.place <= 5), count(*) INTO partial, tables
-  FROM (SELECT format('%I.%I', t.schemaname, t.tablename) AS name, row_number() OVER (ORDER BY t.schemaname, t.tablename) AS place
+  SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.is_refused), string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE NOT t.is_refused)
+  INTO refused, partial
+  FROM (SELECT format('%I.%I', t.schemaname, t.tablename) AS name,
+               CASE c.relreplident
+                 WHEN 'f' THEN EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attname <> ALL (t.attnames))
+                 ELSE NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)
+               END AS is_refused, c.relreplident
         FROM pg_publication_tables AS t
         JOIN pg_namespace AS n ON n.nspname = t.schemaname JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
-        WHERE t.pubname = publication AND t.schemaname <> 'audit_cdc_internal' AND c.relkind = 'r' AND c.relreplident <> 'f'
-          AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.projection_targets)) AS t;
-  IF tables > 0 THEN
-    RAISE NOTICE 'old values of % tables will be unknown, since they are not REPLICA IDENTITY FULL', tables
-      USING DETAIL = partial || CASE WHEN tables > 5 THEN ', …' ELSE '' END,
+        WHERE t.pubname = publication AND t.schemaname <> 'audit_cdc_internal' AND c.relkind = 'r'
+          AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.projection_targets)) AS t
+  WHERE t.is_refused OR t.relreplident <> 'f';
+  IF refused IS NOT NULL AND (SELECT p.pubupdate OR p.pubdelete FROM pg_publication AS p WHERE p.pubname = publication) THEN
+    RAISE WARNING 'while they are published, PostgreSQL refuses UPDATE and DELETE of tables whose replica identity is missing or not published whole'
+      USING DETAIL = refused,
+            HINT = 'ALTER TABLE … REPLICA IDENTITY FULL (with all columns published), or give the table a primary key.';
+  END IF;
+  IF partial IS NOT NULL THEN
+    RAISE NOTICE 'old values will be unknown of tables that are not REPLICA IDENTITY FULL'
+      USING DETAIL = partial,
             HINT = 'ALTER TABLE … REPLICA IDENTITY FULL, for each whose old values and deleted rows are to be in the log.';
   END IF;
   IF NOT audit_cdc_internal.is_preloaded() THEN
@@ -166,7 +182,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
-'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL. Errors: 22004 (null), 55000 (wal_level, captured already), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
+'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published. Errors: 22004 (null), 55000 (wal_level, captured already), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
 
 -- What is committed now. Commits.
 CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)

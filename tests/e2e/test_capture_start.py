@@ -153,23 +153,23 @@ def test_while_it_fails_it_lags(captured):
 
 
 def test_a_publication_that_is_gone(captured):
-    """Changes from before are captured. Later ones nobody can read (up to 17 PostgreSQL fails, then it passes over them); the capture can be stopped."""
+    """Later changes nobody can read (up to 17 PostgreSQL fails there, from 18 on we do at once); the capture can be stopped."""
     setting(enabled="off")
     until(lambda: worker(captured, "state = 'idle'"))
     captured.run("INSERT INTO t VALUES (1)")
     captured.run("DROP PUBLICATION audited")
     setting(enabled="on")
-    until(lambda: logged(captured) == [1])
+    before = [1] if captured.connect().server_version < 180000 else []
+    until(lambda: logged(captured) == before)
     captured.run("INSERT INTO t VALUES (2)")
-    if captured.connect().server_version < 180000:
-        until(lambda: status(captured, "last_error_sqlstate") == [("42704",)])
-        assert code(captured.connect(), "CALL audit_capture_stop()") == "42704"
+    until(lambda: status(captured, "last_error_sqlstate") == [("42704",)])
+    assert code(captured.connect(), "CALL audit_capture_stop()") == "42704"
     stop(captured, discard=True)
     nothing_is_captured(captured)
     publish(captured)
     start(captured)
     is_captured(captured, "INSERT INTO t VALUES (3)")
-    assert logged(captured) == [1, 3]
+    assert logged(captured) == [*before, 3]
 
 
 def test_a_change_without_its_publication_is_not_lost_in_silence(captured):
