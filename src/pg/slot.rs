@@ -1,4 +1,4 @@
-use pgrx::pg_sys;
+use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_void};
 
@@ -22,10 +22,17 @@ pub fn drop_slot_if_rolled_back(slot: &CStr) {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_PREPARE};
     match event {
         XACT_EVENT_ABORT => drop_created(),
-        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => CREATED.set(None),
+        XACT_EVENT_COMMIT => CREATED.set(None),
+        XACT_EVENT_PRE_PREPARE if CREATED.with_borrow(Option::is_some) => {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "cannot PREPARE a transaction that has started capture"
+            );
+        }
         _ => {}
     }
 }

@@ -2,7 +2,7 @@ use super::board::{self, Desk};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::pg_sys::{self, panic::CaughtError};
 use pgrx::{IntoDatum, PgTryBuilder};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -83,6 +83,15 @@ unsafe extern "C-unwind" {
     fn die(signal: i32);
 }
 
+/// What a database sets for its sessions, and would stop a worker.
+const SETTINGS: &[(&CStr, &CStr)] = &[
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"lock_timeout", c"0"),
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    (c"transaction_timeout", c"0"),
+];
+
 /// The process of a worker, connected to its database.
 pub struct CaptureWorker {
     desk: Option<&'static Desk>,
@@ -110,6 +119,17 @@ impl CaptureWorker {
             return None;
         }
         BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+        for (name, value) in SETTINGS {
+            // SAFETY: the strings are constants; as PostgreSQL's own workers do (PostgreSQL source, `autovacuum.c`).
+            unsafe {
+                pg_sys::SetConfigOption(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_SUSET,
+                    pg_sys::GucSource::PGC_S_OVERRIDE,
+                );
+            }
+        }
         Some(Self { desk: board::take_desk() })
     }
 

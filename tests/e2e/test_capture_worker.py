@@ -2,10 +2,11 @@
 
 import time
 
+import psycopg2
 import pytest
 from capture_helpers import LONG, capture, captured, follows, is_captured, logged, paused, publish, setting, slot, source, start, status, stop, table, worker, workers
 from conftest import admin, server, until
-from fault_helpers import alive, answers, kill, kill_postmaster, stop_fast
+from fault_helpers import alive, kill, kill_postmaster, stop_fast
 from projection_helpers import run
 
 FEED = """CREATE TABLE {0} (log_id bigint PRIMARY KEY, what text);
@@ -86,6 +87,53 @@ def test_commits_in_its_midst_wake_it(captured):
     assert logged(captured) == list(range(200))
 
 
+@pytest.mark.parametrize("name, value", [
+    ("default_transaction_isolation", "repeatable read"), ("default_transaction_isolation", "serializable"), ("statement_timeout", "1ms"),
+    ("lock_timeout", "10ms"), ("work_mem", "64kB"), ("DateStyle", "SQL, DMY"), ("row_security", "off"), ("session_replication_role", "replica"),
+    ("default_transaction_read_only", "on"),
+    ("transaction_timeout", "300ms")])
+def test_settings_that_are_meant_for_others_do_not_stop_it(source, name, value):
+    if name == "transaction_timeout" and source.connect().server_version < 170000:
+        pytest.skip("not in this release")
+    connection = source.connect()  # keeps the settings of before
+    run(connection, f"ALTER DATABASE {source.name} SET {name} = '{value}'")
+    try:
+        for sql in ("CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE PUBLICATION audited FOR ALL TABLES", "SELECT audit_capture_start('audited')",
+                    "INSERT INTO t SELECT generate_series(1, 20000)"):
+            run(connection, sql)
+        until(lambda: run(connection, "SELECT count(*) FROM audit_logs") == [(20_000,)], 15)
+    finally:
+        run(connection, f"ALTER DATABASE {source.name} RESET {name}")
+
+
+@pytest.fixture
+def two_phases(captured):
+    admin("ALTER SYSTEM SET max_prepared_transactions = 5")
+    stop_fast()
+    server("start")
+    until(lambda: worker(captured))
+    yield captured
+    admin("ALTER SYSTEM RESET max_prepared_transactions")
+    stop_fast()
+    server("start")
+
+
+def test_a_prepared_start_that_is_rolled_back_leaves_nothing(two_phases):
+    stop(two_phases)
+    connection = two_phases.connect()
+    for sql in ("BEGIN", "SELECT audit_capture_start('audited')"):
+        run(connection, sql)
+    try:  # refused, or undone
+        run(connection, "PREPARE TRANSACTION 'x'")
+        run(connection, "ROLLBACK PREPARED 'x'")
+    except psycopg2.Error:
+        pass
+    try:
+        assert slot(two_phases) == []
+    finally:
+        two_phases.run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()")
+
+
 def test_it_stops(captured):
     pid, [(name,)] = worker(captured), slot(captured, "slot_name")
     captured.run("INSERT INTO t VALUES (1)")
@@ -112,8 +160,9 @@ def test_it_comes_back(captured):
 
     for n, fault in enumerate([lambda: kill(worker(captured)), kill_postmaster, stops, is_terminated, is_cancelled]):
         is_captured(captured, f"INSERT INTO t VALUES ({2 * n})")
+        pid = worker(captured)
         fault()
-        until(lambda: answers(captured))
+        until(lambda: worker(captured) not in (None, pid) or fault is is_cancelled)
         captured.run(f"INSERT INTO t VALUES ({2 * n + 1})")
         until(lambda: logged(captured)[-1:] == [2 * n + 1])
         assert len(workers(captured)) == 1
