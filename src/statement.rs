@@ -18,28 +18,6 @@ impl Statement {
         Self { text, parameters, plan: OnceCell::new() }
     }
 
-    /// The same for a statement that only reads, or calls what writes: it takes no transaction id.
-    pub fn read<'a, R>(
-        &self,
-        arguments: impl FnOnce() -> Vec<DatumWithOid<'a>>,
-        read: impl FnOnce(SpiTupleTable<'_>) -> SpiResult<R>,
-    ) -> R {
-        succeeded(Spi::connect(|client| {
-            let plan = match self.plan.get() {
-                Some(plan) => plan,
-                None => {
-                    let plan = client.prepare(self.text, &self.types())?.keep();
-                    self.plan.get_or_init(|| plan)
-                }
-            };
-            read(client.select(plan, None, &arguments())?)
-        }))
-    }
-
-    fn types(&self) -> Vec<PgOid> {
-        self.parameters.iter().map(|oid| PgOid::from(oid.value())).collect()
-    }
-
     /// Runs the statement and gives its result to `read`. What the arguments take in memory is freed with it.
     pub fn run<'a, R>(
         &self,
@@ -47,15 +25,33 @@ impl Statement {
         read: impl FnOnce(SpiTupleTable<'_>) -> SpiResult<R>,
     ) -> R {
         succeeded(Spi::connect_mut(|client| {
-            let plan = match self.plan.get() {
-                Some(plan) => plan,
-                None => {
-                    let plan = client.prepare_mut(self.text, &self.types())?.keep();
-                    self.plan.get_or_init(|| plan)
-                }
-            };
+            let plan = self.plan(|types| Ok(client.prepare_mut(self.text, types)?.keep()))?;
             read(client.update(plan, None, &arguments())?)
         }))
+    }
+
+    /// The same for a statement that only reads, or calls what writes: it takes no transaction id.
+    pub fn read<'a, R>(
+        &self,
+        arguments: impl FnOnce() -> Vec<DatumWithOid<'a>>,
+        read: impl FnOnce(SpiTupleTable<'_>) -> SpiResult<R>,
+    ) -> R {
+        succeeded(Spi::connect(|client| {
+            let plan = self.plan(|types| Ok(client.prepare(self.text, types)?.keep()))?;
+            read(client.select(plan, None, &arguments())?)
+        }))
+    }
+
+    fn plan(
+        &self,
+        prepare: impl FnOnce(&[PgOid]) -> SpiResult<OwnedPreparedStatement>,
+    ) -> SpiResult<&OwnedPreparedStatement> {
+        if let Some(plan) = self.plan.get() {
+            return Ok(plan);
+        }
+        let types: Vec<PgOid> = self.parameters.iter().map(|oid| PgOid::from(oid.value())).collect();
+        let plan = prepare(&types)?;
+        Ok(self.plan.get_or_init(|| plan))
     }
 }
 
