@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use pg::BuiltinOid::{INT4OID, INT8OID, TEXTOID};
 
+/// So often a paused worker looks whether it is to end.
+const WHILE_PAUSED: Duration = Duration::from_secs(1);
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -44,7 +46,7 @@ fn run(worker: &CaptureWorker) {
         if !settings::capture_enabled() {
             match worker.transaction("paused", is_captured) {
                 Ok(false) => return,
-                _ => worker.wait(settings::capture_naptime()),
+                _ => worker.wait(WHILE_PAUSED),
             }
             continue;
         }

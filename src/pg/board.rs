@@ -1,6 +1,7 @@
 use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{PgAtomic, pg_shmem_init};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering::SeqCst};
 
 /// Where capture workers say that they sleep, and who commits wakes them. In shared memory, one desk a database.
@@ -36,6 +37,11 @@ pub fn init_board() {
 fn desks() -> impl Iterator<Item = &'static Desk> {
     let Board(first, second) = BOARD.get();
     first.iter().chain(second)
+}
+
+thread_local! {
+    /// Of the last commit of this session.
+    static LAST_END: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Whether the server has loaded the library at its start: children of the postmaster inherit it.
@@ -108,10 +114,11 @@ impl Desk {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn wake_after_commit(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
+    // COMMIT PREPARED has no transaction id: whoever has brought WAL to its end counts
     // SAFETY: reads backend-local state.
-    let has_written = unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId;
+    let last_end = unsafe { pg_sys::XactLastCommitEnd };
     if event == pg_sys::XactEvent::XACT_EVENT_COMMIT
-        && has_written
+        && LAST_END.replace(last_end) != last_end
         && let Some(desk) = desk()
     {
         desk.wake();
