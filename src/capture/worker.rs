@@ -61,7 +61,7 @@ fn run(worker: &CaptureWorker) {
             }
             Looked::Failed => {
                 worker.has_failed();
-                worker.wait(retry);
+                worker.pause(retry);
                 retry = (retry * 2).min(LONGEST_RETRY);
             }
             Looked::Ended => return,

@@ -5,7 +5,7 @@ use pgrx::{IntoDatum, PgTryBuilder};
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// After a crash of the worker.
 const RESTARTED_AFTER: Duration = Duration::from_secs(5);
@@ -204,6 +204,15 @@ impl CaptureWorker {
         if desk.has_commits() { Woken::ByCommit } else { Woken::ByNobody }
     }
 
+    /// For so long, whatever wakes the process meanwhile.
+    pub fn pause(&self, duration: Duration) {
+        let end = Instant::now() + duration;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            self.wait(left.max(Duration::from_millis(1)));
+        }
+    }
+
+    /// For so long, or until something wakes the process.
     pub fn wait(&self, duration: Duration) {
         if !BackgroundWorker::wait_latch(Some(duration)) {
             // SAFETY: the postmaster is dead; as everybody else this process ends, or no server could start again.
