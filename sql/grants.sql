@@ -2,7 +2,7 @@
 REVOKE ALL ON SCHEMA audit_cdc_internal FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA audit_cdc_internal FROM PUBLIC;
 REVOKE ALL ON TYPE audit_cdc_internal.action FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(jsonb), @extschema@.audit_retry_rejects(bigint[]),
+REVOKE ALL ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(text[]), @extschema@.audit_ingest(jsonb), @extschema@.audit_retry_rejects(bigint[]),
   @extschema@.audit_describe_tables(text, jsonb, timestamptz), @extschema@.audit_status(),
   @extschema@.audit_cast(anyelement, jsonb), @extschema@.audit_row(anyelement, jsonb, text[]),
   @extschema@.audit_create_projection(text, text, regclass, boolean), @extschema@.audit_alter_projection(text, text),
@@ -16,7 +16,7 @@ REVOKE ALL ON PROCEDURE @extschema@.audit_capture(bigint), @extschema@.audit_cap
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA audit_cdc_internal FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
-GRANT EXECUTE ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(jsonb) TO audit_cdc_ingest;
+GRANT EXECUTE ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(text[]), @extschema@.audit_ingest(jsonb) TO audit_cdc_ingest;
 GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.audit_rejects, @extschema@.audit_described_tables,
   @extschema@.audit_projections, @extschema@.audit_projection_failures, @extschema@.audit_projection_progress TO audit_cdc_reader;
 GRANT EXECUTE ON FUNCTION @extschema@.audit_status(), @extschema@.audit_cast(anyelement, jsonb),

@@ -18,7 +18,7 @@ use take::{Taken, take};
 
 pub use take::take_captured;
 
-pgrx::extension_sql_file!("../../sql/ingest.sql", name = "ingest", requires = [audit_ingest_text, audit_retry_rejects]);
+pgrx::extension_sql_file!("../../sql/ingest.sql", name = "ingest", requires = [audit_ingest_text, audit_ingest_texts, audit_retry_rejects]);
 
 /// What became of the messages of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +49,26 @@ fn audit_ingest_text(
     TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>,
     ErrorReport,
 > {
-    ingest(body).map(Counts::row)
+    ingest([body]).map(Counts::row)
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(text[])
+  RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
+fn audit_ingest_texts(
+    bodies: Option<Array<'_, &str>>,
+) -> Result<
+    TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>,
+    ErrorReport,
+> {
+    match &bodies {
+        Some(bodies) => ingest(bodies.iter()),
+        None => ingest([None]),
+    }
+    .map(Counts::row)
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_retry_rejects(ids bigint[] DEFAULT NULL)
@@ -65,12 +84,13 @@ fn audit_retry_rejects(
     retry::retry(ids).row()
 }
 
-fn ingest(body: Option<&str>) -> Result<Counts, ErrorReport> {
-    let body = body.ok_or_else(|| {
+fn ingest<'a>(bodies: impl IntoIterator<Item = Option<&'a str>>) -> Result<Counts, ErrorReport> {
+    let bodies: Option<Vec<&str>> = bodies.into_iter().collect();
+    let bodies = bodies.ok_or_else(|| {
         ErrorReport::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "body must not be null", "audit_ingest")
             .set_hint("An empty batch is '{\"data\":[]}'.")
     })?;
-    let Taken { mut counts, rejected } = take(body);
+    let Taken { mut counts, rejected } = take(bodies);
     if on_reject() == OnReject::error
         && let Some(first) = rejected.iter().min_by_key(|rejected| rejected.position)
     {

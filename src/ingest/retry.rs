@@ -44,7 +44,7 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
                 },
             )
         });
-        let Taken { counts, rejected } = if is_body { take(&raw) } else { take_message(&raw) };
+        let Taken { counts, rejected } = if is_body { take([raw.as_str()]) } else { take_message(&raw) };
         total.inserted += counts.inserted;
         total.duplicates += counts.duplicates;
         total.rejected += rejected.len() as i64;

@@ -19,12 +19,19 @@ pub struct Taken<'a> {
     pub rejected: Vec<Rejected<'a>>,
 }
 
-/// Stores what can be stored of a body and says what cannot.
-pub fn take(body: &str) -> Taken<'_> {
-    match messages(body) {
-        Ok(messages) => take_messages(messages),
-        Err(reject) => Taken { counts: Counts::default(), rejected: vec![Rejected::body(body, reject)] },
+/// Stores what can be stored of some bodies and says what cannot. Messages are counted through all of them.
+pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
+    let (mut all, mut unreadable) = (Vec::new(), Vec::new());
+    for body in bodies {
+        let earlier = all.len() as i32;
+        match messages(body) {
+            Ok(messages) => all.extend(messages.into_iter().map(|m| Message { position: earlier + m.position, ..m })),
+            Err(reject) => unreadable.push(Rejected::body(body, reject)),
+        }
     }
+    let mut taken = take_messages(all);
+    taken.rejected.extend(unreadable);
+    taken
 }
 
 /// The same for the text of one message.
@@ -34,9 +41,6 @@ pub fn take_message(text: &str) -> Taken<'_> {
 
 /// Messages of capture: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
 pub fn take_captured(messages: &[String]) -> i64 {
-    if messages.is_empty() {
-        return 0;
-    }
     let messages = messages.iter().zip(1..).map(|(text, position)| Message { text, position });
     let Taken { counts, rejected } = take_messages(messages.collect());
     set_aside(rejected);
@@ -44,6 +48,9 @@ pub fn take_captured(messages: &[String]) -> i64 {
 }
 
 fn take_messages(messages: Vec<Message<'_>>) -> Taken<'_> {
+    if messages.is_empty() {
+        return Taken { counts: Counts::default(), rejected: Vec::new() };
+    }
     let mut rejected = Vec::new();
     let changes = understood(messages, &mut rejected);
     log::lock();

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 pub struct Message<'a> {
     /// The message's own text, without a wrapper's.
     pub text: &'a str,
-    /// Place in the batch, from 1.
+    /// Place in the batch, from 1; where a call has several bodies, counted through all of them.
     pub position: i32,
 }
 
