@@ -18,7 +18,11 @@ use take::{Taken, take};
 
 pub use take::take_captured;
 
-pgrx::extension_sql_file!("../../sql/ingest.sql", name = "ingest", requires = [audit_ingest_text, audit_ingest_texts, audit_retry_rejects]);
+pgrx::extension_sql_file!(
+    "../../sql/ingest.sql",
+    name = "ingest",
+    requires = [audit_ingest_text, audit_ingest_texts, audit_retry_rejects]
+);
 
 /// What became of the messages of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

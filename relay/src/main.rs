@@ -1,0 +1,55 @@
+//! `audit-relay`: takes change messages from one of Sequin's sinks, hands them to `audit_ingest`, and acknowledges them
+//! once they are committed. What a message means, and whether it was there before, the database decides.
+//!
+//! A message travels: `source` → `batch` → `database` → back to its `source`, which acknowledges.
+
+mod batch;
+mod body;
+mod check;
+mod config;
+mod database;
+mod metrics;
+mod service;
+mod source;
+mod stop;
+
+use config::{Command, Common};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command = config::read();
+    let (common, checking) = match &command {
+        Command::Check { source } => (source.common(), true),
+        Command::Run(source) => (source.common(), false),
+    };
+    log(common);
+    let done = match &command {
+        Command::Check { source } => check::check(source).await,
+        Command::Run(source) => source::run(source).await,
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) if checking => {
+            eprintln!("audit-relay: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(common: &Common) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(&common.log_level))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    match common.log_format {
+        config::LogFormat::Text => subscriber.init(),
+        config::LogFormat::Json => subscriber.json().init(),
+    }
+}

@@ -1,0 +1,239 @@
+//! Sequin's webhook sink: a POST is answered with 204 once its body is committed, and with 503 in time for Sequin to deliver it
+//! again. Bodies that wait at the same time share a call.
+
+use super::Relay;
+use crate::batch::gather;
+use crate::config::{Secret, positive};
+use crate::{body, service};
+use anyhow::ensure;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytesize::ByteSize;
+use clap::Args;
+use futures_util::StreamExt;
+use futures_util::future::{join, join_all};
+use humantime::Duration;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tower_http::decompression::RequestDecompressionLayer;
+
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Address to listen at. TLS is for a proxy before it
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Path that Sequin posts to
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_PATH", value_name = "PATH", default_value = "/", value_parser = starts_with_slash)]
+    path: String,
+    /// What Sequin sends in its secret header. Only from environment or file; several, with commas, while you change it
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_SECRET", value_name = "SECRET", hide_env_values = true, hide_default_value = true,
+          value_delimiter = ',', value_parser = Secret::text)]
+    secret: Vec<Secret>,
+    /// Header that holds the secret. In Authorization, "Bearer " may stand before it
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_SECRET_HEADER", value_name = "NAME", default_value = "authorization")]
+    secret_header: HeaderName,
+    /// Take what comes without a secret, too
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_ALLOW_ANYONE", num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
+    allow_anyone: bool,
+    /// How long a request may take before it is answered with 503: less than the sink's ack_wait_ms
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_TIMEOUT", value_name = "TIME", default_value = "25s", value_parser = positive)]
+    timeout: Duration,
+    /// Longest body that is taken, unpacked
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_MAX_BODY", value_name = "SIZE", default_value = "64MiB")]
+    max_body: ByteSize,
+    /// Bytes of bodies that are held at a time: beyond it the answer is 503
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_MAX_HELD", value_name = "SIZE", default_value = "256MiB")]
+    max_held: ByteSize,
+}
+
+fn starts_with_slash(path: &str) -> Result<String, String> {
+    let plain = path.starts_with('/') && !path.contains(['{', '}', '?', '#']);
+    if plain { Ok(path.to_owned()) } else { Err("must start with /, without {}, ? or #".into()) }
+}
+
+/// A body that waits to be stored, and who waits for it.
+struct Waiting {
+    body: String,
+    answer: oneshot::Sender<Answer>,
+    /// Given back when the body is.
+    _room: OwnedSemaphorePermit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Stored,
+    Refused,
+    NotStored,
+    NoRoom,
+    TooLate,
+    TooLarge,
+    Broken,
+    NotAllowed,
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let (status, text) = match self {
+            Self::Stored => return StatusCode::NO_CONTENT.into_response(),
+            Self::Refused => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "the database refuses this body (audit_cdc.on_reject is error)\n")
+            }
+            Self::NotStored => (StatusCode::SERVICE_UNAVAILABLE, "not stored: the database is away\n"),
+            Self::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "too many bodies are waiting\n"),
+            Self::TooLate => (StatusCode::SERVICE_UNAVAILABLE, "not stored in time\n"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n"),
+            Self::Broken => (StatusCode::BAD_REQUEST, "the body could not be read\n"),
+            Self::NotAllowed => {
+                return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "wrong secret\n")
+                    .into_response();
+            }
+        };
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => (status, [(header::RETRY_AFTER, "2")], text).into_response(),
+            _ => (status, text).into_response(),
+        }
+    }
+}
+
+struct Webhook {
+    waiting: mpsc::UnboundedSender<Waiting>,
+    room: Arc<Semaphore>,
+    relay: Relay,
+    secrets: Vec<Secret>,
+    secret_header: HeaderName,
+    allow_anyone: bool,
+    timeout: Duration,
+    max_body: usize,
+}
+
+impl Options {
+    pub async fn run(&self, relay: Relay) -> anyhow::Result<ExitCode> {
+        self.must_make_sense()?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let webhook = Webhook {
+            waiting: sender,
+            room: Arc::new(Semaphore::new(self.max_held.as_u64() as usize)),
+            relay: relay.clone(),
+            secrets: self.secret.clone(),
+            secret_header: self.secret_header.clone(),
+            allow_anyone: self.allow_anyone,
+            timeout: self.timeout,
+            max_body: self.max_body.as_u64() as usize,
+        };
+        let router = Router::new()
+            .route(&self.path, post(receive))
+            .layer(RequestDecompressionLayer::new())
+            .with_state(Arc::new(webhook))
+            .merge(service::router(&relay.metrics));
+        let listener = service::listen(self.listen).await?;
+        service::watch(relay.database.clone(), relay.metrics.clone());
+        let serving = axum::serve(listener, router).with_graceful_shutdown(relay.stop.soon.clone().cancelled_owned());
+        // the writers end when no request can bring them anything more
+        let receiver = Mutex::new(receiver);
+        let writing = join_all((0..relay.connections).map(|_| write(&relay, &receiver)));
+        if let Some((served, _)) = relay.stop.now.run_until_cancelled(join(serving.into_future(), writing)).await {
+            served?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    pub async fn check(&self) -> anyhow::Result<String> {
+        self.must_make_sense()?;
+        let listener = service::listen(self.listen).await?;
+        Ok(format!("can listen at {}, path {}", listener.local_addr()?, self.path))
+    }
+
+    fn must_make_sense(&self) -> anyhow::Result<()> {
+        ensure!(self.max_body <= self.max_held, "max_body is more than max_held: such a body could never be taken");
+        ensure!(
+            self.allow_anyone || !self.secret.is_empty(),
+            "there is no secret: set AUDIT_RELAY_WEBHOOK_SECRET (or allow_anyone, if nobody else can reach {})",
+            self.listen
+        );
+        Ok(())
+    }
+}
+
+async fn receive(State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: Body) -> Response {
+    let answer = match webhook.allows(&headers) {
+        true => timeout(*webhook.timeout, webhook.take(body)).await.unwrap_or(Answer::TooLate),
+        false => Answer::NotAllowed,
+    };
+    if answer != Answer::Stored {
+        tracing::warn!("request not taken: {answer:?}");
+    }
+    let response = answer.into_response();
+    webhook.relay.metrics.answered(response.status().as_u16());
+    response
+}
+
+impl Webhook {
+    /// Every secret is compared to its end, so that the time tells nothing.
+    fn allows(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get(&self.secret_header).map(|value| value.as_bytes()).unwrap_or_default();
+        let bare =
+            given.strip_prefix(b"Bearer ").filter(|_| self.secret_header == header::AUTHORIZATION).unwrap_or(given);
+        let matches =
+            self.secrets.iter().fold(0, |any, secret| any | secret.expose().as_bytes().ct_eq(bare).unwrap_u8());
+        matches == 1 || self.allow_anyone
+    }
+
+    async fn take(&self, body: Body) -> Answer {
+        let Ok(mut room) = self.room.clone().try_acquire_many_owned(0) else { return Answer::NoRoom };
+        let (mut bytes, mut parts) = (Vec::new(), body.into_data_stream());
+        while let Some(part) = parts.next().await {
+            let Ok(part) = part else { return Answer::Broken };
+            if bytes.len() + part.len() > self.max_body {
+                return Answer::TooLarge;
+            }
+            match self.room.clone().try_acquire_many_owned(part.len() as u32) {
+                Ok(more) => room.merge(more),
+                Err(_) => return Answer::NoRoom,
+            }
+            bytes.extend_from_slice(&part);
+        }
+        let (answer, answered) = oneshot::channel();
+        // neither end is dropped without an answer, but by a writer that panicked
+        match self.waiting.send(Waiting { body: body::text(bytes), answer, _room: room }) {
+            Ok(()) => answered.await.unwrap_or(Answer::NotStored),
+            Err(_) => Answer::NotStored,
+        }
+    }
+}
+
+async fn write(relay: &Relay, waiting: &Mutex<mpsc::UnboundedReceiver<Waiting>>) {
+    let mut writer = relay.database.writer();
+    loop {
+        let mut batch = {
+            let mut waiting = waiting.lock().await;
+            gather(relay.limits, async || waiting.recv().await, |waiting| waiting.body.len()).await
+        };
+        if batch.is_empty() {
+            return;
+        }
+        // whoever has waited too long will deliver again
+        batch.retain(|waiting| !waiting.answer.is_closed());
+        if batch.is_empty() {
+            continue;
+        }
+        let bodies: Vec<&str> = batch.iter().map(|waiting| waiting.body.as_str()).collect();
+        let results = writer.ingest(&bodies).await;
+        for (waiting, result) in batch.into_iter().zip(results) {
+            let answer = match result {
+                Ok(()) => Answer::Stored,
+                Err(failure) if failure.refused => Answer::Refused,
+                Err(_) => Answer::NotStored,
+            };
+            // it may have given up meanwhile
+            let _ = waiting.answer.send(answer);
+        }
+    }
+}
