@@ -89,13 +89,19 @@ class Relay:
         self.kill()
         self.start()
 
-    def stop(self, seconds=60):
-        """SIGTERM; its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(seconds)
+    def asked_to_stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.says("stopping")
+
+    def ended(self):
+        """Its exit status."""
+        status = self.process.wait(60)
         self.reader.join(10)
         return status
+
+    def stop(self):
+        self.asked_to_stop()
+        return self.ended()
 
     def __enter__(self):
         return self
@@ -145,14 +151,18 @@ class Wire:
 
     def __init__(self, address):
         self.address, self.pairs, self.frozen = address, [], threading.Event()
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.port = 0
+        self.up()
 
-    def accept(self):
+    def up(self):
+        self.server = socket.create_server(("127.0.0.1", self.port))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self.accept, args=(self.server,), daemon=True).start()
+
+    def accept(self, server):
         with contextlib.suppress(OSError):
             while True:
-                near, _ = self.server.accept()
+                near, _ = server.accept()
                 try:
                     if isinstance(self.address, str):
                         far = socket.socket(socket.AF_UNIX)
@@ -185,7 +195,9 @@ class Wire:
                     end.shutdown(socket.SHUT_RDWR)
         return len(pairs)
 
-    def close(self):
+    def down(self):
+        """From now on connections are refused."""
+        self.server.shutdown(socket.SHUT_RDWR)  # which wakes accept
         self.server.close()
         self.cut()
 
@@ -197,4 +209,4 @@ def wire_to_database():
         yield wire
     finally:
         wire.frozen.clear()
-        wire.close()
+        wire.down()

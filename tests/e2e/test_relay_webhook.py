@@ -235,13 +235,12 @@ def test_sigterm_finishes_what_was_taken(db, webhook):
         posting = threading.Thread(target=lambda: answers.append(post(webhook.port, batch(messages(5)))))
         posting.start()
         until(lambda: db.value("SELECT count(*) FROM pg_locks WHERE NOT granted") > 0)
-        webhook.process.terminate()
-        webhook.says("stopping")
+        webhook.asked_to_stop()
         until(lambda: post(webhook.port, "[]") is None)
         cursor.execute("COMMIT")
     posting.join()
     assert answers == [204]
-    assert webhook.stop() == 0
+    assert webhook.ended() == 0
     exactly(db, 5)
 
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{block_in_place, spawn_blocking};
 
-/// After an error, before the broker is asked again.
+/// Before the database is asked again for what it refused.
 const PAUSE: Duration = Duration::from_secs(1);
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,9 +40,9 @@ pub struct Options {
     #[arg(long, env = "AUDIT_RELAY_KAFKA_SASL_PASSWORD", value_name = "PASSWORD", hide_env_values = true, hide_default_value = true,
           value_parser = Secret::text)]
     sasl_password: Option<Secret>,
-    /// Further properties of librdkafka, e.g. security.protocol=SASL_SSL; again for each, in the environment with commas
+    /// Further properties of librdkafka, e.g. security.protocol=SASL_SSL; again for each, or several with ;
     #[arg(long, env = "AUDIT_RELAY_KAFKA_PROPERTY", value_name = "KEY=VALUE", hide_env_values = true, hide_default_value = true,
-          value_delimiter = ',', value_parser = Secret::property)]
+          value_delimiter = ';', value_parser = Secret::property)]
     property: Vec<Secret>,
 }
 
@@ -105,8 +105,9 @@ type Member = StreamConsumer<Reporter>;
 struct Reporter;
 
 impl rdkafka::ClientContext for Reporter {
+    /// They also come where messages do.
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!("kafka: {error}: {reason}");
+        tracing::debug!("kafka: {error}: {reason}");
     }
 }
 
@@ -190,12 +191,8 @@ async fn receive(consumer: &Member, relay: &Relay) -> Option<Record> {
     loop {
         match relay.stop.soon.run_until_cancelled(consumer.recv()).await? {
             Ok(message) => return Some(message.into()),
-            Err(error) => {
-                tracing::warn!("nothing received: {error}");
-                if !relay.stop.sleep(PAUSE).await {
-                    return None;
-                }
-            }
+            // librdkafka tries again by itself, in its own time; a pause here would hold up what it says next
+            Err(error) => tracing::warn!("nothing received: {error}"),
         }
     }
 }

@@ -1,0 +1,146 @@
+"""audit-relay sqs, beside moto's SQS: deleted only what is in the log, and everything exactly once."""
+
+import itertools
+import json
+import random
+
+import pytest
+from conftest import server, until
+from fault_helpers import kill_postmaster
+from relay_helpers import Relay, exactly, messages, run, stored, url, wire_to_database
+from relay_peers import CREDENTIALS, Queue, sqs  # noqa: F401
+
+numbers = itertools.count(1)
+
+
+class Pull(Relay):
+    def __init__(self, db, queue, *arguments, **options):
+        super().__init__(db, "sqs", "--queue-url", queue.url, "--endpoint-url", queue.server.url, *arguments, **{**CREDENTIALS, **options})
+
+
+@pytest.fixture
+def queue(sqs):
+    return Queue(sqs, f"audit{next(numbers)}")
+
+
+@pytest.fixture(params=["", ".fifo"], ids=["standard", "fifo"])
+def any_queue(sqs, request):
+    return Queue(sqs, f"audit{next(numbers)}{request.param}")
+
+
+def test_receives_stores_and_deletes(db, any_queue):
+    any_queue.put(messages(600))
+    with Pull(db, any_queue) as relay:
+        until(lambda: any_queue.pending() == (0, 0))
+        exactly(db, 600)
+        any_queue.put(messages(5, 600))
+        until(lambda: any_queue.pending() == (0, 0))
+        assert relay.stop() == 0
+    exactly(db, 605)
+
+
+def test_what_is_rejected_is_kept_and_deleted(db, queue):
+    queue.put([*messages(3), json.dumps({"id": 1}), "no JSON"])
+    with Pull(db, queue):
+        until(lambda: queue.pending() == (0, 0))
+    assert stored(db) == 3
+    assert sorted(db.rows("SELECT raw FROM audit_rejects")) == [("no JSON",), ('{"id": 1}',)]
+
+
+def test_what_the_database_refuses_stays_in_the_queue(db, queue):
+    with Pull(db, queue, "--visibility-timeout", "1s"):
+        db.run(f"ALTER ROLE relay IN DATABASE {db.name} SET audit_cdc.on_reject = error")
+        queue.put([*messages(8), json.dumps({"id": 1})])
+        until(lambda: stored(db) == 8 and sum(queue.pending()) == 1)
+    exactly(db, 8)
+
+
+def test_messages_stay_invisible_while_the_database_keeps_them_waiting(db, queue):
+    with db.connect() as holder, holder.cursor() as cursor, Pull(db, queue, "--visibility-timeout", "2s", "--connections", "1"):
+        cursor.execute("BEGIN; LOCK TABLE audit_cdc_internal.log")
+        queue.put(messages(25))
+        until(lambda: db.value("SELECT count(*) FROM pg_locks WHERE NOT granted") > 0)
+        until(lambda: db.value("SELECT clock_timestamp() - state_change > '5 s' FROM pg_stat_activity WHERE application_name = 'audit-relay' AND wait_event_type = 'Lock'"))
+        taken = queue.client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10).get("Messages", [])
+        held = [body["record"]["id"] for body in map(json.loads, (message["Body"] for message in taken))]
+        cursor.execute("COMMIT")
+        until(lambda: stored(db) >= 10)
+        for message in taken:
+            queue.client.change_message_visibility(QueueUrl=queue.url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0)
+        until(lambda: queue.pending() == (0, 0))
+    exactly(db, 25)
+    assert len(held) <= 15, "of what the relay held first, something became visible"
+
+
+def test_nothing_is_deleted_while_the_database_is_away(db, queue):
+    with Pull(db, queue) as relay:
+        server("stop")
+        try:
+            queue.put(messages(40))
+            relay.says("not stored")
+            assert sum(queue.pending()) == 40
+        finally:
+            server("start")
+        until(lambda: queue.pending() == (0, 0))
+    exactly(db, 40)
+
+
+def test_a_stop_returns_what_cannot_be_stored(db, queue):
+    with Pull(db, queue, "--stop-timeout", "500ms") as relay:
+        server("stop")
+        try:
+            queue.put(messages(10))
+            relay.says("not stored")
+            assert relay.stop() == 0
+            assert queue.pending() == (10, 0)
+        finally:
+            server("start")
+
+
+@pytest.mark.parametrize("fault", ["kill a relay", "cut connections", "kill the database"])
+def test_faults_with_two_relays(db, any_queue, fault):
+    chance, count = random.Random(5), 1_500
+    with wire_to_database() as wire:
+        more = ("--visibility-timeout", "3s", "--batch-messages", "50")
+        address = url(db, "127.0.0.1", wire.port)
+        with Pull(db, any_queue, *more, database=address) as one, Pull(db, any_queue, *more, database=address) as other:
+            faults = 0
+            for first in range(0, count, 300):
+                any_queue.put(messages(300, first))
+                before = max(stored(db), 0)
+                until(lambda: stored(db) > before or any_queue.pending() == (0, 0))
+                if fault == "kill a relay":
+                    chance.choice([one, other]).restart()
+                elif fault == "cut connections":
+                    wire.cut()
+                else:
+                    kill_postmaster()
+                faults += 1
+                # some come twice
+                any_queue.put(messages(50, chance.randrange(first + 250)))
+            until(lambda: any_queue.pending() == (0, 0), 120)
+    exactly(db, count)
+
+
+def test_the_service_restarted(db, sqs):
+    """moto keeps nothing: after its restart the sender, which knows no better, sends everything again."""
+    name = f"audit{next(numbers)}"
+    queue = Queue(sqs, name)
+    queue.put(messages(300))
+    with Pull(db, queue, "--batch-messages", "20") as relay:
+        until(lambda: stored(db) > 0)
+        sqs.kill()
+        relay.says("nothing received")
+        sqs.start()
+        queue = Queue(sqs, name)
+        queue.put(messages(300))
+        until(lambda: queue.pending() == (0, 0))
+    exactly(db, 300)
+
+
+def test_a_wrong_queue_or_address_is_told(db, queue):
+    check = lambda *options: run("check", "sqs", "--endpoint-url", queue.server.url, *options, AUDIT_RELAY_DATABASE=url(db, user="postgres"), **CREDENTIALS)
+    good = check("--queue-url", queue.url)
+    assert good.returncode == 0 and "the queue answers" in good.stdout, good.stdout
+    wrong = check("--queue-url", queue.url + "x")
+    assert wrong.returncode == 1 and "FAILED  source: the queue cannot be reached" in wrong.stdout
