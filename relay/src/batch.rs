@@ -21,6 +21,13 @@ impl Limits {
             wait: *common.batch_wait,
         }
     }
+
+    /// What one of several writers takes of what waits now, so that the others do not idle. Not if it is to wait for more.
+    #[cfg(feature = "webhook")]
+    pub fn share(self, waiting: usize, writers: usize) -> Self {
+        let share = if self.wait.is_zero() { waiting.div_ceil(writers) } else { self.messages };
+        Self { messages: share.clamp(1, self.messages), ..self }
+    }
 }
 
 /// The next batch; empty only when `next` has come to its end.
@@ -83,6 +90,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_waits_for_more_from_the_first_on_and_no_longer() {
         assert_eq!(batches(LIMITS, &[(0, "a"), (40, "b"), (60, "c")]).await, [vec!["a", "b"], vec!["c"]]);
+    }
+
+    #[cfg(feature = "webhook")]
+    #[test]
+    fn writers_share_what_waits() {
+        let hasty = Limits { messages: 10, wait: Duration::ZERO, ..LIMITS };
+        let shares = |limits: Limits| [1, 8, 9, 100].map(|waiting| limits.share(waiting, 2).messages);
+        assert_eq!(shares(hasty), [1, 4, 5, 10]);
+        assert_eq!(shares(Limits { messages: 10, ..LIMITS }), [10; 4]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ fn a_flag_goes_before_the_file_and_the_file_before_what_is_usual() {
     assert_eq!(common(read("audit-relay file x")), Ok((2, 1000)));
     assert_eq!(common(with_file(toml, "audit-relay file")), Ok((7, 9)));
     assert_eq!(common(with_file(toml, "audit-relay check file --connections 3")), Ok((3, 9)));
-    let Ok(Source::File { options, .. }) = with_file(toml, "audit-relay file") else { return assert!(false) };
+    let Ok(Source::File { options, .. }) = with_file(toml, "audit-relay file") else { panic!("no source file") };
     assert_eq!(options.paths, [PathBuf::from("a"), PathBuf::from("b")]);
 }
 

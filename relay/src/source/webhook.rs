@@ -214,11 +214,15 @@ async fn write(relay: &Relay, waiting: &Mutex<mpsc::UnboundedReceiver<Waiting>>)
     loop {
         let mut batch = {
             let mut waiting = waiting.lock().await;
-            gather(relay.limits, async || waiting.recv().await, |waiting| waiting.body.len()).await
+            let Some(first) = waiting.recv().await else { return };
+            let limits = relay.limits.share(waiting.len() + 1, relay.connections);
+            let mut first = Some(first);
+            let next = async || match first.take() {
+                Some(first) => Some(first),
+                None => waiting.recv().await,
+            };
+            gather(limits, next, |waiting| waiting.body.len()).await
         };
-        if batch.is_empty() {
-            return;
-        }
         // whoever has waited too long will deliver again
         batch.retain(|waiting| !waiting.answer.is_closed());
         if batch.is_empty() {
