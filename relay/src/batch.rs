@@ -23,7 +23,6 @@ impl Limits {
     }
 
     /// What one of several writers takes of what waits now, so that the others do not idle. Not if it is to wait for more.
-    #[cfg(feature = "webhook")]
     pub fn share(self, waiting: usize, writers: usize) -> Self {
         let share = if self.wait.is_zero() { waiting.div_ceil(writers) } else { self.messages };
         Self { messages: share.clamp(1, self.messages), ..self }
@@ -92,7 +91,6 @@ mod tests {
         assert_eq!(batches(LIMITS, &[(0, "a"), (40, "b"), (60, "c")]).await, [vec!["a", "b"], vec!["c"]]);
     }
 
-    #[cfg(feature = "webhook")]
     #[test]
     fn writers_share_what_waits() {
         let hasty = Limits { messages: 10, wait: Duration::ZERO, ..LIMITS };

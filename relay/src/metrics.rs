@@ -16,7 +16,6 @@ struct Outcome {
     outcome: &'static str,
 }
 
-#[cfg(feature = "webhook")]
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Code {
     code: u16,
@@ -30,7 +29,6 @@ pub struct Metrics {
     last_stored: Gauge,
     ready: Gauge,
     unacknowledged: Counter,
-    #[cfg(feature = "webhook")]
     requests: Family<Code, Counter>,
 }
 
@@ -63,21 +61,9 @@ impl Metrics {
             "Stored messages that could not be acknowledged, so that the source will deliver them again",
             unacknowledged.clone(),
         );
-        #[cfg(feature = "webhook")]
         let requests = Family::default();
-        #[cfg(feature = "webhook")]
         registry.register("requests", "Requests to the webhook, by status code", requests.clone());
-        Arc::new(Self {
-            registry,
-            messages,
-            calls,
-            call_duration,
-            last_stored,
-            ready,
-            unacknowledged,
-            #[cfg(feature = "webhook")]
-            requests,
-        })
+        Arc::new(Self { registry, messages, calls, call_duration, last_stored, ready, unacknowledged, requests })
     }
 
     pub fn called(&self, took: Duration, result: &Result<Counts, Failure>) {
@@ -100,7 +86,6 @@ impl Metrics {
     }
 
     /// Messages so far: inserted, duplicates, rejected.
-    #[cfg(feature = "file")]
     pub fn counts(&self) -> Counts {
         let count = |outcome| self.messages.get_or_create(&Outcome { outcome }).get();
         Counts { inserted: count("inserted"), duplicates: count("duplicate"), rejected: count("rejected") }
@@ -114,12 +99,10 @@ impl Metrics {
         self.ready.get() == 1
     }
 
-    #[cfg(any(feature = "stream", feature = "sqs", feature = "kafka"))]
     pub fn not_acknowledged(&self, messages: usize) {
         self.unacknowledged.inc_by(messages as u64);
     }
 
-    #[cfg(feature = "webhook")]
     pub fn answered(&self, code: u16) {
         self.requests.get_or_create(&Code { code }).inc();
     }

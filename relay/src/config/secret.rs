@@ -9,7 +9,6 @@ pub struct Secret {
 }
 
 impl Secret {
-    #[cfg(any(feature = "webhook", feature = "stream", feature = "kafka"))]
     pub fn text(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             Err("must not be empty".into())
@@ -28,7 +27,6 @@ impl Secret {
     }
 
     /// KEY=VALUE: a secret only if the key says so.
-    #[cfg(feature = "kafka")]
     pub fn property(text: &str) -> Result<Self, String> {
         let (key, _) = text.split_once('=').ok_or("must be KEY=VALUE")?;
         let public = !["password", "secret", "key.pem", "oauthbearer.config"].iter().any(|word| key.contains(word));
