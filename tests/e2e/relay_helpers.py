@@ -106,10 +106,12 @@ class Relay:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, failed, *_):
         if self.process.poll() is None:
             self.kill()
         self.reader.join(10)
+        if failed:
+            print(self.log)
         assert "panicked" not in self.log, self.log
 
 

@@ -23,9 +23,9 @@ use tokio::time::Instant;
 /// What one request of SQS takes or gives at most.
 const MOST_MESSAGES: usize = 10;
 /// Requests at a time while a batch is gathered or deleted.
-const PARALLEL: usize = 16;
-/// SQS waits so long for a first message.
-const LONG_POLL_SECONDS: i32 = 20;
+const PARALLEL: usize = 8;
+/// SQS waits for a first message no longer.
+const LONGEST_WAIT: Span = Span::from_secs(20);
 /// After an error, before the source is asked again.
 const PAUSE: Span = Span::from_secs(1);
 
@@ -40,9 +40,17 @@ pub struct Options {
     /// Address of the service, if it is not Amazon's
     #[arg(long, env = "AUDIT_RELAY_SQS_ENDPOINT_URL", value_name = "URL")]
     endpoint_url: Option<String>,
+    /// How long SQS waits for messages before it replies that there are none: up to 20s
+    #[arg(long, env = "AUDIT_RELAY_SQS_WAIT", value_name = "TIME", default_value = "20s", value_parser = wait)]
+    wait: Duration,
     /// How long a message that was received stays invisible to others; renewed while it waits: from 1s
     #[arg(long, env = "AUDIT_RELAY_SQS_VISIBILITY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = whole_seconds)]
     visibility_timeout: Duration,
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    let time = whole_seconds(text)?;
+    if *time <= LONGEST_WAIT { Ok(time) } else { Err("must be up to 20s".into()) }
 }
 
 fn whole_seconds(text: &str) -> Result<Duration, String> {
@@ -57,6 +65,7 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
 struct Queue {
     client: Client,
     url: String,
+    wait: Span,
     visibility: Span,
 }
 
@@ -97,7 +106,12 @@ impl Options {
             loader = loader.endpoint_url(endpoint);
         }
         let url = self.queue_url.clone().context("there is no queue_url")?;
-        Ok(Queue { client: Client::new(&loader.load().await), url, visibility: *self.visibility_timeout })
+        Ok(Queue {
+            client: Client::new(&loader.load().await),
+            url,
+            wait: *self.wait,
+            visibility: *self.visibility_timeout,
+        })
     }
 }
 
@@ -144,7 +158,8 @@ impl Queue {
     /// Waits for a first message; then, if there seem to be many, asks several times at once.
     async fn gather(&self, relay: &Relay) -> anyhow::Result<Vec<Held>> {
         let limits = relay.limits;
-        let Some(first) = relay.stop.soon.run_until_cancelled(self.receive(LONG_POLL_SECONDS, limits.messages)).await
+        let Some(first) =
+            relay.stop.soon.run_until_cancelled(self.receive(self.wait.as_secs() as i32, limits.messages)).await
         else {
             return Ok(Vec::new());
         };
