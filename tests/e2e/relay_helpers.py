@@ -45,25 +45,27 @@ def exactly(db, count):
     assert db.value("SELECT count(*)::int FROM audit_rejects") == 0
 
 
-def role(db, name="relay"):
+def role(db, name="tested_relay"):
     """A role that may do what a relay may, and no more; dropped with the fixture."""
     db.run(f"DO $$ BEGIN CREATE ROLE {name} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; GRANT audit_cdc_ingest TO {name}")
     return name
 
 
-def url(db, host=None, port=None, user="relay"):
+def url(db, host=None, port=None, user="tested_relay"):
     return f"postgres:///{db.name}?user={user}&host={host or os.environ['PGHOST']}&port={port or os.environ['PGPORT']}"
 
 
 class Relay:
     """A process of audit-relay. Its log is in `log`."""
 
-    def __init__(self, db, *arguments, database=None, **environment):
+    def __init__(self, db, *arguments, database=None, unset=(), **environment):
         role(db)
         self.arguments = [str(PROGRAM), *map(str, arguments)]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AUDIT_RELAY_"))}
         self.environment = {**kept, "AUDIT_RELAY_DATABASE": database or url(db), "AUDIT_RELAY_WEBHOOK_SECRET": SECRET,
-                            "NO_COLOR": "1", **environment}
+                            **environment}
+        for name in unset:
+            del self.environment[name]
         self.start()
 
     def start(self):

@@ -4,7 +4,8 @@ import os
 import re
 import subprocess
 
-from conftest import TOP
+from conftest import TOP, batch
+from relay_helpers import Relay, free_port, messages, post, run, stored
 
 README = (TOP / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sql|sh|)\n(.*?)^```$", README, re.M | re.S)
@@ -63,3 +64,34 @@ def test_every_function_column_and_setting_is_documented(db):
     assert settings
     names += settings
     assert [name for (name,) in names if name not in README] == []
+
+
+def test_the_relay_as_configured_here_and_as_systemd_starts_it(db, tmp_path):
+    """Only the addresses are others; they come from the environment, which goes before the file."""
+    [configuration] = re.findall(r"^```toml\n(.*?)^```$", README, re.M | re.S)
+    [shown] = [text for kind, text in BLOCKS if kind == "" and text.startswith("ok      database")]
+    (tmp_path / "audit-relay.toml").write_text(configuration)
+    secret = re.search(r'Authorization: Bearer ([^"]+)"', configuration)[1]
+    unit = (TOP / "relay" / "audit-relay@.service").read_text()
+    words = re.search(r"^ExecStart=(.*)$", unit, re.M)[1].replace("%i", "webhook").replace("%d", str(tmp_path)).split()
+    assert words[0] == "/usr/local/bin/audit-relay"
+    port = free_port()
+    with Relay(db, *words[1:], AUDIT_RELAY_WEBHOOK_LISTEN=f"127.0.0.1:{port}", unset=["AUDIT_RELAY_WEBHOOK_SECRET"]) as relay:
+        relay.says("listening")
+        assert post(port, batch(messages(3)), secret=secret) == 204
+        environment = {"AUDIT_RELAY_DATABASE": relay.environment["AUDIT_RELAY_DATABASE"], "AUDIT_RELAY_WEBHOOK_LISTEN": f"127.0.0.1:{free_port()}"}
+        found = run("check", *words[1:], **environment)
+        assert found.returncode == 0
+        assert [line.split(":")[0] for line in found.stdout.splitlines()] == [line.split(":")[0] for line in shown.splitlines()]
+    assert stored(db) == 3
+    (tmp_path / "audit-relay@webhook.service").write_text(unit.replace(words[0], "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", tmp_path / "audit-relay@webhook.service"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_option_of_the_relay_that_is_named_here_exists():
+    section = README[README.index("## The relay"):README.index("### PostgREST")]
+    options = {name for source in ("webhook", "stream", "sqs", "kafka", "file") for name in re.findall(r"--([a-z-]+)", run(source, "--help").stdout)}
+    named = set(re.findall(r"`([a-z]+_[a-z_]+)`", section)) - {"audit_ingest", "audit_rejects"}
+    assert {"batch_messages", "batch_bytes", "call_timeout", "stop_timeout"} <= named
+    assert [name for name in named if name.replace("_", "-") not in options and not name.startswith("audit_relay_")] == []

@@ -86,9 +86,9 @@ def test_check_tells_what_is_missing(db, empty):
     assert done.returncode == 0
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["ok      database", "ok      extension", "ok      role", "ok      source"]
     assert re.search(r"ok +extension: audit_cdc [0-9.]+ in schema public", done.stdout)
-    db.run("REVOKE audit_cdc_ingest FROM relay")
+    db.run("REVOKE audit_cdc_ingest FROM tested_relay")
     assert "FAILED  role: the role may not call audit_ingest: GRANT audit_cdc_ingest TO it" in found(url(db)).stdout
-    db.run("GRANT audit_cdc_ingest TO relay; DROP EXTENSION audit_cdc")
+    db.run("GRANT audit_cdc_ingest TO tested_relay; DROP EXTENSION audit_cdc")
     done = found(url(db))
     assert done.returncode == 1 and "FAILED  extension: the extension audit_cdc is not installed in this database" in done.stdout
     assert "FAILED  database" in found("postgres:///nowhere?host=" + os.environ["PGHOST"]).stdout

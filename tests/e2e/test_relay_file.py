@@ -44,7 +44,7 @@ def test_what_is_rejected_is_kept_and_spoils_nothing(db, tmp_path):
 
 def test_what_the_database_refuses_is_told_with_its_line(db, tmp_path):
     role(db)
-    db.run(f"ALTER ROLE relay IN DATABASE {db.name} SET audit_cdc.on_reject = error")
+    db.run(f"ALTER ROLE tested_relay IN DATABASE {db.name} SET audit_cdc.on_reject = error")
     (tmp_path / "a").write_text("\n".join([*messages(2), '{"id": 1}', *messages(2, 2)]))
     done = replay(db, tmp_path / "a")
     assert done.returncode == 1 and "1 lines were refused" in done.stdout and f"{tmp_path / 'a'}:3 is refused" in done.stderr

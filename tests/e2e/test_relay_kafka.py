@@ -70,7 +70,7 @@ def test_no_offset_is_committed_while_the_database_is_away(db, broker):
 def test_what_the_database_refuses_is_not_passed_over(db, broker):
     broker.create(TOPIC, 1)
     with Member(db, broker, "--connections", "1") as relay:
-        db.run(f"ALTER ROLE relay IN DATABASE {db.name} SET audit_cdc.on_reject = error")
+        db.run(f"ALTER ROLE tested_relay IN DATABASE {db.name} SET audit_cdc.on_reject = error")
         relay.says("assigned")
         broker.put(TOPIC, [json.dumps({"id": 1})])
         relay.says("refuses messages")
@@ -78,7 +78,7 @@ def test_what_the_database_refuses_is_not_passed_over(db, broker):
         relay.lines.clear()
         relay.says("refuses messages")
         assert committed(broker, 1) == 0
-        db.run(f"ALTER ROLE relay IN DATABASE {db.name} RESET audit_cdc.on_reject")
+        db.run(f"ALTER ROLE tested_relay IN DATABASE {db.name} RESET audit_cdc.on_reject")
         relay.restart()
         until(lambda: stored(db) == 5)
         until(lambda: committed(broker, 1) == 6)

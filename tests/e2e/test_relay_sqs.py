@@ -51,7 +51,7 @@ def test_what_is_rejected_is_kept_and_deleted(db, queue):
 
 def test_what_the_database_refuses_stays_in_the_queue(db, queue):
     with Pull(db, queue, "--visibility-timeout", "1s"):
-        db.run(f"ALTER ROLE relay IN DATABASE {db.name} SET audit_cdc.on_reject = error")
+        db.run(f"ALTER ROLE tested_relay IN DATABASE {db.name} SET audit_cdc.on_reject = error")
         queue.put([*messages(8), json.dumps({"id": 1})])
         until(lambda: stored(db) == 8 and sum(queue.pending()) == 1)
     exactly(db, 8)

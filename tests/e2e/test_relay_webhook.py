@@ -79,7 +79,7 @@ def test_what_is_rejected_is_kept_and_acknowledged(db, webhook):
 
 
 def test_what_the_database_refuses_is_not_acknowledged_and_holds_up_no_other(db):
-    role = "relay"
+    role = "tested_relay"
     with Webhook(db, "--connections", "1", "--batch-wait", "300ms") as relay:
         db.run(f"ALTER ROLE {role} IN DATABASE {db.name} SET audit_cdc.on_reject = error")
         good = messages(4)
@@ -148,12 +148,12 @@ def test_a_database_that_is_away_gives_503_and_retry_after(db, webhook):
 
 def test_a_database_without_room_for_the_role_gives_503(db):
     with Webhook(db) as relay:
-        db.run("ALTER ROLE relay CONNECTION LIMIT 0")
+        db.run("ALTER ROLE tested_relay CONNECTION LIMIT 0")
         try:
             assert post(relay.port, batch(messages(5))) == 503
             assert "53300" in relay.log
         finally:
-            db.run("ALTER ROLE relay CONNECTION LIMIT -1")
+            db.run("ALTER ROLE tested_relay CONNECTION LIMIT -1")
         assert post(relay.port, batch(messages(5))) == 204
         exactly(db, 5)
 
@@ -218,7 +218,7 @@ def test_idle_connections_survive_a_restart_of_the_database(db, webhook):
 
 def test_synchronous_commit_cannot_be_off(db):
     with Webhook(db) as relay:
-        db.run(f"ALTER ROLE relay IN DATABASE {db.name} SET synchronous_commit = off")
+        db.run(f"ALTER ROLE tested_relay IN DATABASE {db.name} SET synchronous_commit = off")
         with db.connect() as holder, holder.cursor() as cursor:
             cursor.execute("""CREATE TABLE seen (value text);
                 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
