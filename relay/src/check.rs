@@ -31,7 +31,7 @@ pub async fn check(source: &Source) -> anyhow::Result<ExitCode> {
             let found = extension.map(|(schema, version)| format!("audit_cdc {version} in schema {schema}"));
             report.line("extension", &found);
             if found.is_ok() {
-                report.line("role", &database.probe().await.map(|()| "may call audit_ingest".to_owned()));
+                report.line("role", &database.writer().probe().await.map(|()| "may call audit_ingest".to_owned()));
             }
         }
         Err(failure) => report.line("database", &Err(format!("{}: {failure}", database.address()))),

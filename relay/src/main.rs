@@ -23,9 +23,23 @@ use config::{Command, Common};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let command = config::read();
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => {
+            let code = runtime.block_on(relay(command));
+            // a read of standard input may still be waiting: nobody waits for it
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            eprintln!("audit-relay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn relay(command: Command) -> ExitCode {
     let (common, checking) = match &command {
         Command::Check { source } => (source.common(), true),
         Command::Run(source) => (source.common(), false),

@@ -50,8 +50,9 @@ pub async fn start(address: Option<SocketAddr>, relay: &Relay) -> anyhow::Result
 /// Asks the database now and then, over a connection of its own: busy writers are no sign of a database that is away.
 pub fn watch(database: Arc<Database>, metrics: Arc<Metrics>) {
     tokio::spawn(async move {
+        let mut writer = database.writer();
         loop {
-            let answer = database.probe().await;
+            let answer = writer.probe().await;
             match &answer {
                 Ok(()) if !metrics.is_ready() => tracing::info!("the database answers: {}", database.address()),
                 Err(failure) => tracing::warn!("the database cannot be used: {failure}"),

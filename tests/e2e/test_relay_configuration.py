@@ -88,7 +88,12 @@ def test_check_tells_what_is_missing(db, empty):
     assert re.search(r"ok +extension: audit_cdc [0-9.]+ in schema public", done.stdout)
     db.run("REVOKE audit_cdc_ingest FROM tested_relay")
     assert "FAILED  role: the role may not call audit_ingest: GRANT audit_cdc_ingest TO it" in found(url(db)).stdout
-    db.run("GRANT audit_cdc_ingest TO tested_relay; DROP EXTENSION audit_cdc")
+    db.run(f"GRANT audit_cdc_ingest TO tested_relay; ALTER DATABASE {db.name} SET default_transaction_read_only = on")
+    assert "FAILED  role: the database is read-only" in found(url(db)).stdout
+    db.connect(options="-c default_transaction_read_only=off").cursor().execute(
+        f"ALTER DATABASE {db.name} RESET default_transaction_read_only; ALTER EXTENSION audit_cdc DROP FUNCTION audit_ingest(text[]); DROP FUNCTION audit_ingest(text[])")
+    assert "is older than this relay" in found(url(db)).stdout
+    db.run("DROP EXTENSION audit_cdc")
     done = found(url(db))
     assert done.returncode == 1 and "FAILED  extension: the extension audit_cdc is not installed in this database" in done.stdout
     assert "FAILED  database" in found("postgres:///nowhere?host=" + os.environ["PGHOST"]).stdout

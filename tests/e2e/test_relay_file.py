@@ -109,6 +109,17 @@ def test_a_progress_bar_for_people_and_none_for_files(db, tmp_path):
     assert "left" not in quiet.stderr + quiet.stdout and "2000 duplicates" in quiet.stdout
 
 
+def test_sigterm_while_standard_input_is_silent(db):
+    role(db)
+    process = subprocess.Popen([PROGRAM, "file", "-"], env={**os.environ, "AUDIT_RELAY_DATABASE": url(db)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdin.write(messages(1)[0] + "\n")
+    process.stdin.flush()
+    until(lambda: stored(db) == 1)
+    process.terminate()
+    assert process.wait(10) == 1
+    assert "1 inserted" in process.stdout.read()
+
+
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "/tmp"])
 def test_a_file_that_cannot_be_read(db, path):
     done = replay(db, path)
