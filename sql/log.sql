@@ -29,10 +29,10 @@ COMMENT ON TABLE audit_cdc_internal.audited_tables IS 'every table that a stored
 CREATE SEQUENCE audit_cdc_internal.log_id_seq;
 
 CREATE TABLE audit_cdc_internal.log (
-  id bigint NOT NULL,
+  id bigint NOT NULL DEFAULT nextval('audit_cdc_internal.log_id_seq'),
   commit_lsn bigint,
   commit_timestamp timestamptz NOT NULL,
-  created_at timestamptz NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
   identity uuid NOT NULL,
   audited_table integer NOT NULL,
   commit_idx integer,

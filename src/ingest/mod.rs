@@ -5,6 +5,7 @@
 //! deadlock. (A retry meets its rejects in its own order; against a redelivery of the same messages it may be
 //! cancelled with 40P01.)
 
+mod lines;
 mod log;
 mod names;
 mod rejects;

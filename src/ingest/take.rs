@@ -91,9 +91,18 @@ fn understood<'a>(messages: Vec<Message<'a>>, rejected: &mut Vec<Rejected<'a>>) 
     let mut changes = Vec::with_capacity(messages.len());
     for message in messages {
         check_for_interrupts();
-        match Change::parse(message) {
+        // most come without a wrapper
+        let parsed = Change::parse(message).or_else(|reject| {
+            let inner = message.unwrapped();
+            if inner.text == message.text {
+                Err((message, reject))
+            } else {
+                Change::parse(inner).map_err(|reject| (inner, reject))
+            }
+        });
+        match parsed {
             Ok(change) => changes.push(change),
-            Err(reject) => rejected.push(Rejected::message(message, reject)),
+            Err((message, reject)) => rejected.push(Rejected::message(message, reject)),
         }
     }
     changes

@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 /// One element of a body.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// The message's own text, without a wrapper's.
     pub text: &'a str,
     /// Place in the batch, from 1; where a call has several bodies, counted through all of them.
     pub position: i32,
@@ -20,11 +19,34 @@ impl<'a> Message<'a> {
     pub fn alone(text: &'a str) -> Self {
         Self { text, position: 1 }
     }
+
+    /// Without a wrapper such as Sequin Stream's, whose `ack_id` is another on each delivery.
+    pub fn unwrapped(self) -> Self {
+        Self { text: unwrapped(self.text), ..self }
+    }
+}
+
+/// What Sequin sends: nothing but a list. Anything else takes a closer look.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch<'a> {
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
 }
 
 /// `Err`: the body as a whole cannot be read. A byte order mark is ignored (RFC 8259, section 8.1).
 pub fn messages(body: &str) -> Result<Vec<Message<'_>>, Reject> {
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
+    // serde would take an array for the struct, too
+    let batch = if body.starts_with('{') { serde_json::from_str::<Batch>(body).ok() } else { None };
+    let elements = match batch {
+        Some(batch) => batch.data.into_iter().map(RawValue::get).collect(),
+        None => elements(body)?,
+    };
+    Ok(elements.into_iter().zip(1..).map(|(text, position)| Message { text, position }).collect())
+}
+
+fn elements(body: &str) -> Result<Vec<&str>, Reject> {
     let whole: &RawValue = serde_json::from_str(body).map_err(|error| {
         Reject::new(
             SqlState::INVALID_TEXT_REPRESENTATION,
@@ -37,8 +59,7 @@ pub fn messages(body: &str) -> Result<Vec<Message<'_>>, Reject> {
         Some(_) => None,
         None => list(whole),
     };
-    let elements = elements.unwrap_or_else(|| vec![whole]);
-    Ok(elements.into_iter().zip(1..).map(|(text, position)| Message { text: unwrapped(text), position }).collect())
+    Ok(elements.unwrap_or_else(|| vec![whole]))
 }
 
 fn is_message(object: &Object) -> bool {
@@ -59,7 +80,6 @@ fn batch<'a>(object: &Object<'a>) -> Option<Vec<&'a str>> {
     (object.keys().eq(["data"]) || holds_messages()).then_some(elements)
 }
 
-/// The message in a wrapper such as Sequin Stream's, whose `ack_id` is another on each delivery.
 fn unwrapped(element: &str) -> &str {
     let Some(wrapper) = Object::parse(element).filter(|object| !is_message(object)) else { return element };
     let Ok(wrapper) = wrapper.unambiguous() else { return element };
@@ -75,7 +95,7 @@ mod tests {
     use super::*;
 
     fn texts(body: &str) -> Vec<&str> {
-        messages(body).map(|found| found.iter().map(|m| m.text).collect()).unwrap_or_default()
+        messages(body).map(|found| found.iter().map(|m| m.unwrapped().text).collect()).unwrap_or_default()
     }
 
     #[test]

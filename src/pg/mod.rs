@@ -3,6 +3,7 @@
 
 mod board;
 mod call;
+mod copy;
 mod lock;
 mod log_rows;
 mod moment;
@@ -19,6 +20,7 @@ mod worker;
 
 pub use board::{desk, is_preloaded};
 pub use call::Call;
+pub use copy::copy_in;
 pub use lock::{lock_capture, lock_projection, try_share_projection};
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use moment::Moment;
