@@ -131,6 +131,8 @@ def test_the_database_by_libpq_variables(db):
 @pytest.fixture
 def strict():
     """A server of its own that wants TLS and a password. Gives its port and the certificate to trust."""
+    if "ssl" not in subprocess.run([f"{os.environ['AUDIT_BIN']}/pg_config", "--configure"], capture_output=True, text=True).stdout:
+        pytest.skip("this PostgreSQL was built without TLS")
     folder, port = pathlib.Path(tempfile.mkdtemp()), free_port()
     user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
     program = lambda name, *arguments: subprocess.run([*user, f"{os.environ['AUDIT_BIN']}/{name}", "-D", folder / "data", *arguments], check=True, capture_output=True, cwd="/")
