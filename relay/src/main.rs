@@ -22,6 +22,8 @@ mod stop;
 use config::{Command, Common};
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let command = config::read();
@@ -62,9 +64,14 @@ async fn relay(command: Command) -> ExitCode {
     }
 }
 
+/// Others speak only of trouble: what they say in detail may hold messages and secrets.
+fn filter(level: LevelFilter) -> EnvFilter {
+    EnvFilter::new(format!("{},audit_relay={level},sqlx=error", level.min(LevelFilter::WARN)))
+}
+
 fn log(common: &Common) {
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(&common.log_level))
+        .with_env_filter(filter(common.log_level))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);

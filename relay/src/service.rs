@@ -8,12 +8,21 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 const BETWEEN_PROBES: Duration = Duration::from_secs(5);
+/// A connection without a whole request header is closed.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+/// If files run out, some may be closed meanwhile.
+const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 
 /// `/healthz`: the process answers. `/readyz`: so does the database. `/metrics`: Prometheus's text format.
 pub fn router(metrics: &Arc<Metrics>) -> Router {
@@ -41,10 +50,33 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Serves until `stop`, if an address was configured.
 pub async fn start(address: Option<SocketAddr>, relay: &Relay) -> anyhow::Result<()> {
     let Some(address) = address else { return Ok(()) };
-    let (listener, router, stop) = (listen(address).await?, router(&relay.metrics), relay.stop.clone());
+    let (listener, router, stop) = (listen(address).await?, router(&relay.metrics), relay.stop.now.clone());
     watch(relay.database.clone(), relay.metrics.clone());
-    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.now.cancelled_owned()).await });
+    tokio::spawn(serve(listener, router, stop));
     Ok(())
+}
+
+/// Until `stop`; then requests that have begun are finished.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(LONGEST_SILENCE);
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+                // a client that breaks off has its answer
+                tokio::spawn(async move { connection.await.ok() });
+            }
+            Err(error) => {
+                tracing::warn!("connection not accepted: {error}");
+                tokio::time::sleep(AFTER_REFUSAL).await;
+            }
+        }
+    }
+    drop((listener, router));
+    graceful.shutdown().await;
 }
 
 /// Asks the database now and then, over a connection of its own: busy writers are no sign of a database that is away.

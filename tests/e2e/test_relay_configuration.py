@@ -69,6 +69,22 @@ def test_no_secret_in_log_arguments_or_help(db, tmp_path):
             assert done.returncode == 2 and "seen by everybody in ps" in done.stderr
 
 
+@pytest.mark.parametrize("address, refusal", [
+    ("postgres:///x?pasword=hunter2", 'an unknown parameter "pasword"'), ("relay:hunter2@host/audit", "no URL that begins with postgres://"),
+    ("mysql://relay:hunter2@host/audit", "no URL that begins with postgres://"), ("host=x password=hunter2", "no URL that begins with postgres://")])
+def test_an_address_that_is_not_understood_is_refused_and_not_shown(address, refusal):
+    done = run("check", "file", "/dev/null", AUDIT_RELAY_DATABASE=address)
+    assert done.returncode == 1 and refusal in done.stderr and "hunter2" not in done.stdout + done.stderr
+    done = run("check", "file", "/dev/null", "--database", address)
+    assert done.returncode == 2 and "seen by everybody in ps" in done.stderr and "hunter2" not in done.stdout + done.stderr
+
+
+def test_misspelt_values_are_refused(db):
+    assert "PGSSLMODE" in run("check", "file", "/dev/null", AUDIT_RELAY_DATABASE=url(db), PGSSLMODE="verify_full").stderr
+    assert run("check", "file", "/dev/null", "--log-level", "verbose", AUDIT_RELAY_DATABASE=url(db)).returncode == 2
+    assert "is the relay's own" in run("webhook", "--path", "/metrics", "--allow-anyone", AUDIT_RELAY_DATABASE=url(db)).stderr
+
+
 def test_a_webhook_without_a_secret_does_not_start(db):
     done = run("webhook", AUDIT_RELAY_DATABASE=url(db))
     assert done.returncode == 1 and "AUDIT_RELAY_WEBHOOK_SECRET" in done.stderr

@@ -120,6 +120,14 @@ def test_sigterm_while_standard_input_is_silent(db):
     assert "1 inserted" in process.stdout.read()
 
 
+def test_sigterm_while_the_database_cannot_be_used(db, tmp_path):
+    (tmp_path / "a").write_text("\n".join(messages(5_000)))
+    with Relay(db, "file", tmp_path / "a", "--stop-timeout", "1s", database=url(db, user="nobody")) as relay:
+        relay.says("not stored")
+        assert relay.stop() == 1
+        assert "run it again" in relay.log
+
+
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "/tmp"])
 def test_a_file_that_cannot_be_read(db, path):
     done = replay(db, path)

@@ -153,7 +153,7 @@ def test_the_broker_is_away_and_comes_back(db, broker):
             before = stored(db)
             until(lambda: stored(db) > before)
             broker.wire.down()
-            relay.says("AllBrokersDown")
+            relay.says("kafka:")
             relay.lines.clear()
             broker.wire.up()
             if before > 1_000:
@@ -172,7 +172,7 @@ def test_the_broker_is_replaced(db, broker):
         until(lambda: stored(db) > 500)
         broker.kill()
         broker.wire.cut()
-        relay.says("librdkafka")
+        relay.says("kafka:")
         broker.start()
         broker.create(TOPIC)
         broker.put(TOPIC, messages(3_000))
@@ -183,6 +183,12 @@ def test_the_broker_is_replaced(db, broker):
             return committed(broker) == 3_000
         until(all_committed, 120)
     exactly(db, 3_000)
+
+
+def test_properties_that_keep_the_promise_cannot_be_set(db):
+    for key in ("enable.auto.commit", "auto.offset.reset", "group.id"):
+        done = run("kafka", "--brokers", "x:1", "--topic", "x", "--property", f"{key}=latest", AUDIT_RELAY_DATABASE=url(db))
+        assert done.returncode == 1 and f"the property {key} keeps the relay's promise" in done.stderr
 
 
 def test_a_wrong_topic_or_address_is_told(db, broker):

@@ -3,6 +3,9 @@
 import itertools
 import json
 import random
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import server, until
@@ -123,6 +126,65 @@ def test_faults_with_two_relays(db, any_queue, fault):
                 any_queue.put(messages(step // 5, chance.randrange(first + step * 4 // 5)))
             until(lambda: any_queue.pending() == (0, 0), 120)
     exactly(db, count)
+
+
+class SlowSqs:
+    """Gives ten new messages to each request, after a while; from `damaged` on, replies that break off."""
+
+    def __init__(self, seconds):
+        self.seconds, self.given, self.damaged = seconds, 0, False
+        self.lock = threading.Lock()
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_POST(self):
+                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                reply = service.receive() if self.headers["x-amz-target"].endswith(".ReceiveMessage") else {
+                    "Successful": [{"Id": entry["Id"]} for entry in asked.get("Entries", [])], "Failed": []}
+                text = json.dumps(reply).encode()[:-100 if service.damaged else None]
+                self.send_response(200)
+                self.send_header("content-type", "application/x-amz-json-1.0")
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def receive(self):
+        time.sleep(self.seconds)
+        with self.lock:
+            first, self.given = self.given, self.given + 10
+        return {"Messages": [{"MessageId": str(n), "ReceiptHandle": str(n), "Body": body} for n, body in enumerate(messages(10, first))]}
+
+
+@pytest.fixture
+def slow():
+    service = SlowSqs(0.7)
+    yield service
+    service.server.shutdown()
+
+
+def test_a_slow_queue_holds_up_neither_the_database_nor_an_end(db, slow):
+    with Relay(db, "sqs", "--queue-url", slow.url + "/1/audit", "--endpoint-url", slow.url, "--connections", "1", **CREDENTIALS) as relay:
+        until(lambda: stored(db) > 0)
+        assert slow.given < 400, "it gathered on and on"
+        relay.asked_to_stop()
+        given = slow.given
+        assert relay.ended() == 0
+        assert slow.given <= given + 160, "it received on and on"
+    exactly(db, slow.given)
+
+
+def test_a_reply_that_breaks_off_is_not_shown(db, slow):
+    slow.damaged = True
+    with Relay(db, "sqs", "--queue-url", slow.url + "/1/audit", "--endpoint-url", slow.url, **CREDENTIALS) as relay:
+        relay.says("the reply cannot be understood")
+        assert "lorem ipsum" not in relay.log
 
 
 def test_the_service_restarted(db, sqs):

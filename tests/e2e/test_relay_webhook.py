@@ -52,6 +52,24 @@ def test_batch_single_and_gzip(db, webhook):
     exactly(db, 3)
 
 
+def test_gzip_to_the_last_byte(db, webhook):
+    """gzip may have several members; what is not whole is not acknowledged."""
+    zipped = {"Content-Encoding": "GZIP"}
+    body = batch(messages(4)).encode()
+    members = gzip.compress(body[:700]) + gzip.compress(body[700:])
+    for damaged in (members[:-1], members + b"garbage", gzip.compress(body) + b"\x1f", gzip.compress(body)[:-9]):
+        assert post(webhook.port, damaged, headers=zipped) == 400
+    assert stored(db) == 0
+    assert post(webhook.port, members, headers=zipped) == 204
+    exactly(db, 4)
+
+
+def test_what_goes_to_a_wrong_path_is_told(db, webhook):
+    assert post(webhook.port, "[]", path="/wrong") == 404
+    webhook.says("request not taken: POST /wrong")
+    assert metric(webhook.port, 'requests_total{code="404"}') == 1
+
+
 def test_only_with_the_secret(db, webhook):
     body = batch(messages(1))
     for secret in ("wrong", SECRET + "x", SECRET[:-1], ""):
@@ -63,6 +81,8 @@ def test_only_with_the_secret(db, webhook):
 
 
 def test_a_header_of_ones_own_and_two_secrets_while_one_is_changed(db):
+    with Webhook(db) as relay:
+        assert post(relay.port, "[]", secret=None, headers={"Authorization": f"bearer {SECRET}"}) == 204
     with Webhook(db, "--secret-header", "X-Audit-Secret", AUDIT_RELAY_WEBHOOK_SECRET="old,new") as relay:
         for secret, status in (("old", 204), ("new", 204), ("old,new", 401), ("Bearer new", 401)):
             assert post(relay.port, "[]", secret=None, headers={"X-Audit-Secret": secret}) == status

@@ -4,7 +4,7 @@
 mod file;
 mod secret;
 
-pub use secret::Secret;
+pub use secret::{PARAMETERS, Secret};
 
 use crate::source::Relay;
 use bytesize::ByteSize;
@@ -14,6 +14,7 @@ use humantime::Duration;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing::level_filters::LevelFilter;
 
 /// Hands change messages from Sequin's sinks to audit_ingest in PostgreSQL, and acknowledges them once they are committed.
 ///
@@ -127,9 +128,9 @@ pub struct Common {
     /// Address of /healthz, /readyz and /metrics (the webhook serves them at its own address)
     #[arg(long, env = "AUDIT_RELAY_METRICS", value_name = "ADDRESS:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// error, warn, info, debug or trace
+    /// off, error, warn, info, debug or trace
     #[arg(long, env = "AUDIT_RELAY_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    pub log_level: String,
+    pub log_level: LevelFilter,
     /// Form of the log, on standard error
     #[arg(long, env = "AUDIT_RELAY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,

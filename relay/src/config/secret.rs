@@ -2,6 +2,22 @@
 
 use std::fmt;
 
+/// Of a database's URL.
+pub const PARAMETERS: &[&str] = &[
+    "host",
+    "hostaddr",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "options",
+    "application_name",
+];
+
 #[derive(Clone)]
 pub struct Secret {
     text: String,
@@ -17,12 +33,13 @@ impl Secret {
         }
     }
 
-    /// A URL: a secret only if it has a password.
+    /// A URL: no secret if it certainly has no password.
     pub fn url(text: &str) -> Result<Self, String> {
-        let (_, rest) = text.split_once("://").unwrap_or_default();
-        let authority = rest.split(['/', '?']).next().unwrap_or_default();
-        let has_password = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
-        let public = !has_password && !rest.to_ascii_lowercase().contains("password=");
+        let public = url::Url::parse(text).is_ok_and(|url| {
+            ["postgres", "postgresql"].contains(&url.scheme())
+                && url.password().is_none()
+                && url.query_pairs().all(|(key, _)| PARAMETERS.contains(&key.as_ref()) && key != "password")
+        });
         Ok(Self { text: text.to_owned(), public })
     }
 

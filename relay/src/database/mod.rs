@@ -6,14 +6,15 @@ mod writer;
 pub use failure::Failure;
 pub use writer::Writer;
 
-use crate::config::Common;
+use crate::config::{Common, PARAMETERS};
 use crate::metrics::Metrics;
-use anyhow::Context;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use anyhow::{Context, ensure};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Row};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use url::Url;
 
 /// The schema is looked up: the role's search_path need not know it.
 const FIND: &str = "SELECT quote_ident(n.nspname) AS schema, e.extversion AS version
@@ -38,10 +39,22 @@ pub struct Counts {
     pub rejected: u64,
 }
 
+/// What would be passed over in silence is refused. The messages name no value: it may be a password.
+fn options(address: &str) -> anyhow::Result<PgConnectOptions> {
+    let url = Url::parse(address).ok().filter(|url| ["postgres", "postgresql"].contains(&url.scheme()));
+    let url = url.context("the address of the database is no URL that begins with postgres://")?;
+    for (key, _) in url.query_pairs() {
+        ensure!(PARAMETERS.contains(&key.as_ref()), "the address of the database has an unknown parameter \"{key}\"");
+    }
+    if let Ok(mode) = std::env::var("PGSSLMODE") {
+        ensure!(mode.parse::<PgSslMode>().is_ok(), "PGSSLMODE is \"{mode}\", which is no sslmode");
+    }
+    PgConnectOptions::from_url(&url).context("the address of the database cannot be used")
+}
+
 impl Database {
     pub fn of(common: &Common, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
-        let options: PgConnectOptions =
-            common.database.expose().parse().context("the address of the database is no URL")?;
+        let options = options(common.database.expose())?;
         Ok(Arc::new(Self {
             options: options.application_name("audit-relay").disable_statement_logging(),
             call_timeout: *common.call_timeout,

@@ -105,7 +105,8 @@ async fn read(paths: &[PathBuf], relay: &Relay, lines: mpsc::Sender<Line>) -> an
                 continue;
             }
             let line = Line { body: body::text(line), place: format!("{}:{number}", path.display()), bytes };
-            if lines.send(line).await.is_err() {
+            // the writers may have ended before they took it
+            if relay.stop.now.run_until_cancelled(lines.send(line)).await.is_none_or(|sent| sent.is_err()) {
                 return Ok(());
             }
         }

@@ -7,9 +7,10 @@ use super::Relay;
 use crate::batch::gather;
 use crate::body;
 use crate::config::Secret;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use futures_util::future::join_all;
+use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::KafkaError;
@@ -17,12 +18,23 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::task::{block_in_place, spawn_blocking};
 
 /// Before the database is asked again for what it refused.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Properties that nobody else sets.
+const OURS: &[&str] = &[
+    "bootstrap.servers",
+    "group.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "auto.offset.reset",
+    "enable.partition.eof",
+];
+/// A broker that is away is told of no more often.
+const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(10);
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
@@ -51,7 +63,7 @@ impl Options {
         let topics: Vec<_> = self.topic.iter().map(String::as_str).collect();
         let mut members = Vec::new();
         for _ in 0..relay.connections {
-            let consumer: Member = self.configuration()?.create_with_context(Reporter)?;
+            let consumer: Member = self.configuration()?.create_with_context(Reporter::default())?;
             consumer.subscribe(&topics)?;
             members.push(work(&relay, Arc::new(consumer)));
         }
@@ -60,7 +72,7 @@ impl Options {
     }
 
     pub async fn check(&self) -> anyhow::Result<String> {
-        let consumer: Member = self.configuration()?.create_with_context(Reporter)?;
+        let consumer: Member = self.configuration()?.create_with_context(Reporter::default())?;
         let mut partitions = 0;
         for topic in &self.topic {
             let metadata =
@@ -87,6 +99,7 @@ impl Options {
         configuration.set("queued.max.messages.kbytes", "65536");
         for property in &self.property {
             let Some((key, value)) = property.expose().split_once('=') else { continue };
+            ensure!(!OURS.contains(&key), "the property {key} keeps the relay's promise, or is an option of its own");
             configuration.set(key, value);
         }
         if let Some(password) = &self.sasl_password {
@@ -102,12 +115,23 @@ impl Options {
 type Member = StreamConsumer<Reporter>;
 
 /// Says what librdkafka has to say, in our log.
-struct Reporter;
+#[derive(Default)]
+struct Reporter {
+    complained: Mutex<Option<Instant>>,
+}
 
-impl rdkafka::ClientContext for Reporter {
-    /// They also come where messages do.
+impl ClientContext for Reporter {
+    /// What matters comes as an error, too.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!("kafka: {facility}: {message}");
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!("kafka: {error}: {reason}");
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|last| last.elapsed() >= BETWEEN_COMPLAINTS) {
+            *complained = Some(Instant::now());
+            tracing::warn!("kafka: {error}: {reason}");
+        }
     }
 }
 
@@ -192,7 +216,7 @@ async fn receive(consumer: &Member, relay: &Relay) -> Option<Record> {
         match relay.stop.soon.run_until_cancelled(consumer.recv()).await? {
             Ok(message) => return Some(message.into()),
             // librdkafka tries again by itself, in its own time; a pause here would hold up what it says next
-            Err(error) => tracing::warn!("nothing received: {error}"),
+            Err(error) => tracing::debug!("nothing received: {error}"),
         }
     }
 }

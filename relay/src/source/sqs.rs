@@ -3,10 +3,10 @@
 use super::Relay;
 use crate::body;
 use crate::config::positive;
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, QueueAttributeName,
 };
@@ -26,6 +26,8 @@ const MOST_MESSAGES: usize = 10;
 const PARALLEL: usize = 8;
 /// SQS waits for a first message no longer.
 const LONGEST_WAIT: Span = Span::from_secs(20);
+/// More messages are asked for no longer than that, lest those that are held become visible to others.
+const LONGEST_GATHERING: Span = Span::from_secs(1);
 /// After an error, before the source is asked again.
 const PAUSE: Span = Span::from_secs(1);
 
@@ -81,9 +83,7 @@ impl Options {
         let request = queue.client.get_queue_attributes().queue_url(&queue.url);
         let wanted = [QueueAttributeName::ApproximateNumberOfMessages, QueueAttributeName::RedrivePolicy];
         let reply = request.set_attribute_names(Some(wanted.to_vec())).send().await;
-        let reply = reply
-            .map_err(|error| anyhow::anyhow!("{}", DisplayErrorContext(error)))
-            .context("the queue cannot be reached")?;
+        let reply = reply.map_err(told).context("the queue cannot be reached")?;
         let attributes = reply.attributes.unwrap_or_default();
         let waiting = attributes.get(&QueueAttributeName::ApproximateNumberOfMessages).map_or("?", String::as_str);
         let dead_letters = match attributes.contains_key(&QueueAttributeName::RedrivePolicy) {
@@ -113,6 +113,33 @@ impl Options {
             visibility: *self.visibility_timeout,
         })
     }
+}
+
+/// Without the reply, which may hold messages.
+fn told<E: ProvideErrorMetadata, R>(error: SdkError<E, R>) -> anyhow::Error {
+    match &error {
+        SdkError::ServiceError(refusal) => {
+            let refusal = refusal.err();
+            anyhow!("{}: {}", refusal.code().unwrap_or("error"), refusal.message().unwrap_or("no reason was given"))
+        }
+        SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
+            Some(failure) => anyhow!("{}", causes(failure)),
+            None => anyhow!("the request could not be sent"),
+        },
+        SdkError::TimeoutError(_) => anyhow!("no reply in time"),
+        SdkError::ResponseError(_) => anyhow!("the reply cannot be understood"),
+        _ => anyhow!("the request cannot be made: are region and credentials there?"),
+    }
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// A message that is to be stored and deleted.
@@ -164,9 +191,12 @@ impl Queue {
             return Ok(Vec::new());
         };
         let mut held = first?;
-        let deadline = Instant::now() + limits.wait;
+        let (deadline, last) = (
+            Instant::now() + limits.wait,
+            Instant::now() + limits.wait.max(LONGEST_GATHERING.min(self.visibility / 4)),
+        );
         let mut many = held.len() == MOST_MESSAGES;
-        while !held.is_empty() {
+        while !held.is_empty() && Instant::now() <= last && !relay.stop.soon.is_cancelled() {
             if !many {
                 if Instant::now() >= deadline {
                     break;
@@ -199,7 +229,7 @@ impl Queue {
             .visibility_timeout(self.visibility.as_secs() as i32)
             .send()
             .await
-            .map_err(|error| anyhow::anyhow!("{}", DisplayErrorContext(error)))?;
+            .map_err(told)?;
         let held =
             |message: Message| Some(Held { body: body::text(message.body?.into()), receipt: message.receipt_handle? });
         Ok(reply.messages.unwrap_or_default().into_iter().filter_map(held).collect())

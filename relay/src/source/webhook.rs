@@ -9,21 +9,23 @@ use anyhow::ensure;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytesize::ByteSize;
 use clap::Args;
+use flate2::read::MultiGzDecoder;
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use humantime::Duration;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tower_http::decompression::RequestDecompressionLayer;
 
 #[derive(Args, Debug)]
 pub struct Options {
@@ -54,6 +56,8 @@ pub struct Options {
     max_held: ByteSize,
 }
 
+const BEARER: &[u8] = b"Bearer ";
+
 fn starts_with_slash(path: &str) -> Result<String, String> {
     let plain = path.starts_with('/') && !path.contains(['{', '}', '?', '#']);
     if plain { Ok(path.to_owned()) } else { Err("must start with /, without {}, ? or #".into()) }
@@ -64,7 +68,42 @@ struct Waiting {
     body: String,
     answer: oneshot::Sender<Answer>,
     /// Given back when the body is.
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Bytes of a body, and the room that they take of what all bodies may take together.
+struct Held {
+    bytes: Vec<u8>,
+    most: usize,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    fn add(&mut self, part: &[u8], room: &Arc<Semaphore>) -> Result<(), Answer> {
+        if self.bytes.len() + part.len() > self.most {
+            return Err(Answer::TooLarge);
+        }
+        let more = room.clone().try_acquire_many_owned(part.len() as u32).map_err(|_| Answer::NoRoom)?;
+        match &mut self.room {
+            Some(room) => room.merge(more),
+            None => self.room = Some(more),
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(())
+    }
+
+    /// All members of gzip (RFC 1952, section 2.2), to the last byte.
+    fn unpacked(self, room: &Arc<Semaphore>) -> Result<Self, Answer> {
+        let mut unpacked = Self { bytes: Vec::new(), most: self.most, room: None };
+        let (mut decoder, mut part) = (MultiGzDecoder::new(&self.bytes[..]), vec![0; 1 << 16]);
+        loop {
+            match decoder.read(&mut part) {
+                Ok(0) => return Ok(unpacked),
+                Ok(length) => unpacked.add(&part[..length], room)?,
+                Err(_) => return Err(Answer::Broken),
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +115,7 @@ enum Answer {
     TooLate,
     TooLarge,
     Broken,
+    Unknown,
     NotAllowed,
 }
 
@@ -91,6 +131,7 @@ impl IntoResponse for Answer {
             Self::TooLate => (StatusCode::SERVICE_UNAVAILABLE, "not stored in time\n"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n"),
             Self::Broken => (StatusCode::BAD_REQUEST, "the body could not be read\n"),
+            Self::Unknown => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is neither plain nor gzip\n"),
             Self::NotAllowed => {
                 return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "wrong secret\n")
                     .into_response();
@@ -130,18 +171,17 @@ impl Options {
         };
         let router = Router::new()
             .route(&self.path, post(receive))
-            .layer(RequestDecompressionLayer::new())
+            .fallback(elsewhere)
+            .method_not_allowed_fallback(elsewhere)
             .with_state(Arc::new(webhook))
             .merge(service::router(&relay.metrics));
         let listener = service::listen(self.listen).await?;
         service::watch(relay.database.clone(), relay.metrics.clone());
-        let serving = axum::serve(listener, router).with_graceful_shutdown(relay.stop.soon.clone().cancelled_owned());
+        let serving = service::serve(listener, router, relay.stop.soon.clone());
         // the writers end when no request can bring them anything more
         let receiver = Mutex::new(receiver);
         let writing = join_all((0..relay.connections).map(|_| write(&relay, &receiver)));
-        if let Some((served, _)) = relay.stop.now.run_until_cancelled(join(serving.into_future(), writing)).await {
-            served?;
-        }
+        relay.stop.now.run_until_cancelled(join(serving, writing)).await;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -152,6 +192,11 @@ impl Options {
     }
 
     fn must_make_sense(&self) -> anyhow::Result<()> {
+        ensure!(
+            !["/healthz", "/readyz", "/metrics"].contains(&self.path.as_str()),
+            "path \"{}\" is the relay's own",
+            self.path
+        );
         ensure!(self.max_body <= self.max_held, "max_body is more than max_held: such a body could never be taken");
         ensure!(
             self.allow_anyone || !self.secret.is_empty(),
@@ -164,7 +209,7 @@ impl Options {
 
 async fn receive(State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: Body) -> Response {
     let answer = match webhook.allows(&headers) {
-        true => timeout(*webhook.timeout, webhook.take(body)).await.unwrap_or(Answer::TooLate),
+        true => timeout(*webhook.timeout, webhook.take(&headers, body)).await.unwrap_or(Answer::TooLate),
         false => Answer::NotAllowed,
     };
     if answer != Answer::Stored {
@@ -175,34 +220,55 @@ async fn receive(State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: 
     response
 }
 
+/// A sink that posts to a wrong path should not go unnoticed.
+async fn elsewhere(State(webhook): State<Arc<Webhook>>, method: Method, uri: Uri) -> Response {
+    tracing::warn!("request not taken: {method} {}", uri.path());
+    webhook.relay.metrics.answered(StatusCode::NOT_FOUND.as_u16());
+    (StatusCode::NOT_FOUND, "nothing is here: POST to the path of the webhook\n").into_response()
+}
+
 impl Webhook {
     /// Every secret is compared to its end, so that the time tells nothing.
     fn allows(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(&self.secret_header).map(|value| value.as_bytes()).unwrap_or_default();
-        let bare =
-            given.strip_prefix(b"Bearer ").filter(|_| self.secret_header == header::AUTHORIZATION).unwrap_or(given);
+        let bare = match given.split_at_checked(BEARER.len()) {
+            Some((scheme, token))
+                if self.secret_header == header::AUTHORIZATION && scheme.eq_ignore_ascii_case(BEARER) =>
+            {
+                token
+            }
+            _ => given,
+        };
         let matches =
             self.secrets.iter().fold(0, |any, secret| any | secret.expose().as_bytes().ct_eq(bare).unwrap_u8());
         matches == 1 || self.allow_anyone
     }
 
-    async fn take(&self, body: Body) -> Answer {
-        let Ok(mut room) = self.room.clone().try_acquire_many_owned(0) else { return Answer::NoRoom };
-        let (mut bytes, mut parts) = (Vec::new(), body.into_data_stream());
+    async fn take(&self, headers: &HeaderMap, body: Body) -> Answer {
+        let encoding = headers.get(header::CONTENT_ENCODING).map_or(&b""[..], |value| value.as_bytes());
+        let packed = encoding.eq_ignore_ascii_case(b"gzip");
+        if !packed && !encoding.is_empty() && !encoding.eq_ignore_ascii_case(b"identity") {
+            return Answer::Unknown;
+        }
+        let mut held = Held { bytes: Vec::new(), most: self.max_body, room: None };
+        let mut parts = body.into_data_stream();
         while let Some(part) = parts.next().await {
             let Ok(part) = part else { return Answer::Broken };
-            if bytes.len() + part.len() > self.max_body {
-                return Answer::TooLarge;
+            if let Err(answer) = held.add(&part, &self.room) {
+                return answer;
             }
-            match self.room.clone().try_acquire_many_owned(part.len() as u32) {
-                Ok(more) => room.merge(more),
-                Err(_) => return Answer::NoRoom,
+        }
+        if packed {
+            let room = self.room.clone();
+            match spawn_blocking(move || held.unpacked(&room)).await {
+                Ok(Ok(unpacked)) => held = unpacked,
+                Ok(Err(answer)) => return answer,
+                Err(_) => return Answer::Broken,
             }
-            bytes.extend_from_slice(&part);
         }
         let (answer, answered) = oneshot::channel();
         // neither end is dropped without an answer, but by a writer that panicked
-        match self.waiting.send(Waiting { body: body::text(bytes), answer, _room: room }) {
+        match self.waiting.send(Waiting { body: body::text(held.bytes), answer, _room: held.room }) {
             Ok(()) => answered.await.unwrap_or(Answer::NotStored),
             Err(_) => Answer::NotStored,
         }
