@@ -118,10 +118,10 @@ impl Options {
 /// Without the reply, which may hold messages.
 fn told<E: ProvideErrorMetadata, R>(error: SdkError<E, R>) -> anyhow::Error {
     match &error {
-        SdkError::ServiceError(refusal) => {
-            let refusal = refusal.err();
-            anyhow!("{}: {}", refusal.code().unwrap_or("error"), refusal.message().unwrap_or("no reason was given"))
-        }
+        SdkError::ServiceError(refusal) => match refusal.err().code() {
+            Some(code) => anyhow!("{code}: {}", refusal.err().message().unwrap_or("no reason was given")),
+            None => anyhow!("the reply cannot be understood"),
+        },
         SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
             Some(failure) => anyhow!("{}", causes(failure)),
             None => anyhow!("the request could not be sent"),

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Address to listen at. TLS is for a proxy before it
+    /// Address to listen at, an IP. TLS is for a proxy before it
     #[arg(long, env = "AUDIT_RELAY_WEBHOOK_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Path that Sequin posts to
@@ -51,7 +51,7 @@ pub struct Options {
     /// Longest body that is taken, unpacked
     #[arg(long, env = "AUDIT_RELAY_WEBHOOK_MAX_BODY", value_name = "SIZE", default_value = "64MiB")]
     max_body: ByteSize,
-    /// Bytes of bodies that are held at a time: beyond it the answer is 503
+    /// Bytes of bodies that are held at a time: beyond it the answer is 503. Reckon with four times as much memory
     #[arg(long, env = "AUDIT_RELAY_WEBHOOK_MAX_HELD", value_name = "SIZE", default_value = "256MiB")]
     max_held: ByteSize,
 }
