@@ -78,9 +78,8 @@ impl Options {
         let request = stream.post("ack", &json!({"ack_ids": []}), stream.ack_timeout)?;
         let reply = request.send().await.map_err(reqwest::Error::without_url).context("Sequin cannot be reached")?;
         match reply.status() {
-            StatusCode::BAD_REQUEST | StatusCode::OK => {
-                Ok(format!("{} answers, and knows token and stream", stream.url))
-            }
+            StatusCode::BAD_REQUEST => Ok(format!("{} answers, and knows token and stream", stream.url)),
+            StatusCode::OK => bail!("{} takes what Sequin would refuse: is it a stream of Sequin's?", stream.url),
             status => bail!("Sequin answers with {status}: {}", meaning(status)),
         }
     }

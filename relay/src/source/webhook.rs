@@ -5,7 +5,7 @@ use super::Relay;
 use crate::batch::gather;
 use crate::config::{Secret, positive};
 use crate::{body, service};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -18,11 +18,12 @@ use flate2::read::MultiGzDecoder;
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use humantime::Duration;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -119,26 +120,32 @@ enum Answer {
     NotAllowed,
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        let (status, text) = match self {
-            Self::Stored => return StatusCode::NO_CONTENT.into_response(),
+impl Answer {
+    fn told(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Stored => (StatusCode::NO_CONTENT, ""),
             Self::Refused => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "the database refuses this body (audit_cdc.on_reject is error)\n")
+                (StatusCode::INTERNAL_SERVER_ERROR, "refused by the database (audit_cdc.on_reject is error)\n")
             }
-            Self::NotStored => (StatusCode::SERVICE_UNAVAILABLE, "not stored: the database is away\n"),
+            Self::NotStored => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not stored by the database, whose reason is in the log\n")
+            }
             Self::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "too many bodies are waiting\n"),
             Self::TooLate => (StatusCode::SERVICE_UNAVAILABLE, "not stored in time\n"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n"),
             Self::Broken => (StatusCode::BAD_REQUEST, "the body could not be read\n"),
             Self::Unknown => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is neither plain nor gzip\n"),
-            Self::NotAllowed => {
-                return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "wrong secret\n")
-                    .into_response();
-            }
-        };
+            Self::NotAllowed => (StatusCode::UNAUTHORIZED, "wrong secret\n"),
+        }
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let (status, text) = self.told();
         match status {
             StatusCode::SERVICE_UNAVAILABLE => (status, [(header::RETRY_AFTER, "2")], text).into_response(),
+            StatusCode::UNAUTHORIZED => (status, [(header::WWW_AUTHENTICATE, "Bearer")], text).into_response(),
             _ => (status, text).into_response(),
         }
     }
@@ -187,8 +194,13 @@ impl Options {
 
     pub async fn check(&self) -> anyhow::Result<String> {
         self.must_make_sense()?;
-        let listener = service::listen(self.listen).await?;
-        Ok(format!("can listen at {}, path {}", listener.local_addr()?, self.path))
+        match TcpListener::bind(self.listen).await {
+            Ok(_) => Ok(format!("can listen at {}, path {}", self.listen, self.path)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                Ok(format!("{} is in use: by this relay, if it runs already", self.listen))
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot listen at {}", self.listen)),
+        }
     }
 
     fn must_make_sense(&self) -> anyhow::Result<()> {
@@ -213,7 +225,7 @@ async fn receive(State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: 
         false => Answer::NotAllowed,
     };
     if answer != Answer::Stored {
-        tracing::warn!("request not taken: {answer:?}");
+        tracing::warn!("request not taken: {}", answer.told().1.trim_end());
     }
     let response = answer.into_response();
     webhook.relay.metrics.answered(response.status().as_u16());
