@@ -22,9 +22,9 @@ impl Limits {
         }
     }
 
-    /// What one of several writers takes of what waits now, so that the others do not idle. Not if it is to wait for more.
-    pub fn share(self, waiting: usize, writers: usize) -> Self {
-        let share = if self.wait.is_zero() { waiting.div_ceil(writers) } else { self.messages };
+    /// What one of several writers takes of what is under way, so that the others do not idle. Not if it is to wait for more.
+    pub fn share(self, under_way: usize, writers: usize) -> Self {
+        let share = if self.wait.is_zero() { under_way.div_ceil(writers) } else { self.messages };
         Self { messages: share.clamp(1, self.messages), ..self }
     }
 }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn writers_share_what_waits() {
         let hasty = Limits { messages: 10, wait: Duration::ZERO, ..LIMITS };
-        let shares = |limits: Limits| [1, 8, 9, 100].map(|waiting| limits.share(waiting, 2).messages);
+        let shares = |limits: Limits| [1, 8, 9, 100].map(|under_way| limits.share(under_way, 2).messages);
         assert_eq!(shares(hasty), [1, 4, 5, 10]);
         assert_eq!(shares(Limits { messages: 10, ..LIMITS }), [10; 4]);
     }

@@ -18,6 +18,7 @@ use flate2::read::MultiGzDecoder;
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use humantime::Duration;
+use std::cell::Cell;
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -186,8 +187,8 @@ impl Options {
         service::watch(relay.database.clone(), relay.metrics.clone());
         let serving = service::serve(listener, router, relay.stop.soon.clone());
         // the writers end when no request can bring them anything more
-        let receiver = Mutex::new(receiver);
-        let writing = join_all((0..relay.connections).map(|_| write(&relay, &receiver)));
+        let (receiver, storing) = (Mutex::new(receiver), Cell::new(0));
+        let writing = join_all((0..relay.connections).map(|_| write(&relay, &receiver, &storing)));
         relay.stop.now.run_until_cancelled(join(serving, writing)).await;
         Ok(ExitCode::SUCCESS)
     }
@@ -287,13 +288,14 @@ impl Webhook {
     }
 }
 
-async fn write(relay: &Relay, waiting: &Mutex<mpsc::UnboundedReceiver<Waiting>>) {
+/// `storing`: bodies in calls of all writers.
+async fn write(relay: &Relay, waiting: &Mutex<mpsc::UnboundedReceiver<Waiting>>, storing: &Cell<usize>) {
     let mut writer = relay.database.writer();
     loop {
         let mut batch = {
             let mut waiting = waiting.lock().await;
             let Some(first) = waiting.recv().await else { return };
-            let limits = relay.limits.share(waiting.len() + 1, relay.connections);
+            let limits = relay.limits.share(waiting.len() + 1 + storing.get(), relay.connections);
             let mut first = Some(first);
             let next = async || match first.take() {
                 Some(first) => Some(first),
@@ -307,7 +309,9 @@ async fn write(relay: &Relay, waiting: &Mutex<mpsc::UnboundedReceiver<Waiting>>)
             continue;
         }
         let bodies: Vec<&str> = batch.iter().map(|waiting| waiting.body.as_str()).collect();
+        storing.update(|storing| storing + bodies.len());
         let results = writer.ingest(&bodies).await;
+        storing.update(|storing| storing - bodies.len());
         for (waiting, result) in batch.into_iter().zip(results) {
             let answer = match result {
                 Ok(()) => Answer::Stored,
