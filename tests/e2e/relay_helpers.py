@@ -13,6 +13,7 @@ import time
 
 import psycopg2
 from conftest import TOP, change, until
+from fault_helpers import kill_postmaster
 
 PROGRAM = pathlib.Path(os.environ.get("AUDIT_RELAY", TOP / "target" / "debug" / "audit-relay"))
 SECRET = "a-secret-of-the-tests"
@@ -204,6 +205,18 @@ class Wire:
         self.server.shutdown(socket.SHUT_RDWR)  # which wakes accept
         self.server.close()
         self.cut()
+
+
+FAULTS = ["kill a relay", "cut connections", "kill the database"]
+
+
+def strike(fault, relay, wire):
+    if fault == "kill a relay":
+        relay.restart()
+    elif fault == "cut connections":
+        until(wire.cut)  # something was connected
+    else:
+        kill_postmaster()
 
 
 @contextlib.contextmanager

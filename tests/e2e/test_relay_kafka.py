@@ -6,8 +6,7 @@ import random
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from conftest import server, until
-from fault_helpers import kill_postmaster
-from relay_helpers import Relay, exactly, free_port, messages, run, stored, url, wire_to_database
+from relay_helpers import FAULTS, Relay, exactly, free_port, messages, run, stored, strike, url, wire_to_database
 from relay_peers import broker  # noqa: F401
 
 TOPIC = "audit"
@@ -117,25 +116,19 @@ def test_members_come_and_go(db, broker):
     exactly(db, count)
 
 
-@pytest.mark.parametrize("fault", ["kill a relay", "cut connections", "kill the database"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_faults_with_two_relays(db, broker, fault):
     chance, count = random.Random(5), 6_000
     broker.create(TOPIC)
     with wire_to_database() as wire:
         address = url(db, "127.0.0.1", wire.port)
         with Member(db, broker, "--batch-messages", "50", database=address) as one, Member(db, broker, "--batch-messages", "50", database=address) as other:
-            faults = twice = 0
+            twice = 0
             for first in range(0, count, 1_000):
                 broker.put(TOPIC, messages(1_000, first))
                 before = max(stored(db), 0)
                 until(lambda: stored(db) > before)
-                if fault == "kill a relay":
-                    chance.choice([one, other]).restart()
-                elif fault == "cut connections":
-                    wire.cut()
-                else:
-                    kill_postmaster()
-                faults += 1
+                strike(fault, chance.choice([one, other]), wire)
                 # some come twice, in another order
                 again = messages(200, chance.randrange(first + 800))
                 chance.shuffle(again)

@@ -9,8 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import server, until
-from fault_helpers import kill_postmaster
-from relay_helpers import Relay, exactly, messages, run, stored, url, wire_to_database
+from relay_helpers import FAULTS, Relay, exactly, messages, run, stored, strike, url, wire_to_database
 from relay_peers import CREDENTIALS, Queue, sqs  # noqa: F401
 
 numbers = itertools.count(1)
@@ -102,7 +101,7 @@ def test_a_stop_returns_what_cannot_be_stored(db, queue):
             server("start")
 
 
-@pytest.mark.parametrize("fault", ["kill a relay", "cut connections", "kill the database"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_faults_with_two_relays(db, any_queue, fault):
     chance, step = random.Random(5), 30 if any_queue.fifo else 150
     count = 5 * step
@@ -110,18 +109,11 @@ def test_faults_with_two_relays(db, any_queue, fault):
         more = ("--visibility-timeout", "3s", "--batch-messages", "50")
         address = url(db, "127.0.0.1", wire.port)
         with Pull(db, any_queue, *more, database=address) as one, Pull(db, any_queue, *more, database=address) as other:
-            faults = 0
             for first in range(0, count, step):
                 any_queue.put(messages(step, first))
                 before = max(stored(db), 0)
                 until(lambda: stored(db) > before or any_queue.pending() == (0, 0))
-                if fault == "kill a relay":
-                    chance.choice([one, other]).restart()
-                elif fault == "cut connections":
-                    wire.cut()
-                else:
-                    kill_postmaster()
-                faults += 1
+                strike(fault, chance.choice([one, other]), wire)
                 # some come twice
                 any_queue.put(messages(step // 5, chance.randrange(first + step * 4 // 5)))
             until(lambda: any_queue.pending() == (0, 0), 120)

@@ -6,8 +6,7 @@ import threading
 
 import pytest
 from conftest import server, until
-from fault_helpers import kill_postmaster
-from relay_helpers import Relay, exactly, free_port, messages, metric, run, stored, url, wire_to_database
+from relay_helpers import FAULTS, Relay, exactly, free_port, messages, metric, run, stored, strike, url, wire_to_database
 from sequin_stream import TOKEN, SequinStream
 
 
@@ -106,7 +105,7 @@ def test_sequin_restarted(db, stream):
     exactly(db, 2_000)
 
 
-@pytest.mark.parametrize("fault", ["kill a relay", "cut connections", "kill the database"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_faults_with_two_relays(db, stream, fault):
     chance, count = random.Random(5), 20_000
     stream.ack_wait = 2
@@ -121,12 +120,7 @@ def test_faults_with_two_relays(db, stream, fault):
                 until(lambda: stream.acked > before + 500 or not stream.pending())
                 if not stream.pending():
                     break
-                if fault == "kill a relay":
-                    chance.choice([one, other]).restart()
-                elif fault == "cut connections":
-                    wire.cut()
-                else:
-                    kill_postmaster()
+                strike(fault, chance.choice([one, other]), wire)
                 faults += 1
                 # some deliver twice
                 stream.put(messages(300, chance.randrange(count - 300)))
