@@ -27,8 +27,8 @@ macro_rules! insert {
         "INSERT INTO audit_cdc_internal.log
            (commit_lsn, commit_timestamp, identity, audited_table, commit_idx, action, replica_identity,
             idempotency_key, record_id, record_pks, annotations, old_values, new_values, unknown_columns, unknown_old_columns)
-         SELECT n.commit_lsn, n.commit_timestamp, n.identity, n.audited_table, n.commit_idx, n.action::audit_cdc_internal.action, n.replica_identity, n.idempotency_key, n.record_id,
-                n.record_pks::text[], n.annotations::jsonb, n.old_values::jsonb, n.new_values::jsonb,
+         SELECT n.commit_lsn, n.commit_timestamp, n.identity, n.audited_table, n.commit_idx,
+                n.action::audit_cdc_internal.action, n.replica_identity, n.idempotency_key, n.record_id, n.record_pks::text[], n.annotations::jsonb, n.old_values::jsonb, n.new_values::jsonb,
                 n.unknown_columns::text[], n.unknown_old_columns::text[]
          FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
               AS n(commit_timestamp, identity, audited_table, commit_lsn, commit_idx, action, replica_identity, idempotency_key,

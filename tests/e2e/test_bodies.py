@@ -40,3 +40,19 @@ def test_on_reject_error_fails_the_whole_call(db):
         db.rows("SELECT * FROM audit_ingest(%s::text[])", [batch([FIRST]), '{"id": 1}'], connection=connection)
     assert error.value.pgcode == "2203A" and "Message 2" in error.value.diag.message_detail
     assert db.value("SELECT count(*) FROM audit_logs") == 0
+
+
+def test_many_at_once_are_stored_as_one_by_one(db):
+    """Many go by COPY, whose text format has characters of its own; one goes by INSERT."""
+    import json
+    odd = ["\\N", "\\.", "a\tb", "a\nb", "a\r\nb", "\\", "\\\\n", "ä€", "", " ", "\"{},"]
+    many = [change(n, pks=(key,), key=f"k{n}", record={"id": key, "nested": [key, {key: key}]}) for n, key in enumerate(odd * 2)]
+    spelled = [json.dumps(message, indent="\t").replace("\n", "\r\n") for message in many]
+    entries = "SELECT to_jsonb(l) - '{id,created_at}'::text[] FROM audit_logs l ORDER BY commit_idx"
+    connection = db.connect(client_encoding="LATIN1")
+    assert db.rows("SELECT inserted FROM audit_ingest(convert_from(decode(%s, 'hex'), 'UTF8'))", batch(spelled).encode().hex(), connection=connection) == [(len(many),)]
+    together = db.rows(entries)
+    db.run("DROP EXTENSION audit_cdc CASCADE; CREATE EXTENSION audit_cdc")
+    for message in spelled:
+        db.ingest(message)
+    assert together == db.rows(entries)
