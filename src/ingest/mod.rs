@@ -5,11 +5,12 @@
 //! deadlock. (A retry meets its rejects in its own order; against a redelivery of the same messages it may be
 //! cancelled with 40P01.)
 
-mod lines;
 mod log;
+mod month;
 mod names;
 mod rejects;
 mod retry;
+mod store;
 mod take;
 
 use crate::pg::ErrorReport;

@@ -1,13 +1,16 @@
 //! One body: understood, ordered, stored.
 
 use super::Counts;
-use super::log::{self, Entry, Stored};
+use super::log::{self, Entry};
 use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
+use super::store::{self, Stored};
 use crate::isolate::isolated;
 use crate::message::{Action, Change, Identity, Message, Reject, Table, messages};
-use crate::pg::check_for_interrupts;
+use crate::pg::{check_for_interrupts, snapshot_is_fixed};
 use crate::projection::{self, Projection};
+use crate::sqlstate::SqlState;
+use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// At most so much is handed to one statement: its memory is freed before the next.
@@ -163,8 +166,26 @@ fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection], all: &mu
         refused.entry(entry.place()).or_default().push((entry.change, reject));
     };
     let mut stored = Vec::new();
+    let mut work = |chunk: &[Entry<'c, 'a>]| store::store(chunk, projections);
+    // what another session has added meanwhile is found when it is looked for again
+    let mut again = Vec::new();
     for chunk in chunks(entries) {
-        isolated(chunk, refusal, &mut |chunk| log::store(chunk, projections), &mut stored, &mut refuse);
+        isolated(chunk, refusal, &mut work, &mut stored, &mut |entry, reject| match reject.sqlstate {
+            SqlState::UNIQUE_VIOLATION => again.push(*entry),
+            _ => refuse(entry, reject),
+        });
+    }
+    for chunk in chunks(&again) {
+        isolated(chunk, refusal, &mut work, &mut stored, &mut |entry, reject| {
+            if reject.sqlstate == SqlState::UNIQUE_VIOLATION && snapshot_is_fixed() {
+                ereport!(
+                    ERROR,
+                    PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                    "could not serialize access: another transaction has stored one of these changes"
+                );
+            }
+            refuse(entry, reject)
+        });
     }
     for conflict in stored.into_iter().flat_map(|part| all.add(part)) {
         refuse(&conflict, Reject::conflict());

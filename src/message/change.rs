@@ -2,12 +2,13 @@
 
 use super::body::Message;
 use super::json::{Object, has_container_over, missing, wrong_type};
-use super::key::{RecordKey, array_literal};
+use super::key::RecordKey;
 use super::reject::Reject;
 use crate::sqlstate::SqlState;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use std::borrow::Cow;
+use std::ffi::CStr;
 
 /// Stands for the database in messages of Sequin releases that did not name it.
 const UNKNOWN_DATABASE: &str = "unknown";
@@ -53,13 +54,13 @@ impl Action {
         })
     }
 
-    pub fn as_str(self) -> &'static str {
+    pub fn label(self) -> &'static CStr {
         match self {
-            Self::Insert => "insert",
-            Self::Update => "update",
-            Self::Delete => "delete",
-            Self::Read => "read",
-            Self::Truncate => "truncate",
+            Self::Insert => c"insert",
+            Self::Update => c"update",
+            Self::Delete => c"delete",
+            Self::Read => c"read",
+            Self::Truncate => c"truncate",
         }
     }
 }
@@ -113,21 +114,20 @@ pub struct Change<'a> {
     pub old_values: Option<&'a str>,
     pub new_values: Option<&'a str>,
     pub annotations: Option<&'a str>,
-    pub sent: Sent,
+    pub sent: Sent<'a>,
 }
 
 /// What a message says of what it does not carry. Sequin's say nothing; those of capture do.
 #[derive(Debug, Default)]
-pub struct Sent {
+pub struct Sent<'a> {
     /// As `pg_class.relreplident` has it.
     pub replica_identity: Option<i8>,
-    /// Array literals.
-    pub unknown_columns: Option<String>,
-    pub unknown_old_columns: Option<String>,
+    pub unknown_columns: Option<Vec<Cow<'a, str>>>,
+    pub unknown_old_columns: Option<Vec<Cow<'a, str>>>,
 }
 
-impl Sent {
-    fn parse(metadata: &Object) -> Result<Self, Reject> {
+impl<'a> Sent<'a> {
+    fn parse(metadata: &Object<'a>) -> Result<Self, Reject> {
         let replica_identity = match metadata.string("replica_identity")?.as_deref() {
             None => None,
             Some("full") => Some(b'f'),
@@ -141,8 +141,8 @@ impl Sent {
         };
         Ok(Self {
             replica_identity: replica_identity.map(|letter| letter as i8),
-            unknown_columns: metadata.strings("unknown_columns")?.map(|names| array_literal(&names)),
-            unknown_old_columns: metadata.strings("unknown_old_columns")?.map(|names| array_literal(&names)),
+            unknown_columns: metadata.strings("unknown_columns")?,
+            unknown_old_columns: metadata.strings("unknown_old_columns")?,
         })
     }
 }
@@ -325,8 +325,8 @@ mod tests {
         let sent = change(&text).expect("capture's").sent;
         assert_eq!(sent.replica_identity, Some(b'f' as i8));
         assert_eq!(
-            (sent.unknown_columns.as_deref(), sent.unknown_old_columns.as_deref()),
-            (Some("{}"), Some(r#"{"a","b \"c\""}"#))
+            (sent.unknown_columns, sent.unknown_old_columns),
+            (Some(vec![]), Some(vec!["a".into(), r#"b "c""#.into()]))
         );
     }
 

@@ -3,6 +3,15 @@
 use super::change::{Action, Change};
 use super::digest::{Fields, Identity};
 
+/// What the log holds under a change's identity and commit time.
+pub struct Logged {
+    pub has_same_action: bool,
+    pub commit_lsn: Option<i64>,
+    pub commit_idx: Option<i32>,
+    /// The record key, if the change had one.
+    pub key: Option<Vec<String>>,
+}
+
 impl Change<'_> {
     /// Database, table and idempotency key: neither of two databases, nor two tables, share a change.
     /// For a `read` also the record key and the image, by the digest that PostgreSQL took of it as
@@ -21,7 +30,7 @@ impl Change<'_> {
         let fields = self
             .located(Fields::default().add("change"))
             .add(&self.commit_microseconds.to_string())
-            .add(self.action.as_str())
+            .add(&self.action.label().to_string_lossy())
             .add(&format!("{:?}", (self.commit_lsn, self.commit_idx)));
         let fields = self.keyed(fields);
         match self.action {
@@ -38,6 +47,17 @@ impl Change<'_> {
                 || (self.commit_lsn, self.commit_idx) == (other.commit_lsn, other.commit_idx))
             && match (&self.key, &other.key) {
                 (Some(one), Some(two)) => one.without_empty().eq(two.without_empty()),
+                _ => true,
+            }
+    }
+
+    /// The same for what the log holds.
+    pub fn agrees_with_logged(&self, logged: &Logged) -> bool {
+        logged.has_same_action
+            && (self.action == Action::Read
+                || (self.commit_lsn, self.commit_idx) == (logged.commit_lsn, logged.commit_idx))
+            && match (&self.key, &logged.key) {
+                (Some(one), Some(two)) => one.without_empty().eq(two.iter().filter(|value| !value.is_empty())),
                 _ => true,
             }
     }

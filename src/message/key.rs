@@ -15,7 +15,6 @@ const LONGEST_RECORD_ID: usize = 2_000;
 pub struct RecordKey<'a> {
     values: Vec<Cow<'a, str>>,
     record_id: Option<Cow<'a, str>>,
-    array_literal: Option<String>,
 }
 
 impl<'a> RecordKey<'a> {
@@ -34,11 +33,7 @@ impl<'a> RecordKey<'a> {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let record_id = named(&values);
-        let array_literal = match values.as_slice() {
-            [single] if single.len() <= LONGEST_RECORD_ID => None,
-            values => Some(array_literal(values)),
-        };
-        Ok(Self { values, record_id, array_literal })
+        Ok(Self { values, record_id })
     }
 
     pub fn values(&self) -> impl Iterator<Item = &str> {
@@ -56,9 +51,12 @@ impl<'a> RecordKey<'a> {
         self.record_id.as_deref()
     }
 
-    /// The key as a PostgreSQL array literal where [`Self::record_id`] alone does not tell it.
-    pub fn array_literal(&self) -> Option<&str> {
-        self.array_literal.as_deref()
+    /// The values, where [`Self::record_id`] alone does not tell them.
+    pub fn whole(&self) -> Option<&[Cow<'a, str>]> {
+        match self.values.as_slice() {
+            [single] if single.len() <= LONGEST_RECORD_ID => None,
+            values => Some(values),
+        }
     }
 }
 
@@ -92,22 +90,22 @@ mod tests {
         assert_eq!(key(r#"[1.10]"#).record_id(), Some("1.10"));
         assert_eq!(key(r#"[""]"#).record_id(), Some(""));
         assert_eq!(key("[]").record_id(), None);
-        assert_eq!(key(r#"["7"]"#).array_literal(), None);
+        assert_eq!(key(r#"["7"]"#).whole(), None);
     }
 
     #[test]
     fn composite_keys_do_not_collide() {
         assert_ne!(key(r#"["a:b","c"]"#).record_id(), key(r#"["a","b:c"]"#).record_id());
         assert_eq!(key(r#"["a","b"]"#).record_id(), Some(r#"["a","b"]"#));
-        assert_eq!(key(r#"["a\"","\\b",""]"#).array_literal(), Some(r#"{"a\"","\\b",""}"#));
-        assert_eq!(key("[]").array_literal(), Some("{}"));
+        assert_eq!(key(r#"["a\"","\\b",""]"#).whole().map(array_literal).as_deref(), Some(r#"{"a\"","\\b",""}"#));
+        assert_eq!(key("[]").whole().map(array_literal).as_deref(), Some("{}"));
     }
 
     #[test]
     fn a_long_key_has_a_short_id_and_is_kept_whole() {
         let text = format!("[\"{}\"]", "k".repeat(5000));
         assert_eq!(key(&text).record_id().map(|id| id.len()), Some("sha256:".len() + 64));
-        assert!(key(&text).array_literal().is_some_and(|literal| literal.len() > 5000));
+        assert!(key(&text).whole().is_some_and(|values| values[0].len() == 5000));
     }
 
     #[test]

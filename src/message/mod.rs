@@ -14,6 +14,8 @@ mod reject;
 pub use body::{Message, messages};
 pub use change::{Action, Change, Table};
 pub use digest::{Identity, text_digest};
+pub use identity::Logged;
+pub use key::array_literal;
 pub use reject::Reject;
 
 #[cfg(test)]

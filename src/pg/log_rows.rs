@@ -4,12 +4,12 @@ use pgrx::spi::SpiTupleTable;
 use std::cell::RefCell;
 use std::ffi::CStr;
 use std::marker::PhantomData;
+use std::ptr::null_mut;
 
 /// A row of the log, for as long as the statement's result that it stands in.
 #[derive(Clone, Copy)]
 pub struct LogRow<'a> {
     pub id: i64,
-    pub audited_table: i32,
     pub commit_timestamp: TimestampWithTimeZone,
     pub identity: [u8; 16],
     tuple: pg_sys::HeapTuple,
@@ -23,32 +23,78 @@ pub fn log_rows<'a>(_result: SpiTupleTable<'a>) -> Vec<LogRow<'a>> {
 
 /// What the statement run last has returned. It lives until the SPI connection ends, which `'a` must not outlive.
 pub(super) fn returned<'a>() -> Vec<LogRow<'a>> {
-    // SAFETY: SPI_tuptable is the result of the statement run last: whole rows of the log. These columns are of the
-    // types that they are read as, and never null.
+    // SAFETY: SPI_tuptable is the result of the statement run last: whole rows of the log.
     unsafe {
         let table = pg_sys::SPI_tuptable;
         if table.is_null() {
             return Vec::new();
         }
-        let layout = (*table).tupdesc;
-        let column = |name: &CStr| pg_sys::SPI_fnumber(layout, name.as_ptr());
-        let (id, audited_table) = (column(c"id"), column(c"audited_table"));
-        let (commit_timestamp, identity) = (column(c"commit_timestamp"), column(c"identity"));
-        let row = |tuple| {
-            let mut null = false;
-            let mut datum = |column| pg_sys::SPI_getbinval(tuple, layout, column, &mut null);
-            LogRow {
-                id: datum(id).value() as i64,
-                audited_table: datum(audited_table).value() as i32,
-                commit_timestamp: TimestampWithTimeZone::try_from(datum(commit_timestamp).value() as i64)
-                    .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity()),
-                // a uuid's datum points to its 16 bytes
-                identity: *datum(identity).cast_mut_ptr::<[u8; 16]>(),
-                tuple,
-                lives: PhantomData,
-            }
-        };
-        (0..(*table).numvals as usize).map(|place| row(*(*table).vals.add(place))).collect()
+        let layout = LogLayout::new((*table).tupdesc, null_mut());
+        (0..(*table).numvals as usize).map(|place| layout.row_of(*(*table).vals.add(place))).collect()
+    }
+}
+
+/// Where the columns of a row of the log stand.
+pub(super) struct LogLayout {
+    descriptor: pg_sys::TupleDesc,
+    id: i32,
+    commit_timestamp: i32,
+    identity: i32,
+    /// From a partition's layout to that of the log, where they differ.
+    conversion: *mut pg_sys::TupleConversionMap,
+}
+
+impl LogLayout {
+    fn new(descriptor: pg_sys::TupleDesc, conversion: *mut pg_sys::TupleConversionMap) -> Self {
+        // SAFETY: the descriptor outlives this.
+        let column = |name: &CStr| unsafe { pg_sys::SPI_fnumber(descriptor, name.as_ptr()) };
+        Self {
+            descriptor,
+            id: column(c"id"),
+            commit_timestamp: column(c"commit_timestamp"),
+            identity: column(c"identity"),
+            conversion,
+        }
+    }
+
+    /// Of rows of a partition as rows of the log. Lives as long as the current memory context.
+    pub fn of(partition: pg_sys::Relation) -> Self {
+        // SAFETY: the partition is open, and so is the log, which its session has locked.
+        unsafe {
+            let schema = (*(*partition).rd_rel).relnamespace;
+            let log = pg_sys::table_open(pg_sys::get_relname_relid(c"log".as_ptr(), schema), pg_sys::NoLock as i32);
+            let descriptor = pg_sys::CreateTupleDescCopy((*log).rd_att);
+            pg_sys::table_close(log, pg_sys::NoLock as i32);
+            Self::new(descriptor, pg_sys::convert_tuples_by_name((*partition).rd_att, descriptor))
+        }
+    }
+
+    /// Of a partition's row, copied into the current memory context.
+    pub fn row<'a>(&self, slot: *mut pg_sys::TupleTableSlot) -> LogRow<'a> {
+        // SAFETY: the slot holds a row of the partition that this layout was made of.
+        unsafe {
+            let Some(copied) = (*(*slot).tts_ops).copy_heap_tuple else { unreachable!("every slot of a table copies") };
+            let tuple = copied(slot);
+            let tuple =
+                if self.conversion.is_null() { tuple } else { pg_sys::execute_attr_map_tuple(tuple, self.conversion) };
+            self.row_of(tuple)
+        }
+    }
+
+    /// These columns are of the types that they are read as, and never null.
+    fn row_of<'a>(&self, tuple: pg_sys::HeapTuple) -> LogRow<'a> {
+        let mut null = false;
+        // SAFETY: the tuple is of this layout.
+        let mut datum = |column| unsafe { pg_sys::SPI_getbinval(tuple, self.descriptor, column, &mut null) };
+        LogRow {
+            id: datum(self.id).value() as i64,
+            commit_timestamp: TimestampWithTimeZone::try_from(datum(self.commit_timestamp).value() as i64)
+                .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity()),
+            // SAFETY: a uuid's datum points to its 16 bytes.
+            identity: unsafe { *datum(self.identity).cast_mut_ptr::<[u8; 16]>() },
+            tuple,
+            lives: PhantomData,
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 
 mod board;
 mod call;
-mod copy;
 mod lock;
 mod log_rows;
 mod moment;
+mod partition;
 mod portal;
 mod progress;
 mod role;
@@ -15,15 +15,16 @@ mod slot;
 mod subtransaction;
 mod texts;
 mod type_input;
+mod value;
 mod wal;
 mod worker;
 
 pub use board::{desk, is_preloaded};
 pub use call::Call;
-pub use copy::copy_in;
 pub use lock::{lock_capture, lock_projection, try_share_projection};
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use moment::Moment;
+pub use partition::{Found, Partition, is_partition, with_partition};
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 pub use portal::{Cursor, with_pinned};
@@ -34,6 +35,7 @@ pub use slot::drop_slot_if_rolled_back;
 pub use subtransaction::{rolled_back, subtransaction, tried};
 pub use texts::{TextRow, text_rows};
 pub use type_input::{TypeInput, kind_of_type, type_name};
+pub use value::Value;
 pub use wal::{flush_wal, flushed_lsn, log_running_transactions};
 pub use worker::{CaptureWorker, Woken, init_workers, start_capture_worker};
 

@@ -1,0 +1,142 @@
+//! Entries that are not in the log yet go into its partitions.
+
+use super::log::{Entry, record_id, record_pks};
+use super::month::months;
+use crate::message::{Action, Logged};
+use crate::pg::{ErrorReport, Found, Partition, Value, with_partition};
+use crate::projection::{Projection, feed};
+use pgrx::prelude::*;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+
+/// In the order in which [`row`] gives them. The first two are the unique key.
+const COLUMNS: &[&CStr] = &[
+    c"commit_timestamp",
+    c"identity",
+    c"action",
+    c"commit_lsn",
+    c"commit_idx",
+    c"record_id",
+    c"record_pks",
+    c"id",
+    c"created_at",
+    c"audited_table",
+    c"replica_identity",
+    c"idempotency_key",
+    c"annotations",
+    c"old_values",
+    c"new_values",
+    c"unknown_columns",
+    c"unknown_old_columns",
+];
+const ACTION: usize = 2;
+const COMMIT_LSN: usize = 3;
+const COMMIT_IDX: usize = 4;
+const RECORD_ID: usize = 5;
+const RECORD_PKS: usize = 6;
+
+/// What became of entries.
+#[derive(Default)]
+pub struct Stored<'c, 'a> {
+    /// By audited table: how many, and the last commit.
+    pub by_table: BTreeMap<i32, (i64, i64)>,
+    pub duplicates: i64,
+    conflicts: Vec<Entry<'c, 'a>>,
+}
+
+impl<'c, 'a> Stored<'c, 'a> {
+    pub fn inserted(&self) -> i64 {
+        self.by_table.values().map(|(count, _)| count).sum()
+    }
+
+    /// Adds the counts of `part` and returns its conflicts.
+    pub fn add(&mut self, part: Self) -> Vec<Entry<'c, 'a>> {
+        for (table, (count, last)) in part.by_table {
+            let total = self.by_table.entry(table).or_insert((0, last));
+            *total = (total.0 + count, total.1.max(last));
+        }
+        self.duplicates += part.duplicates;
+        part.conflicts
+    }
+}
+
+/// Looks which entries are there already, and adds the others. Where another session adds the same ones meanwhile, the unique
+/// index raises 23505.
+pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> Stored<'c, 'a> {
+    let mut stored = Stored::default();
+    for (month, entries) in months(entries, |entry| entry.change.commit_microseconds) {
+        with_partition(&month.partition(), COLUMNS, |partition| {
+            let fresh = fresh(partition, entries, &mut stored);
+            let (count, rows) = partition.insert(fresh.iter().map(row), !projections.is_empty());
+            if count != fresh.len() as u64 {
+                neither_stored_nor_found();
+            }
+            for entry in &fresh {
+                let time = entry.change.commit_microseconds;
+                let (count, last) = stored.by_table.entry(entry.table.number).or_insert((0, time));
+                (*count, *last) = (*count + 1, (*last).max(time));
+            }
+            feed(projections, &rows);
+        });
+    }
+    stored
+}
+
+/// Those that the partition does not hold.
+fn fresh<'c, 'a>(partition: &Partition, entries: &[Entry<'c, 'a>], stored: &mut Stored<'c, 'a>) -> Vec<Entry<'c, 'a>> {
+    let mut known = vec![false; entries.len()];
+    let keys = entries.iter().map(|entry| (entry.postgres_time(), entry.identity));
+    partition.look_up(keys, |place, found| {
+        known[place] = true;
+        if entries[place].change.agrees_with_logged(&logged(found, entries[place].change.action)) {
+            stored.duplicates += 1;
+        } else {
+            stored.conflicts.push(entries[place]);
+        }
+    });
+    entries.iter().zip(known).filter(|(_, known)| !known).map(|(entry, _)| *entry).collect()
+}
+
+fn logged(found: &Found, action: Action) -> Logged {
+    let id = found.get::<String>(RECORD_ID);
+    Logged {
+        has_same_action: found.has_action(ACTION, action.label()),
+        commit_lsn: found.get(COMMIT_LSN),
+        commit_idx: found.get(COMMIT_IDX),
+        key: found.get::<Vec<String>>(RECORD_PKS).or_else(|| Some(vec![id?])),
+    }
+}
+
+fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
+    let change = entry.change;
+    let sent = &change.sent;
+    vec![
+        Value::Time(entry.postgres_time()),
+        Value::Uuid(&entry.identity),
+        Value::Action(change.action.label()),
+        change.commit_lsn.map_or(Value::Null, Value::Bigint),
+        change.commit_idx.map_or(Value::Null, Value::Integer),
+        record_id(entry).map_or(Value::Null, Value::Text),
+        record_pks(entry).map_or(Value::Null, Value::Texts),
+        Value::NextId,
+        Value::Now,
+        Value::Integer(entry.table.number),
+        sent.replica_identity.map_or(Value::Null, Value::Char),
+        Value::Text(&change.idempotency_key),
+        change.annotations.map_or(Value::Null, Value::Json),
+        change.old_values.map_or(Value::Null, Value::Json),
+        change.new_values.map_or(Value::Null, Value::Json),
+        sent.unknown_columns.as_deref().map_or(Value::Null, Value::Texts),
+        sent.unknown_old_columns.as_deref().map_or(Value::Null, Value::Texts),
+    ]
+}
+
+fn neither_stored_nor_found() {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+        "an entry was neither stored nor found in the log",
+        "store",
+    )
+    .set_hint("A trigger on the log may have suppressed it.")
+    .report(PgLogLevel::ERROR);
+}

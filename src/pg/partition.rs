@@ -1,0 +1,265 @@
+//! A partition of the log, read and written without a statement, as COPY and logical replication do (PostgreSQL source,
+//! `copyfrom.c`, `CopyMultiInsertBufferFlush`; `execReplication.c`, `ExecSimpleRelationInsert`).
+
+use super::log_rows::LogLayout;
+use super::value::{Types, Value};
+use super::{LogRow, snapshot_is_fixed};
+use pgrx::{PgSqlErrorCode, ereport, pg_sys};
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+/// So many rows go into the table, and then into its indexes, at once.
+const MOST_TOGETHER: usize = 64;
+
+pub struct Partition {
+    relation: pg_sys::Relation,
+    /// Lives as long as the partition is open, with all that is allocated for it.
+    executor: *mut pg_sys::EState,
+    result: *mut pg_sys::ResultRelInfo,
+    /// Where each column stands, in the order that the caller gave.
+    places: Vec<usize>,
+    types: Types,
+    slots: Vec<*mut pg_sys::TupleTableSlot>,
+}
+
+/// Opens the partition of this name for as long as `work` takes. `columns` are those that `work` reads and writes; others are null.
+pub fn with_partition<T>(name: &CStr, columns: &[&CStr], work: impl FnOnce(&mut Partition) -> T) -> T {
+    // SAFETY: after an error PostgreSQL closes what the current resource owner holds, and frees the memory of the (sub)transaction.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+        let before = pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);
+        let executor = pg_sys::CreateExecutorState();
+        pg_sys::MemoryContextSwitchTo((*executor).es_query_cxt);
+        let result = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
+        (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+        pg_sys::InitResultRelInfo(result, relation, 0, null_mut(), 0);
+        pg_sys::ExecOpenIndices(result, false);
+        pg_sys::MakePerTupleExprContext(executor);
+        let places = columns.iter().map(|column| place(relation, column)).collect();
+        let types = Types::of(schema);
+        let mut partition = Partition { relation, executor, result, places, types, slots: Vec::new() };
+        let value = work(&mut partition);
+        pg_sys::MemoryContextSwitchTo(before);
+        for slot in partition.slots {
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+        pg_sys::ExecCloseIndices(result);
+        pg_sys::FreeExecutorState(executor);
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        value
+    }
+}
+
+/// Is there such a partition? What others have made meanwhile is known only where the log was locked since.
+pub fn is_partition(name: &CStr) -> bool {
+    // SAFETY: reads the catalogs' caches.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), true);
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        oid != pg_sys::InvalidOid && pg_sys::get_rel_relispartition(oid)
+    }
+}
+
+fn place(relation: pg_sys::Relation, column: &CStr) -> usize {
+    // SAFETY: the relation is open.
+    let number = unsafe { pg_sys::get_attnum((*relation).rd_id, column.as_ptr()) };
+    if number <= 0 {
+        ereport!(ERROR, PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN, "a partition of the audit log lacks a column");
+    }
+    number as usize - 1
+}
+
+/// A row that was found; values live until the next is looked for.
+pub struct Found<'p> {
+    slot: *mut pg_sys::TupleTableSlot,
+    partition: &'p Partition,
+}
+
+impl Found<'_> {
+    /// The value of the column that stands at this place of the caller's list.
+    pub fn get<T: pgrx::FromDatum>(&self, column: usize) -> Option<T> {
+        let place = self.partition.places[column];
+        // SAFETY: all attributes of the slot were read; the caller reads the column's own type.
+        unsafe { T::from_datum(*(*self.slot).tts_values.add(place), *(*self.slot).tts_isnull.add(place)) }
+    }
+
+    pub fn has_action(&self, column: usize, label: &'static CStr) -> bool {
+        self.get::<pg_sys::Oid>(column) == Some(self.partition.types.action(label))
+    }
+}
+
+impl Partition {
+    /// Calls `found` with the index of each of `keys` (commit time in PostgreSQL's microseconds, identity) that is in the partition:
+    /// in what this transaction has written, and what others have committed until now (REPEATABLE READ and above: until it began).
+    pub fn look_up(&self, keys: impl Iterator<Item = (i64, [u8; 16])>, mut found: impl FnMut(usize, &Found)) {
+        let index = self.unique_index();
+        // SAFETY: index and slot belong to the open relation; a key's identity outlives its scan.
+        unsafe {
+            let now = if snapshot_is_fixed() { pg_sys::GetTransactionSnapshot() } else { pg_sys::GetLatestSnapshot() };
+            let snapshot = pg_sys::RegisterSnapshot(now);
+            let slot = pg_sys::table_slot_create(self.relation, null_mut());
+            let mut scan_keys = [pg_sys::ScanKeyData::default(); 2];
+            for (key, (number, equal)) in
+                scan_keys.iter_mut().zip([(1, pg_sys::F_TIMESTAMPTZ_EQ), (2, pg_sys::F_UUID_EQ)])
+            {
+                let strategy = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
+                pg_sys::ScanKeyInit(key, number, strategy, pg_sys::Oid::from(equal), pg_sys::Datum::null());
+            }
+            #[cfg(not(feature = "pg18"))]
+            let scan = pg_sys::index_beginscan(self.relation, index, snapshot, 2, 0);
+            #[cfg(feature = "pg18")]
+            let scan = pg_sys::index_beginscan(self.relation, index, snapshot, null_mut(), 2, 0);
+            for (place, (time, identity)) in keys.enumerate() {
+                scan_keys[0].sk_argument = time.into();
+                scan_keys[1].sk_argument = identity.as_ptr().into();
+                pg_sys::index_rescan(scan, scan_keys.as_mut_ptr(), 2, null_mut(), 0);
+                if pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+                    pg_sys::slot_getsomeattrs_int(slot, (*(*slot).tts_tupleDescriptor).natts);
+                    found(place, &Found { slot, partition: self });
+                }
+            }
+            pg_sys::index_endscan(scan);
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+            pg_sys::UnregisterSnapshot(snapshot);
+        }
+    }
+
+    /// The one that makes each change unique: over the first two of the caller's columns.
+    fn unique_index(&self) -> pg_sys::Relation {
+        // SAFETY: the result relation holds as many open indexes; an index with `indnatts` columns tells each one's number.
+        unsafe {
+            for n in 0..(*self.result).ri_NumIndices as usize {
+                let index = *(*self.result).ri_IndexRelationDescs.add(n);
+                let form = (*index).rd_index;
+                let column = |n: usize| *(*form).indkey.values.as_ptr().add(n) as usize;
+                let is_it = (*form).indisunique && (*form).indisvalid && (*form).indnkeyatts == 2;
+                if is_it && [column(0), column(1)] == [self.places[0] + 1, self.places[1] + 1] {
+                    return index;
+                }
+            }
+        }
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "a partition of the audit log lacks its unique index",
+            "Without it a change could be stored twice."
+        );
+    }
+
+    /// Adds rows, each with a value for every column. Returns how many, fewer than given only if a trigger suppressed some; and
+    /// if `wanted`, the rows as they stand in the log.
+    pub fn insert<'v>(&mut self, rows: impl Iterator<Item = Vec<Value<'v>>>, wanted: bool) -> (u64, Vec<LogRow<'_>>) {
+        let (mut count, mut added) = (0, Vec::new());
+        let layout = wanted.then(|| LogLayout::of(self.relation));
+        let mut written = |partition: &Self, waiting: usize| {
+            partition.write(waiting);
+            count += waiting as u64;
+            added.extend(
+                layout.iter().flat_map(|layout| partition.slots[..waiting].iter().map(|slot| layout.row(*slot))),
+            );
+        };
+        let mut waiting = 0;
+        // SAFETY: the executor's state and the result relation were set up for this relation when it was opened.
+        unsafe {
+            let has_before = (*self.relation).trigdesc.as_ref().is_some_and(|triggers| triggers.trig_insert_before_row);
+            let has_constraints = !(*(*self.relation).rd_att).constr.is_null();
+            // such a trigger sees the rows before its own
+            let together = if has_before { 1 } else { MOST_TOGETHER };
+            pg_sys::AfterTriggerBeginQuery();
+            for row in rows {
+                let slot = self.slot(waiting, &row);
+                if has_before && !pg_sys::ExecBRInsertTriggers(self.executor, self.result, slot) {
+                    continue;
+                }
+                pg_sys::ExecPartitionCheck(self.result, slot, self.executor, true);
+                if has_constraints {
+                    pg_sys::ExecConstraints(self.result, slot, self.executor);
+                }
+                waiting += 1;
+                if waiting == together {
+                    written(self, waiting);
+                    waiting = 0;
+                }
+            }
+            written(self, waiting);
+            pg_sys::AfterTriggerEndQuery(self.executor);
+            // what follows in the transaction sees the rows
+            pg_sys::CommandCounterIncrement();
+        }
+        (count, added)
+    }
+
+    /// The slot of this number, with a row in it.
+    fn slot(&mut self, number: usize, row: &[Value]) -> *mut pg_sys::TupleTableSlot {
+        // SAFETY: a slot has room for each of its relation's attributes; what the values need in memory is kept until the row is written.
+        unsafe {
+            if number == self.slots.len() {
+                self.slots.push(pg_sys::table_slot_create(self.relation, null_mut()));
+            }
+            let slot = self.slots[number];
+            pg_sys::ExecClearTuple(slot);
+            let width = (*(*slot).tts_tupleDescriptor).natts as usize;
+            let values = std::slice::from_raw_parts_mut((*slot).tts_values, width);
+            let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, width);
+            nulls.fill(true);
+            let before = pg_sys::MemoryContextSwitchTo(self.row_memory());
+            for (place, value) in self.places.iter().zip(row) {
+                if let Some(datum) = self.types.datum(value) {
+                    (values[*place], nulls[*place]) = (datum, false);
+                }
+            }
+            pg_sys::MemoryContextSwitchTo(before);
+            pg_sys::ExecStoreVirtualTuple(slot)
+        };
+        self.slots[number]
+    }
+
+    /// The first `count` slots go into the table, and then into its indexes.
+    fn write(&self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        // SAFETY: the slots hold rows of this relation; every table has an access method that inserts.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.row_memory());
+            let (slots, command) = (self.slots.as_ptr().cast_mut(), pg_sys::GetCurrentCommandId(true));
+            if let Some(multi_insert) = (*(*self.relation).rd_tableam).multi_insert {
+                multi_insert(self.relation, slots, count as i32, command, 0, null_mut());
+            }
+            for slot in &self.slots[..count] {
+                #[cfg(feature = "pg15")]
+                let recheck = pg_sys::ExecInsertIndexTuples(
+                    self.result,
+                    *slot,
+                    self.executor,
+                    false,
+                    false,
+                    null_mut(),
+                    null_mut(),
+                );
+                #[cfg(not(feature = "pg15"))]
+                let recheck = pg_sys::ExecInsertIndexTuples(
+                    self.result,
+                    *slot,
+                    self.executor,
+                    false,
+                    false,
+                    null_mut(),
+                    null_mut(),
+                    false,
+                );
+                pg_sys::ExecARInsertTriggers(self.executor, self.result, *slot, recheck, null_mut());
+            }
+            pg_sys::MemoryContextSwitchTo(before);
+            pg_sys::MemoryContextReset(self.row_memory());
+        }
+    }
+
+    /// Lives until the rows that wait are written.
+    fn row_memory(&self) -> pg_sys::MemoryContext {
+        // SAFETY: made when the partition was opened.
+        unsafe { (*(*self.executor).es_per_tuple_exprcontext).ecxt_per_tuple_memory }
+    }
+}

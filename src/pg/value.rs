@@ -1,0 +1,86 @@
+use pgrx::{IntoDatum, direct_function_call, direct_function_call_as_datum as called, pg_sys};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::ffi::CStr;
+
+/// A value on its way into a row of the log.
+pub enum Value<'v> {
+    Null,
+    /// The next number of the log.
+    NextId,
+    /// When the transaction began.
+    Now,
+    Integer(i32),
+    Bigint(i64),
+    /// In PostgreSQL's microseconds.
+    Time(i64),
+    Char(i8),
+    Uuid(&'v [u8; 16]),
+    Text(&'v str),
+    Texts(&'v [Cow<'v, str>]),
+    Json(&'v str),
+    Action(&'static CStr),
+}
+
+/// What the values of the log need to know of its schema.
+pub(super) struct Types {
+    action: pg_sys::Oid,
+    ids: pg_sys::Oid,
+    actions: RefCell<Vec<(&'static CStr, pg_sys::Oid)>>,
+}
+
+impl Types {
+    pub fn of(schema: pg_sys::Oid) -> Self {
+        // SAFETY: reads the catalogs' caches.
+        unsafe {
+            let action = pg_sys::GetSysCacheOid(
+                pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
+                pg_sys::Anum_pg_type_oid as i16,
+                c"action".as_ptr().into(),
+                schema.into(),
+                pg_sys::Datum::null(),
+                pg_sys::Datum::null(),
+            );
+            Self { action, ids: pg_sys::get_relname_relid(c"log_id_seq".as_ptr(), schema), actions: RefCell::default() }
+        }
+    }
+
+    /// In the current memory context. Raises what the type's input function raises.
+    pub fn datum(&self, value: &Value) -> Option<pg_sys::Datum> {
+        // SAFETY: each function gets the arguments that it is declared with.
+        unsafe {
+            Some(match value {
+                Value::Null => return None,
+                Value::NextId => called(pg_sys::nextval_oid, &[Some(self.ids.into())])?,
+                Value::Now => pg_sys::GetCurrentTransactionStartTimestamp().into(),
+                Value::Integer(number) => (*number).into(),
+                Value::Bigint(number) | Value::Time(number) => (*number).into(),
+                Value::Char(letter) => (*letter).into(),
+                Value::Uuid(bytes) => bytes.as_ptr().into(),
+                Value::Text(text) => return text.into_datum(),
+                Value::Texts(texts) => return texts.iter().map(Cow::as_ref).collect::<Vec<&str>>().into_datum(),
+                Value::Json(text) => called(pg_sys::jsonb_in, &[c_string(text)])?,
+                Value::Action(label) => self.action(label).into(),
+            })
+        }
+    }
+
+    pub fn action(&self, label: &'static CStr) -> pg_sys::Oid {
+        let known = self.actions.borrow().iter().find(|(known, _)| *known == label).map(|(_, oid)| *oid);
+        known.unwrap_or_else(|| {
+            // SAFETY: enum_in gets a label and the type.
+            let oid = unsafe {
+                direct_function_call(pg_sys::enum_in, &[Some(label.as_ptr().into()), Some(self.action.into())])
+            };
+            let oid = oid.unwrap_or(pg_sys::InvalidOid);
+            self.actions.borrow_mut().push((label, oid));
+            oid
+        })
+    }
+}
+
+/// PostgreSQL's input functions read up to a NUL. The text has none: JSON escapes it.
+fn c_string(text: &str) -> Option<pg_sys::Datum> {
+    // SAFETY: copies so many bytes.
+    Some(unsafe { pg_sys::pnstrdup(text.as_ptr().cast(), text.len()) }.into())
+}
