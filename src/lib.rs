@@ -10,6 +10,7 @@ mod capture;
 mod cast;
 mod ingest;
 mod isolate;
+mod jsonb;
 mod message;
 mod pg;
 mod projection;

@@ -1,3 +1,4 @@
+use crate::jsonb::jsonb;
 use pgrx::{IntoDatum, direct_function_call, direct_function_call_as_datum as called, pg_sys};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -59,7 +60,11 @@ impl Types {
                 Value::Uuid(bytes) => bytes.as_ptr().into(),
                 Value::Text(text) => return text.into_datum(),
                 Value::Texts(texts) => return texts.iter().map(Cow::as_ref).collect::<Vec<&str>>().into_datum(),
-                Value::Json(text) => called(pg_sys::jsonb_in, &[c_string(text)])?,
+                Value::Json(text) => match jsonb(text) {
+                    // laid out as any value of variable length
+                    Some(bytes) => return bytes.into_datum(),
+                    None => called(pg_sys::jsonb_in, &[c_string(text)])?,
+                },
                 Value::Action(label) => self.action(label).into(),
             })
         }
