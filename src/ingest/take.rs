@@ -6,7 +6,7 @@ use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
 use super::store::{self, Stored};
 use crate::isolate::isolated;
-use crate::message::{Action, Change, Identity, Message, Reject, Table, messages};
+use crate::message::{Action, Change, Identity, Message, Received, Reject, Table, messages};
 use crate::pg::{check_for_interrupts, snapshot_is_fixed};
 use crate::projection::{self, Projection};
 use crate::sqlstate::SqlState;
@@ -28,7 +28,9 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
     for body in bodies {
         let earlier = all.len() as i32;
         match messages(body) {
-            Ok(messages) => all.extend(messages.into_iter().map(|m| Message { position: earlier + m.position, ..m })),
+            Ok(messages) => all.extend(
+                messages.into_iter().map(|(m, envelope)| (Message { position: earlier + m.position, ..m }, envelope)),
+            ),
             Err(reject) => unreadable.push(Rejected::body(body, reject)),
         }
     }
@@ -39,18 +41,18 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
 
 /// The same for the text of one message.
 pub fn take_message(text: &str) -> Taken<'_> {
-    take_messages(vec![Message::alone(text)])
+    take_messages(vec![(Message::alone(text), None)])
 }
 
 /// Messages of capture: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
 pub fn take_captured(messages: &[String]) -> i64 {
-    let messages = messages.iter().zip(1..).map(|(text, position)| Message { text, position });
+    let messages = messages.iter().zip(1..).map(|(text, position)| (Message { text, position }, None));
     let Taken { counts, rejected } = take_messages(messages.collect());
     set_aside(rejected);
     counts.inserted
 }
 
-fn take_messages(messages: Vec<Message<'_>>) -> Taken<'_> {
+fn take_messages(messages: Vec<Received<'_>>) -> Taken<'_> {
     if messages.is_empty() {
         return Taken { counts: Counts::default(), rejected: Vec::new() };
     }
@@ -90,12 +92,16 @@ fn take_messages(messages: Vec<Message<'_>>) -> Taken<'_> {
     Taken { counts, rejected }
 }
 
-fn understood<'a>(messages: Vec<Message<'a>>, rejected: &mut Vec<Rejected<'a>>) -> Vec<Change<'a>> {
+fn understood<'a>(messages: Vec<Received<'a>>, rejected: &mut Vec<Rejected<'a>>) -> Vec<Change<'a>> {
     let mut changes = Vec::with_capacity(messages.len());
-    for message in messages {
+    for (message, envelope) in messages {
         check_for_interrupts();
+        let parsed = match envelope {
+            Some(envelope) => Change::of(message, envelope),
+            None => Change::parse(message),
+        };
         // most come without a wrapper
-        let parsed = Change::parse(message).or_else(|reject| {
+        let parsed = parsed.or_else(|reject| {
             let inner = message.unwrapped();
             if inner.text == message.text {
                 Err((message, reject))

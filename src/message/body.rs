@@ -1,7 +1,7 @@
 //! What a relay hands over, split into messages: `{"data":[…]}`, a bare array, one message, or
 //! the reply of Sequin Stream's `receive`, whose elements wrap a message as `{"ack_id":…,"data":…}`.
 
-use super::json::Object;
+use super::json::{Envelope, Object};
 use super::reject::Reject;
 use crate::sqlstate::SqlState;
 use serde_json::value::RawValue;
@@ -26,24 +26,35 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What Sequin sends: nothing but a list. Anything else takes a closer look.
+/// What Sequin sends: nothing but a list of objects. Anything else takes a closer look.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Batch<'a> {
     #[serde(borrow)]
-    data: Vec<&'a RawValue>,
+    data: Vec<Envelope<'a>>,
 }
 
+/// A message, and its envelope if that was read along with the body.
+pub type Received<'a> = (Message<'a>, Option<Object<'a>>);
+
 /// `Err`: the body as a whole cannot be read. A byte order mark is ignored (RFC 8259, section 8.1).
-pub fn messages(body: &str) -> Result<Vec<Message<'_>>, Reject> {
+pub fn messages(body: &str) -> Result<Vec<Received<'_>>, Reject> {
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
-    // serde would take an array for the struct, too
-    let batch = if body.starts_with('{') { serde_json::from_str::<Batch>(body).ok() } else { None };
-    let elements = match batch {
-        Some(batch) => batch.data.into_iter().map(RawValue::get).collect(),
-        None => elements(body)?,
+    let elements = match batch_at_once(body) {
+        Some(elements) => elements.into_iter().map(|(text, envelope)| (text, Some(envelope))).collect(),
+        None => elements(body)?.into_iter().map(|text| (text, None)).collect::<Vec<_>>(),
     };
-    Ok(elements.into_iter().zip(1..).map(|(text, position)| Message { text, position }).collect())
+    Ok(elements
+        .into_iter()
+        .zip(1..)
+        .map(|((text, envelope), position)| (Message { text, position }, envelope))
+        .collect())
+}
+
+fn batch_at_once(body: &str) -> Option<Vec<(&str, Object<'_>)>> {
+    // serde would take an array for the struct, too
+    let batch: Batch = if body.starts_with('{') { serde_json::from_str(body).ok()? } else { return None };
+    batch.data.into_iter().map(|envelope| envelope.within(body)).collect()
 }
 
 fn elements(body: &str) -> Result<Vec<&str>, Reject> {
@@ -95,7 +106,7 @@ mod tests {
     use super::*;
 
     fn texts(body: &str) -> Vec<&str> {
-        messages(body).map(|found| found.iter().map(|m| m.unwrapped().text).collect()).unwrap_or_default()
+        messages(body).map(|found| found.iter().map(|(m, _)| m.unwrapped().text).collect()).unwrap_or_default()
     }
 
     #[test]

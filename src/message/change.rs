@@ -24,9 +24,8 @@ const MOST_KEYS: u32 = 1 << 23;
 /// PostgreSQL's names end at 63 bytes; these are indexed, where an entry holds at most about 2,700.
 const LONGEST_NAME: usize = 500;
 
-/// Commit times that are not a clock's fault: each month becomes a partition.
-const FIRST_YEAR: i16 = 1970;
-const LAST_YEAR: i16 = 2199;
+/// In seconds since 1970. Commit times from then on, or before that, are a clock's fault: each month becomes a partition.
+const YEAR_2200: i64 = 7_258_118_400;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -77,11 +76,11 @@ pub struct Table<'a> {
 impl<'a> Table<'a> {
     /// Of a message that may be no change otherwise.
     pub fn of(message: Message<'a>) -> Option<Self> {
-        let metadata = Object::parse(message.text)?.object("metadata").ok()??;
-        Self::parse(&metadata).ok()
+        let mut metadata = Object::parse(message.text)?.object("metadata").ok()??;
+        Self::parse(&mut metadata).ok()
     }
 
-    fn parse(metadata: &Object<'a>) -> Result<Self, Reject> {
+    fn parse(metadata: &mut Object<'a>) -> Result<Self, Reject> {
         let (mut database_id, mut database_name) = (None, None);
         if let Some(database) = metadata.object("database")? {
             database_id = name(&database, "id")?;
@@ -150,10 +149,15 @@ impl<'a> Sent<'a> {
 impl<'a> Change<'a> {
     pub fn parse(message: Message<'a>) -> Result<Self, Reject> {
         let envelope = Object::parse(message.text)
-            .ok_or_else(|| Reject::new(SqlState::INVALID_PARAMETER_VALUE, "message is not a JSON object"))?
-            .unambiguous()?;
+            .ok_or_else(|| Reject::new(SqlState::INVALID_PARAMETER_VALUE, "message is not a JSON object"))?;
+        Self::of(message, envelope)
+    }
+
+    /// The same where the message's envelope was read along with its body.
+    pub fn of(message: Message<'a>, envelope: Object<'a>) -> Result<Self, Reject> {
+        let mut envelope = envelope.unambiguous()?;
         let action = Action::parse(&required(envelope.string("action")?, "action").map_err(hint_at_transform)?)?;
-        let metadata = required(envelope.object("metadata")?, "metadata").map_err(hint_at_transform)?;
+        let mut metadata = required(envelope.object("metadata")?, "metadata").map_err(hint_at_transform)?;
 
         let commit_lsn = metadata.integer("commit_lsn")?;
         let commit_idx = metadata.integer("commit_idx")?;
@@ -182,7 +186,7 @@ impl<'a> Change<'a> {
 
         Ok(Self {
             message,
-            table: Table::parse(&metadata)?,
+            table: Table::parse(&mut metadata)?,
             action,
             commit_lsn,
             commit_idx,
@@ -252,11 +256,10 @@ fn commit_time(text: &str) -> Result<i64, Reject> {
     if time.subsec_nanosecond() % 1_000 != 0 {
         return Err(Reject::new(SqlState::DATETIME_FIELD_OVERFLOW, "\"commit_timestamp\" is finer than a microsecond"));
     }
-    let year = time.to_zoned(jiff::tz::TimeZone::UTC).year();
-    if !(FIRST_YEAR..=LAST_YEAR).contains(&year) {
+    if !(0..YEAR_2200).contains(&time.as_second()) {
         return Err(Reject::new(
             SqlState::DATETIME_FIELD_OVERFLOW,
-            format!("\"commit_timestamp\" is not between the years {FIRST_YEAR} and {LAST_YEAR}"),
+            "\"commit_timestamp\" is not between the years 1970 and 2199",
         ));
     }
     Ok(time.as_microsecond())

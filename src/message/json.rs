@@ -2,13 +2,23 @@
 
 use super::reject::Reject;
 use crate::sqlstate::SqlState;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
 /// The members of a JSON object, in order.
-pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+#[derive(Default)]
+pub struct Object<'a>(Vec<(Cow<'a, str>, Member<'a>)>);
+
+enum Member<'a> {
+    Text(&'a str),
+    /// Read along with the object that holds it.
+    Object(Object<'a>),
+}
+
+/// So many are compared with each other faster than they are sorted.
+const FEW_KEYS: usize = 32;
 
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -24,9 +34,14 @@ impl<'a> Object<'a> {
 
     /// Refuses a key that stands twice: whichever was taken, the other would be lost.
     pub fn unambiguous(self) -> Result<Self, Reject> {
-        let mut keys: Vec<&str> = self.keys().collect();
-        keys.sort_unstable();
-        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+        let twice = if self.0.len() <= FEW_KEYS {
+            self.keys().enumerate().any(|(place, key)| self.keys().take(place).any(|earlier| earlier == key))
+        } else {
+            let mut keys: Vec<&str> = self.keys().collect();
+            keys.sort_unstable();
+            keys.windows(2).any(|pair| pair[0] == pair[1])
+        };
+        if twice {
             return Err(Reject::new(
                 SqlState::DUPLICATE_JSON_OBJECT_KEY_VALUE,
                 "a key stands twice in one JSON object",
@@ -37,8 +52,10 @@ impl<'a> Object<'a> {
 
     /// The member's text; a JSON `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&'a str> {
-        let (_, value) = self.0.iter().find(|(k, _)| k == key)?;
-        Some(value.get()).filter(|text| *text != "null")
+        match self.0.iter().find(|(k, _)| k == key)? {
+            (_, Member::Text(text)) => Some(*text).filter(|text| *text != "null"),
+            (_, Member::Object(_)) => None,
+        }
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &str> {
@@ -53,7 +70,11 @@ impl<'a> Object<'a> {
         self.get(key).map(|text| string(text, key)).transpose()
     }
 
-    pub fn object(&self, key: &'static str) -> Result<Option<Object<'a>>, Reject> {
+    /// Takes what was read along.
+    pub fn object(&mut self, key: &'static str) -> Result<Option<Object<'a>>, Reject> {
+        if let Some((_, Member::Object(object))) = self.0.iter_mut().find(|(k, _)| k == key) {
+            return std::mem::take(object).unambiguous().map(Some);
+        }
         self.get(key)
             .map(|text| Object::parse(text).ok_or_else(|| wrong_type(key, "an object"))?.unambiguous())
             .transpose()
@@ -141,24 +162,75 @@ pub fn wrong_type(key: &str, expected: &str) -> Reject {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Object<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Object<'de>, M::Error> {
-                let mut members = Vec::with_capacity(16);
-                while let Some((Text(key), value)) = map.next_entry()? {
-                    members.push((key, value));
-                }
-                Ok(Object(members))
-            }
-        }
-        deserializer.deserialize_map(Members)
+        Members { along: &[] }.deserialize(deserializer)
     }
+}
+
+/// Reads an object, and along with it the one that stands in it under the first key of `along`, and so on.
+struct Members {
+    along: &'static [&'static str],
+}
+
+impl<'de> DeserializeSeed<'de> for Members {
+    type Value = Object<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Object<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Object<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Object<'de>, M::Error> {
+        let mut members = Vec::with_capacity(16);
+        while let Some(Text(key)) = map.next_key()? {
+            let member = match self.along.split_first() {
+                Some((inner, along)) if key == *inner => Member::Object(map.next_value_seed(Members { along })?),
+                _ => Member::Text(map.next_value::<&RawValue>()?.get()),
+            };
+            members.push((key, member));
+        }
+        Ok(Object(members))
+    }
+}
+
+/// A message, its metadata and the database therein, all read at once.
+pub struct Envelope<'a>(Object<'a>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Members { along: &["metadata", "database"] }.deserialize(deserializer).map(Self)
+    }
+}
+
+impl<'a> Envelope<'a> {
+    /// The object and its text, which is part of `body`. `None` where an object is empty, or its first key is written with escapes.
+    pub fn within(self, body: &'a str) -> Option<(&'a str, Object<'a>)> {
+        let Cow::Borrowed(key) = &self.0.0.first()?.0 else { return None };
+        let start = body[..place(body, key)].rfind('{')?;
+        Some((&body[start..self.0.end(body)?], self.0))
+    }
+}
+
+impl Object<'_> {
+    /// Where it ends in `body`.
+    fn end(&self, body: &str) -> Option<usize> {
+        let last = match &self.0.last()?.1 {
+            Member::Text(text) => place(body, text) + text.len(),
+            Member::Object(object) => object.end(body)?,
+        };
+        Some(last + body[last..].find('}')? + 1)
+    }
+}
+
+/// Where `part` stands in the text that it was taken from.
+fn place(body: &str, part: &str) -> usize {
+    part.as_ptr().addr() - body.as_ptr().addr()
 }
 
 #[cfg(test)]

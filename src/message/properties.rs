@@ -46,13 +46,22 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+/// Whether its envelope was read along with the body or not, a message is the same change or the same reject.
+fn taken_alike((message, envelope): Received<'_>) -> Result<Result<Change<'_>, Reject>, TestCaseError> {
+    let alone = Change::parse(message);
+    if let Some(envelope) = envelope {
+        prop_assert_eq!(format!("{:?}", Change::of(message, envelope)), format!("{alone:?}"));
+    }
+    Ok(alone)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_is_taken_apart_or_refused(body in any::<String>()) {
         if let Ok(found) = messages(&body) {
-            for message in found { let _ = Change::parse(message); }
+            for (message, _) in found { let _ = Change::parse(message); }
         }
     }
 
@@ -62,7 +71,10 @@ proptest! {
             let body = body.to_string();
             let found = messages(&body).expect("valid JSON");
             prop_assert_eq!(found.len(), elements.len());
-            for message in found { let _ = Change::parse(message); }
+            for ((message, envelope), element) in found.into_iter().zip(&elements) {
+                prop_assert_eq!(message.text, element.to_string());
+                taken_alike((message, envelope))?;
+            }
         }
     }
 
@@ -71,11 +83,12 @@ proptest! {
         let mut damaged = GOOD.as_bytes().to_vec();
         damaged[at] = byte;
         let damaged = String::from_utf8_lossy(&damaged).into_owned();
-        for body in [damaged.as_str(), &GOOD[..cut]] {
+        let batch = format!(r#" {{"data":[{GOOD},{damaged} , {GOOD}]}} "#);
+        for body in [damaged.as_str(), &GOOD[..cut], batch.trim_start()] {
             match messages(body) {
                 Err(reject) => prop_assert_eq!(reject.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION),
-                Ok(found) => for message in found {
-                    if let Err(reject) = Change::parse(message) {
+                Ok(found) => for received in found {
+                    if let Err(reject) = taken_alike(received)? {
                         prop_assert!(reject.sqlstate.as_str().starts_with("22"));
                     }
                 },
