@@ -4,20 +4,18 @@ use super::month::months;
 use super::names::AuditedTable;
 use super::store::Stored;
 use crate::message::{Change, Identity, array_literal};
-use crate::pg::is_partition;
+use crate::pg::{BuiltinOid, is_partition, lock_log};
 use crate::statement::Statement;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::borrow::Cow;
 
-use crate::pg::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID};
+use BuiltinOid::{INT4ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID};
 
 /// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 
 thread_local! {
-    static LOCK: Statement = const { Statement::new("LOCK TABLE ONLY audit_cdc_internal.log IN ROW EXCLUSIVE MODE", &[]) };
-
     static UNCHANGED: Statement = const { Statement::new("SELECT FROM audit_cdc_internal.ingest_reads FOR SHARE", &[]) };
 
     static RECORD_KEYS: Statement = const { Statement::new(
@@ -30,26 +28,21 @@ thread_local! {
     static PARTITIONS: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.ensure_partitions($1)", &[TIMESTAMPTZARRAYOID]) };
 
-    static TALLY: Statement = const { Statement::new(
-        "WITH n AS (
-           SELECT * FROM unnest($1, $2, $3) AS n(audited_table, stored, last_commit)
-         ), counted AS (
-           UPDATE audit_cdc_internal.tallies AS y
-           SET stored = y.stored + n.stored, last_commit = greatest(y.last_commit, n.last_commit), last_arrival = now()
-           FROM n CROSS JOIN LATERAL (
-             SELECT id FROM audit_cdc_internal.tallies WHERE audited_table = n.audited_table
-             LIMIT 1 FOR UPDATE SKIP LOCKED) AS free
-           WHERE y.id = free.id
-           RETURNING y.audited_table
-         )
-         INSERT INTO audit_cdc_internal.tallies (audited_table, stored, last_commit, last_arrival)
-         SELECT audited_table, stored, last_commit, now() FROM n WHERE audited_table NOT IN (SELECT audited_table FROM counted)",
-        &[INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID]) };
+    static ADD_TO_TALLY: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.tallies
+         SET stored = stored + $2, last_commit = greatest(last_commit, $3), last_arrival = now()
+         WHERE id = (SELECT id FROM audit_cdc_internal.tallies WHERE audited_table = $1 LIMIT 1 FOR UPDATE SKIP LOCKED)
+         RETURNING id", TALLIED) };
+
+    static NEW_TALLY: Statement = const { Statement::new(
+        "INSERT INTO audit_cdc_internal.tallies (audited_table, stored, last_commit, last_arrival) VALUES ($1, $2, $3, now())", TALLIED) };
 }
+
+const TALLIED: &[BuiltinOid] = &[BuiltinOid::INT4OID, BuiltinOid::INT8OID, BuiltinOid::TIMESTAMPTZOID];
 
 /// What ingest reads besides the log (projections, key types) does not change from here until the transaction ends.
 pub fn lock() {
-    LOCK.with(|lock| lock.run(Vec::new, |_| Ok(())));
+    lock_log();
     if crate::pg::snapshot_is_fixed() {
         UNCHANGED.with(|unchanged| unchanged.run(Vec::new, |_| Ok(())));
     }
@@ -76,22 +69,13 @@ impl Entry<'_, '_> {
 }
 
 pub fn tally(stored: &Stored) {
-    if stored.by_table.is_empty() {
-        return;
+    for (table, (count, last)) in &stored.by_table {
+        let values = || vec![(*table).into(), (*count).into(), timestamp(*last).into()];
+        let is_counted = ADD_TO_TALLY.with(|tally| tally.run(values, |rows| Ok(!rows.is_empty())));
+        if !is_counted {
+            NEW_TALLY.with(|tally| tally.run(values, |_| Ok(())));
+        }
     }
-    let totals = || stored.by_table.values();
-    TALLY.with(|tally| {
-        tally.run(
-            || {
-                vec![
-                    stored.by_table.keys().copied().collect::<Vec<i32>>().into(),
-                    totals().map(|(count, _)| *count).collect::<Vec<i64>>().into(),
-                    totals().map(|(_, last)| timestamp(*last)).collect::<Vec<_>>().into(),
-                ]
-            },
-            |_| Ok(()),
-        );
-    });
 }
 
 /// Keys that may be spelled in several ways.

@@ -73,7 +73,7 @@ proptest! {
             prop_assert_eq!(found.len(), elements.len());
             for ((message, envelope), element) in found.into_iter().zip(&elements) {
                 prop_assert_eq!(message.text, element.to_string());
-                taken_alike((message, envelope))?;
+                let _ = taken_alike((message, envelope))?;
             }
         }
     }

@@ -1,6 +1,16 @@
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
+/// As an INSERT locks it, until the transaction ends. Takes note of what others have done to it before.
+pub fn lock_log() {
+    // SAFETY: the lock is of the current transaction.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
+        let log = pg_sys::get_relname_relid(c"log".as_ptr(), schema);
+        pg_sys::LockRelationOid(log, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+    }
+}
+
 /// Locks on objects of ours, which no SQL can take (advisory locks anybody can).
 fn tag(table: &CStr, object: i32) -> pg_sys::LOCKTAG {
     // SAFETY: the names are constants.
