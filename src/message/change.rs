@@ -1,7 +1,7 @@
 //! A message understood: one change of one row, its images still text.
 
 use super::body::Message;
-use super::json::{Object, has_container_over, missing, wrong_type};
+use super::json::{Envelope, Object, has_container_over, missing, wrong_type};
 use super::key::RecordKey;
 use super::reject::Reject;
 use crate::sqlstate::SqlState;
@@ -148,7 +148,8 @@ impl<'a> Sent<'a> {
 
 impl<'a> Change<'a> {
     pub fn parse(message: Message<'a>) -> Result<Self, Reject> {
-        let envelope = Object::parse(message.text)
+        let envelope = Envelope::parse(message.text)
+            .or_else(|| Object::parse(message.text))
             .ok_or_else(|| Reject::new(SqlState::INVALID_PARAMETER_VALUE, "message is not a JSON object"))?;
         Self::of(message, envelope)
     }

@@ -209,6 +209,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
+    /// `None` when the text is no object, or what stands in a place of metadata or database is none.
+    pub fn parse(text: &'a str) -> Option<Object<'a>> {
+        serde_json::from_str::<Self>(text).ok().map(|envelope| envelope.0)
+    }
+
     /// The object and its text, which is part of `body`. `None` where an object is empty, or its first key is written with escapes.
     pub fn within(self, body: &'a str) -> Option<(&'a str, Object<'a>)> {
         let Cow::Borrowed(key) = &self.0.0.first()?.0 else { return None };

@@ -1,5 +1,6 @@
 //! Properties of the pure core: whatever comes in, every message is a change or a reject.
 
+use super::json::Object;
 use super::key::RecordKey;
 use super::*;
 use crate::sqlstate::SqlState;
@@ -46,13 +47,16 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// Whether its envelope was read along with the body or not, a message is the same change or the same reject.
+/// Whether its metadata was read along with it or not, a message is the same change or the same reject.
 fn taken_alike((message, envelope): Received<'_>) -> Result<Result<Change<'_>, Reject>, TestCaseError> {
-    let alone = Change::parse(message);
-    if let Some(envelope) = envelope {
-        prop_assert_eq!(format!("{:?}", Change::of(message, envelope)), format!("{alone:?}"));
+    let taken = Change::parse(message);
+    if let Some(plain) = Object::parse(message.text) {
+        prop_assert_eq!(format!("{:?}", Change::of(message, plain)), format!("{taken:?}"));
     }
-    Ok(alone)
+    if let Some(envelope) = envelope {
+        prop_assert_eq!(format!("{:?}", Change::of(message, envelope)), format!("{taken:?}"));
+    }
+    Ok(taken)
 }
 
 proptest! {
