@@ -6,7 +6,7 @@ use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
 use super::store::{self, Stored};
 use crate::isolate::isolated;
-use crate::message::{Action, Change, Identity, Message, Received, Reject, Table, messages};
+use crate::message::{self, Action, Change, Identity, Message, Parsed, Reject, Table};
 use crate::pg::{check_for_interrupts, snapshot_is_fixed};
 use crate::projection::{self, Projection};
 use crate::sqlstate::SqlState;
@@ -24,43 +24,61 @@ pub struct Taken<'a> {
 
 /// Stores what can be stored of some bodies and says what cannot. Messages are counted through all of them.
 pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
-    let (mut all, mut unreadable) = (Vec::new(), Vec::new());
+    let (mut changes, mut rejected, mut earlier) = (Vec::new(), Vec::new(), 0);
     for body in bodies {
-        let earlier = all.len() as i32;
-        match messages(body) {
-            Ok(messages) => all.extend(
-                messages.into_iter().map(|(m, envelope)| (Message { position: earlier + m.position, ..m }, envelope)),
-            ),
-            Err(reject) => unreadable.push(Rejected::body(body, reject)),
+        check_for_interrupts();
+        match message::changes(body) {
+            Ok(parsed) => {
+                let count = parsed.len() as i32;
+                changes.extend(understood(parsed, earlier, &mut rejected));
+                earlier += count;
+            }
+            Err(reject) => rejected.push(Rejected::body(body, reject)),
         }
     }
-    let mut taken = take_messages(all);
-    taken.rejected.extend(unreadable);
-    taken
+    take_changes(&changes, rejected)
 }
 
 /// The same for the text of one message.
 pub fn take_message(text: &str) -> Taken<'_> {
-    take_messages(vec![(Message::alone(text), None)])
+    let mut rejected = Vec::new();
+    let changes: Vec<Change> = understood(vec![Message::alone(text).parsed()], 0, &mut rejected).collect();
+    take_changes(&changes, rejected)
 }
 
 /// Messages of capture: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
 pub fn take_captured(messages: &[String]) -> i64 {
-    let messages = messages.iter().zip(1..).map(|(text, position)| (Message { text, position }, None));
-    let Taken { counts, rejected } = take_messages(messages.collect());
+    let mut rejected = Vec::new();
+    let parsed = messages.iter().zip(1..).map(|(text, position)| Message { text, position }.parsed());
+    let changes: Vec<Change> = understood(parsed, 0, &mut rejected).collect();
+    let Taken { counts, rejected } = take_changes(&changes, rejected);
     set_aside(rejected);
     counts.inserted
 }
 
-fn take_messages(messages: Vec<Received<'_>>) -> Taken<'_> {
-    if messages.is_empty() {
-        return Taken { counts: Counts::default(), rejected: Vec::new() };
+/// Those that are changes. Places are counted on from `earlier`.
+fn understood<'r, 'a: 'r>(
+    parsed: impl IntoIterator<Item = Parsed<'a>, IntoIter: 'r>,
+    earlier: i32,
+    rejected: &'r mut Vec<Rejected<'a>>,
+) -> impl Iterator<Item = Change<'a>> + 'r {
+    let further = move |message: Message<'a>| Message { position: earlier + message.position, ..message };
+    parsed.into_iter().filter_map(move |parsed| match parsed {
+        Ok(change) => Some(Change { message: further(change.message), ..change }),
+        Err((message, reject)) => {
+            rejected.push(Rejected::message(further(message), reject));
+            None
+        }
+    })
+}
+
+fn take_changes<'a>(changes: &[Change<'a>], mut rejected: Vec<Rejected<'a>>) -> Taken<'a> {
+    if changes.is_empty() {
+        return Taken { counts: Counts::default(), rejected };
     }
-    let mut rejected = Vec::new();
-    let changes = understood(messages, &mut rejected);
     log::lock();
-    let tables = names::audited_tables(&changes);
-    let mut waiting = identified(&changes, &tables, &mut rejected);
+    let tables = names::audited_tables(changes);
+    let mut waiting = identified(changes, &tables, &mut rejected);
     waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
     log::ensure_partitions(&waiting);
     log::keep_record_keys(&waiting);
@@ -90,31 +108,6 @@ fn take_messages(messages: Vec<Received<'_>>) -> Taken<'_> {
     log::tally(&all);
     let counts = Counts { inserted: all.inserted(), duplicates: all.duplicates, rejected: 0 };
     Taken { counts, rejected }
-}
-
-fn understood<'a>(messages: Vec<Received<'a>>, rejected: &mut Vec<Rejected<'a>>) -> Vec<Change<'a>> {
-    let mut changes = Vec::with_capacity(messages.len());
-    for (message, envelope) in messages {
-        check_for_interrupts();
-        let parsed = match envelope {
-            Some(envelope) => Change::of(message, envelope),
-            None => Change::parse(message),
-        };
-        // most come without a wrapper
-        let parsed = parsed.or_else(|reject| {
-            let inner = message.unwrapped();
-            if inner.text == message.text {
-                Err((message, reject))
-            } else {
-                Change::parse(inner).map_err(|reject| (inner, reject))
-            }
-        });
-        match parsed {
-            Ok(change) => changes.push(change),
-            Err((message, reject)) => rejected.push(Rejected::message(message, reject)),
-        }
-    }
-    changes
 }
 
 /// The identity of a read needs its image as PostgreSQL reads it, so that spelling does not matter.

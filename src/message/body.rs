@@ -1,7 +1,8 @@
 //! What a relay hands over, split into messages: `{"data":[…]}`, a bare array, one message, or
 //! the reply of Sequin Stream's `receive`, whose elements wrap a message as `{"ack_id":…,"data":…}`.
 
-use super::json::{Envelope, Object};
+use super::change::Change;
+use super::json::{Object, batch_of_envelopes};
 use super::reject::Reject;
 use crate::sqlstate::SqlState;
 use serde_json::value::RawValue;
@@ -21,40 +22,54 @@ impl<'a> Message<'a> {
     }
 
     /// Without a wrapper such as Sequin Stream's, whose `ack_id` is another on each delivery.
-    pub fn unwrapped(self) -> Self {
+    fn unwrapped(self) -> Self {
         Self { text: unwrapped(self.text), ..self }
     }
 }
 
-/// What Sequin sends: nothing but a list of objects. Anything else takes a closer look.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Batch<'a> {
-    #[serde(borrow)]
-    data: Vec<Envelope<'a>>,
-}
-
-/// A message, and its envelope if that was read along with the body.
-pub type Received<'a> = (Message<'a>, Option<Object<'a>>);
+/// A message as a change; or why not, of what was found in its wrapper if it has one.
+pub type Parsed<'a> = Result<Change<'a>, (Message<'a>, Reject)>;
 
 /// `Err`: the body as a whole cannot be read. A byte order mark is ignored (RFC 8259, section 8.1).
-pub fn messages(body: &str) -> Result<Vec<Received<'_>>, Reject> {
+pub fn changes(body: &str) -> Result<Vec<Parsed<'_>>, Reject> {
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
-    let elements = match batch_at_once(body) {
-        Some(elements) => elements.into_iter().map(|(text, envelope)| (text, Some(envelope))).collect(),
-        None => elements(body)?.into_iter().map(|text| (text, None)).collect::<Vec<_>>(),
-    };
-    Ok(elements
-        .into_iter()
-        .zip(1..)
-        .map(|((text, envelope), position)| (Message { text, position }, envelope))
-        .collect())
+    match at_once(body) {
+        Some(changes) => Ok(changes),
+        None => one_by_one(body),
+    }
 }
 
-fn batch_at_once(body: &str) -> Option<Vec<(&str, Object<'_>)>> {
-    // serde would take an array for the struct, too
-    let batch: Batch = if body.starts_with('{') { serde_json::from_str(body).ok()? } else { return None };
-    batch.data.into_iter().map(|envelope| envelope.within(body)).collect()
+/// What Sequin sends: nothing but a list of objects. Each byte is passed once. `None`: anything else, which takes a closer look.
+fn at_once(body: &str) -> Option<Vec<Parsed<'_>>> {
+    let mut position = 0;
+    batch_of_envelopes(body, |text, envelope| {
+        position += 1;
+        let message = Message { text, position };
+        parsed(message, Change::of(message, envelope))
+    })
+}
+
+fn one_by_one(body: &str) -> Result<Vec<Parsed<'_>>, Reject> {
+    let messages = elements(body)?.into_iter().zip(1..).map(|(text, position)| Message { text, position });
+    Ok(messages.map(Message::parsed).collect())
+}
+
+impl<'a> Message<'a> {
+    pub fn parsed(self) -> Parsed<'a> {
+        parsed(self, Change::parse(self))
+    }
+}
+
+/// Most come without a wrapper: it is looked for in what is no change as it stands.
+fn parsed<'a>(message: Message<'a>, change: Result<Change<'a>, Reject>) -> Parsed<'a> {
+    change.or_else(|reject| {
+        let inner = message.unwrapped();
+        if inner.text == message.text {
+            Err((message, reject))
+        } else {
+            Change::parse(inner).map_err(|reject| (inner, reject))
+        }
+    })
 }
 
 fn elements(body: &str) -> Result<Vec<&str>, Reject> {
@@ -102,11 +117,14 @@ fn unwrapped(element: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     fn texts(body: &str) -> Vec<&str> {
-        messages(body).map(|found| found.iter().map(|(m, _)| m.unwrapped().text).collect()).unwrap_or_default()
+        fn text(parsed: Parsed<'_>) -> &str {
+            parsed.map_or_else(|(message, _)| message.text, |change| change.message.text)
+        }
+        changes(body).map(|found| found.into_iter().map(text).collect()).unwrap_or_default()
     }
 
     #[test]
@@ -141,14 +159,14 @@ mod tests {
     #[test]
     fn no_json_is_refused_as_a_whole() {
         for body in ["", "{", "[1,]", "{\"data\":[}", "[] []", "\u{feff}\u{feff}[]"] {
-            let refused = messages(body).map(|_| ()).expect_err(body);
+            let refused = changes(body).map(|_| ()).expect_err(body);
             assert_eq!(refused.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION);
         }
     }
 
     #[test]
     fn no_message_hides_behind_a_key_that_stands_twice() {
-        let refused = messages(r#"{"data":[{"action":1,"metadata":1}],"data":[]}"#).map(|_| ()).expect_err("two lists");
+        let refused = changes(r#"{"data":[{"action":1,"metadata":1}],"data":[]}"#).map(|_| ()).expect_err("two lists");
         assert_eq!(refused.sqlstate, SqlState::DUPLICATE_JSON_OBJECT_KEY_VALUE);
         let twice = r#"{"ack_id":"x","data":{"action":1,"metadata":1},"data":{"action":2,"metadata":2}}"#;
         assert_eq!(texts(&format!("[{twice}]")), [twice]);
@@ -172,6 +190,17 @@ mod tests {
     #[test]
     fn a_byte_order_mark_is_ignored() {
         assert_eq!(texts("\u{feff}[1]"), ["1"]);
+    }
+
+    /// Bodies of every kind, in which at_once takes what it can.
+    pub fn taken_alike(body: &str) -> bool {
+        match (changes(body), one_by_one(body.strip_prefix('\u{feff}').unwrap_or(body))) {
+            (Ok(found), Ok(expected)) => format!("{found:?}") == format!("{expected:?}"),
+            (found, expected) => {
+                found.map(|_| ()).err().map(|reject| reject.reason)
+                    == expected.map(|_| ()).err().map(|reject| reject.reason)
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::reject::Reject;
 use crate::sqlstate::SqlState;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -215,10 +215,57 @@ impl<'a> Envelope<'a> {
     }
 
     /// The object and its text, which is part of `body`. `None` where an object is empty, or its first key is written with escapes.
-    pub fn within(self, body: &'a str) -> Option<(&'a str, Object<'a>)> {
+    fn within(self, body: &'a str) -> Option<(&'a str, Object<'a>)> {
         let Cow::Borrowed(key) = &self.0.0.first()?.0 else { return None };
         let start = body[..place(body, key)].rfind('{')?;
         Some((&body[start..self.0.end(body)?], self.0))
+    }
+}
+
+/// Calls `take` with each element of `{"data":[…]}`. `None`: the body is something else, has other members, or one of its elements
+/// is no object or hides where it stands.
+pub fn batch_of_envelopes<'a, T>(body: &'a str, take: impl FnMut(&'a str, Object<'a>) -> T) -> Option<Vec<T>> {
+    let mut deserializer = serde_json::Deserializer::from_str(body);
+    let taken = deserializer.deserialize_map(Batch { body, take }).ok()?;
+    deserializer.end().ok()?;
+    Some(taken)
+}
+
+/// Visits the batch, and then the list in it.
+struct Batch<'a, F> {
+    body: &'a str,
+    take: F,
+}
+
+impl<'a, T, F: FnMut(&'a str, Object<'a>) -> T> Visitor<'a> for Batch<'a, F> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a batch of objects")
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<Vec<T>, M::Error> {
+        let other = || M::Error::custom("another member");
+        map.next_key::<&str>()?.filter(|key| *key == "data").ok_or_else(other)?;
+        let taken = map.next_value_seed(self)?;
+        map.next_key::<&str>()?.map_or(Ok(taken), |_| Err(other()))
+    }
+
+    fn visit_seq<S: SeqAccess<'a>>(mut self, mut elements: S) -> Result<Vec<T>, S::Error> {
+        let mut taken = Vec::new();
+        while let Some(envelope) = elements.next_element::<Envelope>()? {
+            let (text, object) = envelope.within(self.body).ok_or_else(|| S::Error::custom("no place"))?;
+            taken.push((self.take)(text, object));
+        }
+        Ok(taken)
+    }
+}
+
+impl<'a, T, F: FnMut(&'a str, Object<'a>) -> T> DeserializeSeed<'a> for Batch<'a, F> {
+    type Value = Vec<T>;
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(self)
     }
 }
 

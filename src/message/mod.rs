@@ -11,7 +11,7 @@ mod json;
 mod key;
 mod reject;
 
-pub use body::{Message, Received, messages};
+pub use body::{Message, Parsed, changes};
 pub use change::{Action, Change, Table};
 pub use digest::{Identity, text_digest};
 pub use identity::Logged;

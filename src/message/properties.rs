@@ -47,14 +47,16 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// Whether its metadata was read along with it or not, a message is the same change or the same reject.
-fn taken_alike((message, envelope): Received<'_>) -> Result<Result<Change<'_>, Reject>, TestCaseError> {
-    let taken = Change::parse(message);
-    if let Some(plain) = Object::parse(message.text) {
-        prop_assert_eq!(format!("{:?}", Change::of(message, plain)), format!("{taken:?}"));
-    }
-    if let Some(envelope) = envelope {
-        prop_assert_eq!(format!("{:?}", Change::of(message, envelope)), format!("{taken:?}"));
+/// Whether its metadata was read along with it or not, a message is the same change or the same reject; and a body whether it
+/// was read at once or in parts.
+fn taken_alike(body: &str) -> Result<Vec<Parsed<'_>>, TestCaseError> {
+    prop_assert!(super::body::tests::taken_alike(body));
+    let taken = changes(body).unwrap_or_default();
+    for parsed in &taken {
+        let message = parsed.as_ref().map_or_else(|(message, _)| *message, |change| change.message);
+        if let Some(plain) = Object::parse(message.text) {
+            prop_assert_eq!(format!("{:?}", Change::of(message, plain)), format!("{:?}", Change::parse(message)));
+        }
     }
     Ok(taken)
 }
@@ -64,21 +66,15 @@ proptest! {
 
     #[test]
     fn any_text_is_taken_apart_or_refused(body in any::<String>()) {
-        if let Ok(found) = messages(&body) {
-            for (message, _) in found { let _ = Change::parse(message); }
-        }
+        taken_alike(&body)?;
     }
 
     #[test]
     fn any_json_gives_each_element_once(elements in prop::collection::vec(json(), 0..6)) {
         for body in [serde_json::json!({ "data": elements }), serde_json::Value::from(elements.clone())] {
             let body = body.to_string();
-            let found = messages(&body).expect("valid JSON");
-            prop_assert_eq!(found.len(), elements.len());
-            for ((message, envelope), element) in found.into_iter().zip(&elements) {
-                prop_assert_eq!(message.text, element.to_string());
-                let _ = taken_alike((message, envelope))?;
-            }
+            changes(&body).map(|_| ()).expect("valid JSON");
+            prop_assert_eq!(taken_alike(&body)?.len(), elements.len());
         }
     }
 
@@ -87,15 +83,15 @@ proptest! {
         let mut damaged = GOOD.as_bytes().to_vec();
         damaged[at] = byte;
         let damaged = String::from_utf8_lossy(&damaged).into_owned();
-        let batch = format!(r#" {{"data":[{GOOD},{damaged} , {GOOD}]}} "#);
-        for body in [damaged.as_str(), &GOOD[..cut], batch.trim_start()] {
-            match messages(body) {
-                Err(reject) => prop_assert_eq!(reject.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION),
-                Ok(found) => for received in found {
-                    if let Err(reject) = taken_alike(received)? {
-                        prop_assert!(reject.sqlstate.as_str().starts_with("22"));
-                    }
-                },
+        let batch = format!(r#"{{"data":[{GOOD},{damaged} , {GOOD}]}} "#);
+        for body in [damaged.as_str(), &GOOD[..cut], &batch] {
+            if let Err(reject) = changes(body) {
+                prop_assert_eq!(reject.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION);
+            }
+            for parsed in taken_alike(body)? {
+                if let Err((_, reject)) = parsed {
+                    prop_assert!(reject.sqlstate.as_str().starts_with("22"));
+                }
             }
         }
     }
