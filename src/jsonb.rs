@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
     }
 
     fn object(&mut self, depth: usize) -> Option<Value<'a>> {
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(16);
         if self.token()? == b'}' {
             return Some(Value::Object(members));
         }

@@ -30,7 +30,13 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
         match message::changes(body) {
             Ok(parsed) => {
                 let count = parsed.len() as i32;
-                changes.extend(understood(parsed, earlier, &mut rejected));
+                // collected in the place of what was parsed
+                let mut understood: Vec<Change> = understood(parsed, earlier, &mut rejected).collect();
+                if changes.is_empty() {
+                    changes = understood;
+                } else {
+                    changes.append(&mut understood);
+                }
                 earlier += count;
             }
             Err(reject) => rejected.push(Rejected::body(body, reject)),

@@ -24,14 +24,17 @@ impl<'a> RecordKey<'a> {
             .filter(|text| text.starts_with('['))
             .and_then(|text| serde_json::from_str(text).ok())
             .ok_or_else(|| wrong_type("record_pks", "an array"))?;
-        let values = elements
-            .into_iter()
-            .map(|element| match element.get() {
-                text if text.starts_with('"') => string(text, "record_pks"),
-                text if text.starts_with(['{', '[', 'n']) => Err(wrong_type("record_pks", "an array of strings")),
-                token => Ok(Cow::Borrowed(token)),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        // there may be many keys at once: no more room than they need
+        let mut values = Vec::with_capacity(elements.len());
+        for element in elements {
+            values.push(match element.get() {
+                text if text.starts_with('"') => string(text, "record_pks")?,
+                text if text.starts_with(['{', '[', 'n']) => {
+                    return Err(wrong_type("record_pks", "an array of strings"));
+                }
+                token => Cow::Borrowed(token),
+            });
+        }
         let record_id = named(&values);
         Ok(Self { values, record_id })
     }
