@@ -1,0 +1,24 @@
+"""What may be set in the environment; QUICK=1 changes the defaults. `all` holds what is in force."""
+
+import os
+
+QUICK = os.environ.get("QUICK", "") not in ("", "0")
+all = {"QUICK": int(QUICK)}
+
+
+def number(name, full, quick):
+    all[name] = int(os.environ.get(name) or (quick if QUICK else full))
+    return all[name]
+
+
+RUNS = number("RUNS", 5, 3)
+MESSAGES = number("MESSAGES", 50_000, 10_000)
+BATCH = number("BATCH", 1_000, 1_000)
+BODY_MB = number("BODY_MB", 64, 64)  # of the one body whose memory is measured
+GROWTH = number("GROWTH", 20_000_000, 0)  # rows; 0: not measured
+HISTORY = number("HISTORY", 20_000_000, 100_000)  # rows among which one record's history is looked for
+CHANGES = number("CHANGES", 200_000, 20_000)  # that wait for capture
+SECONDS = number("SECONDS", 30, 4)  # of each pgbench
+CLIENTS = number("CLIENTS", 2, 2)  # of pgbench
+CONNECTIONS = number("CONNECTIONS", 2, 2)  # of the relay to the database
+POSTERS = number("POSTERS", 8, 8)  # connections to the relay
