@@ -65,3 +65,9 @@ def body(first, last):
 
 def bodies(count, size):
     return [body(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def body_of(size):
+    """One body of about so many bytes, and how many messages it has."""
+    count = size // len(message(TRANSACTION - 1))
+    return body(0, count), count

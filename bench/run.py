@@ -10,7 +10,7 @@ import harness
 import log
 import report
 
-MEASUREMENTS = ["ingest"]
+MEASUREMENTS = ["ingest", "connections", "batches", "memory", "growth", "projection"]
 
 
 def chosen():
