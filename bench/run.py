@@ -10,7 +10,7 @@ import harness
 import log
 import report
 
-MEASUREMENTS = ["ingest", "connections", "batches", "memory", "growth", "projection"]
+MEASUREMENTS = ["ingest", "connections", "batches", "memory", "growth", "source", "projection"]
 
 
 def chosen():
