@@ -10,7 +10,7 @@ import harness
 import log
 import report
 
-MEASUREMENTS = ["ingest", "connections", "batches", "memory", "growth", "source", "projection"]
+MEASUREMENTS = ["ingest", "connections", "batches", "memory", "growth", "source", "capture", "projection"]
 
 
 def chosen():
