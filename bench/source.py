@@ -11,9 +11,8 @@ import time
 
 import log
 from harness import Row, at_least, check, execute, paired, progress, ratios, value
-from settings import CLIENTS, PGBENCH_RUNS, SECONDS
+from settings import CLIENTS, PGBENCH_RUNS, SCALE, SECONDS
 
-SCALE = 10
 TABLES = ["pgbench_accounts", "pgbench_branches", "pgbench_history", "pgbench_tellers"]
 ANNOTATE = "SELECT audit_annotate(username => 'u' || :client_id, request_id => 'req-' || :aid, source => 'web');\n"
 # pgbench's own transaction, with a place for the annotation
