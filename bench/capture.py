@@ -6,7 +6,7 @@ first, and then the other goes for the comparison of rows: two workloads a run, 
 """
 
 import log
-from harness import Row, at_least, at_most, check, execute, progress, ratios, seconds, seconds_of_calls, value
+from harness import Row, at_least, at_most, check, execute, progress, ratios, seconds, seconds_of_calls, shown, value
 from settings import BATCH, CHANGES, RUNS
 from source import reconfigure
 
@@ -154,7 +154,7 @@ def measure():
                     second()
             same_rows(with_wal2json)
         taken["ingest"].append(ingest(changes))
-        progress(f"run {run + 1} of {RUNS}: " + ", ".join(f"{what} {times[-1]:.3g}" for what, times in taken.items() if times))
+        progress(f"run {run + 1} of {RUNS}: " + ", ".join(f"{what} {shown(times[-1])} s" for what, times in taken.items() if times))
     execute("DROP TABLE orders CASCADE; DROP PROCEDURE work")
     reconfigure("audit_cdc.capture_enabled", "on")
 

@@ -8,7 +8,7 @@ import messages
 from harness import Row, at_most, check, connected, execute, progress, ratios, seconds
 from settings import BATCH, GROWTH, RUNS
 
-STEP = GROWTH // 20 // BATCH * BATCH
+STEP = max(GROWTH // 20 // BATCH, 1) * BATCH
 RECORDS = 500  # whose history is read in a run
 # README's way to one record's history, and the least that finds its entries
 HISTORY = """SELECT commit_timestamp, action, username, old_values, new_values FROM audit_logs

@@ -87,12 +87,16 @@ def paired(runs, kinds):
     for run in range(runs):
         for kind in list(kinds)[::-1 if run % 2 else 1]:
             numbers[kind].append(kinds[kind]())
-        progress(f"run {run + 1} of {runs}: " + ", ".join(f"{kind} {taken[-1]:,.6g}" for kind, taken in numbers.items()))
+        progress(f"run {run + 1} of {runs}: " + ", ".join(f"{kind} {shown(taken[-1])}" for kind, taken in numbers.items()))
     return numbers
 
 
 def ratios(some, others):
     return [one / other for one, other in zip(some, others, strict=True)]
+
+
+def shown(number):
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number < 0.1 else f"{number:.2f}"
 
 
 def progress(line):

@@ -44,7 +44,7 @@ def measure():
         log.holds(count)
         return max(seen) / len(body)
 
-    taken = paired(min(RUNS, 3), {"peak": peak})
+    taken = paired(RUNS, {"peak": peak})
     hwm_before, hwm, anon_before = map(statistics.median, zip(*highs))
     return [Row(f"peak memory, {BODY_MB} MB body/body", taken["peak"], at_most(4),
                 f"RssAnon, {anon_before:.0f} MB before; VmHWM, with shared_buffers, {hwm_before:.0f} MB before and {hwm:,.0f} MB after",

@@ -8,12 +8,12 @@ import re
 import subprocess
 
 import settings
-from harness import execute, value
+from harness import execute, shown, value
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER = os.path.join(TOP, "target", "bench")
 HEAD = ["name", "value", "range", "goal", "met", "how"]
-# of which none is a choice of ours: where it comes from is not the default, but its value is
+# Not what initdb's template only repeats
 CHANGED = """
 SELECT name, current_setting(name) FROM pg_settings
 WHERE source IN ('configuration file', 'command line', 'environment variable', 'global', 'database', 'user')
@@ -40,10 +40,6 @@ def surroundings():
         "server": dict(execute(CHANGED).fetchall()),
         "suite": settings.all,
     }
-
-
-def shown(number):
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number < 0.1 else f"{number:.2f}"
 
 
 def cells(row):
