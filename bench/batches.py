@@ -53,5 +53,6 @@ def measure():
                 f"{counts[size]:,} messages, each call a commit") for size in PARTS if size != USUAL]
     return rows + [
         row("batch of 1/INSERT", "calls of 1", "INSERT", at_most(1.3), "typed values, prepared, into a copy of the log; both wait for the disk"),
-        row("batch of 1/INSERT, asynchronous", "calls of 1, not synchronous", "INSERT, not synchronous", None, "as before, with synchronous_commit = off"),
+        row("batch of 1/INSERT, asynchronous", "calls of 1, not synchronous", "INSERT, not synchronous", None,
+            "as before, with synchronous_commit = off"),
     ]

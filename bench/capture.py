@@ -7,7 +7,7 @@ first, and then the other goes for the comparison of rows: two workloads a run, 
 
 import log
 from harness import Row, at_least, at_most, check, execute, progress, ratios, seconds, seconds_of_calls, shown, value
-from settings import BATCH, CHANGES, RUNS
+from settings import BATCH, CHANGES, LONG_RUNS
 from source import reconfigure
 
 PASS = 20_000  # changes a transaction: audit_cdc.capture_max_changes, and what the expert reads at once
@@ -38,7 +38,8 @@ $$"""
 WAL2JSON = """pg_logical_slot_peek_changes('wal2json', NULL, %s, 'format-version', '2', 'include-xids', '1', 'include-timestamp', '1',
   'include-pk', '1', 'include-lsn', '1', 'include-types', '0', 'include-typmod', '0', 'add-tables', 'public.orders')"""
 READS = {
-    "pgoutput": "pg_logical_slot_peek_binary_changes('captured', NULL, NULL, 'proto_version', '1', 'publication_names', 'bench', 'messages', 'true')",
+    "pgoutput": "pg_logical_slot_peek_binary_changes('captured', NULL, NULL, "
+                "'proto_version', '1', 'publication_names', 'bench', 'messages', 'true')",
     "messages": "audit_changes() AS c(message), text(message) AS data",
     "wal2json": WAL2JSON % "NULL",
 }
@@ -59,13 +60,14 @@ WITH stream AS MATERIALIZED (
   FROM changes AS c JOIN transactions AS t USING (xid) WHERE m ->> 'action' <> 'M'
 ), added AS (
   INSERT INTO rival.log (commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action, replica_identity,
-                      idempotency_key, record_id, annotations, old_values, new_values, unknown_columns, unknown_old_columns)
+                         idempotency_key, record_id, annotations, old_values, new_values, unknown_columns, unknown_old_columns)
   SELECT commit_lsn, (m ->> 'timestamp')::timestamptz, now(),
          md5(concat_ws(E'\\x01', t.database_id, m ->> 'schema', m ->> 'table', key))::uuid, t.id, commit_idx,
          (CASE m ->> 'action' WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' ELSE 'delete' END)::audit_cdc_internal.action, 'f', key,
          coalesce(after, before) ->> (m -> 'pk' -> 0 ->> 'name'), annotations,
          CASE WHEN after IS NULL THEN before
-              WHEN before IS NOT NULL THEN (SELECT coalesce(jsonb_object_agg(k, v), '{{}}') FROM jsonb_each(before) AS o(k, v) WHERE v IS DISTINCT FROM after -> k) END,
+              WHEN before IS NOT NULL
+              THEN (SELECT coalesce(jsonb_object_agg(k, v), '{{}}') FROM jsonb_each(before) AS o(k, v) WHERE v IS DISTINCT FROM after -> k) END,
          after, '{{}}', '{{}}'
   FROM images LEFT JOIN audit_cdc_internal.audited_tables AS t ON (t.table_schema, t.table_name) = (m ->> 'schema', m ->> 'table')
   ON CONFLICT DO NOTHING
@@ -140,7 +142,7 @@ def measure():
     ways = [capture, wal2json] if with_wal2json else [capture]
     reads = [what for what in READS if with_wal2json or what != "wal2json"]
     taken = {what: [] for what in ("capture", "ingest", "wal2json", *(f"read as {what}" for what in reads))}
-    for run in range(RUNS):
+    for run in range(LONG_RUNS):
         for first in ways[::-1 if run % 2 else 1]:
             pending(with_wal2json)
             if first == capture:
@@ -154,7 +156,7 @@ def measure():
                     second()
             same_rows(with_wal2json)
         taken["ingest"].append(ingest(changes))
-        progress(f"run {run + 1} of {RUNS}: " + ", ".join(f"{what} {shown(times[-1])} s" for what, times in taken.items() if times))
+        progress(f"run {run + 1} of {LONG_RUNS}: " + ", ".join(f"{what} {shown(times[-1])} s" for what, times in taken.items() if times))
     execute("DROP TABLE orders CASCADE; DROP PROCEDURE work")
     reconfigure("audit_cdc.capture_enabled", "on")
 

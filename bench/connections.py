@@ -31,4 +31,5 @@ def measure():
         return taken
 
     taken = paired(RUNS, {"one": one, "two": two})
-    return [Row("two connections, throughput/one", ratios(taken["one"], taken["two"]), at_least(1.8), "disjoint bodies; clients share the cores", taken)]
+    return [Row("two connections, throughput/one", ratios(taken["one"], taken["two"]), at_least(1.8),
+                "disjoint bodies; clients share the cores", taken)]

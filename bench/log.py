@@ -64,12 +64,13 @@ def columns():
 
 def exported(size=BATCH):
     """The log's rows in its order, in the text format of COPY, so many a piece."""
-    with admin.connection.cursor() as cursor, cursor.copy(f"COPY (SELECT {columns()} FROM audit_cdc_internal.log ORDER BY id) TO STDOUT") as rows:
+    sql = f"COPY (SELECT {columns()} FROM audit_cdc_internal.log ORDER BY id) TO STDOUT"
+    with admin.connection.cursor() as cursor, cursor.copy(sql) as rows:
         lines = [bytes(line) for line in rows]
     return [b"".join(lines[n:n + size]) for n in range(0, len(lines), size)]
 
 
 def size(*tables):
     """Bytes, with indexes and TOAST, of tables and their partitions."""
-    return int(value("SELECT sum(pg_total_relation_size(coalesce(relid, t))) FROM unnest(%s::regclass[]) AS t LEFT JOIN pg_partition_tree(t) ON true",
-                     list(tables)))
+    sql = "SELECT sum(pg_total_relation_size(coalesce(relid, t))) FROM unnest(%s::regclass[]) AS t LEFT JOIN pg_partition_tree(t) ON true"
+    return int(value(sql, list(tables)))

@@ -8,8 +8,8 @@ from settings import BATCH, MESSAGES, RUNS
 ORDERS = """
 DROP TABLE IF EXISTS activity_feed, orders CASCADE;
 CREATE TABLE orders (
-  id bigint PRIMARY KEY, customer_id uuid NOT NULL, status text NOT NULL, total numeric(12,2), placed_on date, email text, ship_to text, notes text,
-  updated_at timestamptz, active boolean, score double precision)"""
+  id bigint PRIMARY KEY, customer_id uuid NOT NULL, status text NOT NULL, total numeric(12,2), placed_on date, email text, ship_to text,
+  notes text, updated_at timestamptz, active boolean, score double precision)"""
 FEED = """
 CREATE TABLE activity_feed (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id uuid NOT NULL, actor text NOT NULL, description text NOT NULL, reason text,
@@ -18,7 +18,8 @@ CREATE INDEX ON activity_feed (user_id, created_at);
 SELECT audit_create_projection('activity_feed', $$
   SELECT o.customer_id AS user_id, actor,
          format('%s %s order #%s', actor, verb, o.id)
-           || CASE WHEN l.action = 'update' AND l.old_values ? 'status' THEN format(': %s → %s', l.old_values ->> 'status', o.status) ELSE '' END AS description,
+           || CASE WHEN l.action = 'update' AND l.old_values ? 'status'
+                   THEN format(': %s → %s', l.old_values ->> 'status', o.status) ELSE '' END AS description,
          l.metadata ->> 'reason' AS reason, coalesce(l.source, 'unknown') AS source, l.request_id, l.record_id, l.commit_lsn,
          l.commit_timestamp AS created_at
   FROM audit_new_logs AS l
@@ -45,4 +46,5 @@ def measure():
 
     taken = paired(RUNS, {"with": lambda: ingest(True), "without": lambda: ingest(False)})
     execute("DROP TABLE IF EXISTS activity_feed, orders CASCADE")
-    return [Row("one activity feed/none", ratios(taken["with"], taken["without"]), at_most(1.5), "README's projection active, a row of it a message", taken)]
+    return [Row("one activity feed/none", ratios(taken["with"], taken["without"]), at_most(1.5),
+                "README's projection active, a row of it a message", taken)]
