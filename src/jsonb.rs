@@ -290,7 +290,7 @@ mod tests {
         let bytes = jsonb(r#" { "b" : true , "a" : 10.50 } "#).expect("an object");
         let words: Vec<u32> =
             bytes.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().expect("4 bytes"))).collect();
-        assert_eq!(words[..5], [OBJECT | 2, HAS_OFFSET | 1, 1, IS_NUMERIC | 2 + 10, IS_TRUE]);
+        assert_eq!(words[..5], [OBJECT | 2, HAS_OFFSET | 1, 1, IS_NUMERIC | (2 + 10), IS_TRUE]);
         assert_eq!(bytes[20..22], *b"ab");
         // its own length, header (two digits after the point, weight 0), 10, 5000
         assert_eq!(words[6], 10 << 2);
