@@ -11,5 +11,5 @@ test: ## everything, on PostgreSQL 15 and 18
 install: ## into the server that PG_CONFIG belongs to
 	@scripts/install $(PG_CONFIG)
 
-bench: ## audit_ingest beside an expert's SQL, capture beside wal2json and pgbench, the relay beside psql
+bench: ## one table of ratios: ingest, capture, projections and the relay beside what else does it (QUICK=1: three minutes)
 	@scripts/bench
