@@ -28,7 +28,15 @@ pub fn with_partition<T>(name: &CStr, columns: &[&CStr], work: impl FnOnce(&mut 
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
         let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
-        let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+        let relation = pg_sys::try_table_open(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+        // DETACH PARTITION CONCURRENTLY does not wait for those who have locked the log after it began
+        if !relation.as_ref().is_some_and(|relation| (*relation.rd_rel).relispartition) {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                "a partition of the audit log was detached meanwhile"
+            );
+        }
         let before = pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);
         let executor = pg_sys::CreateExecutorState();
         pg_sys::MemoryContextSwitchTo((*executor).es_query_cxt);
