@@ -81,7 +81,8 @@ class Relay:
         return "".join(self.lines)
 
     def says(self, text):
-        until(lambda: text in self.log or self.process.poll() is not None)
+        # the reader ends with the output: a process that has ended may have said more than was read
+        until(lambda: text in self.log or not self.reader.is_alive())
         assert text in self.log, self.log
 
     def kill(self):
