@@ -1,4 +1,4 @@
-//! The statements that write the log.
+//! What an entry needs around its row: the lock, its partition, its record key, the tallies.
 
 use super::month::months;
 use super::names::AuditedTable;

@@ -13,7 +13,7 @@ use crate::sqlstate::SqlState;
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// At most so much is handed to one statement: its memory is freed before the next.
+/// At most so much is stored in one subtransaction: its memory is freed before the next.
 const CHUNK_MESSAGES: usize = 1_000;
 const CHUNK_BYTES: usize = 8 << 20;
 

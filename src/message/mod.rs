@@ -1,7 +1,7 @@
 //! From the text of a *body* to *changes*, without PostgreSQL and total on any input:
 //! a body is split into messages, a message is understood as a change or refused as a [`Reject`].
 //!
-//! Row images stay the text that they came in; only PostgreSQL's own `jsonb` input reads them.
+//! Row images stay the text that they came in, until they are stored as `jsonb`.
 
 mod body;
 mod change;

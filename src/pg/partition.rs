@@ -11,6 +11,15 @@ use std::ptr::null_mut;
 /// So many rows go into the table, and then into its indexes, at once.
 const MOST_TOGETHER: usize = 64;
 
+/// PostgreSQL 16 and later ask whether only summarizing indexes are meant.
+macro_rules! insert_index_tuples {
+    ($partition:expr, $slot:expr $(, $only_summarizing:expr)?) => {
+        pg_sys::ExecInsertIndexTuples(
+            $partition.result, $slot, $partition.executor, false, false, null_mut(), null_mut() $(, $only_summarizing)?
+        )
+    };
+}
+
 pub struct Partition {
     relation: pg_sys::Relation,
     /// Lives as long as the partition is open, with all that is allocated for it.
@@ -238,26 +247,9 @@ impl Partition {
             }
             for slot in &self.slots[..count] {
                 #[cfg(feature = "pg15")]
-                let recheck = pg_sys::ExecInsertIndexTuples(
-                    self.result,
-                    *slot,
-                    self.executor,
-                    false,
-                    false,
-                    null_mut(),
-                    null_mut(),
-                );
+                let recheck = insert_index_tuples!(self, *slot);
                 #[cfg(not(feature = "pg15"))]
-                let recheck = pg_sys::ExecInsertIndexTuples(
-                    self.result,
-                    *slot,
-                    self.executor,
-                    false,
-                    false,
-                    null_mut(),
-                    null_mut(),
-                    false,
-                );
+                let recheck = insert_index_tuples!(self, *slot, false);
                 pg_sys::ExecARInsertTriggers(self.executor, self.result, *slot, recheck, null_mut());
             }
             pg_sys::MemoryContextSwitchTo(before);
