@@ -60,10 +60,10 @@ WITH stream AS MATERIALIZED (
   FROM changes AS c JOIN transactions AS t USING (xid) WHERE m ->> 'action' <> 'M'
 ), added AS (
   INSERT INTO rival.log (commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action, replica_identity,
-                         idempotency_key, record_id, annotations, old_values, new_values, unknown_columns, unknown_old_columns)
+                         record_id, annotations, old_values, new_values, unknown_columns, unknown_old_columns)
   SELECT commit_lsn, (m ->> 'timestamp')::timestamptz, now(),
          md5(concat_ws(E'\\x01', t.database_id, m ->> 'schema', m ->> 'table', key))::uuid, t.id, commit_idx,
-         (CASE m ->> 'action' WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' ELSE 'delete' END)::audit_cdc_internal.action, 'f', key,
+         (CASE m ->> 'action' WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' ELSE 'delete' END)::audit_cdc_internal.action, 'f',
          coalesce(after, before) ->> (m -> 'pk' -> 0 ->> 'name'), annotations,
          CASE WHEN after IS NULL THEN before
               WHEN before IS NOT NULL

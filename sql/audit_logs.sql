@@ -16,7 +16,7 @@ DECLARE
          audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
          nullif(l.annotations -> 'metadata', 'null') AS metadata,
          l.annotations,
-         l.idempotency_key,
+         coalesce(l.idempotency_key, encode(format('%%s:%%s', l.commit_lsn, l.commit_idx)::bytea, 'base64')) AS idempotency_key,
          l.created_at,
          CASE l.replica_identity WHEN 'f' THEN 'full' WHEN 'd' THEN 'default' WHEN 'i' THEN 'index' WHEN 'n' THEN 'nothing'
                                  ELSE d.replica_identity END AS replica_identity,

@@ -38,7 +38,7 @@ CREATE TABLE audit_cdc_internal.log (
   commit_idx integer,
   action audit_cdc_internal.action NOT NULL,
   replica_identity "char",
-  idempotency_key text NOT NULL,
+  idempotency_key text,
   record_id text,
   record_pks text[],
   annotations jsonb,
@@ -48,6 +48,7 @@ CREATE TABLE audit_cdc_internal.log (
   unknown_old_columns text[]
 ) PARTITION BY RANGE (commit_timestamp);
 COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
+COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS 'null where it is base64 of "commit_lsn:commit_idx", as Sequin makes it of changes';
 COMMENT ON COLUMN audit_cdc_internal.log.record_pks IS 'null where record_id is the whole key, a single value';
 COMMENT ON COLUMN audit_cdc_internal.log.replica_identity IS 'as pg_class.relreplident has it, where the message says it; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS 'what the row itself knows to be unknown; null: the description of the table tells';

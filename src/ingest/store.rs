@@ -122,7 +122,7 @@ fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
         Value::Now,
         Value::Integer(entry.table.number),
         sent.replica_identity.map_or(Value::Null, Value::Char),
-        Value::Text(&change.idempotency_key),
+        change.own_key().map_or(Value::Null, Value::Text),
         change.annotations.map_or(Value::Null, Value::Json),
         change.old_values.map_or(Value::Null, Value::Json),
         change.new_values.map_or(Value::Null, Value::Json),

@@ -170,7 +170,11 @@ impl<'a> Change<'a> {
         let key = metadata.get("record_pks").map(RecordKey::parse).transpose()?;
         let idempotency_key = match metadata.string("idempotency_key")?.filter(|key| !key.is_empty()) {
             Some(idempotency_key) => idempotency_key,
-            None => derived_key(commit_lsn.zip(commit_idx).filter(|_| action != Action::Read), key.as_ref()),
+            None => match commit_lsn.zip(commit_idx).filter(|_| action != Action::Read) {
+                Some(position) => key_of_position(position),
+                None => key_of_read(key.as_ref()),
+            }
+            .into(),
         };
 
         let record = image(&envelope, "record")?;
@@ -199,6 +203,12 @@ impl<'a> Change<'a> {
             annotations: sized(metadata.get("transaction_annotations"), "transaction_annotations")?,
             sent: Sent::parse(&metadata)?,
         })
+    }
+
+    /// The idempotency key, where the position does not tell it.
+    pub fn own_key(&self) -> Option<&str> {
+        let told = self.commit_lsn.zip(self.commit_idx).map(key_of_position);
+        Some(&*self.idempotency_key).filter(|key| told.as_deref() != Some(*key))
     }
 }
 
@@ -266,17 +276,15 @@ fn commit_time(text: &str) -> Result<i64, Reject> {
     Ok(time.as_microsecond())
 }
 
-/// As Sequin derives it for a change (Sequin source, `slot_producer/processor.ex`); for a `read`
-/// from the record key, since its position is unknown.
-fn derived_key(position: Option<(i64, i32)>, key: Option<&RecordKey>) -> Cow<'static, str> {
-    let plain = match position {
-        Some((lsn, idx)) => format!("{lsn}:{idx}"),
-        None => key
-            .into_iter()
-            .flat_map(RecordKey::without_empty)
-            .fold("read".into(), |all: String, value| all + ":" + value),
-    };
-    BASE64_STANDARD.encode(plain).into()
+/// As Sequin derives it (Sequin source, `slot_producer/processor.ex`).
+fn key_of_position((lsn, idx): (i64, i32)) -> String {
+    BASE64_STANDARD.encode(format!("{lsn}:{idx}"))
+}
+
+/// Ours, where Sequin sent none: the position of a `read` is unknown.
+fn key_of_read(key: Option<&RecordKey>) -> String {
+    let values = key.into_iter().flat_map(RecordKey::without_empty);
+    BASE64_STANDARD.encode(values.fold("read".into(), |all: String, value| all + ":" + value))
 }
 
 #[cfg(test)]
