@@ -1,6 +1,6 @@
 -- What people read. Names, lifted annotations and what is unknown are put together on reading, so that
 -- a description that comes later explains entries that are there already.
--- audit_new_logs is the same over the entries that are being stored, for the rules of projections.
+-- audit_new_logs is the same over the entries that are being stored, for the rules of projections; rekeyed, over those that may have changed a key.
 DO $do$
 DECLARE
   entries CONSTANT text := $view$
@@ -55,6 +55,7 @@ BEGIN
   EXECUTE 'CREATE VIEW @extschema@.audit_logs AS ' || format(entries, 'audit_cdc_internal.log');
   EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS ' || format(entries, 'audit_cdc_internal.new_log()')
           || ' ORDER BY l.commit_timestamp, l.commit_lsn, l.commit_idx, l.id';
+  EXECUTE 'CREATE VIEW audit_cdc_internal.rekeyed AS ' || format(entries, 'audit_cdc_internal.log') || ' WHERE l.may_change_key';
 END
 $do$;
 

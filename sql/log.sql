@@ -45,7 +45,8 @@ CREATE TABLE audit_cdc_internal.log (
   old_values jsonb,
   new_values jsonb,
   unknown_columns text[],
-  unknown_old_columns text[]
+  unknown_old_columns text[],
+  may_change_key boolean
 ) PARTITION BY RANGE (commit_timestamp);
 COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
 COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS 'null where it is base64 of "commit_lsn:commit_idx", as Sequin makes it of changes';
@@ -53,6 +54,7 @@ COMMENT ON COLUMN audit_cdc_internal.log.record_pks IS 'null where record_id is 
 COMMENT ON COLUMN audit_cdc_internal.log.replica_identity IS 'as pg_class.relreplident has it, where the message says it; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS 'what the row itself knows to be unknown; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_old_columns IS 'as unknown_columns, for the row before the change';
+COMMENT ON COLUMN audit_cdc_internal.log.may_change_key IS 'true: an update that may have given its row another key (src/message/rekeyed.rs); null: one that did not, or another action';
 
 -- An annotation's member as text. Over 2,000 bytes it is not lifted (an index entry holds at most
 -- about 2,700); annotations keep it whole.

@@ -48,6 +48,9 @@ BEGIN
   EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
                   WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
                  name || '_request', name);
+  -- where the rows of a table went that were given another key
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audited_table, commit_timestamp) WHERE may_change_key',
+                 name || '_rekeyed', name);
   -- one entry, by its number
   EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I USING brin (id) WITH (pages_per_range = 32)',
                  name || '_id', name);

@@ -61,6 +61,22 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
     Ok(crate::pg::any_element(row, oid))
 }
 
+/// What the type's input function would read; of a type that is not there, as of text.
+#[pg_extern(
+    requires = ["install"],
+    sql = r#"CREATE FUNCTION audit_cdc_internal.input_text(value jsonb, type oid) RETURNS text
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#
+)]
+fn input_text_of_type(fcinfo: pg_sys::FunctionCallInfo) -> Option<String> {
+    let call = Call::new(fcinfo);
+    let value = call.jsonb(0)?;
+    let shape = match call.argument(1).map(|oid| pg_sys::Oid::from(oid.value() as u32)) {
+        None => &Shape::Text,
+        Some(oid) => &call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context))).1.shape,
+    };
+    input_text(&value, shape).map(Cow::into_owned)
+}
+
 /// `what` is being cast, for the message.
 fn read(input: &mut TypeInput, value: &str, what: &str) -> Result<Option<pg_sys::Datum>, ErrorReport> {
     if value == MARKER && !input.is_textual {

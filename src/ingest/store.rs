@@ -28,6 +28,7 @@ const COLUMNS: &[&CStr] = &[
     c"new_values",
     c"unknown_columns",
     c"unknown_old_columns",
+    c"may_change_key",
 ];
 const ACTION: usize = 2;
 const COMMIT_LSN: usize = 3;
@@ -128,6 +129,7 @@ fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
         change.new_values.map_or(Value::Null, Value::Json),
         sent.unknown_columns.as_deref().map_or(Value::Null, Value::Texts),
         sent.unknown_old_columns.as_deref().map_or(Value::Null, Value::Texts),
+        if change.may_change_key() { Value::True } else { Value::Null },
     ]
 }
 

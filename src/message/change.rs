@@ -4,6 +4,7 @@ use super::body::Message;
 use super::json::{Envelope, Object, has_container_over, missing, wrong_type};
 use super::key::RecordKey;
 use super::reject::Reject;
+use super::rekeyed::may_change_key;
 use crate::sqlstate::SqlState;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -203,6 +204,14 @@ impl<'a> Change<'a> {
             annotations: sized(metadata.get("transaction_annotations"), "transaction_annotations")?,
             sent: Sent::parse(&metadata)?,
         })
+    }
+
+    /// An update that may have given its row another key.
+    pub fn may_change_key(&self) -> bool {
+        match (self.old_values, self.new_values, &self.key) {
+            (Some(old_values), Some(new_values), Some(key)) => may_change_key(old_values, new_values, key),
+            _ => false,
+        }
     }
 
     /// The idempotency key, where the position does not tell it.

@@ -10,6 +10,7 @@ mod identity;
 mod json;
 mod key;
 mod reject;
+mod rekeyed;
 
 pub use body::{Message, Parsed, changes};
 pub use change::{Action, Change, Table};

@@ -7,6 +7,7 @@ use std::ffi::CStr;
 /// A value on its way into a row of the log.
 pub enum Value<'v> {
     Null,
+    True,
     /// The next number of the log.
     NextId,
     /// When the transaction began.
@@ -52,6 +53,7 @@ impl Types {
         unsafe {
             Some(match value {
                 Value::Null => return None,
+                Value::True => true.into(),
                 Value::NextId => called(pg_sys::nextval_oid, &[Some(self.ids.into())])?,
                 Value::Now => pg_sys::GetCurrentTransactionStartTimestamp().into(),
                 Value::Integer(number) => (*number).into(),

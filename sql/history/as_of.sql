@@ -1,0 +1,307 @@
+-- A table, or a record, as it was. What the log cannot know is said, never made up.
+
+-- The position that a time, or an LSN, stands for in a database; without either, the last one.
+CREATE FUNCTION audit_cdc_internal.moment(database_id text, at timestamptz, lsn pg_lsn,
+    OUT last_lsn bigint, OUT last_commit timestamptz, OUT next_commit timestamptz, OUT is_settled boolean)
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_variable
+DECLARE
+  numbers CONSTANT integer[] := ARRAY(SELECT t.id FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = moment.database_id);
+  latest timestamptz;
+  captured timestamptz;
+BEGIN
+  IF at IS NOT NULL AND lsn IS NOT NULL THEN
+    RAISE EXCEPTION 'at and lsn cannot both be given' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  latest := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND l.commit_lsn IS NOT NULL
+             ORDER BY l.commit_timestamp DESC LIMIT 1);
+  IF lsn IS NOT NULL THEN
+    last_lsn := lsn - '0/0';
+    SELECT max(l.commit_timestamp) FILTER (WHERE l.commit_lsn <= last_lsn), min(l.commit_timestamp) FILTER (WHERE l.commit_lsn > last_lsn)
+      INTO last_commit, next_commit FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers);
+    is_settled := next_commit IS NOT NULL;
+  ELSE
+    at := coalesce(at, 'infinity');
+    last_commit := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
+                    WHERE l.commit_timestamp <= at AND l.audited_table = ANY (numbers) AND l.commit_lsn IS NOT NULL
+                    ORDER BY l.commit_timestamp DESC LIMIT 1);
+    -- commits overtake each other: the furthest one
+    last_lsn := (SELECT max(l.commit_lsn) FROM audit_cdc_internal.log AS l
+                 WHERE l.commit_timestamp <= last_commit AND l.commit_timestamp > last_commit - interval '1 s' AND l.audited_table = ANY (numbers));
+    next_commit := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
+                    WHERE l.commit_timestamp > at AND l.audited_table = ANY (numbers) AND l.commit_lsn IS NOT NULL
+                    ORDER BY l.commit_timestamp LIMIT 1);
+    is_settled := at = 'infinity' OR next_commit IS NOT NULL;
+  END IF;
+  SELECT greatest(c.last_commit, c.looked_at) INTO captured FROM audit_cdc_internal.captures AS c
+  WHERE moment.database_id = audit_cdc_internal.this_database() ->> 'id';
+  -- Sequin may deliver for the second time 10 minutes later (its longest wait), and sends no end mark of a transaction
+  is_settled := CASE WHEN captured IS NOT NULL THEN is_settled OR at <= captured
+                     ELSE is_settled AND coalesce(last_commit < now() - interval '10 min', true) END;
+END
+$$;
+
+-- The events of a table, or of one key, with what is past at a moment; here: the run that the moment is in.
+CREATE FUNCTION audit_cdc_internal.events_as_of(audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
+    OUT event audit_cdc_internal.event, OUT is_past boolean, OUT here integer)
+  RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  moment record;
+BEGIN
+  SELECT * INTO moment FROM audit_cdc_internal.moment(audited.database_id, at_time, at_lsn);
+  IF NOT moment.is_settled THEN
+    RAISE NOTICE 'this moment is not settled yet'
+      USING DETAIL = format('The last commit in the log up to it is of %s; others may still arrive.', coalesce(moment.last_commit::text, 'never'));
+  END IF;
+  RETURN QUERY
+  WITH events AS MATERIALIZED (
+    SELECT e, e.run, e.lsn, e.commit_timestamp, e.is_placed
+    FROM audit_cdc_internal.events(audited, CASE WHEN of_key IS NOT NULL THEN audit_cdc_internal.record_ids(audited, of_key) END) AS e
+  ), runs AS (
+    SELECT max(e.run) FILTER (WHERE at_lsn IS NOT NULL OR e.commit_timestamp <= coalesce(at_time, 'infinity')) AS run FROM events AS e
+  ), moments AS (
+    -- positions may have run backwards somewhere else in the database
+    SELECT coalesce(r.run, 1) + CASE WHEN EXISTS (SELECT FROM events AS e WHERE at_lsn IS NULL AND e.is_placed AND e.run = r.run AND e.lsn > moment.last_lsn
+                                                    AND e.commit_timestamp < moment.last_commit - interval '1 s') THEN 1 ELSE 0 END AS run
+    FROM runs AS r
+  )
+  SELECT e.e, CASE WHEN e.is_placed THEN coalesce(e.run < m.run OR e.run = m.run AND e.lsn <= moment.last_lsn, false)
+                   ELSE at_time IS NULL AND at_lsn IS NULL OR coalesce(e.commit_timestamp <= at_time, false)
+                        OR moment.last_commit IS NOT NULL AND e.commit_timestamp < coalesce(moment.next_commit, 'infinity') END, m.run
+  FROM events AS e, moments AS m;
+END
+$$;
+
+-- Rows without key are told apart by what is in them: each change takes one away, brings one, or both.
+CREATE FUNCTION audit_cdc_internal.keyless_rows(past audit_cdc_internal.event[], later audit_cdc_internal.event[], here integer,
+    OUT record_id text, OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+  RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  WITH events AS (
+    SELECT e.* FROM (SELECT p.*, true AS is_past FROM unnest(past) AS p UNION ALL SELECT l.*, false FROM unnest(later) AS l) AS e
+    WHERE e.action <> 'truncate' AND e.run = here AND e.truncates = (SELECT coalesce(max(n.truncates), 0) FROM unnest(past) AS n)
+  ), doubts AS (
+    SELECT EXISTS (SELECT FROM events AS e WHERE e.is_past AND e.action IN ('update', 'delete') AND (e.unknown_before IS NULL OR e.unknown_before <> '{}')) AS there_are
+  ), steps AS (
+    SELECT x.image, x.number, x.is_read, x.unknown, x.is_past, sum(x.number) OVER (PARTITION BY x.image ORDER BY x.lsn, x.idx, x.id, x.number DESC) AS there
+    FROM (SELECT e.after AS image, 1 AS number, e.action = 'read' AS is_read, e.unknown, e.is_past, e.lsn, e.idx, e.id FROM events AS e WHERE e.after IS NOT NULL
+          UNION ALL SELECT e.before, -1, false, NULL, e.is_past, e.lsn, e.idx, e.id FROM events AS e WHERE e.before IS NOT NULL) AS x
+  ), counted AS (
+    SELECT s.image, coalesce(sum(s.number) FILTER (WHERE s.is_past), 0) - least(min(s.there) FILTER (WHERE s.is_past), 0) AS number,
+           least(min(s.there) FILTER (WHERE s.is_past), 0) - least(min(s.there), 0) AS missed, -- were there before the log begins
+           bool_or(s.is_read) AS is_read, coalesce(max(s.unknown), '{}') AS unknown
+    FROM steps AS s GROUP BY s.image
+  )
+  SELECT NULL, CASE WHEN NOT d.there_are THEN true END, c.image, CASE WHEN NOT d.there_are THEN c.unknown END,
+         CASE WHEN d.there_are THEN 'without a key, a change whose old row was not sent may have been of it' END
+  FROM counted AS c CROSS JOIN LATERAL generate_series(1, c.number) CROSS JOIN doubts AS d WHERE NOT c.is_read
+  UNION ALL
+  SELECT NULL, NULL, c.image, NULL, CASE WHEN c.is_read THEN 'without a key, a backfilled row cannot be told from others' ELSE 'the log has no insert of it up to then' END
+  FROM counted AS c CROSS JOIN LATERAL generate_series(1, CASE WHEN c.is_read THEN 1 ELSE c.missed END)
+  UNION ALL
+  SELECT NULL, NULL, NULL, NULL, 'the source was restored since: positions ran backwards' FROM unnest(past) AS e WHERE e.run < here AND e.after IS NOT NULL;
+END;
+
+-- One row for each record that the log knows of: as it was at the position.
+CREATE FUNCTION audit_cdc_internal.records_as_of(audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
+    OUT record_id text, OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+  RETURNS SETOF record LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  WITH events AS MATERIALIZED (
+    SELECT e.event, (e.event).record_key, (e.event).run, (e.event).lsn, (e.event).idx, (e.event).commit_timestamp, (e.event).id, (e.event).action, (e.event).is_placed,
+           (e.event).other_key, (e.event).truncates, e.is_past, e.here
+    FROM audit_cdc_internal.events_as_of(audited, at_time, at_lsn, of_key) AS e
+  ), past AS (
+    SELECT s.record_key, audit_cdc_internal.state_after(s.event ORDER BY s.run, s.lsn, s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC) AS state,
+           max(ARRAY[s.lsn, s.idx]) FILTER (WHERE s.run = s.here) AS last_place
+    FROM events AS s WHERE s.is_past AND s.record_key IS NOT NULL GROUP BY s.record_key
+  ), next AS (
+    SELECT DISTINCT ON (s.record_key) s.record_key, s.event, s.run, s.truncates FROM events AS s
+    WHERE NOT s.is_past AND s.record_key IS NOT NULL AND (s.is_placed OR s.action <> 'read')
+    ORDER BY s.record_key, s.run, s.lsn, s.idx, s.id, s.action = 'moved' DESC
+  ), first_reads AS (
+    SELECT DISTINCT s.record_key FROM events AS s WHERE NOT s.is_past AND s.action = 'read' AND s.record_key IS NOT NULL
+  ), table_now AS (
+    SELECT coalesce(max(s.truncates) FILTER (WHERE s.is_past), 0) AS truncates, max(s.here) AS run FROM events AS s
+  ), strays AS (
+    -- changes whose row may have had another key before: nothing says that their key was there
+    SELECT max(ARRAY[p.lsn, p.idx]) AS place
+    FROM (SELECT s.run, s.lsn, s.idx, s.action, s.other_key, s.is_past, s.here,
+                 lag(s.action) OVER key AS action_before, lag(s.truncates) OVER key < s.truncates OR lag(s.run) OVER key < s.run AS has_ended
+          FROM events AS s WHERE s.record_key IS NOT NULL
+          WINDOW key AS (PARTITION BY s.record_key ORDER BY s.run, s.lsn, s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC)) AS p
+    WHERE p.is_past AND p.run = p.here AND p.action = 'update' AND p.other_key IS NULL
+      AND (p.action_before IS NULL OR p.action_before IN ('delete', 'moved') OR p.has_ended)
+  ), judged AS (
+    SELECT coalesce(p.record_key, n.record_key, f.record_key) AS record_key, p.state AS state, n.event AS event,
+      CASE
+        WHEN (p.state).run IS NOT NULL AND ((p.state).run < t.run OR (p.state).alive IS NULL) THEN 'the source was restored since: positions ran backwards'
+        WHEN p.state IS NULL AND n.event IS NULL THEN 'only a later backfill tells of it'
+        WHEN p.state IS NULL AND ((n.event).action = 'insert' OR (n.event).action = 'update' AND (n.event).other_key <> n.record_key) AND n.run = t.run THEN NULL
+        WHEN p.state IS NULL THEN 'the log has no insert or backfill of it up to then'
+        WHEN (p.state).truncates < t.truncates THEN NULL
+        WHEN (n.event).id IS NOT NULL AND n.run = t.run AND n.truncates = t.truncates AND
+          CASE WHEN (p.state).alive
+            THEN (n.event).action = 'insert' OR (n.event).action = 'update' AND (n.event).other_key <> n.record_key
+              OR (p.state).by_change AND audit_cdc_internal.contradicts((p.state).known, CASE (n.event).action WHEN 'read' THEN (n.event).after ELSE (n.event).before END)
+            ELSE (n.event).action IN ('delete', 'moved', 'read') OR (n.event).action = 'update' AND (n.event).other_key = n.record_key END
+          THEN 'a gap: its next change does not follow'
+        WHEN (p.state).alive AND p.last_place < s.place THEN 'a change without old key may have given it another one'
+      END AS reason,
+      (p.state).run IS NOT NULL AND (p.state).alive AND (p.state).truncates = t.truncates AS is_alive
+    FROM past AS p FULL JOIN next AS n USING (record_key) FULL JOIN first_reads AS f USING (record_key)
+    CROSS JOIN table_now AS t CROSS JOIN strays AS s
+    WHERE of_key IS NULL OR coalesce(p.record_key, n.record_key, f.record_key) = of_key
+  )
+  SELECT j.record_key, CASE WHEN j.reason IS NULL THEN coalesce(j.is_alive, false) END,
+         CASE WHEN j.is_alive THEN (j.state).known END, CASE WHEN j.reason IS NULL AND j.is_alive THEN (j.state).unknown END, j.reason
+  FROM judged AS j
+  UNION ALL
+  SELECT * FROM audit_cdc_internal.keyless_rows(ARRAY(SELECT e.event FROM events AS e WHERE e.is_past AND e.record_key IS NULL AND of_key IS NULL),
+                                                ARRAY(SELECT e.event FROM events AS e WHERE NOT e.is_past AND e.record_key IS NULL AND of_key IS NULL), (SELECT max(e.here) FROM events AS e));
+END
+$$;
+
+-- What is not known of them, as a WARNING.
+CREATE FUNCTION audit_cdc_internal.warn_of_unknown(reasons jsonb, partial bigint, partial_columns text[]) RETURNS void
+  LANGUAGE plpgsql AS $$
+DECLARE
+  unknown CONSTANT bigint := (SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(reasons));
+BEGIN
+  IF unknown > 0 OR partial > 0 THEN
+    RAISE WARNING 'records that the log cannot tell: %; rows with unknown columns, which are null here: %', unknown, partial
+      USING DETAIL = concat_ws(' ', (SELECT string_agg(format('%s: %s.', value, key), ' ' ORDER BY value::bigint DESC, key) FROM jsonb_each_text(reasons)),
+                               CASE WHEN partial > 0 THEN format('Unknown columns: %s.', array_to_string(partial_columns, ', ')) END),
+            HINT = 'audit_as_of_unknown() lists them one by one.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.warn_of_no_changes() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE WARNING 'the log has no change of this table' USING HINT = 'audit_status() lists the tables that it has.';
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.counted(counts jsonb, reason text) RETURNS jsonb LANGUAGE sql IMMUTABLE
+  RETURN jsonb_set(counts, ARRAY[reason], to_jsonb(coalesce((counts ->> reason)::bigint, 0) + 1));
+CREATE FUNCTION audit_cdc_internal.missing(columns text[], image jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE
+  RETURN CASE WHEN image ?& columns THEN '{}' ELSE ARRAY(SELECT c FROM unnest(columns) WITH ORDINALITY AS u(c, place) WHERE NOT image ? c ORDER BY place) END;
+CREATE FUNCTION audit_cdc_internal.united(one text[], two text[]) RETURNS text[] LANGUAGE sql IMMUTABLE
+  RETURN CASE WHEN two <@ one THEN one ELSE ARRAY(SELECT DISTINCT c FROM unnest(one || two) AS c ORDER BY c) END;
+
+CREATE FUNCTION audit_cdc_internal.columns_of(row_type oid) RETURNS text[]
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute AS a JOIN pg_type AS t ON t.typrelid = a.attrelid
+  WHERE t.oid = row_type AND a.attnum > 0 AND NOT a.attisdropped;
+END;
+
+CREATE FUNCTION audit_cdc_internal.relation_of(row_type oid) RETURNS oid
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  relation oid := (SELECT nullif(t.typrelid, 0) FROM pg_type AS t WHERE t.oid = row_type);
+BEGIN
+  IF relation IS NULL THEN
+    RAISE EXCEPTION 'first argument must be of a row type' USING ERRCODE = 'datatype_mismatch', HINT = 'Name a table: NULL::public.users.';
+  END IF;
+  RETURN relation;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_as_of(row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
+    table_name text DEFAULT NULL, database_id text DEFAULT NULL) RETURNS SETOF anyelement
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  audited CONSTANT audit_cdc_internal.audited := audit_cdc_internal.audited(table_name, database_id, audit_cdc_internal.relation_of(pg_catalog.pg_typeof(row_type)), key);
+  columns CONSTANT pg_catalog.text[] := audit_cdc_internal.columns_of(pg_catalog.pg_typeof(row_type));
+  record pg_catalog.record;
+  missing pg_catalog.text[];
+  reasons pg_catalog.jsonb := '{}';
+  partial pg_catalog.int8 := 0;
+  partial_columns pg_catalog.text[] := '{}';
+  result pg_catalog.record;
+BEGIN
+  IF audited IS NULL THEN
+    PERFORM audit_cdc_internal.warn_of_no_changes();
+    RETURN;
+  END IF;
+  row_type := NULL;
+  FOR record IN SELECT * FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) LOOP
+    IF record.reason IS NOT NULL THEN
+      reasons := audit_cdc_internal.counted(reasons, record.reason);
+    ELSIF record.is_alive THEN
+      missing := audit_cdc_internal.missing(columns, record.known);
+      IF missing OPERATOR(pg_catalog.<>) '{}' THEN
+        partial := partial OPERATOR(pg_catalog.+) 1;
+        partial_columns := audit_cdc_internal.united(partial_columns, missing);
+      END IF;
+      result := @extschema@.audit_row(row_type, record.known);
+      RETURN NEXT result;
+    END IF;
+  END LOOP;
+  PERFORM audit_cdc_internal.warn_of_unknown(reasons, partial, partial_columns);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text) IS
+'The rows of a table as they were. row_type: NULL::public.users, a table or composite type called like the audited table (or give table_name), with its columns. at: a commit time; lsn: a position; neither: the latest that the log holds; both: error 22023. key: only this record, as record_id in audit_logs. database_id: where the log has the table of several databases. A transaction is in it whole or not at all, as far as the log holds it; a NOTICE tells if the moment is not settled. Records of which the log cannot tell are left out, columns that it cannot tell are null, and a WARNING counts both; audit_as_of_unknown() lists them. Errors: as audit_row, 22023 (several tables of this name), 42804 (not a row type), 22004 (no table named).';
+
+CREATE FUNCTION @extschema@.audit_as_of(table_name text, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL, database_id text DEFAULT NULL)
+  RETURNS SETOF jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  audited CONSTANT audit_cdc_internal.audited := audit_cdc_internal.audited(table_name, database_id, NULL, key);
+  record pg_catalog.record;
+  reasons pg_catalog.jsonb := '{}';
+  partial pg_catalog.int8 := 0;
+  partial_columns pg_catalog.text[] := '{}';
+BEGIN
+  IF audited IS NULL THEN
+    PERFORM audit_cdc_internal.warn_of_no_changes();
+    RETURN;
+  END IF;
+  FOR record IN SELECT * FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) LOOP
+    IF record.reason IS NOT NULL THEN
+      reasons := audit_cdc_internal.counted(reasons, record.reason);
+    ELSIF record.is_alive THEN
+      IF record.unknown_columns OPERATOR(pg_catalog.<>) '{}' THEN
+        partial := partial OPERATOR(pg_catalog.+) 1;
+        partial_columns := audit_cdc_internal.united(partial_columns, record.unknown_columns);
+      END IF;
+      RETURN NEXT record.known;
+    END IF;
+  END LOOP;
+  PERFORM audit_cdc_internal.warn_of_unknown(reasons, partial, partial_columns);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text) IS
+'The same as jsonb, for a table by its name (users, public.users): an image a row, without the columns that are unknown.';
+
+CREATE FUNCTION audit_cdc_internal.unknown_as_of(audited audit_cdc_internal.audited, columns text[], at timestamptz, lsn pg_lsn, key text,
+    OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+  RETURNS SETOF record LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT r.record_id, r.known, m.missing, coalesce(r.reason, 'columns that were not sent')
+  FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) AS r
+  CROSS JOIN LATERAL (SELECT CASE WHEN r.reason IS NULL THEN audit_cdc_internal.united(r.unknown_columns, audit_cdc_internal.missing(columns, r.known)) END AS missing) AS m
+  WHERE audited.database_id IS NOT NULL AND (r.reason IS NOT NULL OR r.is_alive AND m.missing <> '{}')
+  ORDER BY 1;
+END;
+
+CREATE FUNCTION @extschema@.audit_as_of_unknown(row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
+    table_name text DEFAULT NULL, database_id text DEFAULT NULL, OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+  RETURNS SETOF record LANGUAGE sql STABLE AS $$
+  SELECT * FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited($5, $6, audit_cdc_internal.relation_of(pg_catalog.pg_typeof($1)), $4),
+                                                 audit_cdc_internal.columns_of(pg_catalog.pg_typeof($1)), $2, $3, $4)
+$$;
+COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text) IS
+'What audit_as_of() with the same arguments cannot tell, one row a record. known: what is known of the row, if there is one; unknown_columns: the others, null where even the record''s existence is unknown; reason: why.';
+
+CREATE FUNCTION @extschema@.audit_as_of_unknown(table_name text, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL, database_id text DEFAULT NULL,
+    OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+  RETURNS SETOF record LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT u.* FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited(table_name, database_id, NULL, key), '{}', at, lsn, key) AS u;
+END;
+COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(text, timestamptz, pg_lsn, text, text) IS 'The same for a table by its name.';

@@ -1,0 +1,114 @@
+-- Which audited table is meant, and what its key is.
+
+CREATE TYPE audit_cdc_internal.audited AS (
+  database_id text,
+  table_schema text,
+  table_name text,
+  numbers integer[], -- in audited_tables
+  key_columns text[], -- in the order of record_pks; null: nobody can tell
+  key_types text[] -- as spelled_types() gives them
+);
+
+-- Columns whose values are the key's in each of some entries, of one record if it is named; null where that leaves a choice.
+CREATE FUNCTION audit_cdc_internal.inferred_key(numbers integer[], of_record text) RETURNS text[]
+  LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+BEGIN
+  RETURN (
+  WITH entries AS (
+    SELECT coalesce(l.new_values, l.old_values) AS image, coalesce(l.record_pks, ARRAY[l.record_id]) AS pks
+    FROM audit_cdc_internal.log AS l
+    WHERE l.audited_table = ANY (numbers) AND l.record_id IS NOT NULL AND (of_record IS NULL OR l.record_id = of_record) AND l.action <> 'read' LIMIT 50
+  ), fitting AS (
+    SELECT k.place, i.key
+    FROM entries AS e, unnest(e.pks) WITH ORDINALITY AS k(value, place), jsonb_each_text(e.image) AS i
+    WHERE i.value = k.value
+    GROUP BY k.place, i.key HAVING count(*) = (SELECT count(*) FROM entries)
+  ), columns AS (
+    SELECT place, min(key) AS key FROM fitting GROUP BY place HAVING count(*) = 1
+  )
+  SELECT array_agg(key ORDER BY place) FROM columns
+  HAVING count(*) = (SELECT max(cardinality(pks)) FROM entries) AND count(*) = count(DISTINCT key));
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.key_of(audited audit_cdc_internal.audited, relation oid, of_record text, OUT columns text[], OUT types text[])
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  described audit_cdc_internal.described_tables;
+BEGIN
+  SELECT d.* INTO described FROM audit_cdc_internal.described_tables AS d
+  WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
+  ORDER BY d.valid_from DESC LIMIT 1;
+  IF FOUND THEN
+    columns := described.key_columns;
+    types := described.key_types;
+    RETURN;
+  END IF;
+  IF relation IS NULL AND audited.database_id = audit_cdc_internal.this_database() ->> 'id' THEN
+    relation := to_regclass(format('%I.%I', audited.table_schema, audited.table_name));
+  END IF;
+  SELECT array_agg(a.attname::text ORDER BY a.attnum),
+         audit_cdc_internal.spelled_types(array_agg(a.attname::text ORDER BY a.attnum), jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)))
+    INTO columns, types
+  FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+  WHERE i.indrelid = relation AND i.indisprimary HAVING count(*) > 0;
+  IF columns IS NULL THEN
+    columns := coalesce(CASE WHEN of_record IS NOT NULL THEN audit_cdc_internal.inferred_key(audited.numbers, of_record) END, audit_cdc_internal.inferred_key(audited.numbers, NULL));
+  END IF;
+END
+$$;
+
+-- name: as in SQL, with or without schema; null: that of relation. Null if the log has no change of it. of_record: a key that is asked for.
+CREATE FUNCTION audit_cdc_internal.audited(name text, database_id text, relation oid, of_record text DEFAULT NULL) RETURNS audit_cdc_internal.audited
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  parts text[];
+  found audit_cdc_internal.audited;
+  many integer;
+BEGIN
+  IF name IS NULL THEN
+    parts := (SELECT ARRAY[n.nspname, c.relname] FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation);
+  ELSE
+    BEGIN
+      parts := parse_ident(name);
+    EXCEPTION WHEN invalid_parameter_value THEN
+      parts := ARRAY[name]; -- a name that SQL would want in quotes
+    END;
+  END IF;
+  IF parts IS NULL THEN
+    RAISE EXCEPTION 'table_name must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  SELECT max(g.database_id), max(g.table_schema), max(g.table_name), max(g.numbers), count(*)
+    INTO found.database_id, found.table_schema, found.table_name, found.numbers, many
+  FROM (SELECT t.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers
+        FROM audit_cdc_internal.audited_tables AS t
+        WHERE (audited.database_id IS NULL OR t.database_id = audited.database_id)
+          AND (t.table_name = parts[cardinality(parts)] AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
+               OR t.table_name = audited.name)
+        GROUP BY t.database_id, t.table_schema, t.table_name) AS g;
+  IF many = 0 THEN
+    RETURN NULL;
+  ELSIF many > 1 THEN
+    RAISE EXCEPTION 'the log has several tables of this name'
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the schema with it, or its database_id.';
+  END IF;
+  SELECT k.columns, k.types INTO found.key_columns, found.key_types FROM audit_cdc_internal.key_of(found, relation, of_record) AS k;
+  RETURN found;
+END
+$$;
+
+-- The spellings of a record's key that the log has.
+CREATE FUNCTION audit_cdc_internal.record_ids(audited audit_cdc_internal.audited, record_key text) RETURNS text[]
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT array_agg(DISTINCT id) FROM (
+    SELECT record_ids.record_key AS id
+    UNION ALL SELECT k.record_id FROM audit_cdc_internal.record_keys AS k
+    WHERE k.audited_table = ANY (audited.numbers)
+      AND k.record_key = coalesce((SELECT o.record_key FROM audit_cdc_internal.record_keys AS o
+                                   WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = record_ids.record_key LIMIT 1), record_ids.record_key)
+    UNION ALL SELECT o.record_key FROM audit_cdc_internal.record_keys AS o
+    WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = record_ids.record_key
+  ) AS spellings;
+END;

@@ -1,0 +1,115 @@
+-- A change as a statement, to be read before it is run: from one row to another, guarded by all that is known of the first.
+
+CREATE TYPE audit_cdc_internal.target AS (
+  name text, -- quoted
+  key_columns text[], -- empty: none is known
+  types jsonb, -- column to type, as format_type() writes it; empty: not known
+  generated text[], -- columns that nobody sets
+  relation oid -- null: it is not in this database
+);
+
+CREATE FUNCTION audit_cdc_internal.target_of(audited audit_cdc_internal.audited) RETURNS audit_cdc_internal.target
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  target audit_cdc_internal.target;
+BEGIN
+  target.name := format('%I.%I', audited.table_schema, audited.table_name);
+  target.key_columns := coalesce(audited.key_columns, '{}');
+  target.relation := to_regclass(target.name);
+  IF target.relation IS NOT NULL THEN
+    SELECT jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)), coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> ''), '{}')
+      INTO target.types, target.generated
+    FROM pg_attribute AS a WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped;
+  ELSE
+    SELECT d.column_types, d.never_sent INTO target.types, target.generated FROM audit_cdc_internal.described_tables AS d
+    WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
+    ORDER BY d.valid_from DESC LIMIT 1;
+  END IF;
+  target.types := coalesce(target.types, '{}');
+  target.generated := coalesce(target.generated, '{}');
+  RETURN target;
+END
+$$;
+
+-- A type that the server takes a literal for by itself, and whose equality tells two values apart.
+CREATE FUNCTION audit_cdc_internal.is_plain(type text) RETURNS boolean
+  LANGUAGE sql IMMUTABLE
+  RETURN type ~ '^(smallint|integer|bigint|numeric|real|double precision|text|character varying|boolean|uuid|date|timestamp|jsonb|bytea)\M[^[]*$';
+
+CREATE FUNCTION audit_cdc_internal.literal(value jsonb, type text) RETURNS text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT CASE WHEN value IS NULL OR value = 'null' THEN 'NULL'
+              ELSE quote_literal(audit_cdc_internal.input_text(value, to_regtype(type)::oid)) || CASE WHEN NOT audit_cdc_internal.is_plain(type) THEN '::' || type ELSE '' END END;
+END;
+
+-- "the column has this value"; by its text where the type may have no equality, or one that finds different values equal.
+CREATE FUNCTION audit_cdc_internal.is_value(name text, value jsonb, type text) RETURNS text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT CASE WHEN value = 'null' THEN format('%I IS NULL', name)
+              WHEN type = 'json' THEN format('%I::jsonb = %L', name, value::text)
+              WHEN NOT audit_cdc_internal.is_plain(type) THEN format('%I::text = %s::text', name, audit_cdc_internal.literal(value, type))
+              ELSE format('%I = %s', name, audit_cdc_internal.literal(value, type)) END;
+END;
+
+CREATE FUNCTION audit_cdc_internal.is_row(target audit_cdc_internal.target, image jsonb, columns text[]) RETURNS text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT string_agg(audit_cdc_internal.is_value(c, image -> c, target.types ->> c), ' AND ' ORDER BY place)
+  FROM unnest(columns) WITH ORDINALITY AS u(c, place) WHERE image ? c;
+END;
+
+-- Columns of both image and table, the key first.
+CREATE FUNCTION audit_cdc_internal.columns_in(target audit_cdc_internal.target, image jsonb) RETURNS text[]
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT coalesce(array_agg(c ORDER BY array_position(target.key_columns, c), c COLLATE "C"), '{}') FROM jsonb_object_keys(image) AS c
+  WHERE (target.types = '{}' OR target.types ? c) AND c <> ALL (target.generated);
+END;
+
+-- Null: there is nothing to do. from_row and to_row: null for no row.
+CREATE FUNCTION audit_cdc_internal.statement(target audit_cdc_internal.target, from_row jsonb, to_row jsonb) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  columns CONSTANT text[] := audit_cdc_internal.columns_in(target, coalesce(to_row, from_row));
+  has_key CONSTANT boolean := target.key_columns <> '{}' AND (from_row IS NULL OR from_row ?& target.key_columns) AND (to_row IS NULL OR to_row ?& target.key_columns);
+  this_row text;
+  changes text;
+BEGIN
+  IF from_row IS NULL THEN
+    RETURN format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s', target.name,
+                  (SELECT string_agg(quote_ident(c), ', ' ORDER BY place) FROM unnest(columns) WITH ORDINALITY AS u(c, place)),
+                  (SELECT string_agg(audit_cdc_internal.literal(to_row -> c, target.types ->> c), ', ' ORDER BY place) FROM unnest(columns) WITH ORDINALITY AS u(c, place)))
+           || CASE WHEN has_key THEN format(' WHERE NOT EXISTS (SELECT FROM %s WHERE %s)', target.name, audit_cdc_internal.is_row(target, to_row, target.key_columns)) ELSE '' END || ';';
+  END IF;
+  this_row := audit_cdc_internal.is_row(target, from_row, audit_cdc_internal.columns_in(target, from_row));
+  IF NOT has_key THEN -- one of those that are equal
+    this_row := format('ctid = (SELECT ctid FROM %s WHERE %s LIMIT 1)', target.name, this_row);
+  END IF;
+  IF to_row IS NULL THEN
+    RETURN format('DELETE FROM %s WHERE %s', target.name, this_row)
+           || coalesce((SELECT string_agg(r.condition, '') FROM audit_cdc_internal.referring(target, from_row) AS r(condition)), '') || ';';
+  END IF;
+  changes := (SELECT string_agg(format('%I = %s', c, audit_cdc_internal.literal(to_row -> c, target.types ->> c)), ', ' ORDER BY place)
+              FROM unnest(columns) WITH ORDINALITY AS u(c, place) WHERE from_row ? c AND from_row -> c <> to_row -> c);
+  RETURN 'UPDATE ' || target.name || ' SET ' || changes || ' WHERE ' || this_row || ';';
+END
+$$;
+
+-- Rows that a delete would take along, or change.
+CREATE FUNCTION audit_cdc_internal.referring(target audit_cdc_internal.target, image jsonb) RETURNS SETOF text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT format(' AND NOT EXISTS (SELECT FROM %s AS r WHERE %s%s)', c.conrelid::regclass,
+                (SELECT string_agg(format('r.%I = %s', f.attname, audit_cdc_internal.literal(image -> k.attname::text, target.types ->> k.attname::text)), ' AND ' ORDER BY u.place)
+                 FROM unnest(c.conkey, c.confkey) WITH ORDINALITY AS u(referring, referred, place)
+                 JOIN pg_attribute AS f ON f.attrelid = c.conrelid AND f.attnum = u.referring
+                 JOIN pg_attribute AS k ON k.attrelid = c.confrelid AND k.attnum = u.referred),
+                -- a row that refers to itself goes with it
+                CASE WHEN c.conrelid = c.confrelid THEN ' AND NOT (' || audit_cdc_internal.is_row(target, image, target.key_columns) || ')' END)
+  FROM pg_constraint AS c
+  WHERE c.contype = 'f' AND c.confrelid = target.relation AND c.conparentid = 0 AND c.confdeltype IN ('c', 'n', 'd')
+    AND image ?& ARRAY(SELECT k.attname::text FROM unnest(c.confkey) AS u(referred) JOIN pg_attribute AS k ON k.attrelid = c.confrelid AND k.attnum = u.referred)
+  ORDER BY c.oid;
+END;
