@@ -15,12 +15,12 @@ REVOKE ALL ON FUNCTION
   @extschema@.audit_diff(jsonb, jsonb),
   @extschema@.audit_diff_text(jsonb),
   @extschema@.audit_diff_text(jsonb, jsonb),
-  @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text),
+  @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, text, text), @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text),
   @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text),
-  @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text),
+  @extschema@.audit_as_of_unknown(regtype, timestamptz, pg_lsn, text, text, text), @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text),
   @extschema@.audit_as_of_unknown(text, timestamptz, pg_lsn, text, text),
   @extschema@.audit_history(text, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer),
-  @extschema@.audit_history(anyelement, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text),
+  @extschema@.audit_history(regtype, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text), @extschema@.audit_history(anyelement, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text),
   @extschema@.audit_undo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
   @extschema@.audit_redo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
   @extschema@.audit_undo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean),
@@ -46,12 +46,12 @@ GRANT EXECUTE ON FUNCTION
   @extschema@.audit_diff(jsonb, jsonb),
   @extschema@.audit_diff_text(jsonb),
   @extschema@.audit_diff_text(jsonb, jsonb),
-  @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text),
+  @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, text, text), @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text),
   @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text),
-  @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text),
+  @extschema@.audit_as_of_unknown(regtype, timestamptz, pg_lsn, text, text, text), @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text),
   @extschema@.audit_as_of_unknown(text, timestamptz, pg_lsn, text, text),
   @extschema@.audit_history(text, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer),
-  @extschema@.audit_history(anyelement, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text),
+  @extschema@.audit_history(regtype, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text), @extschema@.audit_history(anyelement, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text),
   @extschema@.audit_undo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
   @extschema@.audit_redo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
   @extschema@.audit_undo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean),
@@ -60,12 +60,9 @@ GRANT EXECUTE ON FUNCTION
   @extschema@.audit_create_activity(text, text[], text, text),
   @extschema@.audit_activity(regclass, text, text, text, text, text, integer) TO audit_cdc_reader;
 GRANT SELECT ON @extschema@.audit_last_changes, @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table TO audit_cdc_reader;
--- they run with the reader's rights, since they cast to types and change tables of others; what reads the log for them does not
-GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader;
+-- functions that run with the reader's rights call them
 GRANT EXECUTE ON FUNCTION audit_cdc_internal.audited(text, text, oid, text), audit_cdc_internal.relation_of(oid), audit_cdc_internal.columns_of(oid),
-  audit_cdc_internal.records_as_of(audit_cdc_internal.audited, timestamptz, pg_lsn, text), audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text),
-  audit_cdc_internal.counted(jsonb, text), audit_cdc_internal.missing(text[], jsonb), audit_cdc_internal.united(text[], text[]),
-  audit_cdc_internal.warn_of_unknown(jsonb, bigint, text[]), audit_cdc_internal.warn_of_no_changes(), audit_cdc_internal.noun(text),
+  audit_cdc_internal.rows_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text), audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text),
   audit_cdc_internal.history(text, oid, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer),
   audit_cdc_internal.steps(boolean, bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
   audit_cdc_internal.run_steps(boolean, boolean, jsonb, bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) TO audit_cdc_reader;

@@ -1,10 +1,5 @@
 -- Activity: one line a transaction and record, for people. A projection gathers it.
 
--- order of orders, category of categories.
-CREATE FUNCTION audit_cdc_internal.noun(table_name text) RETURNS text
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN replace(regexp_replace(regexp_replace(table_name, 'ies$', 'y'), '([^s])s$', '\1'), '_', ' ');
-
 CREATE FUNCTION @extschema@.audit_create_activity(feed text DEFAULT 'activity', tables text[] DEFAULT NULL, tenant_column text DEFAULT NULL, database_id text DEFAULT NULL) RETURNS regclass
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -64,11 +59,13 @@ BEGIN
     SELECT jsonb_strip_nulls(jsonb_build_object(
       'cursor', concat_ws('.', (extract(epoch FROM p.created_at) * 1000000)::bigint, p.commit_lsn, p.record), 'at', p.created_at, 'actor', c.actor, 'action', a.action,
       'description', concat(c.actor, ' ', CASE a.action WHEN 'insert' THEN 'created' WHEN 'update' THEN 'updated' WHEN 'delete' THEN 'deleted' ELSE 'emptied' END, ' ',
-                            CASE WHEN a.action = 'truncate' THEN c.table_name ELSE audit_cdc_internal.noun(c.table_name) || coalesce(' #' || c.record_id, '') END),
+                            CASE WHEN a.action = 'truncate' THEN c.table_name ELSE n.noun || coalesce(' #' || c.record_id, '') END),
       'database_id', c.database_id, 'table_schema', c.table_schema, 'table_name', c.table_name, 'record_id', c.record_id, 'source', c.source, 'request_id', c.request_id,
       'reason', c.reason, 'tenant', c.tenant, 'commit_lsn', p.commit_lsn)) || jsonb_build_object('changed', coalesce(d.changed, '{}'), 'changes', audit_diff_text)
     FROM page AS p
     CROSS JOIN LATERAL (SELECT (p.changes[cardinality(p.changes)]).*) AS c
+    -- order of orders, category of categories
+    CROSS JOIN LATERAL (SELECT replace(regexp_replace(regexp_replace(c.table_name, 'ies$', 'y'), '([^s])s$', '\1'), '_', ' ') AS noun) AS n
     CROSS JOIN LATERAL (SELECT CASE WHEN c.action = 'update' AND (p.changes[1]).action = 'insert' THEN 'insert' ELSE c.action END AS action) AS a
     LEFT JOIN LATERAL (
       SELECT jsonb_object_agg(m.key, m.old || m.new) AS changed

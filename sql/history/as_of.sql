@@ -172,7 +172,7 @@ DECLARE
 BEGIN
   IF unknown > 0 OR partial > 0 THEN
     RAISE WARNING 'records that the log cannot tell: %; rows with unknown columns, which are null here: %', unknown, partial
-      USING DETAIL = concat_ws(' ', (SELECT string_agg(format('%s: %s.', value, key), ' ' ORDER BY value::bigint DESC, key) FROM jsonb_each_text(reasons)),
+      USING DETAIL = concat_ws(' ', (SELECT string_agg(format('%s%s (%s).', upper(left(key, 1)), substr(key, 2), value), ' ' ORDER BY value::bigint DESC, key) FROM jsonb_each_text(reasons)),
                                CASE WHEN partial > 0 THEN format('Unknown columns: %s.', array_to_string(partial_columns, ', ')) END),
             HINT = 'audit_as_of_unknown() lists them one by one.';
   END IF;
@@ -185,8 +185,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.counted(counts jsonb, reason text) RETURNS jsonb LANGUAGE sql IMMUTABLE
-  RETURN jsonb_set(counts, ARRAY[reason], to_jsonb(coalesce((counts ->> reason)::bigint, 0) + 1));
 CREATE FUNCTION audit_cdc_internal.missing(columns text[], image jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE
   RETURN CASE WHEN image ?& columns THEN '{}' ELSE ARRAY(SELECT c FROM unnest(columns) WITH ORDINALITY AS u(c, place) WHERE NOT image ? c ORDER BY place) END;
 CREATE FUNCTION audit_cdc_internal.united(one text[], two text[]) RETURNS text[] LANGUAGE sql IMMUTABLE
@@ -200,7 +198,7 @@ BEGIN ATOMIC
 END;
 
 CREATE FUNCTION audit_cdc_internal.relation_of(row_type oid) RETURNS oid
-  LANGUAGE plpgsql STABLE AS $$
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   relation oid := (SELECT nullif(t.typrelid, 0) FROM pg_type AS t WHERE t.oid = row_type);
 BEGIN
@@ -211,76 +209,39 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION @extschema@.audit_as_of(row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
-    table_name text DEFAULT NULL, database_id text DEFAULT NULL) RETURNS SETOF anyelement
-  LANGUAGE plpgsql STABLE AS $$
+-- What is known of the rows, each with the columns that it should have; the rest as a WARNING.
+CREATE FUNCTION audit_cdc_internal.rows_as_of(audited audit_cdc_internal.audited, columns text[], at timestamptz, lsn pg_lsn, key text) RETURNS SETOF jsonb
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  audited CONSTANT audit_cdc_internal.audited := audit_cdc_internal.audited(table_name, database_id, audit_cdc_internal.relation_of(pg_catalog.pg_typeof(row_type)), key);
-  columns CONSTANT pg_catalog.text[] := audit_cdc_internal.columns_of(pg_catalog.pg_typeof(row_type));
-  record pg_catalog.record;
-  missing pg_catalog.text[];
-  reasons pg_catalog.jsonb := '{}';
-  partial pg_catalog.int8 := 0;
-  partial_columns pg_catalog.text[] := '{}';
-  result pg_catalog.record;
+  one record;
+  missing text[];
+  reasons jsonb := '{}';
+  partial bigint := 0;
+  partial_columns text[] := '{}';
 BEGIN
   IF audited IS NULL THEN
     PERFORM audit_cdc_internal.warn_of_no_changes();
     RETURN;
   END IF;
-  row_type := NULL;
-  FOR record IN SELECT * FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) LOOP
-    IF record.reason IS NOT NULL THEN
-      reasons := audit_cdc_internal.counted(reasons, record.reason);
-    ELSIF record.is_alive THEN
-      missing := audit_cdc_internal.missing(columns, record.known);
-      IF missing OPERATOR(pg_catalog.<>) '{}' THEN
-        partial := partial OPERATOR(pg_catalog.+) 1;
+  FOR one IN SELECT * FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) LOOP
+    IF one.reason IS NOT NULL THEN
+      reasons := jsonb_set(reasons, ARRAY[one.reason], to_jsonb(coalesce((reasons ->> one.reason)::bigint, 0) + 1));
+    ELSIF one.is_alive THEN
+      missing := audit_cdc_internal.united(one.unknown_columns, audit_cdc_internal.missing(columns, one.known));
+      IF missing <> '{}' THEN
+        partial := partial + 1;
         partial_columns := audit_cdc_internal.united(partial_columns, missing);
       END IF;
-      result := @extschema@.audit_row(row_type, record.known);
-      RETURN NEXT result;
+      RETURN NEXT one.known;
     END IF;
   END LOOP;
   PERFORM audit_cdc_internal.warn_of_unknown(reasons, partial, partial_columns);
 END
 $$;
-COMMENT ON FUNCTION @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text) IS
-'The rows of a table as they were. row_type: NULL::public.users, a table or composite type called like the audited table (or give table_name), with its columns. at: a commit time; lsn: a position; neither: the latest that the log holds; both: error 22023. key: only this record, as record_id in audit_logs. database_id: where the log has the table of several databases. A transaction is in it whole or not at all, as far as the log holds it; a NOTICE tells if the moment is not settled. Records of which the log cannot tell are left out, columns that it cannot tell are null, and a WARNING counts both; audit_as_of_unknown() lists them. Errors: as audit_row, 22023 (several tables of this name), 42804 (not a row type), 22004 (no table named).';
-
-CREATE FUNCTION @extschema@.audit_as_of(table_name text, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL, database_id text DEFAULT NULL)
-  RETURNS SETOF jsonb LANGUAGE plpgsql STABLE AS $$
-DECLARE
-  audited CONSTANT audit_cdc_internal.audited := audit_cdc_internal.audited(table_name, database_id, NULL, key);
-  record pg_catalog.record;
-  reasons pg_catalog.jsonb := '{}';
-  partial pg_catalog.int8 := 0;
-  partial_columns pg_catalog.text[] := '{}';
-BEGIN
-  IF audited IS NULL THEN
-    PERFORM audit_cdc_internal.warn_of_no_changes();
-    RETURN;
-  END IF;
-  FOR record IN SELECT * FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) LOOP
-    IF record.reason IS NOT NULL THEN
-      reasons := audit_cdc_internal.counted(reasons, record.reason);
-    ELSIF record.is_alive THEN
-      IF record.unknown_columns OPERATOR(pg_catalog.<>) '{}' THEN
-        partial := partial OPERATOR(pg_catalog.+) 1;
-        partial_columns := audit_cdc_internal.united(partial_columns, record.unknown_columns);
-      END IF;
-      RETURN NEXT record.known;
-    END IF;
-  END LOOP;
-  PERFORM audit_cdc_internal.warn_of_unknown(reasons, partial, partial_columns);
-END
-$$;
-COMMENT ON FUNCTION @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text) IS
-'The same as jsonb, for a table by its name (users, public.users): an image a row, without the columns that are unknown.';
 
 CREATE FUNCTION audit_cdc_internal.unknown_as_of(audited audit_cdc_internal.audited, columns text[], at timestamptz, lsn pg_lsn, key text,
     OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
-  RETURNS SETOF record LANGUAGE sql STABLE
+  RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   SELECT r.record_id, r.known, m.missing, coalesce(r.reason, 'columns that were not sent')
   FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) AS r
@@ -289,14 +250,28 @@ BEGIN ATOMIC
   ORDER BY 1;
 END;
 
-CREATE FUNCTION @extschema@.audit_as_of_unknown(row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
-    table_name text DEFAULT NULL, database_id text DEFAULT NULL, OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
-  RETURNS SETOF record LANGUAGE sql STABLE AS $$
-  SELECT * FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited($5, $6, audit_cdc_internal.relation_of(pg_catalog.pg_typeof($1)), $4),
-                                                 audit_cdc_internal.columns_of(pg_catalog.pg_typeof($1)), $2, $3, $4)
+CREATE FUNCTION @extschema@.audit_as_of(table_name text, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL, database_id text DEFAULT NULL)
+  RETURNS SETOF jsonb LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT r FROM audit_cdc_internal.rows_as_of(audit_cdc_internal.audited(table_name, database_id, NULL, key), '{}', at, lsn, key) AS r;
+END;
+COMMENT ON FUNCTION @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text) IS
+'The same as jsonb, for a table by its name (users, public.users): an image a row, without the columns that are unknown.';
+
+CREATE FUNCTION @extschema@.audit_as_of(row_type regtype, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
+    table_name text DEFAULT NULL, database_id text DEFAULT NULL) RETURNS SETOF jsonb LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT r FROM audit_cdc_internal.rows_as_of(audit_cdc_internal.audited(table_name, database_id, audit_cdc_internal.relation_of(row_type), key), audit_cdc_internal.columns_of(row_type), at, lsn, key) AS r;
+END;
+COMMENT ON FUNCTION @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, text, text) IS 'The same as jsonb, for a row type.';
+
+-- The types' input functions run with the caller's rights.
+CREATE FUNCTION @extschema@.audit_as_of(row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
+    table_name text DEFAULT NULL, database_id text DEFAULT NULL) RETURNS SETOF anyelement LANGUAGE sql STABLE AS $$
+  SELECT @extschema@.audit_row($1, r) FROM @extschema@.audit_as_of(pg_catalog.pg_typeof($1), $2, $3, $4, $5, $6) AS r
 $$;
-COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text) IS
-'What audit_as_of() with the same arguments cannot tell, one row a record. known: what is known of the row, if there is one; unknown_columns: the others, null where even the record''s existence is unknown; reason: why.';
+COMMENT ON FUNCTION @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text) IS
+'The rows of a table as they were. row_type: NULL::public.users, a table or composite type called like the audited table (or give table_name), with its columns. at: a commit time; lsn: a position; neither: the latest that the log holds; both: error 22023. key: only this record, as record_id in audit_logs. database_id: where the log has the table of several databases. A transaction is in it whole or not at all, as far as the log holds it; a NOTICE tells if the moment is not settled. Records of which the log cannot tell are left out, columns that it cannot tell are null, and a WARNING counts both; audit_as_of_unknown() lists them. Errors: as audit_row, 22023 (several tables of this name), 42804 (not a row type), 22004 (no table named).';
 
 CREATE FUNCTION @extschema@.audit_as_of_unknown(table_name text, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL, database_id text DEFAULT NULL,
     OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
@@ -305,3 +280,21 @@ BEGIN ATOMIC
   SELECT u.* FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited(table_name, database_id, NULL, key), '{}', at, lsn, key) AS u;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(text, timestamptz, pg_lsn, text, text) IS 'The same for a table by its name.';
+
+CREATE FUNCTION @extschema@.audit_as_of_unknown(row_type regtype, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
+    table_name text DEFAULT NULL, database_id text DEFAULT NULL,
+    OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+  RETURNS SETOF record LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT u.* FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited(table_name, database_id, audit_cdc_internal.relation_of(row_type), key), audit_cdc_internal.columns_of(row_type), at, lsn, key) AS u;
+END;
+COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(regtype, timestamptz, pg_lsn, text, text, text) IS 'The same for a row type.';
+
+CREATE FUNCTION @extschema@.audit_as_of_unknown(row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
+    table_name text DEFAULT NULL, database_id text DEFAULT NULL,
+    OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+  RETURNS SETOF record LANGUAGE sql STABLE AS $$
+  SELECT * FROM @extschema@.audit_as_of_unknown(pg_catalog.pg_typeof($1), $2, $3, $4, $5, $6)
+$$;
+COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text) IS
+'What audit_as_of() with the same arguments cannot tell, one row a record. known: what is known of the row, if there is one; unknown_columns: the others, null where even the record''s existence is unknown; reason: why.';

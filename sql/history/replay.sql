@@ -28,7 +28,7 @@ BEGIN
   END IF;
   -- of an update too: the log may begin later than the row
   IF e.action <> 'update' OR target.key_columns <> '{}' THEN
-    RETURN NEXT audit_cdc_internal.statement(target, NULL, e.after);
+    RETURN NEXT audit_cdc_internal.statement(target, NULL, e.after, false);
   END IF;
 END
 $$;

@@ -68,8 +68,8 @@ BEGIN ATOMIC
   WHERE (target.types = '{}' OR target.types ? c) AND c <> ALL (target.generated);
 END;
 
--- Null: there is nothing to do. from_row and to_row: null for no row.
-CREATE FUNCTION audit_cdc_internal.statement(target audit_cdc_internal.target, from_row jsonb, to_row jsonb) RETURNS text
+-- Null: there is nothing to do. from_row and to_row: null for no row. may_be_so: a foreign key may have done it already.
+CREATE FUNCTION audit_cdc_internal.statement(target audit_cdc_internal.target, from_row jsonb, to_row jsonb, may_be_so boolean) RETURNS text
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   columns CONSTANT text[] := audit_cdc_internal.columns_in(target, coalesce(to_row, from_row));
@@ -93,6 +93,9 @@ BEGIN
   END IF;
   changes := (SELECT string_agg(format('%I = %s', c, audit_cdc_internal.literal(to_row -> c, target.types ->> c)), ', ' ORDER BY place)
               FROM unnest(columns) WITH ORDINALITY AS u(c, place) WHERE from_row ? c AND from_row -> c <> to_row -> c);
+  IF may_be_so THEN
+    this_row := this_row || ' OR ' || audit_cdc_internal.is_row(target, to_row, audit_cdc_internal.columns_in(target, to_row));
+  END IF;
   RETURN 'UPDATE ' || target.name || ' SET ' || changes || ' WHERE ' || this_row || ';';
 END
 $$;

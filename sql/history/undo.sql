@@ -31,7 +31,7 @@ BEGIN
     FROM audit_cdc_internal.record_lines(audited, key) AS l WHERE l.commit_lsn > coalesce(position, 0) AND l.action <> 'read';
   ELSE
     IF of_change IS NULL AND of_commit IS NULL AND of_request IS NULL AND of_user IS NULL THEN
-      RAISE EXCEPTION 'undo of what is not said' USING ERRCODE = 'null_value_not_allowed',
+      RAISE EXCEPTION 'no change, record, transaction, request or user is given' USING ERRCODE = 'null_value_not_allowed',
         HINT = 'Name a change, a table and a key with a moment, a commit_lsn, a request_id, or a username with since and until.';
     END IF;
     IF of_user IS NOT NULL AND of_commit IS NULL AND of_request IS NULL AND (since IS NULL OR until IS NULL) THEN
@@ -51,8 +51,9 @@ BEGIN ATOMIC
   FROM unnest(columns) WITH ORDINALITY AS u(number, place) JOIN pg_attribute AS a ON a.attrelid = relation AND a.attnum = u.number;
 END;
 
--- Which change waits for which: a row for the one that it will refer to, a row that goes for those that refer to it.
-CREATE FUNCTION audit_cdc_internal.waits(changes audit_cdc_internal.chosen[], is_redo boolean, OUT later bigint, OUT earlier bigint) RETURNS SETOF record
+-- Which change waits for which: a row for the one that it will refer to, a row that goes for those that refer to it. is_cascade: ON UPDATE CASCADE will
+-- have done it.
+CREATE FUNCTION audit_cdc_internal.waits(changes audit_cdc_internal.chosen[], is_redo boolean, OUT later bigint, OUT earlier bigint, OUT is_cascade boolean) RETURNS SETOF record
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   WITH sides AS (
@@ -67,11 +68,11 @@ BEGIN ATOMIC
            s.to_row IS NULL AS is_to_go
     FROM sides AS s JOIN pg_constraint AS k ON k.confrelid = s.relation AND k.contype = 'f'
   )
-  SELECT c.change_id, p.change_id FROM children AS c
+  SELECT c.change_id, p.change_id, coalesce(c.from_values = p.from_values, false) FROM children AS c
   JOIN parents AS p ON p.foreign_key = c.foreign_key AND p.commit_lsn = c.commit_lsn AND p.to_values = c.to_values
   WHERE p.change_id <> c.change_id AND p.from_values IS DISTINCT FROM p.to_values
   UNION
-  SELECT p.change_id, c.change_id FROM children AS c
+  SELECT p.change_id, c.change_id, false FROM children AS c
   JOIN parents AS p ON p.foreign_key = c.foreign_key AND p.commit_lsn = c.commit_lsn AND p.from_values = c.from_values
   WHERE p.change_id <> c.change_id AND p.is_to_go AND c.to_values IS DISTINCT FROM p.from_values;
 END;
@@ -122,12 +123,13 @@ $$;
 
 CREATE FUNCTION audit_cdc_internal.steps(is_redo boolean, of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint, of_request text, of_user text,
     since timestamptz, until timestamptz, of_database text,
-    OUT step integer, OUT change_id bigint, OUT table_name text, OUT record_id text, OUT statement text, OUT problem text, OUT is_so text)
+    OUT step integer, OUT change_id bigint, OUT table_name text, OUT record_id text, OUT statement text, OUT problem text)
   RETURNS SETOF record LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_variable
 DECLARE
   changes CONSTANT audit_cdc_internal.chosen[] := ARRAY(
     SELECT c FROM audit_cdc_internal.chosen(of_change, of_table, key, at, lsn, of_commit, of_request, of_user, since, until, of_database) AS c);
+  cascades CONSTANT bigint[] := ARRAY(SELECT w.later FROM audit_cdc_internal.waits(changes, is_redo) AS w WHERE w.is_cascade);
   change audit_cdc_internal.chosen;
   audited audit_cdc_internal.audited;
   target audit_cdc_internal.target;
@@ -149,9 +151,7 @@ BEGIN
     table_name := target.name;
     record_id := change.record_id;
     problem := audit_cdc_internal.why_not(change, target, is_redo);
-    statement := CASE WHEN problem IS NULL THEN audit_cdc_internal.statement(target, from_row, to_row) END;
-    is_so := CASE WHEN to_row IS NOT NULL AND from_row IS NOT NULL
-                  THEN format('SELECT FROM %s WHERE %s', target.name, audit_cdc_internal.is_row(target, to_row, audit_cdc_internal.columns_in(target, to_row))) END;
+    statement := CASE WHEN problem IS NULL THEN audit_cdc_internal.statement(target, from_row, to_row, change.change_id = ANY (cascades)) END;
     CONTINUE WHEN problem IS NULL AND statement IS NULL; -- it changed nothing
     step := step + 1;
     RETURN NEXT;
@@ -177,52 +177,54 @@ END;
 COMMENT ON FUNCTION @extschema@.audit_redo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) IS
 'SQL that makes the same changes of the log once more, in their order: as audit_undo_sql(), each guarded by the row as the change found it.';
 
-CREATE TYPE audit_cdc_internal.outcome AS (step integer, change_id bigint, table_name text, record_id text, outcome text);
-
 -- Runs the steps with the caller's rights, all or, with despite_conflicts, those that can be.
 CREATE FUNCTION audit_cdc_internal.run_steps(is_redo boolean, despite_conflicts boolean, what jsonb, of_change bigint, of_table text, of_key text, of_at timestamptz, of_lsn pg_lsn,
     of_commit bigint, of_request text, of_user text, of_since timestamptz, of_until timestamptz, of_database text)
-  RETURNS SETOF audit_cdc_internal.outcome LANGUAGE plpgsql AS $$
+  RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text) LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
 DECLARE
-  done CONSTANT pg_catalog.text := CASE WHEN is_redo THEN 'redone' ELSE 'undone' END;
-  steps audit_cdc_internal.outcome[] := '{}';
+  call CONSTANT pg_catalog.text := CASE WHEN is_redo THEN 'redo' ELSE 'undo' END;
+  done pg_catalog.text := CASE WHEN is_redo THEN 'redone' ELSE 'undone' END;
   one pg_catalog.record;
   said pg_catalog.text;
   count pg_catalog.int8;
   conflicts pg_catalog.int8 := 0;
+  outcomes pg_catalog.jsonb[] := '{}';
 BEGIN
   BEGIN
-    PERFORM @extschema@.audit_annotate(metadata => pg_catalog.jsonb_build_object(CASE WHEN is_redo THEN 'redo' ELSE 'undo' END, what));
+    PERFORM @extschema@.audit_annotate(metadata => pg_catalog.jsonb_build_object(call, what));
     SET CONSTRAINTS ALL DEFERRED;
-    FOR one IN SELECT * FROM audit_cdc_internal.steps(is_redo, of_change, of_table, of_key, of_at, of_lsn, of_commit, of_request, of_user, of_since, of_until, of_database) LOOP
+    FOR one IN EXECUTE pg_catalog.format('SELECT * FROM @extschema@.%I($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)', pg_catalog.concat('audit_', call, '_sql'))
+               USING of_change, of_table, of_key, of_at, of_lsn, of_commit, of_request, of_user, of_since, of_until, of_database
+    LOOP
       said := one.problem;
       IF said IS NULL THEN
         BEGIN
           EXECUTE one.statement;
           GET DIAGNOSTICS count = ROW_COUNT;
-          IF count OPERATOR(pg_catalog.=) 0 AND one.is_so IS NOT NULL THEN -- a foreign key may have done it
-            EXECUTE one.is_so;
-            GET DIAGNOSTICS count = ROW_COUNT;
-          END IF;
           said := CASE WHEN count OPERATOR(pg_catalog.=) 0 THEN 'conflict: the row was changed since, or others refer to it' END;
         EXCEPTION WHEN integrity_constraint_violation THEN
           said := pg_catalog.format('conflict: %s', SQLERRM);
         END;
       END IF;
-      conflicts := conflicts OPERATOR(pg_catalog.+) (said IS NOT NULL)::pg_catalog.int4;
-      steps := steps OPERATOR(pg_catalog.||) ROW(one.step, one.change_id, one.table_name, one.record_id, coalesce(said, done))::audit_cdc_internal.outcome;
+      IF said IS NOT NULL THEN
+        conflicts := conflicts OPERATOR(pg_catalog.+) 1;
+      END IF;
+      outcomes := pg_catalog.array_append(outcomes, pg_catalog.jsonb_build_object('step', one.step, 'change_id', one.change_id, 'of_table', one.of_table, 'record_id', one.record_id, 'said', said));
     END LOOP;
     SET CONSTRAINTS ALL IMMEDIATE;
     IF conflicts OPERATOR(pg_catalog.>) 0 AND NOT despite_conflicts THEN
-      RAISE EXCEPTION 'conflicts' USING ERRCODE = 'ZA001';
+      RAISE EXCEPTION 'conflicts' USING ERRCODE = 'ZA001'; -- takes back what was done
     END IF;
   EXCEPTION WHEN SQLSTATE 'ZA001' THEN
-    RAISE WARNING 'nothing was %: % of % changes cannot be', done, conflicts, pg_catalog.cardinality(steps)
+    RAISE WARNING 'nothing was %: % of % changes cannot be', done, conflicts, pg_catalog.cardinality(outcomes)
       USING HINT = 'despite_conflicts => true does the others.';
-    RETURN QUERY SELECT s.step, s.change_id, s.table_name, s.record_id, CASE s.outcome WHEN done THEN 'could be ' OPERATOR(pg_catalog.||) done ELSE s.outcome END FROM pg_catalog.unnest(steps) AS s;
-    RETURN;
+    done := pg_catalog.concat('could be ', done);
   END;
-  RETURN QUERY SELECT s.step, s.change_id, s.table_name, s.record_id, s.outcome FROM pg_catalog.unnest(steps) AS s;
+  RETURN QUERY
+  SELECT (o OPERATOR(pg_catalog.->>) 'step')::pg_catalog.int4, (o OPERATOR(pg_catalog.->>) 'change_id')::pg_catalog.int8, o OPERATOR(pg_catalog.->>) 'of_table', o OPERATOR(pg_catalog.->>) 'record_id',
+         coalesce(o OPERATOR(pg_catalog.->>) 'said', done)
+  FROM pg_catalog.unnest(outcomes) AS o;
 END
 $$;
 

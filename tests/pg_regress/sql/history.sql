@@ -1,5 +1,4 @@
 -- Differences, and the messages of what reads history.
-\set VERBOSITY verbose
 \set SHOW_CONTEXT never
 SET client_min_messages = notice;
 
@@ -9,6 +8,7 @@ SELECT audit_diff_text('{"status": "pending", "n": null}', '{"status": "shipped"
 SELECT audit_diff_text('{"gone": "x"}', '{}'), audit_diff_text(NULL, '{"a": "b"}'), audit_diff_text(NULL), audit_diff_text('{}');
 SELECT audit_diff_text('{"a": {"k": [1, "→"]}}', '{"a": "line\nbreak"}');
 SELECT audit_diff('[]', '{}');
+\echo :LAST_ERROR_SQLSTATE
 
 CREATE TABLE lived (id int PRIMARY KEY, v text, extra text);
 SELECT inserted FROM audit_ingest('[
@@ -25,27 +25,43 @@ SELECT * FROM audit_as_of_unknown(NULL::lived, '2026-03-01 09:00:04Z');
 SELECT audit_as_of('lived', '2026-03-01 09:00:09Z');
 SELECT audit_as_of('absent');
 SELECT audit_as_of(NULL::text);
-SELECT audit_as_of(NULL::integer);
+\echo :LAST_ERROR_SQLSTATE
+SELECT audit_as_of(NULL::bytea);
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_as_of('lived', now(), '0/1');
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_history();
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_history('lived', '1', after => 'no cursor');
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_history('lived', '1', max_rows => -1);
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_undo_sql();
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_undo_sql(username => 'ada');
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_undo_sql(table_name => 'lived', key => '1');
+\echo :LAST_ERROR_SQLSTATE
 SELECT step, statement, problem FROM audit_undo_sql(commit_lsn => 5000);
 SELECT step, record_id, outcome FROM audit_undo(commit_lsn => 3000);
 SELECT audit_activity(NULL);
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_activity('lived', after => 'no cursor');
+\echo :LAST_ERROR_SQLSTATE
 
 SET ROLE audit_cdc_ingest;
 SELECT audit_history('lived', '1');
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_as_of('lived');
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_undo(commit_lsn => 3000);
+\echo :LAST_ERROR_SQLSTATE
 RESET ROLE;
 SET ROLE audit_cdc_reader;
 SELECT record_id, action FROM audit_history('lived', '1');
 SELECT audit_undo(commit_lsn => 1000);
+\echo :LAST_ERROR_SQLSTATE
 SELECT audit_cdc_internal.events(audit_cdc_internal.audited('lived', NULL, NULL));
+\echo :LAST_ERROR_SQLSTATE
 RESET ROLE;
 DROP TABLE lived;
