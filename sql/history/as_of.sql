@@ -214,7 +214,6 @@ CREATE FUNCTION audit_cdc_internal.rows_as_of(audited audit_cdc_internal.audited
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   one record;
-  missing text[];
   reasons jsonb := '{}';
   partial bigint := 0;
   partial_columns text[] := '{}';
@@ -227,10 +226,9 @@ BEGIN
     IF one.reason IS NOT NULL THEN
       reasons := jsonb_set(reasons, ARRAY[one.reason], to_jsonb(coalesce((reasons ->> one.reason)::bigint, 0) + 1));
     ELSIF one.is_alive THEN
-      missing := audit_cdc_internal.united(one.unknown_columns, audit_cdc_internal.missing(columns, one.known));
-      IF missing <> '{}' THEN
+      IF one.unknown_columns <> '{}' OR NOT one.known ?& columns THEN
         partial := partial + 1;
-        partial_columns := audit_cdc_internal.united(partial_columns, missing);
+        partial_columns := audit_cdc_internal.united(partial_columns, audit_cdc_internal.united(one.unknown_columns, audit_cdc_internal.missing(columns, one.known)));
       END IF;
       RETURN NEXT one.known;
     END IF;

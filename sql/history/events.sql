@@ -31,14 +31,6 @@ CREATE TYPE audit_cdc_internal.event AS (
   metadata jsonb
 );
 
-CREATE FUNCTION audit_cdc_internal.marked_unchanged(image jsonb) RETURNS text[]
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN ARRAY(SELECT c.key FROM jsonb_each(image) AS c WHERE c.value = '"unchanged_toast"');
-
-CREATE FUNCTION audit_cdc_internal.null_columns(image jsonb) RETURNS text[]
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN ARRAY(SELECT c.key FROM jsonb_each(image) AS c WHERE c.value = 'null');
-
 -- record_key before an update that may have changed it.
 CREATE FUNCTION audit_cdc_internal.key_before(old_values jsonb, new_values jsonb, record_pks text[], record_key text, audited audit_cdc_internal.audited) RETURNS text
   LANGUAGE sql STABLE
@@ -47,7 +39,6 @@ BEGIN ATOMIC
     WHEN audited.key_columns IS NULL THEN
       -- nothing that was changed is in the key now
       CASE WHEN NOT EXISTS (SELECT FROM jsonb_each_text(new_values) AS n WHERE old_values ? n.key AND n.value = ANY (record_pks)) THEN record_key END
-    WHEN NOT old_values ?| audited.key_columns THEN record_key
     WHEN cardinality(k.pks) = 1 THEN audit_cdc_internal.record_key(k.pks[1], NULL, audited.key_types)
     ELSE audit_cdc_internal.record_key(array_to_json(k.pks)::text, k.pks, audited.key_types)
   END
@@ -57,9 +48,11 @@ END;
 -- Of a table, in order; with record_ids those of these records, the truncates, and what moved away from any key; also the entry without key that has the id lone.
 CREATE FUNCTION audit_cdc_internal.events(audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL) RETURNS SETOF audit_cdc_internal.event
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+  key_columns CONSTANT text[] := audited.key_columns;
 BEGIN
   RETURN QUERY
-  WITH entries AS (
+  WITH entries AS NOT MATERIALIZED (
     SELECT l.* FROM @extschema@.audit_logs AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
       AND (record_ids IS NULL OR l.record_id = ANY (record_ids))
@@ -71,46 +64,51 @@ BEGIN
     SELECT l.* FROM audit_cdc_internal.rekeyed AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
       AND record_ids IS NOT NULL AND l.record_id <> ALL (record_ids)
+  ), changes AS (
+    SELECT e.id, e.commit_timestamp, e.commit_lsn, CASE WHEN e.action <> 'read' THEN e.commit_idx END AS commit_idx, e.action = 'truncate' AS truncates,
+           e.commit_lsn < lag(e.commit_lsn) OVER place AND e.commit_timestamp > lag(e.commit_timestamp) OVER place + interval '1 s' AND e.id > lag(e.id) OVER place AS runs_backwards
+    FROM entries AS e
+    WINDOW place AS (PARTITION BY e.commit_lsn IS NULL ORDER BY e.commit_timestamp, e.commit_lsn, e.commit_idx, e.id)
+  ), runs AS (
+    SELECT c.*, 1 + count(*) FILTER (WHERE c.runs_backwards) OVER (ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.id) AS run FROM changes AS c
+  ), placed AS (
+    SELECT r.*, coalesce(r.commit_lsn, max(r.commit_lsn) OVER (PARTITION BY r.run ORDER BY r.commit_timestamp RANGE UNBOUNDED PRECEDING), 0) AS lsn, coalesce(r.commit_idx, 2147483647) AS idx
+    FROM runs AS r
+  ), counted AS (
+    SELECT p.id, p.run::integer AS run, p.lsn, p.idx,
+           (count(*) FILTER (WHERE p.truncates) OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id))::integer AS truncates FROM placed AS p
   ), told AS (
-    SELECT l.*, CASE WHEN audited.key_types IS NULL THEN l.record_key
+    SELECT l.*, p.run, p.lsn, p.idx, p.truncates, CASE WHEN audited.key_types IS NULL THEN l.record_key
                      ELSE audit_cdc_internal.record_key(l.record_id, CASE WHEN cardinality(l.record_pks) > 1 THEN l.record_pks END, audited.key_types) END AS key_now,
            -- of a table that is not described: old values are sent with FULL only
            coalesce(l.unknown_columns, CASE l.action
-             WHEN 'update' THEN CASE WHEN l.old_values = '{}' THEN audit_cdc_internal.marked_unchanged(l.new_values) ELSE '{}' END
-             WHEN 'read' THEN audit_cdc_internal.null_columns(l.new_values)
-             WHEN 'delete' THEN audit_cdc_internal.null_columns(l.old_values)
+             WHEN 'update' THEN CASE WHEN l.old_values = '{}' THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = '"unchanged_toast"') ELSE '{}' END
+             WHEN 'read' THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = 'null')
+             WHEN 'delete' THEN ARRAY(SELECT c.key FROM jsonb_each(l.old_values) AS c WHERE c.value = 'null')
              ELSE '{}' END) AS not_sent,
            CASE WHEN l.action = 'update' AND l.unknown_old_columns IS NULL AND l.old_values <> '{}' THEN '{}' ELSE l.unknown_old_columns END AS not_sent_before
-    FROM entries AS l
+    FROM entries AS l JOIN counted AS p ON p.id = l.id
+    OFFSET 0 -- each value is worked out once
   ), known AS (
     SELECT t.*, CASE WHEN t.action = 'update' AND t.not_sent <> '{}'
-                     THEN ARRAY(SELECT m FROM unnest(audit_cdc_internal.marked_unchanged(t.new_values)) AS m WHERE m = ANY (t.not_sent)) ELSE '{}' END AS left_as_they_were,
+                     THEN ARRAY(SELECT m FROM unnest(t.not_sent) AS m WHERE t.new_values -> m = '"unchanged_toast"') ELSE '{}' END AS left_as_they_were,
            CASE t.action WHEN 'update' THEN CASE WHEN t.not_sent_before IS NULL THEN '{}' ELSE (t.new_values - t.not_sent || t.old_values) - t.not_sent_before END
                          WHEN 'delete' THEN t.old_values - t.not_sent END AS row_before,
            CASE WHEN t.action = 'update' THEN
-             CASE WHEN t.not_sent_before IS NULL OR t.not_sent_before && coalesce(audited.key_columns, '{}') THEN NULL
+             CASE WHEN t.not_sent_before IS NULL OR t.not_sent_before && coalesce(key_columns, '{}') THEN NULL
+                  WHEN NOT t.old_values ?| key_columns THEN t.key_now
                   ELSE audit_cdc_internal.key_before(t.old_values, t.new_values, t.record_pks, t.key_now, audited) END
-           END AS key_before,
-           t.commit_lsn < lag(t.commit_lsn) OVER change AND t.commit_timestamp > lag(t.commit_timestamp) OVER change + interval '1 s'
-             AND t.id > lag(t.id) OVER change AS runs_backwards
+           END AS key_before
     FROM told AS t
-    WINDOW change AS (PARTITION BY t.commit_lsn IS NULL ORDER BY t.commit_timestamp, t.commit_lsn, t.commit_idx, t.id)
-  ), runs AS (
-    SELECT k.*, 1 + count(*) FILTER (WHERE k.runs_backwards) OVER (ORDER BY k.commit_timestamp, k.commit_lsn, k.commit_idx, k.id) AS run FROM known AS k
-  ), placed AS (
-    SELECT r.*, coalesce(r.commit_lsn, max(r.commit_lsn) OVER (PARTITION BY r.run ORDER BY r.commit_timestamp RANGE UNBOUNDED PRECEDING), 0) AS lsn,
-           coalesce(CASE WHEN r.action <> 'read' THEN r.commit_idx END, 2147483647) AS idx
-    FROM runs AS r
-  ), counted AS (
-    SELECT p.*, count(*) FILTER (WHERE p.action = 'truncate') OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id) AS truncates FROM placed AS p
+    OFFSET 0
   )
-  SELECT c.id, c.run::integer, c.lsn, c.idx, c.commit_lsn IS NOT NULL, c.truncates::integer, c.commit_timestamp, e.action, c.record_id, e.key, e.other_key,
-         c.row_before, c.new_values - c.not_sent, CASE WHEN c.action = 'delete' THEN c.not_sent ELSE c.not_sent_before END, c.not_sent, c.left_as_they_were, c.old_values,
-         c.username, c.source, c.request_id, c.metadata
-  FROM counted AS c
-  CROSS JOIN LATERAL (SELECT c.action, CASE WHEN c.action <> 'truncate' THEN c.key_now END AS key, c.key_before AS other_key
-                      UNION ALL SELECT 'moved', c.key_before, c.key_now WHERE c.key_before <> c.key_now) AS e
-  ORDER BY c.run, c.lsn, c.idx, c.commit_timestamp, c.id, e.action = 'moved' DESC;
+  SELECT k.id, k.run, k.lsn, k.idx, k.commit_lsn IS NOT NULL, k.truncates, k.commit_timestamp, e.action, k.record_id, e.key, e.other_key,
+         k.row_before, k.new_values - k.not_sent, CASE WHEN k.action = 'delete' THEN k.not_sent ELSE k.not_sent_before END, k.not_sent, k.left_as_they_were, k.old_values,
+         k.username, k.source, k.request_id, k.metadata
+  FROM known AS k
+  CROSS JOIN LATERAL (SELECT k.action, CASE WHEN k.action <> 'truncate' THEN k.key_now END AS key, k.key_before AS other_key
+                      UNION ALL SELECT 'moved', k.key_before, k.key_now WHERE k.key_before <> k.key_now) AS e
+  ORDER BY k.run, k.lsn, k.idx, k.commit_timestamp, k.id, e.action = 'moved' DESC;
 END
 $$;
 
@@ -145,7 +143,7 @@ BEGIN
     alive := false;
     known := '{}';
     state.by_change := true;
-  ELSIF state.by_change AND audit_cdc_internal.contradicts(known, event.before) THEN
+  ELSIF state.by_change AND known || event.before <> known AND audit_cdc_internal.contradicts(known, event.before) THEN
     known := '{}'; -- the log misses a change
   END IF;
   CASE
@@ -163,9 +161,12 @@ BEGIN
       state.truncates := event.truncates;
       RETURN state;
     ELSE
-      filled := (SELECT coalesce(jsonb_object_agg(c, known -> c), '{}') FROM unnest(CASE event.action WHEN 'read' THEN event.unknown ELSE event.carried END) AS c WHERE known ? c);
-      RETURN ROW(true, event.after || filled, ARRAY(SELECT u FROM unnest(event.unknown) AS u WHERE NOT filled ? u), event.is_placed,
-                 event.run, event.truncates, event.id)::audit_cdc_internal.state;
+      filled := '{}';
+      IF event.unknown <> '{}' THEN
+        filled := (SELECT coalesce(jsonb_object_agg(c, known -> c), '{}') FROM unnest(CASE event.action WHEN 'read' THEN event.unknown ELSE event.carried END) AS c WHERE known ? c);
+        event.unknown := ARRAY(SELECT u FROM unnest(event.unknown) AS u WHERE NOT filled ? u);
+      END IF;
+      RETURN ROW(true, event.after || filled, event.unknown, event.is_placed, event.run, event.truncates, event.id)::audit_cdc_internal.state;
   END CASE;
 END
 $$;

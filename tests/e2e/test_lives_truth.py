@@ -137,6 +137,11 @@ def columns_now(db, table):
     return dict(db.rows("SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped", qualified(table)))
 
 
+def is_to_be_had(db, table, types):
+    """The table of the source is still so here, and the server reads its types."""
+    return types == columns_now(db, table) and (db.has_xml or "xml" not in types.values())
+
+
 def rows_of(db, table, types):
     return [dict(zip(types, row)) for row in db.rows(f"SELECT {', '.join(f'written({identifier(name)})' for name in types)} FROM {qualified(table)}")]
 
@@ -147,7 +152,7 @@ def test_replay_gives_the_rows(source):
     source.run("SET session_replication_role = replica")
     for table in FULL:
         mine = [(lsn, truth, types) for name, lsn, truth, types in STATES if name == table]
-        if not mine or any(types != columns_now(source, table) for *_, types in mine):
+        if not mine or not all(is_to_be_had(source, table, types) for *_, types in mine):
             continue
         lsn, truth, types = mine[-1]
         end = source.value("SELECT max(commit_timestamp) + interval '1 us' FROM audit_logs WHERE commit_lsn = %s", lsn)
@@ -190,7 +195,7 @@ def test_undo_and_redo_of_every_change(source):
     for truth in CHANGES:
         table, types = table_of(truth), truth["types"]
         lost = {*(truth.get("old_not_exact") or {}).values(), *(truth.get("new_not_exact") or {}).values()} - {"not_carried"}
-        if lost or types != columns_now(source, table) or truth["leaf"] != truth["table"]:
+        if lost or not is_to_be_had(source, table, types) or truth["leaf"] != truth["table"]:
             continue
         change = ids[truth["idempotency_key"], truth["table"], tuple(truth["record_pks"])]
         source.run(f"TRUNCATE {qualified(table)} CASCADE")
