@@ -61,7 +61,7 @@ GRANT EXECUTE ON FUNCTION
   @extschema@.audit_activity(regclass, text, text, text, text, text, integer) TO audit_cdc_reader;
 GRANT SELECT ON @extschema@.audit_last_changes, @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table TO audit_cdc_reader;
 -- functions that run with the reader's rights call them
-GRANT EXECUTE ON FUNCTION audit_cdc_internal.audited(text, text, oid, text), audit_cdc_internal.relation_of(oid), audit_cdc_internal.columns_of(oid),
+GRANT EXECUTE ON FUNCTION audit_cdc_internal.table_named(text, text, oid, text), audit_cdc_internal.relation_of(oid), audit_cdc_internal.columns_of(oid),
   audit_cdc_internal.rows_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text), audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text),
   audit_cdc_internal.history(text, oid, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer),
   audit_cdc_internal.steps(boolean, bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),

@@ -251,7 +251,7 @@ END;
 CREATE FUNCTION @extschema@.audit_as_of(table_name text, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL, database_id text DEFAULT NULL)
   RETURNS SETOF jsonb LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT r FROM audit_cdc_internal.rows_as_of(audit_cdc_internal.audited(table_name, database_id, NULL, key), '{}', at, lsn, key) AS r;
+  SELECT r FROM audit_cdc_internal.rows_as_of(audit_cdc_internal.table_named(table_name, database_id, NULL, key), '{}', at, lsn, key) AS r;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text) IS
 'The same as jsonb, for a table by its name (users, public.users): an image a row, without the columns that are unknown.';
@@ -259,7 +259,7 @@ COMMENT ON FUNCTION @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, tex
 CREATE FUNCTION @extschema@.audit_as_of(row_type regtype, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
     table_name text DEFAULT NULL, database_id text DEFAULT NULL) RETURNS SETOF jsonb LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT r FROM audit_cdc_internal.rows_as_of(audit_cdc_internal.audited(table_name, database_id, audit_cdc_internal.relation_of(row_type), key), audit_cdc_internal.columns_of(row_type), at, lsn, key) AS r;
+  SELECT r FROM audit_cdc_internal.rows_as_of(audit_cdc_internal.table_named(table_name, database_id, audit_cdc_internal.relation_of(row_type), key), audit_cdc_internal.columns_of(row_type), at, lsn, key) AS r;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, text, text) IS 'The same as jsonb, for a row type.';
 
@@ -275,7 +275,7 @@ CREATE FUNCTION @extschema@.audit_as_of_unknown(table_name text, at timestamptz 
     OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
   RETURNS SETOF record LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT u.* FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited(table_name, database_id, NULL, key), '{}', at, lsn, key) AS u;
+  SELECT u.* FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.table_named(table_name, database_id, NULL, key), '{}', at, lsn, key) AS u;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(text, timestamptz, pg_lsn, text, text) IS 'The same for a table by its name.';
 
@@ -284,7 +284,7 @@ CREATE FUNCTION @extschema@.audit_as_of_unknown(row_type regtype, at timestamptz
     OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
   RETURNS SETOF record LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT u.* FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited(table_name, database_id, audit_cdc_internal.relation_of(row_type), key), audit_cdc_internal.columns_of(row_type), at, lsn, key) AS u;
+  SELECT u.* FROM audit_cdc_internal.unknown_as_of(audit_cdc_internal.table_named(table_name, database_id, audit_cdc_internal.relation_of(row_type), key), audit_cdc_internal.columns_of(row_type), at, lsn, key) AS u;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(regtype, timestamptz, pg_lsn, text, text, text) IS 'The same for a row type.';
 

@@ -59,7 +59,7 @@ END
 $$;
 
 -- name: as in SQL, with or without schema; null: that of relation. Null if the log has no change of it. of_record: a key that is asked for.
-CREATE FUNCTION audit_cdc_internal.audited(name text, database_id text, relation oid, of_record text DEFAULT NULL) RETURNS audit_cdc_internal.audited
+CREATE FUNCTION audit_cdc_internal.table_named(name text, database_id text, relation oid, of_record text DEFAULT NULL) RETURNS audit_cdc_internal.audited
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -83,9 +83,9 @@ BEGIN
     INTO found.database_id, found.table_schema, found.table_name, found.numbers, many
   FROM (SELECT t.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers
         FROM audit_cdc_internal.audited_tables AS t
-        WHERE (audited.database_id IS NULL OR t.database_id = audited.database_id)
+        WHERE (table_named.database_id IS NULL OR t.database_id = table_named.database_id)
           AND (t.table_name = parts[cardinality(parts)] AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
-               OR t.table_name = audited.name)
+               OR t.table_name = table_named.name)
         GROUP BY t.database_id, t.table_schema, t.table_name) AS g;
   IF many = 0 THEN
     RETURN NULL;

@@ -94,7 +94,7 @@ CREATE FUNCTION audit_cdc_internal.lines(of_id bigint, of_table text, of_user te
     after bigint[], newest_first boolean, max_rows integer) RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-  wanted CONSTANT audit_cdc_internal.audited := CASE WHEN of_table IS NOT NULL THEN audit_cdc_internal.audited(of_table, of_database, NULL) END;
+  wanted CONSTANT audit_cdc_internal.audited := CASE WHEN of_table IS NOT NULL THEN audit_cdc_internal.table_named(of_table, of_database, NULL) END;
   from_time CONSTANT timestamptz := CASE WHEN newest_first THEN since ELSE greatest(since, 'epoch'::timestamptz + after[1] * interval '1 microsecond') END;
   to_time CONSTANT timestamptz := CASE WHEN newest_first THEN least(until, 'epoch'::timestamptz + (after[1] + 1) * interval '1 microsecond') ELSE until END;
   entry record;
@@ -118,7 +118,7 @@ BEGIN
   LOOP
     line := NULL;
     IF (audited.database_id, audited.table_schema, audited.table_name) IS DISTINCT FROM (entry.database_id, entry.table_schema, entry.table_name) THEN
-      audited := audit_cdc_internal.audited(format('%I.%I', entry.table_schema, entry.table_name), entry.database_id, NULL, entry.record_id);
+      audited := audit_cdc_internal.table_named(format('%I.%I', entry.table_schema, entry.table_name), entry.database_id, NULL, entry.record_id);
     END IF;
     IF entry.record_id IS NOT NULL THEN
       SELECT (audit_cdc_internal.line(audited, v.event, v.before, v.after)).* INTO line FROM audit_cdc_internal.lives(audited, entry.record_key) AS v
@@ -138,7 +138,7 @@ CREATE FUNCTION audit_cdc_internal.history(of_table text, relation oid, key text
     of_database text, after text, newest_first boolean, max_rows integer) RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  wanted CONSTANT audit_cdc_internal.audited := CASE WHEN key IS NOT NULL OR relation IS NOT NULL THEN audit_cdc_internal.audited(of_table, of_database, relation, key) END;
+  wanted CONSTANT audit_cdc_internal.audited := CASE WHEN key IS NOT NULL OR relation IS NOT NULL THEN audit_cdc_internal.table_named(of_table, of_database, relation, key) END;
   after_place bigint[];
 BEGIN
   IF key IS NULL AND of_table IS NULL AND relation IS NULL AND of_user IS NULL AND of_request IS NULL AND of_commit IS NULL AND since IS NULL AND until IS NULL THEN

@@ -22,7 +22,7 @@ BEGIN
     IF of_table IS NULL OR (chosen.at IS NULL) = (chosen.lsn IS NULL) THEN
       RAISE EXCEPTION 'a record is taken back to a moment' USING ERRCODE = 'invalid_parameter_value', HINT = 'With key, name table_name and either at or lsn.';
     END IF;
-    audited := audit_cdc_internal.audited(of_table, of_database, NULL, key);
+    audited := audit_cdc_internal.table_named(of_table, of_database, NULL, key);
     IF audited IS NULL THEN
       RETURN;
     END IF;
@@ -142,7 +142,7 @@ BEGIN
   step := 0;
   FOR change IN SELECT * FROM audit_cdc_internal.in_order(changes, is_redo) LOOP
     IF (audited.table_schema, audited.table_name) IS DISTINCT FROM (change.table_schema, change.table_name) THEN
-      audited := audit_cdc_internal.audited(format('%I.%I', change.table_schema, change.table_name), change.database_id, NULL, change.record_id);
+      audited := audit_cdc_internal.table_named(format('%I.%I', change.table_schema, change.table_name), change.database_id, NULL, change.record_id);
       target := audit_cdc_internal.target_of(audited);
     END IF;
     from_row := CASE WHEN is_redo THEN change.old_row ELSE change.new_row END;

@@ -80,7 +80,7 @@ def test_dump_and_restore_keep_everything(db, tmp_path, arguments):
             with pytest.raises(psycopg2.errors.ObjectNotInPrerequisiteState):
                 restored.run(f"TRUNCATE audit_cdc_internal.{relation}")
         index = "SELECT count(*) FROM pg_index WHERE indrelid = 'audit_cdc_internal.log_2026_03'::regclass"
-        assert restored.value(index) == db.value(index) == 5
+        assert restored.value(index) == db.value(index) == 6
     finally:
         admin(f"DROP DATABASE {restored.name} WITH (FORCE)")
 

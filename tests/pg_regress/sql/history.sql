@@ -61,7 +61,7 @@ SET ROLE audit_cdc_reader;
 SELECT record_id, action FROM audit_history('lived', '1');
 SELECT audit_undo(commit_lsn => 1000);
 \echo :LAST_ERROR_SQLSTATE
-SELECT audit_cdc_internal.events(audit_cdc_internal.audited('lived', NULL, NULL));
+SELECT audit_cdc_internal.events(audit_cdc_internal.table_named('lived', NULL, NULL));
 \echo :LAST_ERROR_SQLSTATE
 RESET ROLE;
 DROP TABLE lived;
