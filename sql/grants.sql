@@ -64,7 +64,7 @@ GRANT SELECT ON @extschema@.audit_last_changes, @extschema@.audit_deletions, @ex
 GRANT EXECUTE ON FUNCTION audit_cdc_internal.table_named(text, text, oid, text), audit_cdc_internal.relation_of(oid), audit_cdc_internal.columns_of(oid),
   audit_cdc_internal.rows_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text), audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text),
   audit_cdc_internal.history(text, oid, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer),
-  audit_cdc_internal.steps(boolean, bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
+  audit_cdc_internal.or_here(text), audit_cdc_internal.steps(boolean, bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
   audit_cdc_internal.run_steps(boolean, boolean, jsonb, bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) TO audit_cdc_reader;
 -- the views call them
 GRANT EXECUTE ON FUNCTION audit_cdc_internal.lifted(jsonb, text), audit_cdc_internal.new_log(), audit_cdc_internal.filling() TO audit_cdc_reader;

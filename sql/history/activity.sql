@@ -40,7 +40,7 @@ BEGIN
       USING ERRCODE = CASE WHEN max_rows < 0 THEN 'invalid_parameter_value' ELSE 'null_value_not_allowed' END;
   END IF;
   IF after IS NOT NULL THEN
-    IF after !~ '^\d{1,18}\.\d{1,19}\.[0-9a-f]{32}$' THEN
+    IF after !~ '^\d{1,16}\.\d{1,18}\.[0-9a-f]{32}$' THEN
       RAISE EXCEPTION 'after is not a cursor that audit_activity() has given' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     from_time := 'epoch'::timestamptz + place[1]::bigint * interval '1 microsecond';

@@ -16,7 +16,7 @@ BEGIN
   latest := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND l.commit_lsn IS NOT NULL
              ORDER BY l.commit_timestamp DESC LIMIT 1);
   IF lsn IS NOT NULL THEN
-    last_lsn := lsn - '0/0';
+    last_lsn := least(lsn - '0/0', 9223372036854775807);
     SELECT max(l.commit_timestamp) FILTER (WHERE l.commit_lsn <= last_lsn), min(l.commit_timestamp) FILTER (WHERE l.commit_lsn > last_lsn)
       INTO last_commit, next_commit FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers);
     is_settled := next_commit IS NOT NULL;
@@ -41,6 +41,19 @@ BEGIN
 END
 $$;
 
+-- Is the table of REPLICA IDENTITY FULL, as far as its description, or what was captured of this record, tells? Otherwise a change of any key may have been of it.
+CREATE FUNCTION audit_cdc_internal.tells_old_keys(audited audit_cdc_internal.audited, of_key text) RETURNS boolean
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+DECLARE
+  ids CONSTANT text[] := audit_cdc_internal.record_ids(audited, of_key);
+BEGIN
+  RETURN coalesce((SELECT bool_and(d.replica_identity = 'full') FROM audit_cdc_internal.described_tables AS d
+                   WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)),
+                  (SELECT bool_and(l.replica_identity IS NOT DISTINCT FROM 'f') FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (audited.numbers) AND l.record_id = ANY (ids)),
+                  false);
+END
+$$;
+
 -- The events of a table, or of one key, with what is past at a moment; here: the run that the moment is in.
 CREATE FUNCTION audit_cdc_internal.events_as_of(audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
     OUT event audit_cdc_internal.event, OUT is_past boolean, OUT here integer)
@@ -56,7 +69,7 @@ BEGIN
   RETURN QUERY
   WITH events AS MATERIALIZED (
     SELECT e, e.run, e.lsn, e.commit_timestamp, e.is_placed
-    FROM audit_cdc_internal.events(audited, CASE WHEN of_key IS NOT NULL THEN audit_cdc_internal.record_ids(audited, of_key) END) AS e
+    FROM audit_cdc_internal.events(audited, CASE WHEN of_key IS NOT NULL AND audit_cdc_internal.tells_old_keys(audited, of_key) THEN audit_cdc_internal.record_ids(audited, of_key) END) AS e
   ), runs AS (
     SELECT max(e.run) FILTER (WHERE at_lsn IS NOT NULL OR e.commit_timestamp <= coalesce(at_time, 'infinity')) AS run FROM events AS e
   ), moments AS (
@@ -127,7 +140,9 @@ BEGIN
     SELECT coalesce(max(s.truncates) FILTER (WHERE s.is_past), 0) AS truncates, max(s.here) AS run FROM events AS s
   ), strays AS (
     -- changes whose row may have had another key before: nothing says that their key was there
-    SELECT max(ARRAY[p.lsn, p.idx]) AS place
+    SELECT greatest(max(ARRAY[p.lsn, p.idx]),
+                    -- a delete that does not carry the key
+                    (SELECT max(ARRAY[s.lsn, s.idx]) FROM events AS s WHERE s.is_past AND s.run = s.here AND s.action = 'delete' AND coalesce(s.record_key, '') = '')) AS place
     FROM (SELECT s.run, s.lsn, s.idx, s.action, s.other_key, s.is_past, s.here,
                  lag(s.action) OVER key AS action_before, lag(s.truncates) OVER key < s.truncates OR lag(s.run) OVER key < s.run AS has_ended
           FROM events AS s WHERE s.record_key IS NOT NULL
@@ -137,9 +152,10 @@ BEGIN
   ), judged AS (
     SELECT coalesce(p.record_key, n.record_key, f.record_key) AS record_key, p.state AS state, n.event AS event,
       CASE
-        WHEN (p.state).run IS NOT NULL AND ((p.state).run < t.run OR (p.state).alive IS NULL) THEN 'the source was restored since: positions ran backwards'
+        WHEN (p.state).run < t.run THEN 'the source was restored since: positions ran backwards'
+        WHEN (p.state).run IS NOT NULL AND (p.state).alive IS NULL AND (p.state).run = t.run AND (p.state).truncates = t.truncates THEN 'two rows had this key at a time'
         WHEN p.state IS NULL AND n.event IS NULL THEN 'only a later backfill tells of it'
-        WHEN p.state IS NULL AND ((n.event).action = 'insert' OR (n.event).action = 'update' AND (n.event).other_key <> n.record_key) AND n.run = t.run THEN NULL
+        WHEN p.state IS NULL AND ((n.event).action = 'insert' OR (n.event).action = 'update' AND (n.event).other_key <> n.record_key) AND n.run = t.run AND n.truncates = t.truncates THEN NULL
         WHEN p.state IS NULL THEN 'the log has no insert or backfill of it up to then'
         WHEN (p.state).truncates < t.truncates THEN NULL
         WHEN (n.event).id IS NOT NULL AND n.run = t.run AND n.truncates = t.truncates AND
@@ -148,12 +164,12 @@ BEGIN
               OR (p.state).by_change AND audit_cdc_internal.contradicts((p.state).known, CASE (n.event).action WHEN 'read' THEN (n.event).after ELSE (n.event).before END)
             ELSE (n.event).action IN ('delete', 'moved', 'read') OR (n.event).action = 'update' AND (n.event).other_key = n.record_key END
           THEN 'a gap: its next change does not follow'
-        WHEN (p.state).alive AND p.last_place < s.place THEN 'a change without old key may have given it another one'
+        WHEN (p.state).alive AND p.last_place < s.place THEN 'a change that does not tell its old key may have been of it'
       END AS reason,
       (p.state).run IS NOT NULL AND (p.state).alive AND (p.state).truncates = t.truncates AS is_alive
     FROM past AS p FULL JOIN next AS n USING (record_key) FULL JOIN first_reads AS f USING (record_key)
     CROSS JOIN table_now AS t CROSS JOIN strays AS s
-    WHERE of_key IS NULL OR coalesce(p.record_key, n.record_key, f.record_key) = of_key
+    WHERE of_key IS NULL OR coalesce(p.record_key, n.record_key, f.record_key) = audit_cdc_internal.spelled(of_key, audited)
   )
   SELECT j.record_key, CASE WHEN j.reason IS NULL THEN coalesce(j.is_alive, false) END,
          CASE WHEN j.is_alive THEN (j.state).known END, CASE WHEN j.reason IS NULL AND j.is_alive THEN (j.state).unknown END, j.reason

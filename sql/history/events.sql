@@ -31,7 +31,16 @@ CREATE TYPE audit_cdc_internal.event AS (
   metadata jsonb
 );
 
--- record_key before an update that may have changed it.
+-- record_key as the values of a row give it.
+CREATE FUNCTION audit_cdc_internal.key_in(image jsonb, audited audit_cdc_internal.audited) RETURNS text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT CASE cardinality(k.pks) WHEN 1 THEN audit_cdc_internal.record_key(k.pks[1], NULL, audited.key_types)
+                                 ELSE audit_cdc_internal.record_key(array_to_json(k.pks)::text, k.pks, audited.key_types) END
+  FROM (SELECT ARRAY(SELECT image ->> c FROM unnest(audited.key_columns) WITH ORDINALITY AS u(c, place) ORDER BY place) AS pks) AS k;
+END;
+
+-- record_key before an update that may have changed it; null: unknown.
 CREATE FUNCTION audit_cdc_internal.key_before(old_values jsonb, new_values jsonb, record_pks text[], record_key text, audited audit_cdc_internal.audited) RETURNS text
   LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -39,10 +48,9 @@ BEGIN ATOMIC
     WHEN audited.key_columns IS NULL THEN
       -- nothing that was changed is in the key now
       CASE WHEN NOT EXISTS (SELECT FROM jsonb_each_text(new_values) AS n WHERE old_values ? n.key AND n.value = ANY (record_pks)) THEN record_key END
-    WHEN cardinality(k.pks) = 1 THEN audit_cdc_internal.record_key(k.pks[1], NULL, audited.key_types)
-    ELSE audit_cdc_internal.record_key(array_to_json(k.pks)::text, k.pks, audited.key_types)
-  END
-  FROM (SELECT ARRAY(SELECT coalesce(old_values ->> c, new_values ->> c) FROM unnest(audited.key_columns) WITH ORDINALITY AS u(c, place) ORDER BY place) AS pks) AS k;
+    -- where the row spells the key otherwise, also the old one would be found under another name
+    WHEN audit_cdc_internal.key_in(new_values, audited) = record_key THEN audit_cdc_internal.key_in(new_values || old_values, audited)
+  END;
 END;
 
 -- Of a table, in order; with record_ids those of these records, the truncates, and what moved away from any key; also the entry without key that has the id lone.
@@ -147,6 +155,9 @@ BEGIN
     known := '{}'; -- the log misses a change
   END IF;
   CASE
+    WHEN event.action = 'update' AND event.other_key <> event.record_key AND alive OR alive IS NULL AND state.by_change AND event.action IN ('delete', 'moved') THEN
+      -- two rows have the key for a time (it is deferrable): which one stays is not known until a change tells
+      RETURN ROW(NULL, NULL, '{}', true, event.run, event.truncates, event.id)::audit_cdc_internal.state;
     WHEN event.action IN ('delete', 'moved', 'truncate') THEN
       RETURN ROW(false, NULL, '{}', true, event.run, event.truncates, event.id)::audit_cdc_internal.state;
     WHEN event.action = 'read' AND NOT event.is_placed AND state.by_change THEN
@@ -172,3 +183,15 @@ END
 $$;
 
 CREATE AGGREGATE audit_cdc_internal.state_after(audit_cdc_internal.event) (SFUNC = audit_cdc_internal.next_state, STYPE = audit_cdc_internal.state);
+
+-- A key as events have it.
+CREATE FUNCTION audit_cdc_internal.spelled(key text, audited audit_cdc_internal.audited) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN CASE WHEN audited.key_types IS NULL THEN key
+              WHEN cardinality(audited.key_types) = 1 THEN audit_cdc_internal.record_key(key, NULL, audited.key_types)
+              ELSE audit_cdc_internal.record_key(key, ARRAY(SELECT jsonb_array_elements_text(key::jsonb)), audited.key_types) END;
+EXCEPTION WHEN data_exception THEN
+  RETURN key;
+END
+$$;

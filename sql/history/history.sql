@@ -53,7 +53,7 @@ BEGIN ATOMIC
         FROM (SELECT e AS event, lag(a.state) OVER place AS before, a.state AS after
               FROM (SELECT e, audit_cdc_internal.state_after(e) OVER (ORDER BY e.run, e.lsn, e.idx, e.commit_timestamp, e.id, e.action = 'moved' DESC) AS state
                     FROM audit_cdc_internal.events(audited, audit_cdc_internal.record_ids(audited, key)) AS e
-                    WHERE e.record_key = key OR e.action = 'truncate') AS a
+                    WHERE e.record_key = audit_cdc_internal.spelled(key, audited) OR e.action = 'truncate') AS a
               WINDOW place AS (ORDER BY (e).run, (e).lsn, (e).idx, (e).commit_timestamp, (e).id, (e).action = 'moved' DESC)) AS w
         WHERE (w.event).action <> 'truncate' OR (w.before).alive) AS s;
 END;
@@ -154,7 +154,7 @@ BEGIN
   EXCEPTION WHEN invalid_text_representation OR numeric_value_out_of_range THEN
     after_place := '{}';
   END;
-  IF cardinality(after_place) <> 4 THEN
+  IF cardinality(after_place) <> 4 OR after_place[1] NOT BETWEEN 0 AND 10000000000000000 THEN
     RAISE EXCEPTION 'after is not a cursor that audit_history() has given' USING ERRCODE = 'invalid_parameter_value';
   END IF;
   IF key IS NULL THEN

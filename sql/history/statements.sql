@@ -8,6 +8,16 @@ CREATE TYPE audit_cdc_internal.target AS (
   relation oid -- null: it is not in this database
 );
 
+-- A type that a description names, as this server writes it: it comes from elsewhere, and will stand in a statement. Null: this server does not know it.
+CREATE FUNCTION audit_cdc_internal.type_here(type text) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN format_type(to_regtype(type), NULL);
+EXCEPTION WHEN OTHERS THEN
+  RETURN NULL;
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.target_of(audited audit_cdc_internal.audited) RETURNS audit_cdc_internal.target
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -16,12 +26,15 @@ BEGIN
   target.name := format('%I.%I', audited.table_schema, audited.table_name);
   target.key_columns := coalesce(audited.key_columns, '{}');
   target.relation := to_regclass(target.name);
+  IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target.relation AND c.relkind <> 'p' AND c.relhassubclass) THEN
+    target.name := 'ONLY ' || target.name; -- its own rows, not those of tables that inherit from it
+  END IF;
   IF target.relation IS NOT NULL THEN
     SELECT jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)), coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> ''), '{}')
       INTO target.types, target.generated
     FROM pg_attribute AS a WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped;
   ELSE
-    SELECT d.column_types, d.never_sent INTO target.types, target.generated FROM audit_cdc_internal.described_tables AS d
+    SELECT (SELECT jsonb_object_agg(c.key, audit_cdc_internal.type_here(c.value)) FROM jsonb_each_text(d.column_types) AS c), d.never_sent INTO target.types, target.generated FROM audit_cdc_internal.described_tables AS d
     WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
     ORDER BY d.valid_from DESC LIMIT 1;
   END IF;
@@ -31,10 +44,10 @@ BEGIN
 END
 $$;
 
--- A type that the server takes a literal for by itself, and whose equality tells two values apart.
+-- A type that the server takes a literal for by itself, and whose equality is pg_catalog's own and tells two values apart.
 CREATE FUNCTION audit_cdc_internal.is_plain(type text) RETURNS boolean
   LANGUAGE sql IMMUTABLE
-  RETURN type ~ '^(smallint|integer|bigint|numeric|real|double precision|text|character varying|boolean|uuid|date|timestamp|jsonb|bytea)\M[^[]*$';
+  RETURN type ~ '^(smallint|integer|bigint|numeric|real|double precision|text|boolean|uuid|date|timestamp|jsonb|bytea)\M[^[]*$';
 
 CREATE FUNCTION audit_cdc_internal.literal(value jsonb, type text) RETURNS text
   LANGUAGE sql STABLE
@@ -78,7 +91,7 @@ DECLARE
   changes text;
 BEGIN
   IF from_row IS NULL THEN
-    RETURN format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s', target.name,
+    RETURN format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s', regexp_replace(target.name, '^ONLY ', ''),
                   (SELECT string_agg(quote_ident(c), ', ' ORDER BY place) FROM unnest(columns) WITH ORDINALITY AS u(c, place)),
                   (SELECT string_agg(audit_cdc_internal.literal(to_row -> c, target.types ->> c), ', ' ORDER BY place) FROM unnest(columns) WITH ORDINALITY AS u(c, place)))
            || CASE WHEN has_key THEN format(' WHERE NOT EXISTS (SELECT FROM %s WHERE %s)', target.name, audit_cdc_internal.is_row(target, to_row, target.key_columns)) ELSE '' END || ';';
@@ -112,7 +125,7 @@ BEGIN ATOMIC
                 -- a row that refers to itself goes with it
                 CASE WHEN c.conrelid = c.confrelid THEN ' AND NOT (' || audit_cdc_internal.is_row(target, image, target.key_columns) || ')' END)
   FROM pg_constraint AS c
-  WHERE c.contype = 'f' AND c.confrelid = target.relation AND c.conparentid = 0 AND c.confdeltype IN ('c', 'n', 'd')
+  WHERE c.contype = 'f' AND c.confrelid = target.relation AND c.confdeltype IN ('c', 'n', 'd')
     AND image ?& ARRAY(SELECT k.attname::text FROM unnest(c.confkey) AS u(referred) JOIN pg_attribute AS k ON k.attrelid = c.confrelid AND k.attnum = u.referred)
   ORDER BY c.oid;
 END;

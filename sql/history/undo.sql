@@ -105,17 +105,24 @@ CREATE FUNCTION audit_cdc_internal.why_not(change audit_cdc_internal.chosen, tar
 DECLARE
   unknown text[] := CASE
     WHEN is_redo AND change.action = 'insert' THEN change.unknown_columns
-    WHEN NOT is_redo AND change.action IN ('update', 'delete') THEN change.unknown_old_columns
+    WHEN change.action IN ('update', 'delete') THEN change.unknown_old_columns
     ELSE '{}' END;
 BEGIN
   IF change.action = 'truncate' THEN
     RETURN CASE WHEN is_redo THEN 'a truncate is not redone' ELSE 'a truncate is not undone: audit_as_of() gives the rows before it' END;
   END IF;
+  IF change.table_schema IN ('pg_catalog', 'information_schema', 'pg_toast', 'audit_cdc_internal') THEN
+    RETURN 'its table is one of the system';
+  END IF;
+  IF change.old_row IS NOT NULL AND audit_cdc_internal.columns_in(target, change.old_row) = '{}' AND change.action = 'delete'
+     OR change.new_row IS NOT NULL AND audit_cdc_internal.columns_in(target, change.new_row) = '{}' THEN
+    RETURN 'nothing is known of the row';
+  END IF;
   unknown := ARRAY(SELECT u FROM unnest(unknown) AS u
                    WHERE u <> ALL (target.generated) AND (target.types = '{}' OR target.types ? u)
                      AND (change.action <> 'update' OR change.new_row ? u)); -- what an update has not sent it has not changed
   IF unknown <> '{}' THEN
-    RETURN format('%s of %s unknown', CASE WHEN is_redo THEN 'value' ELSE 'old value' END, array_to_string(unknown, ', '));
+    RETURN format('%s of %s unknown', CASE WHEN change.action = 'insert' THEN 'value' ELSE 'old value' END, array_to_string(unknown, ', '));
   END IF;
   RETURN NULL;
 END
@@ -203,8 +210,11 @@ BEGIN
           EXECUTE one.statement;
           GET DIAGNOSTICS count = ROW_COUNT;
           said := CASE WHEN count OPERATOR(pg_catalog.=) 0 THEN 'conflict: the row was changed since, or others refer to it' END;
-        EXCEPTION WHEN integrity_constraint_violation THEN
-          said := pg_catalog.format('conflict: %s', SQLERRM);
+        EXCEPTION
+          WHEN integrity_constraint_violation THEN
+            said := pg_catalog.format('conflict: %s', SQLERRM);
+          WHEN OTHERS THEN -- without the statement, which holds the row's values
+            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE;
         END;
       END IF;
       IF said IS NOT NULL THEN
@@ -212,8 +222,14 @@ BEGIN
       END IF;
       outcomes := pg_catalog.array_append(outcomes, pg_catalog.jsonb_build_object('step', one.step, 'change_id', one.change_id, 'of_table', one.of_table, 'record_id', one.record_id, 'said', said));
     END LOOP;
+    IF outcomes OPERATOR(pg_catalog.=) '{}' THEN
+      RAISE NOTICE 'nothing is to be %', done USING HINT = 'Without database_id, only changes of this database are taken.';
+    END IF;
     SET CONSTRAINTS ALL IMMEDIATE;
-    IF conflicts OPERATOR(pg_catalog.>) 0 AND NOT despite_conflicts THEN
+    EXECUTE coalesce((SELECT pg_catalog.format('SET CONSTRAINTS %s DEFERRED', pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', '))
+                      FROM pg_catalog.pg_constraint AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.connamespace
+                      WHERE c.condeferred HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0), 'SELECT');
+    IF conflicts OPERATOR(pg_catalog.>) 0 AND despite_conflicts IS NOT TRUE THEN
       RAISE EXCEPTION 'conflicts' USING ERRCODE = 'ZA001'; -- takes back what was done
     END IF;
   EXCEPTION WHEN SQLSTATE 'ZA001' THEN
@@ -228,13 +244,18 @@ BEGIN
 END
 $$;
 
+-- What other databases say is not run on tables that happen to be called alike, unless the caller says so.
+CREATE FUNCTION audit_cdc_internal.or_here(database_id text) RETURNS text
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN coalesce(database_id, audit_cdc_internal.this_database() ->> 'id');
+
 CREATE FUNCTION @extschema@.audit_undo(change bigint DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL,
     commit_lsn bigint DEFAULT NULL, request_id text DEFAULT NULL, username text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, database_id text DEFAULT NULL,
     despite_conflicts boolean DEFAULT false)
   RETURNS TABLE (step integer, change_id bigint, of_table text, record_id text, outcome text) LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   SELECT o.* FROM audit_cdc_internal.run_steps(false, despite_conflicts, jsonb_strip_nulls(jsonb_build_object('change', change, 'table_name', table_name, 'key', key, 'at', at, 'lsn', lsn,
-    'commit_lsn', commit_lsn, 'request_id', request_id, 'username', username, 'since', since, 'until', until)), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS o;
+    'commit_lsn', commit_lsn, 'request_id', request_id, 'username', username, 'since', since, 'until', until)), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id)) AS o;
 END;
 
 CREATE FUNCTION @extschema@.audit_redo(change bigint DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL,
@@ -243,9 +264,9 @@ CREATE FUNCTION @extschema@.audit_redo(change bigint DEFAULT NULL, table_name te
   RETURNS TABLE (step integer, change_id bigint, of_table text, record_id text, outcome text) LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   SELECT o.* FROM audit_cdc_internal.run_steps(true, despite_conflicts, jsonb_strip_nulls(jsonb_build_object('change', change, 'table_name', table_name, 'key', key, 'at', at, 'lsn', lsn,
-    'commit_lsn', commit_lsn, 'request_id', request_id, 'username', username, 'since', since, 'until', until)), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS o;
+    'commit_lsn', commit_lsn, 'request_id', request_id, 'username', username, 'since', since, 'until', until)), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id)) AS o;
 END;
 COMMENT ON FUNCTION @extschema@.audit_undo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean) IS
-'Runs what audit_undo_sql() with the same arguments gives, where the tables live in this database, in the caller''s transaction and with the caller''s rights on the tables, and tells what became of each change. Annotates it: metadata has {"undo": what was named}. If any change cannot be undone (a problem, a row that was changed since, a violated constraint), nothing is done, with a WARNING, unless despite_conflicts is true. Deferrable constraints are checked at the end. Errors: as audit_undo_sql(), and those of the statements (42501, 42P01, …).';
+'Runs what audit_undo_sql() with the same arguments gives, where the tables live in this database, in the caller''s transaction and with the caller''s rights on the tables, and tells what became of each change. database_id: null for this database''s own changes, as captured; if the tables of another one live here, its id. Annotates it: metadata has {"undo": what was named}. If any change cannot be undone (a problem, a row that was changed since, a violated constraint), nothing is done, with a WARNING, unless despite_conflicts is true. Deferrable constraints are checked at the end. Errors: as audit_undo_sql(), and those of the statements (42501, 42P01, …).';
 COMMENT ON FUNCTION @extschema@.audit_redo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean) IS
 'The same for audit_redo_sql(). It also makes undone what audit_undo() did: name the changes that were undone.';

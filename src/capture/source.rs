@@ -1,7 +1,7 @@
 //! This database as a source: what its catalogs say now.
 
 use super::decode::{Catalog, Keys, Kind};
-use crate::pg::{BuiltinOid, as_extension, kind_of_type};
+use crate::pg::{BuiltinOid, as_extension, kind_of_type, with_new_snapshot};
 use crate::statement::Statement;
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -48,10 +48,11 @@ impl Catalog for Source {
         kind_of_type(type_oid)
     }
 
+    /// The WAL may already hold changes of a table that was made after this transaction began.
     fn keys(&self, relation: u32) -> Keys {
         let relation = pg_sys::Oid::from(relation);
         let (primary_key, generated) =
-            KEYS.with(|keys| keys.read(|| vec![relation.into()], |rows| rows.first().get_two()));
+            with_new_snapshot(|| KEYS.with(|keys| keys.read(|| vec![relation.into()], |rows| rows.first().get_two())));
         Keys { primary_key: primary_key.unwrap_or_default(), generated: generated.unwrap_or_default() }
     }
 

@@ -114,7 +114,7 @@ def test_a_value_that_was_not_sent_again(db, described):
 def test_a_change_without_old_key_may_have_moved_any_record(db):
     describe(db, "default")
     db.ingest(batch([at(1, 0, "insert", 1, row={"v": "a"}), at(1, 1, "insert", 2, row={"v": "a"}), at(3, id_=9, changes={}, row={"v": "b"}), at(4, id_=2, changes={}, row={"v": "c"})]))
-    doubt = "a change without old key may have given it another one"
+    doubt = "a change that does not tell its old key may have been of it"
     assert as_of(db, 2) == ({1: {"v": "a"}, 2: {"v": "a"}}, {"9": "the log has no insert or backfill of it up to then"})
     rows, unknown = as_of(db, 3)
     assert rows == {9: {"v": "b"}} and unknown == {"1": doubt, "2": doubt}
@@ -173,6 +173,22 @@ def test_a_moment_that_is_not_settled(db):
     db.ingest(batch([change(0, lsn=10 ** 9, action="insert", time=db.value("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"), pks=["3"], record={"id": 3})]))
     assert "not settled" in notices(db, "SELECT audit_as_of('orders')"), "Sequin may still deliver"
     assert "not settled" not in notices(db, "SELECT audit_as_of('orders', %s)", T.format(5))
+
+
+def test_a_change_of_another_key_may_have_been_of_the_one_that_is_asked_for(db):
+    db.ingest(batch([at(1, action="insert", row={"v": "a"}), at(2, id_=2, changes={}, row={"v": "a"})]))
+    assert as_of(db, 2, key="1") == ({}, {"1": "a change that does not tell its old key may have been of it"})
+
+
+def test_a_delete_without_key_may_have_been_of_any(db):
+    db.ingest(batch([at(1, action="insert", row={"u": 3}), change(0, lsn=2000, time=T.format(2), action="delete", pks=[""], record={"id": None, "u": 3})]))
+    assert as_of(db, 2) == ({}, {"1": "a change that does not tell its old key may have been of it"})
+
+
+def test_keys_that_are_shifted_while_two_rows_have_one(db):
+    describe(db, "full")
+    db.ingest(batch([at(1, 0, "insert", 1, row={"v": "a"}), at(1, 1, "insert", 2, row={"v": "b"}), at(2, 0, id_=2, changes={"id": 1}, row={"v": "a"}), at(2, 1, id_=3, changes={"id": 2}, row={"v": "b"})]))
+    assert as_of(db, 2) == ({3: {"v": "b"}}, {"2": "two rows had this key at a time"})
 
 
 def test_several_databases_and_schemas(db):

@@ -177,7 +177,7 @@ def is_undone(db, truth, change, call, done, expected):
     """Either it is as it was, or it is said why it cannot be, and nothing happened."""
     table, types = table_of(truth), truth["types"]
     before = rows_of(db, table, types)
-    [outcome] = [outcome for (outcome,) in db.rows(f"SELECT outcome FROM audit_{call}(change => %s)", change)] or [done]
+    [outcome] = [outcome for (outcome,) in db.rows(f"SELECT outcome FROM audit_{call}(change => %s, database_id => %s)", change, DATABASE_ID)] or [done]
     found = rows_of(db, table, types)
     if outcome != done:
         assert "unknown" in outcome and found == before, (truth, outcome)

@@ -20,7 +20,7 @@ def owned(roles, db):
 
 def test_nobody_else_may_call_anything(roles, owned):
     names = [name for (name,) in owned.rows("SELECT DISTINCT proname FROM pg_proc WHERE proname ~ '^audit_.*(projection|history)'")]
-    assert len(names) == 9
+    assert len(names) == 10
     for role in (roles(), roles("audit_cdc_ingest")):
         session = owned.connect(user=role)
         for call in CALLS + ["audit_create_projection('x', 'SELECT 1')", "audit_create_history('feed')", "audit_create_history('d1', 'public', 'orders')",

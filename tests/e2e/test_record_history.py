@@ -115,6 +115,7 @@ def test_what_is_refused(db):
 
 def test_one_record_among_many_is_found_by_its_index(db):
     """No partition is read whole."""
+    describe(db, "full")
     db.ingest(batch([at(1, n, "insert", n, row={"v": "x"}) for n in range(900)]))
     db.ingest(batch([at(1, 0, "insert", n, lsn=10 ** 6 + n, row={"v": "y"}) for n in range(2000, 2900)]))
     db.ingest(batch([at(5, changes={"v": "x"}, row={"v": "z"}), at(6, id_=7777, changes={"id": 1}, row={"v": "z"})]))

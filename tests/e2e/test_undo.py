@@ -201,6 +201,44 @@ def test_sql_to_review(shop):
     assert shop.rows("SELECT status FROM orders") == [("new",)]
 
 
+def test_changes_of_another_database_are_not_run_unless_told_to(shop):
+    """Whoever fills another source may call its tables as he likes."""
+    message = change(0, lsn=10 ** 14, action="delete", table="plain", pks=[], record={"a": 666, "b": "evil"}, database="d9", annotations={"request_id": "r9"})
+    system = change(1, lsn=10 ** 14, action="delete", table="pg_authid", table_schema="pg_catalog", pks=["1"], record={"oid": 1, "rolname": "evil"}, database="d9", annotations={"request_id": "r9"})
+    shop.ingest(batch([message, system]))
+    assert undone(shop, request_id="r9") == []
+    assert shop.value("SELECT count(*) FROM plain") == 0
+    assert sorted(undone(shop, request_id="r9", database_id="d9", despite_conflicts=True)) == ["its table is one of the system", "undone"]
+    assert shop.rows("SELECT * FROM plain") == [(666, "evil")]
+
+
+def test_types_of_a_description_do_not_become_sql(db):
+    import json
+    db.run("SELECT audit_describe_tables('d1', %s)", json.dumps({"described_at": "2026-01-01 00:00+00", "tables": [{
+        "table_schema": "public", "table_name": "orders", "replica_identity": "full", "key_columns": ["id"], "identity_columns": ["id"],
+        "column_types": {"id": "integer", "m": "mood --", "n": "int; DROP TABLE x; --", "d": "numeric(4,2)"}, "never_sent": [], "null_in_reads": []}]}))
+    db.ingest(batch([change(0, lsn=5000, action="update", record={"id": 1, "m": "b", "n": 2, "d": "1.50"}, changes={"m": "a"})]))
+    assert db.rows("SELECT statement FROM audit_undo_sql(commit_lsn => 5000)") == [("UPDATE public.orders SET m = 'a' WHERE id = '1' AND d = '1.50' AND m = 'b' AND n = '2';",)]
+
+
+def test_a_statement_that_fails_shows_no_values(shop):
+    lsn = committed(shop, "INSERT INTO customers VALUES (1, 'secret@example', 1)")
+    admin("DROP ROLE IF EXISTS clerk")
+    admin("CREATE ROLE clerk LOGIN IN ROLE audit_cdc_reader")
+    try:
+        with pytest.raises(Exception) as raised:
+            run(shop.connect(user="clerk"), "SELECT audit_undo(commit_lsn => %s)", lsn)
+        assert raised.value.pgcode == "42501" and "secret" not in str(raised.value)
+    finally:
+        admin("DROP ROLE clerk")
+
+
+def test_null_does_not_mean_despite_conflicts(shop):
+    lsn = committed(shop, "INSERT INTO customers VALUES (1, 'a', 1), (2, 'b', 2)")
+    committed(shop, "UPDATE customers SET credit = 5 WHERE id = 1")
+    assert undone(shop, commit_lsn=lsn, despite_conflicts=None)[0] == "could be undone" and shop.value("SELECT count(*) FROM customers") == 2
+
+
 def test_it_runs_with_the_callers_rights(shop):
     lsn = committed(shop, "INSERT INTO customers VALUES (1, 'a', 1)")
     admin("DROP ROLE IF EXISTS clerk")

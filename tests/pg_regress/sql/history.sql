@@ -44,6 +44,7 @@ SELECT audit_undo_sql(table_name => 'lived', key => '1');
 \echo :LAST_ERROR_SQLSTATE
 SELECT step, statement, problem FROM audit_undo_sql(commit_lsn => 5000);
 SELECT step, record_id, outcome FROM audit_undo(commit_lsn => 3000);
+SELECT step, record_id, outcome FROM audit_undo(commit_lsn => 3000, database_id => 'h');
 SELECT audit_activity(NULL);
 \echo :LAST_ERROR_SQLSTATE
 SELECT audit_activity('lived', after => 'no cursor');
@@ -59,7 +60,7 @@ SELECT audit_undo(commit_lsn => 3000);
 RESET ROLE;
 SET ROLE audit_cdc_reader;
 SELECT record_id, action FROM audit_history('lived', '1');
-SELECT audit_undo(commit_lsn => 1000);
+SELECT audit_undo(commit_lsn => 1000, database_id => 'h');
 \echo :LAST_ERROR_SQLSTATE
 SELECT audit_cdc_internal.events(audit_cdc_internal.table_named('lived', NULL, NULL));
 \echo :LAST_ERROR_SQLSTATE
