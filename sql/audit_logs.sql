@@ -1,6 +1,6 @@
 -- What people read. Names, lifted annotations and what is unknown are put together on reading, so that
 -- a description that comes later explains entries that are there already.
--- audit_new_logs is the same over the entries that are being stored, for the rules of projections; rekeyed, over those that may have changed a key.
+-- audit_new_logs is the same over the entries that are being stored, for the rules of projections; entries also tells which of them may have changed a key.
 DO $do$
 DECLARE
   entries CONSTANT text := $view$
@@ -43,7 +43,7 @@ DECLARE
              SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
              ORDER BY 1)
          END AS unknown_old_columns,
-         coalesce(k.record_key, l.record_id) AS record_key
+         coalesce(k.record_key, l.record_id) AS record_key%s
   FROM %s AS l
   JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table
   LEFT JOIN audit_cdc_internal.record_keys AS k ON k.audited_table = l.audited_table AND k.record_id = l.record_id
@@ -52,10 +52,10 @@ DECLARE
    AND l.commit_timestamp >= d.valid_from AND l.commit_timestamp < d.valid_to
   $view$;
 BEGIN
-  EXECUTE 'CREATE VIEW @extschema@.audit_logs AS ' || format(entries, 'audit_cdc_internal.log');
-  EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS ' || format(entries, 'audit_cdc_internal.new_log()')
+  EXECUTE 'CREATE VIEW @extschema@.audit_logs AS ' || format(entries, '', 'audit_cdc_internal.log');
+  EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS ' || format(entries, '', 'audit_cdc_internal.new_log()')
           || ' ORDER BY l.commit_timestamp, l.commit_lsn, l.commit_idx, l.id';
-  EXECUTE 'CREATE VIEW audit_cdc_internal.rekeyed AS ' || format(entries, 'audit_cdc_internal.log') || ' WHERE l.may_change_key';
+  EXECUTE 'CREATE VIEW audit_cdc_internal.entries AS ' || format(entries, ', l.may_change_key', 'audit_cdc_internal.log');
 END
 $do$;
 

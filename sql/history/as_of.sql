@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 
--- Is the table of REPLICA IDENTITY FULL, as far as its description, or what was captured of this record, tells? Otherwise a change of any key may have been of it.
+-- Do changes of the table tell their old keys, as far as its description (FULL), or what was captured of this record (FULL or DEFAULT), says? Otherwise a change of any key may have been of it.
 CREATE FUNCTION audit_cdc_internal.tells_old_keys(audited audit_cdc_internal.audited, of_key text) RETURNS boolean
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
@@ -49,7 +49,7 @@ DECLARE
 BEGIN
   RETURN coalesce((SELECT bool_and(d.replica_identity = 'full') FROM audit_cdc_internal.described_tables AS d
                    WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)),
-                  (SELECT bool_and(l.replica_identity IS NOT DISTINCT FROM 'f') FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (audited.numbers) AND l.record_id = ANY (ids)),
+                  (SELECT bool_and(coalesce(l.replica_identity IN ('f', 'd'), false)) FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (audited.numbers) AND l.record_id = ANY (ids)),
                   false);
 END
 $$;
@@ -115,6 +115,33 @@ BEGIN ATOMIC
   SELECT NULL, NULL, NULL, NULL, 'the source was restored since: positions ran backwards' FROM unnest(past) AS e WHERE e.run < here AND e.after IS NOT NULL;
 END;
 
+-- A stray is a change that does not tell its old key, where the log does not show that the row had the new one: any row of the table may have been it. It leaves
+-- that in doubt for all rows of which no later change tells, so that one stray makes others.
+CREATE FUNCTION audit_cdc_internal.next_stray(last_stray bigint[], place bigint[], last_seen bigint[]) RETURNS bigint[]
+  LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  RETURN CASE WHEN last_seen IS NULL OR last_seen < last_stray THEN place ELSE last_stray END;
+END
+$$;
+
+-- Of places (run, lsn, idx) of changes that do not tell their old key, in order; last_seen: where the log shows last before it that there is a row with the new one.
+CREATE AGGREGATE audit_cdc_internal.last_stray(place bigint[], last_seen bigint[]) (SFUNC = audit_cdc_internal.next_stray, STYPE = bigint[]);
+
+CREATE FUNCTION audit_cdc_internal.of_any_row(event audit_cdc_internal.event) RETURNS audit_cdc_internal.event
+  LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  event.carried := '{}';
+  RETURN event;
+END
+$$;
+
+-- Was another column the key when the record was last changed? The key that the log has is in the row then, but not where the key is now.
+CREATE FUNCTION audit_cdc_internal.has_former_key(known jsonb, record_key text, audited audit_cdc_internal.audited) RETURNS boolean
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT known ?& audited.key_columns AND audit_cdc_internal.key_in(known, audited) <> record_key AND EXISTS (SELECT FROM jsonb_each_text(known) AS k WHERE k.value = record_key);
+END;
+
 -- One row for each record that the log knows of: as it was at the position.
 CREATE FUNCTION audit_cdc_internal.records_as_of(audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
     OUT record_id text, OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
@@ -124,38 +151,42 @@ BEGIN
   RETURN QUERY
   WITH events AS MATERIALIZED (
     SELECT e.event, (e.event).record_key, (e.event).run, (e.event).lsn, (e.event).idx, (e.event).commit_timestamp, (e.event).id, (e.event).action, (e.event).is_placed,
-           (e.event).other_key, (e.event).truncates, e.is_past, e.here
+           (e.event).other_key, (e.event).truncates, e.is_past, e.here, ARRAY[(e.event).run, (e.event).lsn, (e.event).idx] AS place
     FROM audit_cdc_internal.events_as_of(audited, at_time, at_lsn, of_key) AS e
+  ), untold AS (
+    SELECT w.* FROM (
+      SELECT s.id, s.place, s.is_past, s.action, s.record_key, s.other_key,
+             CASE WHEN lag(s.action) OVER key NOT IN ('delete', 'moved') AND lag(s.truncates) OVER key = s.truncates AND lag(s.run) OVER key = s.run THEN lag(s.place) OVER key END AS last_seen
+      FROM events AS s
+      WINDOW key AS (PARTITION BY s.record_key ORDER BY s.run, s.lsn, s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC)) AS w
+    WHERE w.action = 'update' AND w.other_key IS NULL AND w.record_key <> '' OR w.action = 'delete' AND coalesce(w.record_key, '') = ''
+  ), strays AS (
+    SELECT u.id, u.place, u.is_past
+    FROM (SELECT u.*, audit_cdc_internal.last_stray(u.place, CASE WHEN u.action = 'update' THEN u.last_seen END) OVER (ORDER BY u.place, u.id) AS last_stray FROM untold AS u) AS u
+    WHERE u.last_stray = u.place
+  ), doubt AS (
+    SELECT max(s.place) FILTER (WHERE s.is_past) AS since, min(s.place) FILTER (WHERE NOT s.is_past) AS until FROM strays AS s
   ), past AS (
-    SELECT s.record_key, audit_cdc_internal.state_after(s.event ORDER BY s.run, s.lsn, s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC) AS state,
-           max(ARRAY[s.lsn, s.idx]) FILTER (WHERE s.run = s.here) AS last_place
-    FROM events AS s WHERE s.is_past AND s.record_key IS NOT NULL GROUP BY s.record_key
+    SELECT s.record_key, audit_cdc_internal.state_after(CASE WHEN r.id IS NULL THEN s.event ELSE audit_cdc_internal.of_any_row(s.event) END
+                                                        ORDER BY s.run, s.lsn, s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC) AS state,
+           max(s.place) AS last_place
+    FROM events AS s LEFT JOIN strays AS r ON r.id = s.id WHERE s.is_past AND s.record_key IS NOT NULL GROUP BY s.record_key
   ), next AS (
-    SELECT DISTINCT ON (s.record_key) s.record_key, s.event, s.run, s.truncates FROM events AS s
+    SELECT DISTINCT ON (s.record_key) s.record_key, s.event, s.run, s.truncates, s.place FROM events AS s
     WHERE NOT s.is_past AND s.record_key IS NOT NULL AND (s.is_placed OR s.action <> 'read')
     ORDER BY s.record_key, s.run, s.lsn, s.idx, s.id, s.action = 'moved' DESC
   ), first_reads AS (
     SELECT DISTINCT s.record_key FROM events AS s WHERE NOT s.is_past AND s.action = 'read' AND s.record_key IS NOT NULL
   ), table_now AS (
     SELECT coalesce(max(s.truncates) FILTER (WHERE s.is_past), 0) AS truncates, max(s.here) AS run FROM events AS s
-  ), strays AS (
-    -- changes whose row may have had another key before: nothing says that their key was there
-    SELECT greatest(max(ARRAY[p.lsn, p.idx]),
-                    -- a delete that does not carry the key
-                    (SELECT max(ARRAY[s.lsn, s.idx]) FROM events AS s WHERE s.is_past AND s.run = s.here AND s.action = 'delete' AND coalesce(s.record_key, '') = '')) AS place
-    FROM (SELECT s.run, s.lsn, s.idx, s.action, s.other_key, s.is_past, s.here,
-                 lag(s.action) OVER key AS action_before, lag(s.truncates) OVER key < s.truncates OR lag(s.run) OVER key < s.run AS has_ended
-          FROM events AS s WHERE s.record_key IS NOT NULL
-          WINDOW key AS (PARTITION BY s.record_key ORDER BY s.run, s.lsn, s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC)) AS p
-    WHERE p.is_past AND p.run = p.here AND p.action = 'update' AND p.other_key IS NULL
-      AND (p.action_before IS NULL OR p.action_before IN ('delete', 'moved') OR p.has_ended)
   ), judged AS (
     SELECT coalesce(p.record_key, n.record_key, f.record_key) AS record_key, p.state AS state, n.event AS event,
       CASE
         WHEN (p.state).run < t.run THEN 'the source was restored since: positions ran backwards'
         WHEN (p.state).run IS NOT NULL AND (p.state).alive IS NULL AND (p.state).run = t.run AND (p.state).truncates = t.truncates THEN 'two rows had this key at a time'
         WHEN p.state IS NULL AND n.event IS NULL THEN 'only a later backfill tells of it'
-        WHEN p.state IS NULL AND ((n.event).action = 'insert' OR (n.event).action = 'update' AND (n.event).other_key <> n.record_key) AND n.run = t.run AND n.truncates = t.truncates THEN NULL
+        WHEN p.state IS NULL AND ((n.event).action = 'insert' OR (n.event).action = 'update' AND (n.event).other_key <> n.record_key) AND n.run = t.run AND n.truncates = t.truncates THEN
+          CASE WHEN d.until < n.place THEN 'a change that does not tell its old key may have been of it' END
         WHEN p.state IS NULL THEN 'the log has no insert or backfill of it up to then'
         WHEN (p.state).truncates < t.truncates THEN NULL
         WHEN (n.event).id IS NOT NULL AND n.run = t.run AND n.truncates = t.truncates AND
@@ -164,11 +195,13 @@ BEGIN
               OR (p.state).by_change AND audit_cdc_internal.contradicts((p.state).known, CASE (n.event).action WHEN 'read' THEN (n.event).after ELSE (n.event).before END)
             ELSE (n.event).action IN ('delete', 'moved', 'read') OR (n.event).action = 'update' AND (n.event).other_key = n.record_key END
           THEN 'a gap: its next change does not follow'
-        WHEN (p.state).alive AND p.last_place < s.place THEN 'a change that does not tell its old key may have been of it'
+        WHEN (p.state).alive AND p.last_place < d.since THEN 'a change that does not tell its old key may have been of it'
+        WHEN (p.state).alive AND (p.state).known ->> audited.key_columns[1] <> p.record_key AND audit_cdc_internal.has_former_key((p.state).known, p.record_key, audited)
+          THEN 'the table has another key by now'
       END AS reason,
       (p.state).run IS NOT NULL AND (p.state).alive AND (p.state).truncates = t.truncates AS is_alive
     FROM past AS p FULL JOIN next AS n USING (record_key) FULL JOIN first_reads AS f USING (record_key)
-    CROSS JOIN table_now AS t CROSS JOIN strays AS s
+    CROSS JOIN table_now AS t CROSS JOIN doubt AS d
     WHERE of_key IS NULL OR coalesce(p.record_key, n.record_key, f.record_key) = audit_cdc_internal.spelled(of_key, audited)
   )
   SELECT j.record_key, CASE WHEN j.reason IS NULL THEN coalesce(j.is_alive, false) END,

@@ -45,8 +45,8 @@ CREATE FUNCTION audit_cdc_internal.key_before(old_values jsonb, new_values jsonb
   LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT CASE
-    WHEN audited.key_columns IS NULL THEN
-      -- nothing that was changed is in the key now
+    WHEN audited.key_columns IS NULL OR NOT new_values ?& audited.key_columns THEN
+      -- nobody can tell the key's columns, or they were others then: nothing that was changed is in the key now
       CASE WHEN NOT EXISTS (SELECT FROM jsonb_each_text(new_values) AS n WHERE old_values ? n.key AND n.value = ANY (record_pks)) THEN record_key END
     -- where the row spells the key otherwise, also the old one would be found under another name
     WHEN audit_cdc_internal.key_in(new_values, audited) = record_key THEN audit_cdc_internal.key_in(new_values || old_values, audited)
@@ -61,17 +61,17 @@ DECLARE
 BEGIN
   RETURN QUERY
   WITH entries AS NOT MATERIALIZED (
-    SELECT l.* FROM @extschema@.audit_logs AS l
+    SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
       AND (record_ids IS NULL OR l.record_id = ANY (record_ids))
     UNION ALL
-    SELECT l.* FROM @extschema@.audit_logs AS l
+    SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
       AND record_ids IS NOT NULL AND l.record_id IS NULL AND (l.action = 'truncate' OR l.id = lone)
     UNION ALL
-    SELECT l.* FROM audit_cdc_internal.rekeyed AS l
+    SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
-      AND record_ids IS NOT NULL AND l.record_id <> ALL (record_ids)
+      AND record_ids IS NOT NULL AND l.record_id <> ALL (record_ids) AND l.may_change_key
   ), changes AS (
     SELECT e.id, e.commit_timestamp, e.commit_lsn, CASE WHEN e.action <> 'read' THEN e.commit_idx END AS commit_idx, e.action = 'truncate' AS truncates,
            e.commit_lsn < lag(e.commit_lsn) OVER place AND e.commit_timestamp > lag(e.commit_timestamp) OVER place + interval '1 s' AND e.id > lag(e.id) OVER place AS runs_backwards
@@ -104,7 +104,7 @@ BEGIN
                          WHEN 'delete' THEN t.old_values - t.not_sent END AS row_before,
            CASE WHEN t.action = 'update' THEN
              CASE WHEN t.not_sent_before IS NULL OR t.not_sent_before && coalesce(key_columns, '{}') THEN NULL
-                  WHEN NOT t.old_values ?| key_columns THEN t.key_now
+                  WHEN t.may_change_key IS NOT TRUE THEN t.key_now
                   ELSE audit_cdc_internal.key_before(t.old_values, t.new_values, t.record_pks, t.key_now, audited) END
            END AS key_before
     FROM told AS t

@@ -35,6 +35,7 @@ BEGIN
     CASE WHEN is_gap THEN 'the log misses a change before this one'
          WHEN before.run < e.run THEN 'the source was restored before this one: positions ran backwards'
          WHEN e.action = 'update' AND e.other_key IS NULL AND before.alive IS NOT TRUE THEN 'the key before this change is unknown'
+         WHEN e.action = 'update' AND e.other_key IS NULL AND e.record_key <> '' THEN 'the key before this change was not sent: old_row is the row that had this one'
          WHEN e.other_key <> e.record_key THEN format('key before: %s', e.other_key) END,
     format('%s.%s.%s.%s', e.run, e.lsn, e.idx, e.id))::@extschema@.audit_history_line;
 END
