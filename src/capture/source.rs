@@ -1,9 +1,10 @@
 //! This database as a source: what its catalogs say now.
 
 use super::decode::{Catalog, Keys, Kind};
-use crate::pg::{BuiltinOid, as_extension, kind_of_type, with_new_snapshot};
+use crate::pg::{BuiltinOid, as_extension, kind_of_type, wait_for_commits, with_new_snapshot};
 use crate::statement::Statement;
 use pgrx::prelude::*;
+use pgrx::spi::SpiHeapTupleData;
 use std::collections::HashMap;
 
 thread_local! {
@@ -11,7 +12,8 @@ thread_local! {
         "SELECT ARRAY(SELECT a.attname::text FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
                       WHERE i.indrelid = $1 AND i.indisprimary ORDER BY a.attnum),
                 ARRAY(SELECT a.attname::text FROM pg_attribute AS a
-                      WHERE a.attrelid = $1 AND a.attgenerated <> '' AND NOT a.attisdropped ORDER BY a.attnum)", &[BuiltinOid::OIDOID]) };
+                      WHERE a.attrelid = $1 AND a.attgenerated <> '' AND NOT a.attisdropped ORDER BY a.attnum)
+         FROM pg_class WHERE oid = $1", &[BuiltinOid::OIDOID]) };
 
     static DATABASE: Statement = const { Statement::new("SELECT audit_cdc_internal.this_database()::text", &[]) };
 
@@ -48,12 +50,14 @@ impl Catalog for Source {
         kind_of_type(type_oid)
     }
 
-    /// The WAL may already hold changes of a table that was made after this transaction began.
+    /// The WAL may already hold changes of a table that was made after this transaction began, or whose making others do not see yet.
     fn keys(&self, relation: u32) -> Keys {
-        let relation = pg_sys::Oid::from(relation);
-        let (primary_key, generated) =
-            with_new_snapshot(|| KEYS.with(|keys| keys.read(|| vec![relation.into()], |rows| rows.first().get_two())));
-        Keys { primary_key: primary_key.unwrap_or_default(), generated: generated.unwrap_or_default() }
+        keys_now(relation)
+            .or_else(|| {
+                wait_for_commits();
+                keys_now(relation)
+            })
+            .unwrap_or_default()
     }
 
     fn is_of_the_log_until(&self, schema: &str, relation: u32) -> u64 {
@@ -63,4 +67,22 @@ impl Catalog for Source {
     fn database(&self) -> &str {
         &self.database
     }
+}
+
+/// `None`: there is no such table.
+fn keys_now(relation: u32) -> Option<Keys> {
+    let relation = pg_sys::Oid::from(relation);
+    with_new_snapshot(|| {
+        KEYS.with(|keys| {
+            keys.read(
+                || vec![relation.into()],
+                |mut rows| {
+                    let columns = |row: &SpiHeapTupleData, place| row.get(place).map(Option::unwrap_or_default);
+                    rows.next()
+                        .map(|row| Ok(Keys { primary_key: columns(&row, 1)?, generated: columns(&row, 2)? }))
+                        .transpose()
+                },
+            )
+        })
+    })
 }

@@ -23,7 +23,7 @@ pub use board::{desk, is_preloaded};
 pub use call::Call;
 pub use lock::{lock_capture, lock_log, lock_projection, try_share_projection};
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
-pub use moment::Moment;
+pub use moment::{Moment, wait_for_commits};
 pub use partition::{Found, Partition, is_partition, with_partition};
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};

@@ -22,8 +22,7 @@ impl Moment {
             let before = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             Self { before, lsn: pg_sys::GetXLogInsertRecPtr(), time: pg_sys::GetCurrentTimestamp() }
         };
-        wait_until_noted();
-        wait_until_seen();
+        wait_for_commits();
         moment
     }
 
@@ -46,6 +45,12 @@ impl Drop for Moment {
             unsafe { pg_sys::UnregisterSnapshot(self.before) };
         }
     }
+}
+
+/// Until all that the WAL says is committed is seen by who looks after that.
+pub fn wait_for_commits() {
+    wait_until_noted();
+    wait_until_seen();
 }
 
 fn wait_until_noted() {

@@ -1,6 +1,8 @@
 """The log fills itself: what is source of a database's own WAL, and how that is started, watched and stopped."""
 
 import json
+import threading
+import time
 
 import psycopg2
 import pytest
@@ -32,6 +34,36 @@ def test_the_log_fills_itself(source):
         ("delete", "1", {"id": 1, "v": "b"}, None, "full", [], [], source.name)]
     until(lambda: status(source, "lag_seconds") == [(0,)])
     assert status(source, "changes::int, last_error") == [(3, None)]
+
+
+def test_a_table_that_nobody_sees_yet_has_its_key(source):
+    """The transaction that made it waits for a standby: it is in the WAL already."""
+    source.run(f"ALTER DATABASE {source.name} SET synchronous_commit = local")
+    begin(source)
+    setting(enabled="off")
+    source.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    source.run("SELECT pg_reload_conf()")
+    try:
+        until(lambda: source.value("SHOW synchronous_standby_names") == "nobody")
+        writer = source.connect(options="-c synchronous_commit=on")
+        pid = source.value("SELECT pg_backend_pid()", connection=writer)
+        make = "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (7, 'a')"
+        making = threading.Thread(daemon=True, target=lambda: writer.cursor().execute(make))
+        making.start()
+        until(lambda: source.value("SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = %s", pid))
+        capturing = threading.Thread(daemon=True, target=lambda: capture(source))
+        capturing.start()
+        time.sleep(0.5)
+        assert source.value("SELECT to_regclass('t')") is None and source.value("SELECT count(*) FROM audit_logs") == 0
+        source.run(f"SELECT pg_cancel_backend({pid})")
+        making.join(30)
+        capturing.join(30)
+        assert not capturing.is_alive()
+    finally:
+        source.run("ALTER SYSTEM RESET synchronous_standby_names")
+        source.run("SELECT pg_reload_conf()")
+    capture(source)
+    assert source.rows("SELECT action, record_id FROM audit_logs") == [("insert", "7")]
 
 
 def test_without_full_unknown_is_said(source):
