@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// PostgreSQL's arrays have no more (PostgreSQL source, `array.h`, `MAXDIM`).
 const MOST_DIMENSIONS: usize = 6;

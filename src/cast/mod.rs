@@ -8,12 +8,15 @@ pub use shape::Shape;
 
 use crate::pg::{Call, CaughtError, Column, ErrorReport, RowType, TypeInput, caught};
 use crate::sqlstate::SqlState;
-use input::input_text;
+use input::{Text, input_text};
 use pgrx::datum::AnyElement;
 use pgrx::prelude::*;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::fmt;
 
 pgrx::extension_sql_file!("../../sql/cast.sql", name = "cast", requires = [audit_cast, audit_row]);
 
@@ -27,7 +30,11 @@ fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Er
     let call = Call::new(fcinfo);
     let (Some(oid), Some(value)) = (call.type_of(0), call.jsonb(1)) else { return Ok(None) };
     let (_, input) = call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context)));
-    Ok(read(input, &value, "value")?.and_then(|datum| crate::pg::any_element(datum, oid)))
+    match caught(|| datum(input, &value)) {
+        Ok(Ok(datum)) => Ok(datum.and_then(|datum| crate::pg::any_element(datum, oid))),
+        Ok(Err(NotSent)) => Err(not_sent("value", input)),
+        Err(error) => Err(without_value(error, "value", input)),
+    }
 }
 
 #[pg_extern(
@@ -48,17 +55,63 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
     let row_type = RowType::of(call, oid).ok_or_else(not_a_row)?;
     let base = call.argument(0);
     let Some(image) = call.jsonb(1) else { return Ok(base.and_then(|base| crate::pg::any_element(base, oid))) };
-    let members: HashMap<Cow<str>, &RawValue> = serde_json::from_str(&image).map_err(|_| {
+    let Members(members) = serde_json::from_str(&image).map_err(|_| {
         ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "image is not a JSON object", "audit_row")
     })?;
     let unknown = call.texts(2).unwrap_or_default();
-    let table = row_type.name();
-    let row = row_type.form(base, |Column { name, input }, before| match members.get(name.as_str()) {
-        _ if unknown.contains(name) => Ok(None),
-        None => Ok(before),
-        Some(value) => read(input, value.get(), &format!("column \"{name}\" of {table}")),
-    })?;
-    Ok(crate::pg::any_element(row, oid))
+    let being_read = Cell::new(None);
+    let values = caught(|| {
+        row_type.values(base, |place, Column { name, input }, before| {
+            being_read.set(Some(place));
+            match member(&members, name) {
+                _ if unknown.contains(name) => Ok(None),
+                None => Ok(before),
+                Some(value) => datum(input, value),
+            }
+        })
+    });
+    let column = || {
+        let Column { name, input } = row_type.column(being_read.get()?)?;
+        Some((format!("column \"{name}\" of {}", row_type.name()), input))
+    };
+    match values {
+        Ok(Ok(values)) => Ok(crate::pg::any_element(row_type.form(&values), oid)),
+        Ok(Err(NotSent)) => Err(column().map_or_else(not_a_row, |(what, input)| not_sent(&what, input))),
+        Err(error) => match column() {
+            Some((what, input)) => Err(without_value(error, &what, input)),
+            None => error.rethrow(),
+        },
+    }
+}
+
+/// An object's members in the order of `jsonb`: shorter names first (PostgreSQL source, `jsonb_util.c`, `lengthCompareJsonbStringValue`).
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut object: M) -> Result<Self::Value, M::Error> {
+                let mut members = Vec::with_capacity(32);
+                while let Some((Text(name), value)) = object.next_entry()? {
+                    members.push((name, value));
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(InOrder).map(Self)
+    }
+}
+
+fn member<'a>(members: &[(Cow<str>, &'a RawValue)], name: &str) -> Option<&'a str> {
+    let order = |(other, _): &(Cow<str>, _)| (other.len(), other.as_bytes()).cmp(&(name.len(), name.as_bytes()));
+    members.binary_search_by(order).ok().map(|place| members[place].1.get())
 }
 
 /// What the type's input function would read; of a type that is not there, as of text.
@@ -77,15 +130,22 @@ fn input_text_of_type(fcinfo: pg_sys::FunctionCallInfo) -> Option<String> {
     input_text(&value, shape).map(Cow::into_owned)
 }
 
-/// `what` is being cast, for the message.
-fn read(input: &mut TypeInput, value: &str, what: &str) -> Result<Option<pg_sys::Datum>, ErrorReport> {
+/// In place of a value stands Sequin's marker.
+struct NotSent;
+
+/// Raises what the type's input function raises.
+fn datum(input: &mut TypeInput, value: &str) -> Result<Option<pg_sys::Datum>, NotSent> {
     if value == MARKER && !input.is_textual {
-        return Err(refused(SqlState::INVALID_CHARACTER_VALUE_FOR_CAST, what, input)
-            .set_detail("The message holds Sequin's marker for a value that was not sent, since it was stored out of line and did not change.")
-            .set_hint("List the column in unknown: unknown_columns of audit_logs does, once the source's tables are described."));
+        return Err(NotSent);
     }
-    let Some(text) = input_text(value, &input.shape) else { return Ok(None) };
-    caught(|| input.read(&text)).map(Some).map_err(|error| without_value(error, what, input))
+    Ok(input_text(value, &input.shape).map(|text| input.read(&text)))
+}
+
+/// `what` was being cast.
+fn not_sent(what: &str, input: &TypeInput) -> ErrorReport {
+    refused(SqlState::INVALID_CHARACTER_VALUE_FOR_CAST, what, input)
+        .set_detail("The message holds Sequin's marker for a value that was not sent, since it was stored out of line and did not change.")
+        .set_hint("List the column in unknown: unknown_columns of audit_logs does, once the source's tables are described.")
 }
 
 /// PostgreSQL's own message quotes the value.

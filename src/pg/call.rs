@@ -33,7 +33,8 @@ impl Call {
             let jsonb = varlena.cast::<pg_sys::Jsonb>();
             let size = pgrx::varlena::varsize(varlena) as i32;
             let text = pg_sys::JsonbToCString(std::ptr::null_mut(), &raw mut (*jsonb).root, size);
-            Some(CStr::from_ptr(text).to_string_lossy().into_owned())
+            let text = CStr::from_ptr(text);
+            Some(text.to_str().map_or_else(|_| text.to_string_lossy().into_owned(), str::to_owned))
         }
     }
 

@@ -46,29 +46,34 @@ impl RowType {
         type_name(self.oid, -1)
     }
 
-    /// A row of which `value` gives every column's, `None` for NULL. It is told what `base`, a row of this type,
-    /// has there.
-    pub fn form<E>(
+    pub fn column(&self, place: usize) -> Option<&Column> {
+        self.columns.get(place)?.as_ref()
+    }
+
+    /// Every column's value, as `value` gives it. It is told the column's place and what `base`, a row of this type, has there.
+    pub fn values<E>(
         &mut self,
         base: Option<pg_sys::Datum>,
-        mut value: impl FnMut(&mut Column, Option<pg_sys::Datum>) -> Result<Option<pg_sys::Datum>, E>,
-    ) -> Result<pg_sys::Datum, E> {
+        mut value: impl FnMut(usize, &mut Column, Option<pg_sys::Datum>) -> Result<Option<pg_sys::Datum>, E>,
+    ) -> Result<Vec<Option<pg_sys::Datum>>, E> {
+        let before = base.map(|base| deform(base, &layout_of(self.oid))).unwrap_or_default();
+        let before = before.into_iter().chain(std::iter::repeat(None));
+        let columns = self.columns.iter_mut().zip(before).enumerate();
+        columns
+            .map(|(place, (column, before))| column.as_mut().map_or(Ok(None), |column| value(place, column, before)))
+            .collect()
+    }
+
+    /// A row of these values, `None` for NULL.
+    pub fn form(&self, values: &[Option<pg_sys::Datum>]) -> pg_sys::Datum {
         let layout = layout_of(self.oid);
-        let before = base.map_or_else(|| vec![None; layout.len()], |base| deform(base, &layout));
-        let (mut values, mut nulls) = (Vec::with_capacity(layout.len()), Vec::with_capacity(layout.len()));
-        for (column, before) in self.columns.iter_mut().zip(before) {
-            let datum = match column {
-                Some(column) => value(column, before)?,
-                None => None,
-            };
-            values.push(datum.unwrap_or(pg_sys::Datum::null()));
-            nulls.push(datum.is_none());
-        }
+        let nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
+        let values: Vec<pg_sys::Datum> = values.iter().map(|value| value.unwrap_or(pg_sys::Datum::null())).collect();
         // SAFETY: values and nulls are as many as the layout has columns, each of its column's type.
-        Ok(unsafe {
-            let tuple = pg_sys::heap_form_tuple(layout.as_ptr(), values.as_mut_ptr(), nulls.as_mut_ptr());
+        unsafe {
+            let tuple = pg_sys::heap_form_tuple(layout.as_ptr(), values.as_ptr().cast_mut(), nulls.as_ptr().cast_mut());
             pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
-        })
+        }
     }
 }
 
