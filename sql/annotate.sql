@@ -6,6 +6,10 @@
 -- What is in force is kept in the setting audit_annotate.in_force, local to the transaction, so that a rolled
 -- back savepoint takes its part with it, as it does with the message. The transaction's id stands before it:
 -- a value that a session brought along from elsewhere counts for nothing.
+--
+-- Each message is emitted twice. PostgreSQL decodes a message as if it stood where it ends (PostgreSQL source, decode.c,
+-- logicalmsg_decode), which is where the next record begins: a change that follows in another subtransaction may be decoded before it. It
+-- cannot come before both.
 
 -- Can an annotation travel? Without the extension a good guess: the first statement of a transaction
 -- started with it, unless another function called us.
@@ -61,7 +65,7 @@ BEGIN
   END IF;
   in_force := in_force || coalesce(extra, '{}') || added;
 
-  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.set', in_force::text);
+  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.set', in_force::text) FROM generate_series(1, 2);
   PERFORM set_config('audit_annotate.in_force', pg_current_xact_id()::text || ' ' || in_force::text, true);
   RETURN in_force;
 END
@@ -75,17 +79,17 @@ CREATE FUNCTION audit_annotate(
   RETURNS jsonb LANGUAGE sql
   RETURN audit_set_annotation(audit_in_transaction_block(), username, source, request_id, metadata, extra);
 COMMENT ON FUNCTION audit_annotate(text, text, text, jsonb, jsonb) IS
-'Annotates the later changes of this transaction and returns what is now in force. All parameters are optional: username (who), source (from where), request_id, metadata (an object: why and the like), extra (an object of further keys). Calls in one transaction merge key by key, metadata one level deep; null leaves a key as it is. Emits pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) (https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra that is no object, for a parameter''s name in extra. Warning 25P01 outside a transaction block.';
+'Annotates the later changes of this transaction and returns what is now in force. All parameters are optional: username (who), source (from where), request_id, metadata (an object: why and the like), extra (an object of further keys). Calls in one transaction merge key by key, metadata one level deep; null leaves a key as it is. Emits, twice, pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) (https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra that is no object, for a parameter''s name in extra. Warning 25P01 outside a transaction block.';
 
 CREATE FUNCTION audit_annotate_clear() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.clear', '');
+  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.clear', '') FROM generate_series(1, 2);
   PERFORM set_config('audit_annotate.in_force', '', true);
 END
 $$;
 COMMENT ON FUNCTION audit_annotate_clear() IS
-'Ends the annotation: later changes of this transaction carry none. Emits pg_logical_emit_message(true, ''sequin:transaction_annotations.clear'', '''').';
+'Ends the annotation: later changes of this transaction carry none. Emits, twice, pg_logical_emit_message(true, ''sequin:transaction_annotations.clear'', '''').';
 
 GRANT EXECUTE ON FUNCTION audit_in_transaction_block(), audit_set_annotation(boolean, text, text, text, jsonb, jsonb),
   audit_annotate(text, text, text, jsonb, jsonb), audit_annotate_clear() TO PUBLIC;

@@ -66,6 +66,24 @@ def test_a_table_that_nobody_sees_yet_has_its_key(source):
     assert source.rows("SELECT action, record_id FROM audit_logs") == [("insert", "7")]
 
 
+@pytest.mark.parametrize("levels", range(4))
+def test_a_change_carries_the_annotation_before_it_whatever_savepoints_stand_between(source, levels):
+    """PostgreSQL decodes a message where the next record begins, and takes what is of several subtransactions and stands at one place in any order."""
+    source.run("CREATE TABLE t (id int, who text); ALTER TABLE t REPLICA IDENTITY FULL")
+    begin(source)
+    for n in range(5):
+        earlier = "SAVEPOINT e; INSERT INTO t VALUES (0, 'nobody'); RELEASE e;" * n
+        opened = "".join(f"SAVEPOINT s{level};" for level in range(levels))
+        closed = "".join(f"RELEASE s{level};" for level in reversed(range(levels)))
+        source.run(f"""BEGIN; {earlier} SELECT audit_annotate(username => 'ada'); {opened} SELECT audit_annotate(username => 'bob', metadata => '{{"n": {n}}}'); SAVEPOINT a; INSERT INTO t VALUES (1, 'bob'); SAVEPOINT b;
+            INSERT INTO t VALUES (2, 'bob'); SELECT audit_annotate_clear(); SAVEPOINT c; INSERT INTO t VALUES (3, 'nobody'); SAVEPOINT d; SELECT audit_annotate(username => 'eve'); SAVEPOINT f; INSERT INTO t VALUES (4, 'eve');
+            RELEASE a; {closed} COMMIT""")
+        source.run("DO $$ BEGIN PERFORM audit_annotate(username => 'ann'); BEGIN PERFORM audit_annotate(username => 'job'); BEGIN INSERT INTO t VALUES (5, 'job'); EXCEPTION WHEN data_exception THEN NULL; END; EXCEPTION WHEN data_exception THEN NULL; END; END $$")
+    capture(source)
+    assert source.rows("SELECT new_values ->> 'who', coalesce(username, 'nobody') FROM audit_logs WHERE new_values ->> 'who' <> coalesce(username, 'nobody')") == []
+    assert source.value("SELECT count(*) FROM audit_logs WHERE username IS NOT NULL") == 20
+
+
 def test_without_full_unknown_is_said(source):
     source.run("""CREATE TABLE t (id int PRIMARY KEY, small text, large text, twice int GENERATED ALWAYS AS (id * 2) STORED); ALTER TABLE t ALTER large SET STORAGE EXTERNAL;
         CREATE PUBLICATION audited FOR TABLE t""")
@@ -85,7 +103,7 @@ def test_a_truncate_is_an_entry_of_each_table(source):
     source.run("BEGIN; SELECT audit_annotate(username => 'eve'); TRUNCATE a CASCADE; COMMIT")
     capture(source)
     assert source.rows("SELECT action, table_name, record_id, old_values, new_values, username, commit_idx FROM audit_logs ORDER BY table_name") == [
-        ("truncate", "a", None, None, None, "eve", 1), ("truncate", "b", None, None, None, "eve", 1)]
+        ("truncate", "a", None, None, None, "eve", 2), ("truncate", "b", None, None, None, "eve", 2)]
     assert source.rows("SELECT unknown_columns, unknown_old_columns FROM audit_logs LIMIT 1") == [([], [])]
 
 
