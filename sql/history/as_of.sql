@@ -10,9 +10,6 @@ DECLARE
   latest timestamptz;
   captured timestamptz;
 BEGIN
-  IF at IS NOT NULL AND lsn IS NOT NULL THEN
-    RAISE EXCEPTION 'at and lsn cannot both be given' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
   latest := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND l.commit_lsn IS NOT NULL
              ORDER BY l.commit_timestamp DESC LIMIT 1);
   IF lsn IS NOT NULL THEN
@@ -234,6 +231,19 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.can_be_answered(audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn) RETURNS boolean
+  LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  IF at IS NOT NULL AND lsn IS NOT NULL THEN
+    RAISE EXCEPTION 'at and lsn cannot both be given' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  IF audited IS NULL THEN
+    PERFORM audit_cdc_internal.warn_of_no_changes();
+  END IF;
+  RETURN audited.database_id IS NOT NULL;
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.missing(columns text[], image jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE
   RETURN CASE WHEN image ?& columns THEN '{}' ELSE ARRAY(SELECT c FROM unnest(columns) WITH ORDINALITY AS u(c, place) WHERE NOT image ? c ORDER BY place) END;
 CREATE FUNCTION audit_cdc_internal.united(one text[], two text[]) RETURNS text[] LANGUAGE sql IMMUTABLE
@@ -267,8 +277,7 @@ DECLARE
   partial bigint := 0;
   partial_columns text[] := '{}';
 BEGIN
-  IF audited IS NULL THEN
-    PERFORM audit_cdc_internal.warn_of_no_changes();
+  IF NOT audit_cdc_internal.can_be_answered(audited, at, lsn) THEN
     RETURN;
   END IF;
   FOR one IN SELECT * FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) LOOP
@@ -288,14 +297,19 @@ $$;
 
 CREATE FUNCTION audit_cdc_internal.unknown_as_of(audited audit_cdc_internal.audited, columns text[], at timestamptz, lsn pg_lsn, key text,
     OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
-  RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-  SELECT r.record_id, r.known, m.missing, coalesce(r.reason, 'columns that were not sent')
-  FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) AS r
-  CROSS JOIN LATERAL (SELECT CASE WHEN r.reason IS NULL THEN audit_cdc_internal.united(r.unknown_columns, audit_cdc_internal.missing(columns, r.known)) END AS missing) AS m
-  WHERE audited.database_id IS NOT NULL AND (r.reason IS NOT NULL OR r.is_alive AND m.missing <> '{}')
-  ORDER BY 1;
-END;
+  RETURNS SETOF record LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  IF audit_cdc_internal.can_be_answered(audited, at, lsn) THEN
+    RETURN QUERY
+    SELECT r.record_id, r.known, m.missing, coalesce(r.reason, 'columns that were not sent')
+    FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) AS r
+    CROSS JOIN LATERAL (SELECT CASE WHEN r.reason IS NULL THEN audit_cdc_internal.united(r.unknown_columns, audit_cdc_internal.missing(columns, r.known)) END AS missing) AS m
+    WHERE r.reason IS NOT NULL OR r.is_alive AND m.missing <> '{}'
+    ORDER BY 1;
+  END IF;
+END
+$$;
 
 CREATE FUNCTION @extschema@.audit_as_of(table_name text, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL, database_id text DEFAULT NULL)
   RETURNS SETOF jsonb LANGUAGE sql STABLE

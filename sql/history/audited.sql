@@ -65,7 +65,10 @@ CREATE FUNCTION audit_cdc_internal.table_named(name text, database_id text, rela
 DECLARE
   parts text[];
   found audit_cdc_internal.audited;
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  is_here boolean;
   many integer;
+  described text;
 BEGIN
   IF name IS NULL THEN
     parts := (SELECT ARRAY[n.nspname, c.relname] FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation);
@@ -79,8 +82,9 @@ BEGIN
   IF parts IS NULL THEN
     RAISE EXCEPTION 'table_name must not be null' USING ERRCODE = 'null_value_not_allowed';
   END IF;
-  SELECT max(g.database_id), max(g.table_schema), max(g.table_name), max(g.numbers), count(*)
-    INTO found.database_id, found.table_schema, found.table_name, found.numbers, many
+  SELECT max(g.database_id), max(g.table_schema), max(g.table_name), max(g.numbers), count(*), bool_or(g.database_id = here),
+         string_agg(format('%I.%I of database_id %s', g.table_schema, g.table_name, g.database_id), ', ' ORDER BY g.table_schema, g.table_name, g.database_id)
+    INTO found.database_id, found.table_schema, found.table_name, found.numbers, many, is_here, described
   FROM (SELECT t.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers
         FROM audit_cdc_internal.audited_tables AS t
         WHERE (table_named.database_id IS NULL OR t.database_id = table_named.database_id)
@@ -90,11 +94,27 @@ BEGIN
   IF many = 0 THEN
     RETURN NULL;
   ELSIF many > 1 THEN
+    IF table_named.database_id IS NULL AND relation IS NOT NULL AND is_here THEN -- a row type is of this database
+      RETURN audit_cdc_internal.table_named(name, here, relation, of_record);
+    END IF;
     RAISE EXCEPTION 'the log has several tables of this name'
-      USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the schema with it, or its database_id.';
+      USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are %s.', described), HINT = 'Name the schema with it, or its database_id.';
   END IF;
   SELECT k.columns, k.types INTO found.key_columns, found.key_types FROM audit_cdc_internal.key_of(found, relation, of_record) AS k;
   RETURN found;
+END
+$$;
+
+-- A key as somebody may write it, as record_id has it: a composite one as a JSON array of texts.
+CREATE FUNCTION audit_cdc_internal.as_record_id(key text, audited audit_cdc_internal.audited) RETURNS text
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF cardinality(audited.key_columns) > 1 AND key LIKE '[%' THEN
+    RETURN array_to_json(ARRAY(SELECT k FROM jsonb_array_elements_text(key::jsonb) WITH ORDINALITY AS u(k, place) ORDER BY place));
+  END IF;
+  RETURN key;
+EXCEPTION WHEN data_exception THEN
+  RETURN key;
 END
 $$;
 
@@ -102,13 +122,13 @@ $$;
 CREATE FUNCTION audit_cdc_internal.record_ids(audited audit_cdc_internal.audited, record_key text) RETURNS text[]
   LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT array_agg(DISTINCT id) FROM (
-    SELECT record_ids.record_key AS id
+  SELECT array_agg(DISTINCT id) FROM audit_cdc_internal.as_record_id(record_ids.record_key, audited) AS w(wanted) CROSS JOIN LATERAL (
+    SELECT w.wanted AS id
     UNION ALL SELECT k.record_id FROM audit_cdc_internal.record_keys AS k
     WHERE k.audited_table = ANY (audited.numbers)
       AND k.record_key = coalesce((SELECT o.record_key FROM audit_cdc_internal.record_keys AS o
-                                   WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = record_ids.record_key LIMIT 1), record_ids.record_key)
+                                   WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = w.wanted LIMIT 1), w.wanted)
     UNION ALL SELECT o.record_key FROM audit_cdc_internal.record_keys AS o
-    WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = record_ids.record_key
+    WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = w.wanted
   ) AS spellings;
 END;

@@ -185,8 +185,10 @@ $$;
 CREATE AGGREGATE audit_cdc_internal.state_after(audit_cdc_internal.event) (SFUNC = audit_cdc_internal.next_state, STYPE = audit_cdc_internal.state);
 
 -- A key as events have it.
-CREATE FUNCTION audit_cdc_internal.spelled(key text, audited audit_cdc_internal.audited) RETURNS text
+CREATE FUNCTION audit_cdc_internal.spelled(of_key text, audited audit_cdc_internal.audited) RETURNS text
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  key CONSTANT text := audit_cdc_internal.as_record_id(of_key, audited);
 BEGIN
   RETURN CASE WHEN audited.key_types IS NULL THEN key
               WHEN cardinality(audited.key_types) = 1 THEN audit_cdc_internal.record_key(key, NULL, audited.key_types)

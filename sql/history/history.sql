@@ -63,7 +63,7 @@ END;
 CREATE FUNCTION audit_cdc_internal.record_lines(audited audit_cdc_internal.audited, of_key text) RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
-  keys text[] := ARRAY[of_key];
+  keys text[] := ARRAY[audit_cdc_internal.as_record_id(of_key, audited)];
   anchors bigint[] := ARRAY[NULL::bigint]; -- an event of the life that is wanted; null: all
   seen text[] := '{}';
   place integer := 1;
@@ -103,6 +103,7 @@ DECLARE
   audited audit_cdc_internal.audited;
 BEGIN
   IF of_table IS NOT NULL AND wanted IS NULL THEN
+    PERFORM audit_cdc_internal.warn_of_no_changes();
     RETURN;
   END IF;
   FOR entry IN
@@ -161,7 +162,9 @@ BEGIN
   IF key IS NULL THEN
     RETURN QUERY SELECT * FROM audit_cdc_internal.lines(NULL, CASE WHEN wanted IS NULL THEN of_table ELSE format('%I.%I', wanted.table_schema, wanted.table_name) END,
                                                         of_user, of_request, of_commit, since, until, of_database, after_place, newest_first, max_rows);
-  ELSIF wanted.database_id IS NOT NULL THEN
+  ELSIF wanted IS NULL THEN
+    PERFORM audit_cdc_internal.warn_of_no_changes();
+  ELSE
     RETURN QUERY
     SELECT l.* FROM audit_cdc_internal.record_lines(wanted, key) AS l CROSS JOIN LATERAL (SELECT string_to_array(l.cursor, '.')::bigint[] AS place) AS p
     WHERE (of_user IS NULL OR l.username = of_user) AND (of_request IS NULL OR l.request_id = of_request) AND (of_commit IS NULL OR l.commit_lsn = of_commit)

@@ -6,6 +6,7 @@ DECLARE
   columns CONSTANT text[] := audit_cdc_internal.columns_in(target, coalesce(e.after, '{}'));
   key_before jsonb := CASE WHEN e.before ?& target.key_columns THEN e.before ELSE e.after END;
   that_row text;
+  changes text;
 BEGIN
   IF e.action = 'truncate' THEN
     RETURN NEXT format('TRUNCATE %s;', target.name);
@@ -23,8 +24,12 @@ BEGIN
     RETURN;
   END IF;
   IF e.action = 'update' OR e.action = 'read' AND e.is_placed AND target.key_columns <> '{}' THEN
-    RETURN NEXT format('UPDATE %s SET %s WHERE %s;', target.name,
-      (SELECT string_agg(format('%I = %s', c, audit_cdc_internal.literal(e.after -> c, target.types ->> c)), ', ' ORDER BY place) FROM unnest(columns) WITH ORDINALITY AS u(c, place)), that_row);
+    -- a key that stays is not set: it may be GENERATED ALWAYS
+    changes := (SELECT string_agg(format('%I = %s', c, audit_cdc_internal.literal(e.after -> c, target.types ->> c)), ', ' ORDER BY place) FROM unnest(columns) WITH ORDINALITY AS u(c, place)
+                WHERE c <> ALL (target.key_columns) OR key_before -> c <> e.after -> c);
+    IF changes IS NOT NULL THEN
+      RETURN NEXT format('UPDATE %s SET %s WHERE %s;', target.name, changes, that_row);
+    END IF;
   END IF;
   -- of an update too: the log may begin later than the row
   IF e.action <> 'update' OR target.key_columns <> '{}' THEN

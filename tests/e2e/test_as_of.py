@@ -198,7 +198,26 @@ def test_several_databases_and_schemas(db):
     assert as_of(db, 3, database_id="d2") == ({1: {"v": "b"}}, {})
     assert as_of(db, 3, table="shop.orders") == ({1: {"v": "c"}}, {})
     assert as_of(db, 3, table="public.orders", database_id="d1") == ({1: {"v": "a"}}, {})
-    assert "no change of this table" in notices(db, "SELECT audit_as_of('nothing')")
+    for call in ("audit_as_of('nothing')", "audit_as_of_unknown('nothing')", "audit_history('nothing', '1')", "audit_history('nothing', username => 'ada')", "audit_replay_sql('nothing')"):
+        assert "no change of this table" in notices(db, f"SELECT {call}"), call
+
+
+def test_a_row_type_is_of_this_database_first(db):
+    db.run("CREATE TABLE orders (id int PRIMARY KEY, v text)")
+    here = db.value("SELECT audit_cdc_internal.this_database() ->> 'id'")
+    db.ingest(batch([at(1, action="insert", row={"v": "a"}), at(1, action="insert", row={"v": "b"}, database="d2")]))
+    assert code(db.connect(), "SELECT audit_as_of(NULL::orders)") == "22023"
+    db.ingest(batch([at(1, action="insert", row={"v": "c"}, database=here)]))
+    assert db.rows("SELECT v FROM audit_as_of(NULL::orders)") == [("c",)] and code(db.connect(), "SELECT audit_as_of('orders')") == "22023"
+    assert db.rows("SELECT v FROM audit_as_of(NULL::orders, database_id => 'd2')") == [("b",)]
+
+
+def test_a_composite_key_in_any_spelling_of_json(db):
+    db.run("CREATE TABLE lines (a int, b text, v text, PRIMARY KEY (a, b))")
+    db.ingest(batch([change(0, lsn=1000, action="insert", table="lines", time=T.format(1), pks=["1", "x"], record={"a": 1, "b": "x", "v": "y"})]))
+    for key in ('["1","x"]', '["1", "x"]', '[1, "x"]'):
+        assert db.value("SELECT audit_as_of('lines', key => %s)", key) == {"a": 1, "b": "x", "v": "y"}
+        assert db.rows("SELECT action FROM audit_history('lines', %s)", key) == [("insert",)]
 
 
 def test_what_is_refused(db):

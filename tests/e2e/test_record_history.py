@@ -54,7 +54,7 @@ def test_values_that_were_not_sent(db):
     columns = "action, old_row, new_row, unknown_old_columns, unknown_columns, note"
     assert history(db, "orders", "1", columns=columns) == [
         ("insert", None, {"id": 1, "v": "a", "big": "B"}, [], ["g"], None),
-        ("update", {"id": 1, "v": "a", "big": "B"}, {"id": 1, "v": "b", "big": "B"}, ["g"], ["g"], None),
+        ("update", {"id": 1, "v": "a", "big": "B"}, {"id": 1, "v": "b", "big": "B"}, ["g"], ["g"], "the key before this change was not sent: old_row is the row that had this one"),
         ("delete", {"id": 1, "v": "b", "big": "B"}, None, ["g"], [], None)]
     assert history(db, "orders", "2", columns=columns) == [
         ("update", {}, {"id": 2, "v": "b"}, ["big", "g", "id", "v"], ["big", "g"], "the key before this change is unknown")]
