@@ -6,8 +6,17 @@
 
 CREATE TYPE audit_cdc_internal.chosen AS (
   change_id bigint, table_schema text, table_name text, record_id text, database_id text, action text,
-  commit_lsn bigint, commit_idx integer, old_row jsonb, new_row jsonb, unknown_old_columns text[], unknown_columns text[]
+  commit_lsn bigint, commit_idx integer, commit_timestamp timestamptz, old_row jsonb, new_row jsonb, unknown_old_columns text[], unknown_columns text[],
+  not_sent_before text[] -- of what was before it, the message itself had not these; null: nothing
 );
+
+-- As events() tells it.
+CREATE FUNCTION audit_cdc_internal.not_sent_before(line @extschema@.audit_history_line) RETURNS text[]
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT CASE WHEN line.action <> 'update' OR l.unknown_old_columns IS NULL AND l.old_values <> '{}' THEN '{}' ELSE l.unknown_old_columns END
+  FROM @extschema@.audit_logs AS l WHERE l.id = line.id AND l.commit_timestamp = line.commit_timestamp;
+END;
 
 -- The changes that are meant.
 CREATE FUNCTION audit_cdc_internal.chosen(of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint, of_request text, of_user text,
@@ -16,7 +25,7 @@ CREATE FUNCTION audit_cdc_internal.chosen(of_change bigint, of_table text, key t
 #variable_conflict use_column
 DECLARE
   audited audit_cdc_internal.audited;
-  position bigint;
+  moment record;
 BEGIN
   IF key IS NOT NULL THEN
     IF of_table IS NULL OR (chosen.at IS NULL) = (chosen.lsn IS NULL) THEN
@@ -26,9 +35,12 @@ BEGIN
     IF audited IS NULL THEN
       RETURN;
     END IF;
-    position := (SELECT m.last_lsn FROM audit_cdc_internal.moment(audited.database_id, chosen.at, chosen.lsn) AS m);
-    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns
-    FROM audit_cdc_internal.record_lines(audited, key) AS l WHERE l.commit_lsn > coalesce(position, 0) AND l.action <> 'read';
+    SELECT m.last_lsn, m.last_commit INTO moment FROM audit_cdc_internal.moment(audited.database_id, chosen.at, chosen.lsn) AS m;
+    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+                        audit_cdc_internal.not_sent_before(l)
+    FROM audit_cdc_internal.record_lines(audited, key) AS l
+    WHERE l.commit_lsn > coalesce(moment.last_lsn, 0) AND l.action <> 'read'
+      AND (moment.last_commit IS NULL OR l.commit_timestamp > moment.last_commit - interval '1 s'); -- otherwise from before the source was restored
   ELSE
     IF of_change IS NULL AND of_commit IS NULL AND of_request IS NULL AND of_user IS NULL THEN
       RAISE EXCEPTION 'no change, record, transaction, request or user is given' USING ERRCODE = 'null_value_not_allowed',
@@ -37,7 +49,8 @@ BEGIN
     IF of_user IS NOT NULL AND of_commit IS NULL AND of_request IS NULL AND (since IS NULL OR until IS NULL) THEN
       RAISE EXCEPTION 'a user''s changes are taken of a time range' USING ERRCODE = 'invalid_parameter_value', HINT = 'With username, give since and until.';
     END IF;
-    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns
+    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+                        audit_cdc_internal.not_sent_before(l)
     FROM audit_cdc_internal.lines(of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l WHERE l.action <> 'read';
   END IF;
 END
@@ -152,6 +165,9 @@ BEGIN
   IF unknown <> '{}' THEN
     RETURN format('%s of %s unknown', CASE WHEN change.action = 'insert' THEN 'value' ELSE 'old value' END, array_to_string(unknown, ', '));
   END IF;
+  IF change.action = 'update' AND change.record_id IS NOT NULL AND (change.not_sent_before && target.key_columns) IS NOT FALSE THEN
+    RETURN 'old key unknown: it was not sent';
+  END IF;
   RETURN NULL;
 END
 $$;
@@ -169,19 +185,23 @@ BEGIN
   IF (SELECT count(DISTINCT c.database_id) FROM unnest(changes) AS c) > 1 THEN
     RAISE EXCEPTION 'these are changes of several databases' USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the database_id.';
   END IF;
+  IF EXISTS (SELECT FROM (SELECT c.commit_lsn <= lag(c.commit_lsn) OVER place AND c.commit_timestamp > lag(c.commit_timestamp) OVER place + interval '1 s' AND c.change_id > lag(c.change_id) OVER place AS runs_backwards
+                          FROM unnest(changes) AS c WINDOW place AS (ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.change_id)) AS c WHERE c.runs_backwards) THEN
+    RAISE EXCEPTION 'these are changes from before and after the source was restored' USING ERRCODE = 'invalid_parameter_value', HINT = 'Take those after it, by time or one by one.';
+  END IF;
   RETURN QUERY
   WITH RECURSIVE targets AS MATERIALIZED (
     SELECT c.table_schema, c.table_name, audit_cdc_internal.target_of(audit_cdc_internal.table_named(format('%I.%I', c.table_schema, c.table_name), c.database_id, NULL, min(c.record_id))) AS target
     FROM unnest(changes) AS c GROUP BY c.table_schema, c.table_name, c.database_id
+  ), ordered AS MATERIALIZED (
+    SELECT row_number() OVER () AS place, c FROM audit_cdc_internal.in_order(changes, waits, is_redo) AS c
   ), to_do AS MATERIALIZED (
-    SELECT c.place, c.change_id, c.record_id, t.target, audit_cdc_internal.why_not(ROW(c.change_id, c.table_schema, c.table_name, c.record_id, c.database_id, c.action,
-             c.commit_lsn, c.commit_idx, c.old_row, c.new_row, c.unknown_old_columns, c.unknown_columns)::audit_cdc_internal.chosen, t.target, is_redo) AS problem,
+    SELECT d.place, (d.c).change_id, (d.c).record_id, t.target, audit_cdc_internal.why_not(d.c, t.target, is_redo) AS problem,
            CASE WHEN is_redo THEN r.old_row ELSE r.new_row END AS from_row, CASE WHEN is_redo THEN r.new_row ELSE r.old_row END AS to_row
-    FROM audit_cdc_internal.in_order(changes, waits, is_redo) WITH ORDINALITY AS c(change_id, table_schema, table_name, record_id, database_id, action, commit_lsn, commit_idx, old_row, new_row,
-                                                                                  unknown_old_columns, unknown_columns, place)
-    JOIN targets AS t ON (t.table_schema, t.table_name) = (c.table_schema, c.table_name)
-    LEFT JOIN audit_cdc_internal.at_once(changes, waits) AS o ON o.change_id = c.change_id
-    CROSS JOIN LATERAL (SELECT CASE WHEN o.change_id IS NULL THEN c.old_row ELSE o.old_row END AS old_row, CASE WHEN o.change_id IS NULL THEN c.new_row ELSE o.new_row END AS new_row) AS r
+    FROM ordered AS d
+    JOIN targets AS t ON (t.table_schema, t.table_name) = ((d.c).table_schema, (d.c).table_name)
+    LEFT JOIN audit_cdc_internal.at_once(changes, waits) AS o ON o.change_id = (d.c).change_id
+    CROSS JOIN LATERAL (SELECT CASE WHEN o.change_id IS NULL THEN (d.c).old_row ELSE o.old_row END AS old_row, CASE WHEN o.change_id IS NULL THEN (d.c).new_row ELSE o.new_row END AS new_row) AS r
   ), cascades AS MATERIALIZED (
     SELECT DISTINCT w.earlier, w.later, w.foreign_key FROM unnest(waits) AS w WHERE w.is_cascade AND NOT w.is_same_row
   ), meant AS ( -- the rows that a foreign key is to change along
@@ -218,7 +238,7 @@ BEGIN ATOMIC
   SELECT s.step, s.change_id, s.table_name, s.record_id, s.statement, s.problem FROM audit_cdc_internal.steps(false, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS s;
 END;
 COMMENT ON FUNCTION @extschema@.audit_undo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) IS
-'SQL that takes back changes of the log, in the order in which it is to be run. What: a change (id in audit_logs); a record (table_name, key) back to a moment (at or lsn); a transaction (commit_lsn); a request_id; a username''s changes from since up to, not including, until. What is given together must fit together; table_name and database_id narrow it down. Each statement changes nothing if the row is not as the change left it, or if a delete would take rows along that refer to it. problem: why a change cannot be undone; statement is null then. Reads are passed over. Errors: 22004 (nothing is named), 22023 (a key without moment, a user without time range, changes of several databases).';
+'SQL that takes back changes of the log, in the order in which it is to be run. What: a change (id in audit_logs); a record (table_name, key) back to a moment (at or lsn); a transaction (commit_lsn); a request_id; a username''s changes from since up to, not including, until. What is given together must fit together; table_name and database_id narrow it down. Each statement changes nothing if the row is not as the change left it, or if rows that refer to it would be taken along, or changed, which are not of those changes. problem: why a change cannot be undone; statement is null then. Reads are passed over. Errors: 22004 (nothing is named), 22023 (a key without moment, a user without time range, changes of several databases, or from before and after a restore of the source).';
 
 CREATE FUNCTION @extschema@.audit_redo_sql(change bigint DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL,
     commit_lsn bigint DEFAULT NULL, request_id text DEFAULT NULL, username text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, database_id text DEFAULT NULL)
@@ -232,7 +252,7 @@ COMMENT ON FUNCTION @extschema@.audit_redo_sql(bigint, text, text, timestamptz, 
 -- Runs the steps with the caller's rights, all or, with despite_conflicts, those that can be.
 CREATE FUNCTION audit_cdc_internal.run_steps(is_redo boolean, despite_conflicts boolean, what jsonb, of_change bigint, of_table text, of_key text, of_at timestamptz, of_lsn pg_lsn,
     of_commit bigint, of_request text, of_user text, of_since timestamptz, of_until timestamptz, of_database text)
-  RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text) LANGUAGE plpgsql AS $$
+  RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text) LANGUAGE plpgsql SET extra_float_digits = 1 AS $$
 #variable_conflict use_variable
 DECLARE
   call CONSTANT pg_catalog.text := CASE WHEN is_redo THEN 'redo' ELSE 'undo' END;

@@ -1,7 +1,9 @@
-"""Undo and redo of changes of keys, which foreign keys carry on."""
+"""Undo and redo of changes of keys, which foreign keys carry on, and of what is not known for sure."""
 
 import pytest
-from capture_helpers import publish, source, start  # noqa: F401 (fixtures)
+from capture_helpers import publish, source, start, table  # noqa: F401 (fixtures)
+from conftest import batch, change
+from projection_helpers import code
 from test_undo import committed, undone
 
 CONFLICT = "conflict: the row was changed since, or others refer to it"
@@ -130,3 +132,102 @@ def test_a_row_that_refers_to_itself(tables, action, columns):
     committed(db, f"INSERT INTO folders (id, name, {columns}) VALUES (6, 'new', 2{own.replace('1', '2')})")
     since = rows(db, "folders")
     assert CONFLICT in undone(db, commit_lsn=lsn) and rows(db, "folders") == since
+
+
+@pytest.fixture
+def one(source):
+    """Makes table t of these columns."""
+    def make(columns, before="SELECT 1"):
+        source.run(before)
+        table(source, columns=columns)
+        publish(source)
+        start(source)
+        return source
+    return make
+
+
+@pytest.mark.parametrize("column, kept", [("w text", "w = NULL"), ("w int DEFAULT 5", "w = 5"), ("w text[] DEFAULT '{\"a,b\"}'", "w = DEFAULT")])
+def test_a_column_that_was_added_since_is_not_lost(one, column, kept):
+    db = one("id int PRIMARY KEY, v text")
+    lsn = committed(db, "INSERT INTO t VALUES (1, 'a')")
+    db.run(f"ALTER TABLE t ADD COLUMN {column}")
+    committed(db, "UPDATE t SET w = '{7}'" if "[]" in column else "UPDATE t SET w = '7'")
+    assert undone(db, commit_lsn=lsn) == [CONFLICT] and db.value("SELECT count(*) FROM t") == 1
+    committed(db, f"UPDATE t SET {kept}")
+    assert undone(db, commit_lsn=lsn) == ["undone"] and db.value("SELECT count(*) FROM t") == 0
+    assert undone(db, "redo", commit_lsn=lsn) == ["redone"]
+
+
+FOLDING = "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+
+
+@pytest.mark.parametrize("type_, before, one_, since", [
+    ("text COLLATE folding", FOLDING, "'a'", "'A'"), ("varchar(5) COLLATE folding", FOLDING, "'a'", "'A'"), ("numeric", "SELECT 1", "1.0", "1.00"), ("numeric(4,2)", "SELECT 1", "1.0", "1.01"),
+    ("jsonb", "SELECT 1", """'{"n": 1.0}'""", """'{"n": 1.00}'"""), ("json", "SELECT 1", """'{"n": 1.0}'""", """'{"n": 1.00}'"""),
+    ("float8[]", "SELECT 1", "'{0.1}'", "'{0.10000000000000002}'"), ("jsonb", "SELECT 1", "NULL", "'null'"), ("citext", "CREATE EXTENSION citext", "'a'", "'A'")])
+def test_what_is_equal_is_not_the_same(one, type_, before, one_, since):
+    db = one(f"id int PRIMARY KEY, v {type_}, w int", before)
+    committed(db, f"INSERT INTO t VALUES (1, {one_}, 1)")
+    lsn = committed(db, "UPDATE t SET w = 2")
+    assert undone(db, commit_lsn=lsn) == ["undone"] and undone(db, "redo", commit_lsn=lsn) == ["redone"], "while it is the same"
+    change_ = committed(db, f"UPDATE t SET v = {since}")
+    db.run("ALTER DATABASE {} SET extra_float_digits = 0".format(db.name))
+    text = db.value("SELECT v::text FROM t")
+    assert undone(db, commit_lsn=lsn) == [CONFLICT]
+    if since != "'null'":
+        assert undone(db, commit_lsn=change_) == ["undone"] and db.value(f"SELECT v::text = ({one_})::{type_.split(' ')[0]}::text FROM t")
+        assert undone(db, "redo", commit_lsn=change_) == ["redone"] and db.value("SELECT v::text FROM t") == text
+    assert undone(db, change=db.value("SELECT min(id) FROM audit_logs")) == [CONFLICT]
+
+
+def test_keys_that_are_equal_are_not_the_same(one):
+    db = one("id text COLLATE folding PRIMARY KEY, v text", FOLDING)
+    db.run("CREATE TABLE child (id int PRIMARY KEY, t text COLLATE folding REFERENCES t ON DELETE CASCADE ON UPDATE CASCADE)")
+    committed(db, "INSERT INTO t VALUES ('a', 'x')")
+    lsn = committed(db, "UPDATE t SET v = 'y'")
+    insert = committed(db, "INSERT INTO t VALUES ('b', 'x')")
+    db.run("INSERT INTO child VALUES (1, 'B')")
+    assert undone(db, commit_lsn=insert) == [CONFLICT], "one refers to it"
+    committed(db, "UPDATE t SET id = 'A' WHERE id = 'a'")
+    assert undone(db, commit_lsn=lsn) == [CONFLICT]
+
+
+@pytest.mark.parametrize("type_", ["json", "jsonb", "settings"])
+def test_null_of_json_is_not_null(one, type_):
+    """As far as it can be told: a message has null for both."""
+    db = one(f"id int PRIMARY KEY, v {type_}", "CREATE DOMAIN settings AS jsonb")
+    lsn = committed(db, "INSERT INTO t VALUES (1, 'null')")
+    assert undone(db, commit_lsn=lsn) == [CONFLICT]
+    db.run("DELETE FROM t; ALTER TABLE t ALTER v SET NOT NULL")
+    lsn = committed(db, "INSERT INTO t VALUES (2, 'null'), (3, '{}')")
+    assert undone(db, commit_lsn=lsn) == ["undone"] * 2 and undone(db, "redo", commit_lsn=lsn) == ["redone"] * 2
+    lsn = committed(db, "UPDATE t SET v = '1' WHERE id = 2")
+    assert undone(db, commit_lsn=lsn) == ["undone"] and db.rows("SELECT id, v::text FROM t ORDER BY id") == [(2, "null"), (3, "{}")]
+
+
+def test_changes_from_before_and_after_a_restore(one):
+    db = one("id int PRIMARY KEY, v text")
+    sent = [change(0, lsn=5000, table="t", record={"id": 1, "v": "a"}, time="2026-03-01T09:00:00Z"),
+            change(0, lsn=9000, action="update", table="t", record={"id": 1, "v": "b"}, changes={"v": "a"}, time="2026-03-01T10:00:00Z", annotations={"username": "ada"}),
+            change(0, lsn=7000, action="update", table="t", record={"id": 1, "v": "c"}, changes={"v": "a"}, time="2026-03-01T11:00:00Z", annotations={"username": "ada"}),
+            change(0, lsn=9500, action="update", table="t", record={"id": 1, "v": "d"}, changes={"v": "c"}, time="2026-03-01T12:00:00Z", annotations={"username": "ada"})]
+    for message in sent:
+        db.ingest(batch([message]))
+    session = db.connect()
+    assert code(session, "SELECT * FROM audit_undo_sql(username => 'ada', since => '2026-03-01', until => '2026-03-02')") == "22023"
+    assert code(session, "SELECT * FROM audit_undo(table_name => 't', key => '1', at => '2026-03-01 09:30Z', database_id => 'd1')") == "22023"
+    since = "SELECT statement FROM audit_undo_sql({})"
+    assert len(db.rows(since.format("username => 'ada', since => '2026-03-01 10:30Z', until => '2026-03-02'"))) == 2
+    [(statement,)] = db.rows(since.format("table_name => 't', key => '1', at => '2026-03-01 11:30Z', database_id => 'd1'"))
+    assert "'d'" in statement, "not what was before the moment, and has a higher position"
+
+
+def test_an_old_key_that_was_not_sent(one):
+    db = one("id int PRIMARY KEY, v text")
+    sent = [change(0, lsn=5000, table="t", record={"id": 1, "v": "a"}, time="2026-03-01T09:00:00Z"),
+            change(0, lsn=6000, action="update", table="t", record={"id": 1, "v": "b"}, changes={}, time="2026-03-01T10:00:00Z")]
+    db.ingest(batch(sent))
+    problems = "SELECT problem FROM audit_{}_sql(commit_lsn => 6000)"
+    assert db.rows(problems.format("undo")) == [("old key unknown: it was not sent",)] == db.rows(problems.format("redo"))
+    db.ingest(batch([change(0, lsn=7000, action="update", table="t", record={"id": 1, "v": "c"}, changes={"v": "b"}, time="2026-03-01T11:00:00Z")]))
+    assert db.rows("SELECT problem FROM audit_undo_sql(commit_lsn => 7000)") == [(None,)]
