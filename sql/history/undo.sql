@@ -6,8 +6,17 @@
 
 CREATE TYPE audit_cdc_internal.chosen AS (
   change_id bigint, table_schema text, table_name text, record_id text, database_id text, action text,
-  commit_lsn bigint, commit_idx integer, old_row jsonb, new_row jsonb, unknown_old_columns text[], unknown_columns text[]
+  commit_lsn bigint, commit_idx integer, commit_timestamp timestamptz, old_row jsonb, new_row jsonb, unknown_old_columns text[], unknown_columns text[],
+  not_sent_before text[] -- of what was before it, the message itself had not these; null: nothing
 );
+
+-- As events() tells it.
+CREATE FUNCTION audit_cdc_internal.not_sent_before(line @extschema@.audit_history_line) RETURNS text[]
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT CASE WHEN line.action <> 'update' OR l.unknown_old_columns IS NULL AND l.old_values <> '{}' THEN '{}' ELSE l.unknown_old_columns END
+  FROM @extschema@.audit_logs AS l WHERE l.id = line.id AND l.commit_timestamp = line.commit_timestamp;
+END;
 
 -- The changes that are meant.
 CREATE FUNCTION audit_cdc_internal.chosen(of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint, of_request text, of_user text,
@@ -16,7 +25,7 @@ CREATE FUNCTION audit_cdc_internal.chosen(of_change bigint, of_table text, key t
 #variable_conflict use_column
 DECLARE
   audited audit_cdc_internal.audited;
-  position bigint;
+  moment record;
 BEGIN
   IF key IS NOT NULL THEN
     IF of_table IS NULL OR (chosen.at IS NULL) = (chosen.lsn IS NULL) THEN
@@ -26,9 +35,12 @@ BEGIN
     IF audited IS NULL THEN
       RETURN;
     END IF;
-    position := (SELECT m.last_lsn FROM audit_cdc_internal.moment(audited.database_id, chosen.at, chosen.lsn) AS m);
-    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns
-    FROM audit_cdc_internal.record_lines(audited, key) AS l WHERE l.commit_lsn > coalesce(position, 0) AND l.action <> 'read';
+    SELECT m.last_lsn, m.last_commit INTO moment FROM audit_cdc_internal.moment(audited.database_id, chosen.at, chosen.lsn) AS m;
+    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+                        audit_cdc_internal.not_sent_before(l)
+    FROM audit_cdc_internal.record_lines(audited, key) AS l
+    WHERE l.commit_lsn > coalesce(moment.last_lsn, 0) AND l.action <> 'read'
+      AND (moment.last_commit IS NULL OR l.commit_timestamp > moment.last_commit - interval '1 s'); -- otherwise from before the source was restored
   ELSE
     IF of_change IS NULL AND of_commit IS NULL AND of_request IS NULL AND of_user IS NULL THEN
       RAISE EXCEPTION 'no change, record, transaction, request or user is given' USING ERRCODE = 'null_value_not_allowed',
@@ -37,7 +49,8 @@ BEGIN
     IF of_user IS NOT NULL AND of_commit IS NULL AND of_request IS NULL AND (since IS NULL OR until IS NULL) THEN
       RAISE EXCEPTION 'a user''s changes are taken of a time range' USING ERRCODE = 'invalid_parameter_value', HINT = 'With username, give since and until.';
     END IF;
-    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns
+    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+                        audit_cdc_internal.not_sent_before(l)
     FROM audit_cdc_internal.lines(of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l WHERE l.action <> 'read';
   END IF;
 END
@@ -51,47 +64,75 @@ BEGIN ATOMIC
   FROM unnest(columns) WITH ORDINALITY AS u(number, place) JOIN pg_attribute AS a ON a.attrelid = relation AND a.attnum = u.number;
 END;
 
--- Which change waits for which: a row for the one that it will refer to, a row that goes for those that refer to it. is_cascade: ON UPDATE CASCADE will
--- have done it.
-CREATE FUNCTION audit_cdc_internal.waits(changes audit_cdc_internal.chosen[], is_redo boolean, OUT later bigint, OUT earlier bigint, OUT is_cascade boolean) RETURNS SETOF record
+CREATE TYPE audit_cdc_internal.wait AS (
+  later bigint, earlier bigint, -- change_ids
+  foreign_key oid,
+  is_cascade boolean, -- it will have done the later one
+  is_same_row boolean -- that whose key the earlier one changes: it refers to itself
+);
+
+-- Which change waits for which: a row for the one that it will refer to, a row that goes for those that refer to it; and what ON UPDATE SET NULL or SET DEFAULT will
+-- do for its cause.
+CREATE FUNCTION audit_cdc_internal.waits(changes audit_cdc_internal.chosen[], is_redo boolean) RETURNS SETOF audit_cdc_internal.wait
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   WITH sides AS (
-    SELECT c.change_id, c.commit_lsn, to_regclass(format('%I.%I', c.table_schema, c.table_name))::oid AS relation,
-           CASE WHEN is_redo THEN c.old_row ELSE c.new_row END AS from_row, CASE WHEN is_redo THEN c.new_row ELSE c.old_row END AS to_row
+    SELECT c.change_id, c.commit_lsn, c.commit_idx, to_regclass(format('%I.%I', c.table_schema, c.table_name))::oid AS relation,
+           CASE WHEN is_redo THEN c.old_row ELSE c.new_row END AS from_row, CASE WHEN is_redo THEN c.new_row ELSE c.old_row END AS to_row, c.new_row
     FROM unnest(changes) AS c
   ), children AS MATERIALIZED (
-    SELECT k.oid AS foreign_key, s.change_id, s.commit_lsn, audit_cdc_internal.values_of(s.from_row, k.conrelid, k.conkey) AS from_values, audit_cdc_internal.values_of(s.to_row, k.conrelid, k.conkey) AS to_values
+    SELECT k.oid AS foreign_key, s.change_id, s.commit_lsn, s.commit_idx, audit_cdc_internal.values_of(s.from_row, k.conrelid, k.conkey) AS from_values, audit_cdc_internal.values_of(s.to_row, k.conrelid, k.conkey) AS to_values,
+           CASE WHEN k.conrelid = k.confrelid THEN audit_cdc_internal.values_of(s.new_row, k.confrelid, k.confkey) END AS own_key
     FROM sides AS s JOIN pg_constraint AS k ON k.conrelid = s.relation AND k.contype = 'f'
   ), parents AS MATERIALIZED (
-    SELECT k.oid AS foreign_key, s.change_id, s.commit_lsn, audit_cdc_internal.values_of(s.from_row, k.confrelid, k.confkey) AS from_values, audit_cdc_internal.values_of(s.to_row, k.confrelid, k.confkey) AS to_values,
-           s.to_row IS NULL AS is_to_go
+    SELECT k.oid AS foreign_key, k.confupdtype, s.change_id, s.commit_lsn, s.commit_idx, audit_cdc_internal.values_of(s.from_row, k.confrelid, k.confkey) AS from_values, audit_cdc_internal.values_of(s.to_row, k.confrelid, k.confkey) AS to_values,
+           audit_cdc_internal.values_of(s.new_row, k.confrelid, k.confkey) AS new_key, s.to_row IS NULL AS is_to_go
     FROM sides AS s JOIN pg_constraint AS k ON k.confrelid = s.relation AND k.contype = 'f'
   )
-  SELECT c.change_id, p.change_id, coalesce(c.from_values = p.from_values, false) FROM children AS c
+  SELECT c.change_id, p.change_id, c.foreign_key, coalesce(p.confupdtype = 'c' AND c.from_values = p.from_values, false), coalesce(c.own_key = p.new_key AND c.commit_idx > p.commit_idx, false) FROM children AS c
   JOIN parents AS p ON p.foreign_key = c.foreign_key AND p.commit_lsn = c.commit_lsn AND p.to_values = c.to_values
   WHERE p.change_id <> c.change_id AND p.from_values IS DISTINCT FROM p.to_values
-  UNION
-  SELECT p.change_id, c.change_id, false FROM children AS c
+  UNION ALL
+  SELECT p.change_id, c.change_id, c.foreign_key, false, false FROM children AS c
   JOIN parents AS p ON p.foreign_key = c.foreign_key AND p.commit_lsn = c.commit_lsn AND p.from_values = c.from_values
-  WHERE p.change_id <> c.change_id AND p.is_to_go AND c.to_values IS DISTINCT FROM p.from_values;
+  WHERE p.change_id <> c.change_id AND p.is_to_go AND c.to_values IS DISTINCT FROM p.from_values
+  UNION ALL
+  SELECT c.change_id, p.change_id, c.foreign_key, true, coalesce(c.own_key = p.new_key, false) FROM children AS c
+  JOIN parents AS p ON p.foreign_key = c.foreign_key AND p.commit_lsn = c.commit_lsn AND p.from_values = c.from_values
+  WHERE is_redo AND c.commit_idx > p.commit_idx AND p.from_values <> p.to_values
+    AND (p.confupdtype = 'n' AND c.to_values IS NULL OR p.confupdtype = 'd' AND c.to_values IS DISTINCT FROM p.to_values);
+END;
+
+-- A row that refers to itself gets its new key, and what the foreign key makes of the rest, at once: of such changes, the row before the first and after the last.
+CREATE FUNCTION audit_cdc_internal.at_once(changes audit_cdc_internal.chosen[], waits audit_cdc_internal.wait[], OUT change_id bigint, OUT old_row jsonb, OUT new_row jsonb) RETURNS SETOF record
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  WITH RECURSIVE own AS MATERIALIZED (
+    SELECT w.earlier, c.change_id, c.commit_idx, c.old_row, c.new_row FROM unnest(waits) AS w JOIN unnest(changes) AS c ON c.change_id = w.later WHERE w.is_same_row
+  ), one_row AS (
+    SELECT c.change_id AS first, c.change_id, c.commit_idx, c.old_row, c.new_row FROM unnest(changes) AS c WHERE c.change_id IN (SELECT o.earlier FROM own AS o)
+    UNION ALL
+    SELECT r.first, n.change_id, n.commit_idx, r.old_row, n.new_row FROM one_row AS r
+    CROSS JOIN LATERAL (SELECT o.* FROM own AS o WHERE o.earlier = r.first AND o.commit_idx > r.commit_idx AND o.old_row = r.new_row ORDER BY o.commit_idx LIMIT 1) AS n
+  )
+  SELECT r.change_id, r.old_row, last_value(r.new_row) OVER (PARTITION BY r.first ORDER BY r.commit_idx ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) FROM one_row AS r;
 END;
 
 -- In the order in which they are to be undone or redone.
-CREATE FUNCTION audit_cdc_internal.in_order(changes audit_cdc_internal.chosen[], is_redo boolean) RETURNS SETOF audit_cdc_internal.chosen
+CREATE FUNCTION audit_cdc_internal.in_order(changes audit_cdc_internal.chosen[], waits audit_cdc_internal.wait[], is_redo boolean) RETURNS SETOF audit_cdc_internal.chosen
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   direction CONSTANT integer := CASE WHEN is_redo THEN 1 ELSE -1 END;
 BEGIN
   RETURN QUERY
-  WITH RECURSIVE waits AS (
-    SELECT w.later, w.earlier FROM audit_cdc_internal.waits(changes, is_redo) AS w
+  WITH RECURSIVE too_late AS (
+    SELECT DISTINCT w.later, w.earlier FROM unnest(waits) AS w
     JOIN unnest(changes) AS l ON l.change_id = w.later JOIN unnest(changes) AS e ON e.change_id = w.earlier
-    WHERE (e.commit_idx - l.commit_idx) * direction > 0 -- it would come too late
+    WHERE (e.commit_idx - l.commit_idx) * direction > 0
   ), delayed AS (
-    SELECT w.later, w.earlier, 1 AS depth FROM waits AS w
+    SELECT w.later, w.earlier, 1 AS depth FROM too_late AS w
     UNION
-    SELECT d.later, w.earlier, d.depth + 1 FROM delayed AS d JOIN waits AS w ON w.later = d.earlier WHERE d.depth < 100
+    SELECT d.later, w.earlier, d.depth + 1 FROM delayed AS d JOIN too_late AS w ON w.later = d.earlier WHERE d.depth < 100
   ), behind AS (
     SELECT d.later, max(d.depth) AS depth, max(e.commit_idx * direction) AS place FROM delayed AS d JOIN unnest(changes) AS e ON e.change_id = d.earlier GROUP BY d.later
   )
@@ -124,6 +165,9 @@ BEGIN
   IF unknown <> '{}' THEN
     RETURN format('%s of %s unknown', CASE WHEN change.action = 'insert' THEN 'value' ELSE 'old value' END, array_to_string(unknown, ', '));
   END IF;
+  IF change.action = 'update' AND change.record_id IS NOT NULL AND (change.not_sent_before && target.key_columns) IS NOT FALSE THEN
+    RETURN 'old key unknown: it was not sent';
+  END IF;
   RETURN NULL;
 END
 $$;
@@ -132,37 +176,58 @@ CREATE FUNCTION audit_cdc_internal.steps(is_redo boolean, of_change bigint, of_t
     since timestamptz, until timestamptz, of_database text,
     OUT step integer, OUT change_id bigint, OUT table_name text, OUT record_id text, OUT statement text, OUT problem text)
   RETURNS SETOF record LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-#variable_conflict use_variable
+#variable_conflict use_column
 DECLARE
   changes CONSTANT audit_cdc_internal.chosen[] := ARRAY(
     SELECT c FROM audit_cdc_internal.chosen(of_change, of_table, key, at, lsn, of_commit, of_request, of_user, since, until, of_database) AS c);
-  cascades CONSTANT bigint[] := ARRAY(SELECT w.later FROM audit_cdc_internal.waits(changes, is_redo) AS w WHERE w.is_cascade);
-  change audit_cdc_internal.chosen;
-  audited audit_cdc_internal.audited;
-  target audit_cdc_internal.target;
-  from_row jsonb;
-  to_row jsonb;
+  waits CONSTANT audit_cdc_internal.wait[] := ARRAY(SELECT w FROM audit_cdc_internal.waits(changes, is_redo) AS w);
 BEGIN
   IF (SELECT count(DISTINCT c.database_id) FROM unnest(changes) AS c) > 1 THEN
     RAISE EXCEPTION 'these are changes of several databases' USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the database_id.';
   END IF;
-  step := 0;
-  FOR change IN SELECT * FROM audit_cdc_internal.in_order(changes, is_redo) LOOP
-    IF (audited.table_schema, audited.table_name) IS DISTINCT FROM (change.table_schema, change.table_name) THEN
-      audited := audit_cdc_internal.table_named(format('%I.%I', change.table_schema, change.table_name), change.database_id, NULL, change.record_id);
-      target := audit_cdc_internal.target_of(audited);
-    END IF;
-    from_row := CASE WHEN is_redo THEN change.old_row ELSE change.new_row END;
-    to_row := CASE WHEN is_redo THEN change.new_row ELSE change.old_row END;
-    change_id := change.change_id;
-    table_name := target.name;
-    record_id := change.record_id;
-    problem := audit_cdc_internal.why_not(change, target, is_redo);
-    statement := CASE WHEN problem IS NULL THEN audit_cdc_internal.statement(target, from_row, to_row, change.change_id = ANY (cascades)) END;
-    CONTINUE WHEN problem IS NULL AND statement IS NULL; -- it changed nothing
-    step := step + 1;
-    RETURN NEXT;
-  END LOOP;
+  IF EXISTS (SELECT FROM (SELECT c.commit_lsn <= lag(c.commit_lsn) OVER place AND c.commit_timestamp > lag(c.commit_timestamp) OVER place + interval '1 s' AND c.change_id > lag(c.change_id) OVER place AS runs_backwards
+                          FROM unnest(changes) AS c WINDOW place AS (ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.change_id)) AS c WHERE c.runs_backwards) THEN
+    RAISE EXCEPTION 'these are changes from before and after the source was restored' USING ERRCODE = 'invalid_parameter_value', HINT = 'Take those after it, by time or one by one.';
+  END IF;
+  RETURN QUERY
+  WITH RECURSIVE targets AS MATERIALIZED (
+    SELECT c.table_schema, c.table_name, audit_cdc_internal.target_of(audit_cdc_internal.table_named(format('%I.%I', c.table_schema, c.table_name), c.database_id, NULL, min(c.record_id))) AS target
+    FROM unnest(changes) AS c GROUP BY c.table_schema, c.table_name, c.database_id
+  ), ordered AS MATERIALIZED (
+    SELECT row_number() OVER () AS place, c FROM audit_cdc_internal.in_order(changes, waits, is_redo) AS c
+  ), to_do AS MATERIALIZED (
+    SELECT d.place, (d.c).change_id, (d.c).record_id, t.target, audit_cdc_internal.why_not(d.c, t.target, is_redo) AS problem,
+           CASE WHEN is_redo THEN r.old_row ELSE r.new_row END AS from_row, CASE WHEN is_redo THEN r.new_row ELSE r.old_row END AS to_row
+    FROM ordered AS d
+    JOIN targets AS t ON (t.table_schema, t.table_name) = ((d.c).table_schema, (d.c).table_name)
+    LEFT JOIN audit_cdc_internal.at_once(changes, waits) AS o ON o.change_id = (d.c).change_id
+    CROSS JOIN LATERAL (SELECT CASE WHEN o.change_id IS NULL THEN (d.c).old_row ELSE o.old_row END AS old_row, CASE WHEN o.change_id IS NULL THEN (d.c).new_row ELSE o.new_row END AS new_row) AS r
+  ), cascades AS MATERIALIZED (
+    SELECT DISTINCT w.earlier, w.later, w.foreign_key FROM unnest(waits) AS w WHERE w.is_cascade AND NOT w.is_same_row
+  ), meant AS ( -- the rows that a foreign key is to change along
+    SELECT m.earlier, jsonb_object_agg(m.relation, m.rows) AS rows FROM (
+      SELECT w.earlier, (t.target).relation, string_agg(DISTINCT audit_cdc_internal.is_row(t.target, t.from_row, audit_cdc_internal.columns_in(t.target, t.from_row)), ' OR ') AS rows
+      FROM cascades AS w JOIN to_do AS t ON t.change_id = w.later WHERE t.problem IS NULL GROUP BY w.earlier, (t.target).relation) AS m
+    GROUP BY m.earlier
+  ), numbers AS (
+    SELECT n.earlier, jsonb_object_agg(n.foreign_key, n.number) AS numbers FROM (
+      SELECT w.earlier, w.foreign_key, count(*) AS number FROM cascades AS w JOIN to_do AS t ON t.change_id = w.later WHERE (t.target).key_columns = '{}' GROUP BY w.earlier, w.foreign_key) AS n
+    GROUP BY n.earlier
+  ), guards AS MATERIALIZED (
+    SELECT t.change_id, audit_cdc_internal.referring(t.target, t.from_row, t.to_row, m.rows, n.numbers) AS guard
+    FROM to_do AS t LEFT JOIN meant AS m ON m.earlier = t.change_id LEFT JOIN numbers AS n ON n.earlier = t.change_id WHERE t.problem IS NULL AND t.from_row IS NOT NULL
+  ), reached AS ( -- what it changes along may take others along
+    SELECT w.earlier AS change_id, w.later FROM cascades AS w
+    UNION
+    SELECT r.change_id, w.later FROM reached AS r JOIN cascades AS w ON w.earlier = r.later
+  ), statements AS (
+    SELECT t.*, CASE WHEN t.problem IS NULL THEN audit_cdc_internal.statement(t.target, t.from_row, t.to_row, t.change_id IN (SELECT w.later FROM unnest(waits) AS w WHERE w.is_cascade OR w.is_same_row),
+      concat(g.guard, (SELECT string_agg(DISTINCT a.guard, '') FROM reached AS r JOIN guards AS a ON a.change_id = r.later WHERE r.change_id = t.change_id AND a.guard IS DISTINCT FROM g.guard))) END AS statement
+    FROM to_do AS t LEFT JOIN guards AS g ON g.change_id = t.change_id
+  )
+  SELECT (row_number() OVER (ORDER BY s.place))::integer, s.change_id, (s.target).name, s.record_id, s.statement, s.problem FROM statements AS s
+  WHERE s.problem IS NOT NULL OR s.statement IS NOT NULL -- otherwise it changed nothing
+  ORDER BY s.place;
 END
 $$;
 
@@ -173,7 +238,7 @@ BEGIN ATOMIC
   SELECT s.step, s.change_id, s.table_name, s.record_id, s.statement, s.problem FROM audit_cdc_internal.steps(false, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS s;
 END;
 COMMENT ON FUNCTION @extschema@.audit_undo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) IS
-'SQL that takes back changes of the log, in the order in which it is to be run. What: a change (id in audit_logs); a record (table_name, key) back to a moment (at or lsn); a transaction (commit_lsn); a request_id; a username''s changes from since up to, not including, until. What is given together must fit together; table_name and database_id narrow it down. Each statement changes nothing if the row is not as the change left it, or if a delete would take rows along that refer to it. problem: why a change cannot be undone; statement is null then. Reads are passed over. Errors: 22004 (nothing is named), 22023 (a key without moment, a user without time range, changes of several databases).';
+'SQL that takes back changes of the log, in the order in which it is to be run. What: a change (id in audit_logs); a record (table_name, key) back to a moment (at or lsn); a transaction (commit_lsn); a request_id; a username''s changes from since up to, not including, until. What is given together must fit together; table_name and database_id narrow it down. Each statement changes nothing if the row is not as the change left it, or if rows that refer to it would be taken along, or changed, which are not of those changes. problem: why a change cannot be undone; statement is null then. Reads are passed over. Errors: 22004 (nothing is named), 22023 (a key without moment, a user without time range, changes of several databases, or from before and after a restore of the source).';
 
 CREATE FUNCTION @extschema@.audit_redo_sql(change bigint DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL,
     commit_lsn bigint DEFAULT NULL, request_id text DEFAULT NULL, username text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, database_id text DEFAULT NULL)
@@ -187,7 +252,7 @@ COMMENT ON FUNCTION @extschema@.audit_redo_sql(bigint, text, text, timestamptz, 
 -- Runs the steps with the caller's rights, all or, with despite_conflicts, those that can be.
 CREATE FUNCTION audit_cdc_internal.run_steps(is_redo boolean, despite_conflicts boolean, what jsonb, of_change bigint, of_table text, of_key text, of_at timestamptz, of_lsn pg_lsn,
     of_commit bigint, of_request text, of_user text, of_since timestamptz, of_until timestamptz, of_database text)
-  RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text) LANGUAGE plpgsql AS $$
+  RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text) LANGUAGE plpgsql SET extra_float_digits = 1 AS $$
 #variable_conflict use_variable
 DECLARE
   call CONSTANT pg_catalog.text := CASE WHEN is_redo THEN 'redo' ELSE 'undo' END;

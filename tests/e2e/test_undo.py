@@ -13,9 +13,10 @@ CREATE TABLE orders (id int PRIMARY KEY, customer int NOT NULL REFERENCES custom
 CREATE TABLE notes (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, about int REFERENCES orders ON DELETE SET NULL ON UPDATE CASCADE, body jsonb, words int GENERATED ALWAYS AS (1 + 1) STORED);
 CREATE TABLE folders (id int PRIMARY KEY, parent int REFERENCES folders ON DELETE CASCADE ON UPDATE CASCADE, name text);
 CREATE TABLE lines (nr int, place int, sku text, PRIMARY KEY (nr, place));
+CREATE TABLE labels (id int PRIMARY KEY, nr int, place int, FOREIGN KEY (nr, place) REFERENCES lines ON DELETE SET NULL ON UPDATE SET NULL);
 CREATE TABLE plain (a int, b text);
 """
-TABLES = ("customers", "orders", "notes", "folders", "lines", "plain")
+TABLES = ("customers", "orders", "notes", "folders", "lines", "labels", "plain")
 
 
 @pytest.fixture
@@ -51,6 +52,8 @@ def statement(dice):
         f"INSERT INTO lines VALUES ({n}, {m}, 'sku')",
         f"UPDATE lines SET nr = {m}, sku = sku || '{n}' WHERE place = {n}",
         f"DELETE FROM lines WHERE nr = {n}",
+        f"INSERT INTO labels SELECT {n}, nr, place FROM lines ORDER BY (place + {m}) % 6, nr LIMIT 1",
+        f"DELETE FROM labels WHERE id = {n}",
         f"INSERT INTO plain VALUES ({n % 2}, 'x'), ({n % 2}, 'x')",
         f"UPDATE plain SET b = 'y' WHERE ctid = (SELECT min(ctid) FROM plain WHERE a = {n % 2})",
         f"DELETE FROM plain WHERE ctid = (SELECT min(ctid) FROM plain WHERE a = {n % 2})",
