@@ -3,6 +3,7 @@
 use super::decode::Commit;
 use super::slot::Slot;
 use crate::ingest::take_captured;
+use crate::message::Written;
 use crate::pg::{self, BuiltinOid, ErrorReport};
 use crate::statement::Statement;
 use pgrx::prelude::*;
@@ -42,9 +43,9 @@ fn capture_pass(
     pg::flush_wal();
     let flushed = pg::flushed_lsn();
     let (mut captured, mut bytes) = (0, 0);
-    let mut waiting: Vec<String> = Vec::new();
+    let mut waiting: Vec<Written> = Vec::new();
     let read = slot.read(upto_nchanges, |changes| {
-        bytes += changes.iter().map(String::len).sum::<usize>();
+        bytes += changes.iter().map(|change| change.text.len()).sum::<usize>();
         waiting.append(changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
             captured += take_captured(&std::mem::take(&mut waiting));
