@@ -59,6 +59,8 @@ fn capture_pass(
         CAPTURED
             .with(|statement| statement.run(|| vec![captured.into(), (lsn as i64).into(), time.into()], |_| Ok(())));
     }
+    // where the slot is advanced to may be on disk sooner
+    pg::commit_to_disk();
     let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
     let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
     Ok(TableIterator::once((captured, reached as i64, is_complete)))
