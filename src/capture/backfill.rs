@@ -3,7 +3,7 @@
 //! A batch is read just after a position of the WAL of which is known that the reader sees all that was committed before it. A row that
 //! was committed after it is left out: its change is in the log by itself. So each `read` is exact at its position.
 
-use super::decode::{Catalog, Column, Position, ReplicaIdentity, Table, Value, string, timestamp};
+use super::decode::{Catalog, Column, CommitTime, Position, ReplicaIdentity, Table, Value, string};
 use super::source::Source;
 use crate::ingest::take_captured;
 use crate::pg::{BuiltinOid, ErrorReport, Moment, TextRow, kind_of_type, snapshot_is_fixed, text_rows};
@@ -36,16 +36,16 @@ struct Batch {
 }
 
 impl Batch {
-    fn next(backfill_id: Uuid, relation: pg_sys::Oid, size: i32) -> Option<Self> {
+    fn next(source: &Source, (backfill_id, relation, size): (Uuid, pg_sys::Oid, i32)) -> Option<Self> {
         NEXT.with(|next| {
             next.run(
                 || vec![backfill_id.into(), relation.into(), size.into()],
-                |mut rows| rows.next().map(|row| Self::read(&row)).transpose(),
+                |mut rows| rows.next().map(|row| Self::read(source, &row)).transpose(),
             )
         })
     }
 
-    fn read(row: &SpiHeapTupleData) -> SpiResult<Self> {
+    fn read(source: &Source, row: &SpiHeapTupleData) -> SpiResult<Self> {
         let text = |place| row.get::<String>(place).map(Option::unwrap_or_default);
         let texts = |place| row.get::<Vec<String>>(place).map(Option::unwrap_or_default);
         let types: Vec<pg_sys::Oid> = row.get(5)?.unwrap_or_default();
@@ -55,7 +55,7 @@ impl Batch {
         let identity = row.get::<i8>(3)?.and_then(|letter| ReplicaIdentity::of(letter as u8));
         let (schema, name, key) = (text(1)?, text(2)?, texts(6)?);
         let identity = identity.unwrap_or(ReplicaIdentity::Nothing);
-        let table = Table::new(&schema, &name, identity, columns.collect(), &key, &[]);
+        let table = Table::new(source.database(), (&schema, &name), identity, columns.collect(), &key, &[]);
         Ok(Self { table, key: key.len(), query: text(7)? })
     }
 
@@ -81,11 +81,11 @@ fn backfill_batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> 
         return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION, message, "backfill_batch")
             .set_hint("SET default_transaction_isolation = 'read committed'."));
     }
-    let Some(batch) = Batch::next(backfill_id, relation, batch_size) else { return Ok(false) };
+    let source = Source::here();
+    let Some(batch) = Batch::next(&source, (backfill_id, relation, batch_size)) else { return Ok(false) };
     let moment = Moment::now();
     let rows = text_rows(&batch.query);
-    let source = Source::here();
-    let time = timestamp(moment.time);
+    let time = CommitTime::of(moment.time);
     let mut messages = Vec::with_capacity(rows.len());
     for row in rows.iter().filter(|row| moment.is_after(row.xmin)) {
         let (place, key, columns) = batch.split(row);
@@ -98,7 +98,6 @@ fn backfill_batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> 
             idx: None,
             time: &time,
             idempotency_key: &idempotency_key,
-            database: source.database(),
             annotations: None,
         };
         let columns: Vec<Value> =

@@ -3,6 +3,7 @@
 use super::decode::Commit;
 use super::slot::Slot;
 use crate::ingest::take_captured;
+use crate::message::Written;
 use crate::pg::{self, BuiltinOid, ErrorReport};
 use crate::statement::Statement;
 use pgrx::prelude::*;
@@ -27,7 +28,8 @@ thread_local! {
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp
   SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'iso_8601' SET TimeZone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex'
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+  SET work_mem = '32MB' SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn capture_pass(
     upto_nchanges: Option<i32>,
@@ -42,9 +44,9 @@ fn capture_pass(
     pg::flush_wal();
     let flushed = pg::flushed_lsn();
     let (mut captured, mut bytes) = (0, 0);
-    let mut waiting: Vec<String> = Vec::new();
+    let mut waiting: Vec<Written> = Vec::new();
     let read = slot.read(upto_nchanges, |changes| {
-        bytes += changes.iter().map(String::len).sum::<usize>();
+        bytes += changes.iter().map(|change| change.text.len()).sum::<usize>();
         waiting.append(changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
             captured += take_captured(&std::mem::take(&mut waiting));
@@ -57,6 +59,8 @@ fn capture_pass(
         CAPTURED
             .with(|statement| statement.run(|| vec![captured.into(), (lsn as i64).into(), time.into()], |_| Ok(())));
     }
+    // where the slot is advanced to may be on disk sooner
+    pg::commit_to_disk();
     let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
     let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
     Ok(TableIterator::once((captured, reached as i64, is_complete)))

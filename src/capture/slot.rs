@@ -2,6 +2,7 @@
 
 use super::decode::{Commit, Decoder, Failure};
 use super::source::Source;
+use crate::message::Written;
 use crate::pg::{Cursor, ErrorReport, as_extension, quietly};
 use crate::statement::Statement;
 use pgrx::prelude::*;
@@ -73,7 +74,7 @@ impl Slot {
 
     /// Gives the committed changes to `take`, in steps; it takes them out of the list. Stops after the transaction in which the stream's
     /// messages reach `upto`.
-    pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Vec<String>)) -> Result<Read, ErrorReport> {
+    pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Vec<Written>)) -> Result<Read, ErrorReport> {
         let mut decoder = Decoder::new(Source::here());
         let (mut changes, mut read) = (Vec::new(), Read::default());
         let arguments = [self.slot.as_str().into(), upto.into(), self.publication.as_str().into()];
@@ -128,6 +129,6 @@ fn audit_changes(
         }
     };
     let mut messages = Vec::new();
-    slot.read(upto_nchanges, |changes| messages.append(changes))?;
+    slot.read(upto_nchanges, |changes| messages.extend(changes.drain(..).map(|change| change.text)))?;
     Ok(SetOfIterator::new(messages))
 }

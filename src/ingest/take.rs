@@ -6,7 +6,7 @@ use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
 use super::store::{self, Stored};
 use crate::isolate::isolated;
-use crate::message::{self, Action, Change, Identity, Message, Parsed, Reject, Table};
+use crate::message::{self, Action, Change, Identity, Message, Parsed, Reject, Table, Written};
 use crate::pg::{check_for_interrupts, snapshot_is_fixed};
 use crate::projection::{self, Projection};
 use crate::sqlstate::SqlState;
@@ -53,9 +53,9 @@ pub fn take_message(text: &str) -> Taken<'_> {
 }
 
 /// Messages of capture: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
-pub fn take_captured(messages: &[String]) -> i64 {
+pub fn take_captured(messages: &[Written]) -> i64 {
     let mut rejected = Vec::new();
-    let parsed = messages.iter().zip(1..).map(|(text, position)| Message { text, position }.parsed());
+    let parsed = messages.iter().zip(1..).map(|(message, position)| message.parsed(position));
     let changes: Vec<Change> = understood(parsed, 0, &mut rejected).collect();
     let Taken { counts, rejected } = take_changes(&changes, rejected);
     set_aside(rejected);

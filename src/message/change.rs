@@ -10,6 +10,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use std::borrow::Cow;
 use std::ffi::CStr;
+use std::io::Write;
 
 /// Stands for the database in messages of Sequin releases that did not name it.
 const UNKNOWN_DATABASE: &str = "unknown";
@@ -20,7 +21,7 @@ const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
 /// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs, and
 /// an allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).
 const MOST_ELEMENTS: u32 = 1 << 24;
-const MOST_KEYS: u32 = 1 << 23;
+pub(super) const MOST_KEYS: u32 = 1 << 23;
 
 /// PostgreSQL's names end at 63 bytes; these are indexed, where an entry holds at most about 2,700.
 const LONGEST_NAME: usize = 500;
@@ -54,6 +55,16 @@ impl Action {
         })
     }
 
+    /// The row before and after, of the record and the changes.
+    pub(super) fn images<T>(self, record: Option<T>, changes: Option<T>) -> (Option<T>, Option<T>) {
+        match self {
+            Self::Insert | Self::Read => (None, record),
+            Self::Update => (changes, record),
+            Self::Delete => (record, None),
+            Self::Truncate => (None, None),
+        }
+    }
+
     pub fn label(self) -> &'static CStr {
         match self {
             Self::Insert => c"insert",
@@ -81,7 +92,7 @@ impl<'a> Table<'a> {
         Self::parse(&mut metadata).ok()
     }
 
-    fn parse(metadata: &mut Object<'a>) -> Result<Self, Reject> {
+    pub(super) fn parse(metadata: &mut Object<'a>) -> Result<Self, Reject> {
         let (mut database_id, mut database_name) = (None, None);
         if let Some(database) = metadata.object("database")? {
             database_id = name(&database, "id")?;
@@ -127,7 +138,7 @@ pub struct Sent<'a> {
 }
 
 impl<'a> Sent<'a> {
-    fn parse(metadata: &Object<'a>) -> Result<Self, Reject> {
+    pub(super) fn parse(metadata: &Object<'a>) -> Result<Self, Reject> {
         let replica_identity = match metadata.string("replica_identity")?.as_deref() {
             None => None,
             Some("full") => Some(b'f'),
@@ -183,12 +194,7 @@ impl<'a> Change<'a> {
             required(record, "record")?;
         }
         let changes = image(&envelope, "changes")?;
-        let (old_values, new_values) = match action {
-            Action::Insert | Action::Read => (None, record),
-            Action::Update => (changes, record),
-            Action::Delete => (record, None),
-            Action::Truncate => (None, None),
-        };
+        let (old_values, new_values) = action.images(record, changes);
 
         Ok(Self {
             message,
@@ -216,8 +222,8 @@ impl<'a> Change<'a> {
 
     /// The idempotency key, where the position does not tell it.
     pub fn own_key(&self) -> Option<&str> {
-        let told = self.commit_lsn.zip(self.commit_idx).map(key_of_position);
-        Some(&*self.idempotency_key).filter(|key| told.as_deref() != Some(*key))
+        let position = self.commit_lsn.zip(self.commit_idx);
+        Some(&*self.idempotency_key).filter(|key| !position.is_some_and(|position| is_key_of_position(key, position)))
     }
 }
 
@@ -262,7 +268,7 @@ fn sized<'a>(text: Option<&'a str>, key: &str) -> Result<Option<&'a str>, Reject
 }
 
 /// RFC 3339, in microseconds.
-fn commit_time(text: &str) -> Result<i64, Reject> {
+pub(super) fn commit_time(text: &str) -> Result<i64, Reject> {
     let time: Timestamp = text.parse().map_err(|_| {
         Reject::new(
             SqlState::INVALID_DATETIME_FORMAT,
@@ -288,6 +294,15 @@ fn commit_time(text: &str) -> Result<i64, Reject> {
 /// As Sequin derives it (Sequin source, `slot_producer/processor.ex`).
 fn key_of_position((lsn, idx): (i64, i32)) -> String {
     BASE64_STANDARD.encode(format!("{lsn}:{idx}"))
+}
+
+/// The same as comparing with it, which is done for every change.
+fn is_key_of_position(key: &str, (lsn, idx): (i64, i32)) -> bool {
+    let (mut position, mut encoded) = ([0; 32], [0; 44]);
+    let mut room = position.as_mut_slice();
+    let written = write!(room, "{lsn}:{idx}").map(|()| 32 - room.len());
+    let length = written.ok().and_then(|length| BASE64_STANDARD.encode_slice(&position[..length], &mut encoded).ok());
+    length.is_some_and(|length| &encoded[..length] == key.as_bytes())
 }
 
 /// Ours, where Sequin sent none: the position of a `read` is unknown.
@@ -355,6 +370,14 @@ mod tests {
     fn a_missing_key_is_derived_as_sequin_does() {
         let text = MESSAGE.replace(r#""idempotency_key":"NjE1MzYyMTY6MQ==","#, "");
         assert_eq!(change(&text).expect("derived").idempotency_key, "NjE1MzYyMTY6MQ==");
+    }
+
+    #[test]
+    fn a_key_that_the_position_tells_is_not_its_own() {
+        for position in [(0, 0), (61536216, 1), (i64::MAX, i32::MAX)] {
+            assert!(is_key_of_position(&key_of_position(position), position));
+            assert!(!is_key_of_position("", position) && !is_key_of_position("NjE1MzYyMTY6Mg==", position));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A record's key as the message gives it: `metadata.record_pks`.
 
 use super::digest::hex_digest;
-use super::json::{string, wrong_type};
+use super::json::{plain_strings, string, wrong_type};
 use super::reject::Reject;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -20,6 +20,9 @@ pub struct RecordKey<'a> {
 impl<'a> RecordKey<'a> {
     /// Strings as they stand; a number or boolean by its token, so that no digit is lost.
     pub fn parse(text: &'a str) -> Result<Self, Reject> {
+        if let Some(values) = plain_strings(text) {
+            return Ok(Self { record_id: named(&values), values });
+        }
         let elements: Vec<&'a RawValue> = Some(text)
             .filter(|text| text.starts_with('['))
             .and_then(|text| serde_json::from_str(text).ok())

@@ -11,6 +11,7 @@ mod json;
 mod key;
 mod reject;
 mod rekeyed;
+mod written;
 
 pub use body::{Message, Parsed, changes};
 pub use change::{Action, Change, Table};
@@ -18,6 +19,7 @@ pub use digest::{Identity, text_digest};
 pub use identity::Logged;
 pub use key::array_literal;
 pub use reject::Reject;
+pub use written::{About, Known, Written, known_time};
 
 #[cfg(test)]
 mod properties;

@@ -106,4 +106,13 @@ proptest! {
             prop_assert_eq!(a.record_id() == b.record_id(), one == two);
         }
     }
+
+    #[test]
+    fn lists_are_read_alike_with_and_without_a_short_cut(list in prop::collection::vec("[a,\"\\\\ \u{e9}\\[\\]]{0,5}", 0..4), spaced: bool) {
+        let text = if spaced { serde_json::json!(list).to_string().replace(',', ", ") } else { serde_json::json!(list).to_string() };
+        let read: Vec<String> = serde_json::from_str(&text).expect("a list");
+        prop_assert_eq!(super::json::strings(&text, "").expect("strings"), read.clone());
+        let plain = super::json::plain_strings(&text);
+        prop_assert!(plain.is_none_or(|plain| plain == read), "{text}");
+    }
 }

@@ -36,7 +36,7 @@ pub use subtransaction::{rolled_back, subtransaction, tried};
 pub use texts::{TextRow, text_rows};
 pub use type_input::{TypeInput, kind_of_type, type_name};
 pub use value::Value;
-pub use wal::{flush_wal, flushed_lsn, log_running_transactions};
+pub use wal::{commit_to_disk, flush_wal, flushed_lsn, log_running_transactions};
 pub use worker::{CaptureWorker, Woken, init_workers, start_capture_worker};
 
 use pgrx::datum::AnyElement;

@@ -20,6 +20,12 @@ pub fn flush_wal() {
     }
 }
 
+/// The transaction's commit waits for the disk, whatever synchronous_commit says.
+pub fn commit_to_disk() {
+    // SAFETY: sets a flag of the transaction that we are in.
+    unsafe { pg_sys::ForceSyncCommit() }
+}
+
 /// From such a record a slot can begin to read (as `pg_log_standby_snapshot()`, which PostgreSQL 15 does not have).
 pub fn log_running_transactions() {
     // SAFETY: not in recovery, since nothing is captured there; wal_level is logical.

@@ -7,9 +7,11 @@ mod table;
 mod value;
 
 pub use pgoutput::{ReplicaIdentity, Value};
-pub use stream::{Catalog, Commit, Decoder, Failure, Keys, timestamp};
-pub use table::{Column, Position, Table};
+pub use stream::{Catalog, Commit, Decoder, Failure, Keys};
+pub use table::{Column, CommitTime, Position, Table};
 pub use value::{Kind, string};
 
+#[cfg(test)]
+mod known;
 #[cfg(test)]
 mod properties;

@@ -109,6 +109,15 @@ pub enum Value<'a> {
     Text(&'a str),
 }
 
+impl<'a> Value<'a> {
+    pub fn text(&self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Null | Self::Unchanged => None,
+        }
+    }
+}
+
 pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
     let mut rest = Bytes(bytes);
     let message = match rest.byte()? {
@@ -247,17 +256,20 @@ impl<'a> Bytes<'a> {
     }
 
     fn row(&mut self) -> Result<Vec<Value<'a>>, Malformed> {
-        (0..self.u16()?)
-            .map(|_| match self.byte()? {
-                b'n' => Ok(Value::Null),
-                b'u' => Ok(Value::Unchanged),
+        let count = self.u16()?.into();
+        let mut row = Vec::with_capacity(count);
+        for _ in 0..count {
+            row.push(match self.byte()? {
+                b'n' => Value::Null,
+                b'u' => Value::Unchanged,
                 b't' => {
                     let length = self.u32()? as usize;
-                    std::str::from_utf8(self.take(length)?).map(Value::Text).map_err(|_| Malformed::NotUtf8)
+                    Value::Text(std::str::from_utf8(self.take(length)?).map_err(|_| Malformed::NotUtf8)?)
                 }
-                found => Err(Malformed::Unknown(found)),
-            })
-            .collect()
+                found => return Err(Malformed::Unknown(found)),
+            });
+        }
+        Ok(row)
     }
 }
 

@@ -1,12 +1,14 @@
 //! What the stream has said so far, and the changes of its transactions.
 
 use super::pgoutput::{Malformed, Message, Relation, ReplicaIdentity, message};
-use super::table::{Column, Position, Table};
+use super::table::{Column, CommitTime, Position, Table};
 use super::value::{Kind, string};
+use crate::message::{Written, known_time};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
+use std::fmt::Write;
 
 /// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
@@ -35,13 +37,14 @@ pub struct Decoder<C> {
     /// By number; with each the position before which its changes are not to be logged.
     tables: HashMap<u32, (Table, u64)>,
     transaction: Option<Transaction>,
+    /// The last change's position and idempotency key.
+    key: (String, String),
 }
 
 struct Transaction {
     lsn: u64,
     commit_time: i64,
-    /// JSON text.
-    time: String,
+    time: CommitTime,
     /// Counts changes, truncates and logical messages.
     next_idx: u32,
     annotations: Option<String>,
@@ -74,14 +77,14 @@ impl From<Malformed> for Failure {
 
 impl<C: Catalog> Decoder<C> {
     pub fn new(catalog: C) -> Self {
-        Self { catalog, tables: HashMap::new(), transaction: None }
+        Self { catalog, tables: HashMap::new(), transaction: None, key: Default::default() }
     }
 
-    /// Appends the changes that one message of the stream stands for, each as JSON, and tells whether it ends a transaction.
-    pub fn decode(&mut self, bytes: &[u8], changes: &mut Vec<String>) -> Result<Option<Commit>, Failure> {
+    /// Appends the changes that one message of the stream stands for, each as a message, and tells whether it ends a transaction.
+    pub fn decode(&mut self, bytes: &[u8], changes: &mut Vec<Written>) -> Result<Option<Commit>, Failure> {
         match message(bytes)? {
             Message::Begin { commit_lsn: lsn, commit_time } => {
-                let time = timestamp(commit_time);
+                let time = CommitTime::of(commit_time);
                 self.transaction =
                     Some(Transaction { lsn, commit_time, time, next_idx: 0, annotations: None, has_changes: false });
             }
@@ -131,7 +134,7 @@ impl<C: Catalog> Decoder<C> {
         let columns = relation.columns.iter();
         let columns =
             columns.map(|column| Column::new(&column.name, self.catalog.kind(column.type_oid), column.is_identity));
-        Table::new(schema, name, *identity, columns.collect(), &primary_key, &generated)
+        Table::new(self.catalog.database(), (schema, name), *identity, columns.collect(), &primary_key, &generated)
     }
 
     /// One change for each of `relations` (a TRUNCATE may name several), all at the next place of the transaction, which those that are
@@ -139,19 +142,24 @@ impl<C: Catalog> Decoder<C> {
     fn change(
         &mut self,
         relations: &[u32],
-        changes: &mut Vec<String>,
-        change: impl Fn(&Table, &Position) -> String,
+        changes: &mut Vec<Written>,
+        change: impl Fn(&Table, &Position) -> Written,
     ) -> Result<(), Failure> {
         let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
         let idx = transaction.next_idx;
         transaction.next_idx += 1;
-        let idempotency_key = format!("\"{}\"", BASE64_STANDARD.encode(format!("{}:{idx}", transaction.lsn)));
+        let (place, idempotency_key) = &mut self.key;
+        place.clear();
+        let _ = write!(place, "{}:{idx}", transaction.lsn);
+        idempotency_key.clear();
+        idempotency_key.push('"');
+        BASE64_STANDARD.encode_string(place, idempotency_key);
+        idempotency_key.push('"');
         let position = Position {
             lsn: transaction.lsn,
             idx: Some(idx),
             time: &transaction.time,
-            idempotency_key: &idempotency_key,
-            database: self.catalog.database(),
+            idempotency_key,
             annotations: transaction.annotations.as_deref(),
         };
         let before = changes.len();
@@ -166,10 +174,13 @@ impl<C: Catalog> Decoder<C> {
     }
 }
 
-/// Microseconds since 2000-01-01, as JSON text; what has no place in it is empty.
-pub fn timestamp(microseconds: i64) -> String {
-    let time = Timestamp::from_microsecond(microseconds.saturating_add(EPOCH_MICROSECONDS));
-    string(&time.map_or(String::new(), |time| format!("{time:.6}")))
+impl CommitTime {
+    /// Of microseconds since 2000-01-01; what has no place in a timestamp is empty.
+    pub fn of(microseconds: i64) -> Self {
+        let time = Timestamp::from_microsecond(microseconds.saturating_add(EPOCH_MICROSECONDS));
+        let json = string(&time.map_or(String::new(), |time| format!("{time:.6}")));
+        Self { microseconds: known_time(&json), json }
+    }
 }
 
 /// Valid JSON passes through as it is; anything else annotates nothing.

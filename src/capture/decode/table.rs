@@ -2,7 +2,11 @@
 
 use super::pgoutput::{Old, ReplicaIdentity, Value};
 use super::value::{Kind, push_json, push_string, string};
+use crate::message::{About, Action, Known, Written};
+use std::borrow::Cow;
 use std::fmt::Write;
+use std::ops::Range;
+use std::rc::Rc;
 
 /// What stands in place of a value that was not sent.
 const UNCHANGED: &str = "\"unchanged_toast\"";
@@ -13,8 +17,14 @@ pub struct Table {
     key: Option<Vec<usize>>,
     /// Columns that the table has and the stream leaves out, as JSON strings.
     never_sent: Vec<String>,
+    /// `{"id":…,"name":…}`
+    database: String,
     /// `"replica_identity":…,"table_name":…,"table_schema":…`
     names: String,
+    /// Both of them, understood.
+    about: Option<Rc<About>>,
+    /// Of a message without values.
+    length: usize,
 }
 
 pub struct Column {
@@ -35,175 +45,214 @@ pub struct Position<'a> {
     pub lsn: u64,
     /// `None` for a row that a backfill has read.
     pub idx: Option<u32>,
-    /// As JSON text, like the others here.
-    pub time: &'a str,
+    pub time: &'a CommitTime,
+    /// As JSON text, like the next.
     pub idempotency_key: &'a str,
-    pub database: &'a str,
     pub annotations: Option<&'a str>,
 }
 
+pub struct CommitTime {
+    /// A JSON string.
+    pub json: String,
+    /// Since 1970; `None`: it is none for the log.
+    pub microseconds: Option<i64>,
+}
+
 /// The row after a change, the values before it, and what of both was not sent.
-#[derive(Default)]
-struct Images {
-    /// A JSON array of the primary key's values; `None`: the row does not have them.
-    key: Option<String>,
-    record: Option<String>,
-    changes: Option<String>,
+struct Images<'r, C> {
+    record: Option<&'r [Value<'r>]>,
+    /// The record has the primary key's values.
+    has_key: bool,
+    /// Places and values.
+    changes: Option<C>,
     unknown: Vec<usize>,
     unknown_old: Vec<usize>,
 }
 
+type Unchanged<'r> = std::iter::Empty<(usize, &'r Value<'r>)>;
+
+impl<'r> Images<'r, Unchanged<'r>> {
+    fn whole(row: &'r [Value<'r>]) -> Self {
+        Self { record: Some(row), has_key: true, changes: None, unknown: Vec::new(), unknown_old: Vec::new() }
+    }
+
+    fn none() -> Self {
+        Self { record: None, has_key: false, changes: None, unknown: Vec::new(), unknown_old: Vec::new() }
+    }
+}
+
 impl Table {
+    /// `database` is JSON text.
     pub fn new(
-        schema: &str,
-        name: &str,
+        database: &str,
+        (schema, name): (&str, &str),
         identity: ReplicaIdentity,
         columns: Vec<Column>,
         key: &[String],
         never_sent: &[String],
     ) -> Self {
         let place = |name: &String| columns.iter().position(|column| column.name == string(name));
+        let names = format!(
+            "\"replica_identity\":\"{}\",\"table_name\":{},\"table_schema\":{}",
+            identity.as_str(),
+            string(name),
+            string(schema)
+        );
         Self {
             key: key.iter().map(place).collect(),
             never_sent: never_sent.iter().map(|name| string(name)).collect(),
-            names: format!(
-                "\"replica_identity\":\"{}\",\"table_name\":{},\"table_schema\":{}",
-                identity.as_str(),
-                string(name),
-                string(schema)
-            ),
+            about: About::parse(&format!("{{\"database\":{database},{names}}}")).map(Rc::new),
+            length: 512 + database.len() + names.len() + columns.iter().map(|c| c.name.len() + 8).sum::<usize>(),
+            database: database.to_owned(),
+            names,
             columns,
         }
     }
 
-    pub fn inserted(&self, at: &Position, new: &[Value]) -> String {
-        self.message("insert", at, &self.whole(new))
+    pub fn inserted(&self, at: &Position, new: &[Value]) -> Written {
+        self.message(Action::Insert, at, Images::whole(new))
     }
 
     /// A row as a backfill has read it.
-    pub fn read(&self, at: &Position, row: &[Value]) -> String {
-        self.message("read", at, &self.whole(row))
+    pub fn read(&self, at: &Position, row: &[Value]) -> Written {
+        self.message(Action::Read, at, Images::whole(row))
     }
 
-    pub fn truncated(&self, at: &Position) -> String {
-        self.message("truncate", at, &Images::default())
+    pub fn truncated(&self, at: &Position) -> Written {
+        self.message(Action::Truncate, at, Images::none())
     }
 
     /// With FULL the old row fills in what was not sent again; changes are what differs. With a key only the old key is
     /// known, and without either the old row has the key of the new one.
-    pub fn updated(&self, at: &Position, old: Option<&Old>, new: &[Value]) -> String {
+    pub fn updated<'v>(&self, at: &Position, old: Option<&Old<'v>>, new: &[Value<'v>]) -> Written {
         let (before, is_whole): (&[Value], bool) = match old {
             Some(Old::Row(row)) => (row, true),
             Some(Old::Key(row)) => (row, false),
             None => (&[], false),
         };
-        let (mut record, mut changes) = (Members::new(), Members::new());
+        let before = |place: usize| before.get(place).filter(|_| is_whole || self.is_identity(place));
+        let mut after = Cow::Borrowed(new);
         let (mut unknown, mut unknown_old) = (Vec::new(), Vec::new());
-        let mut after = Vec::with_capacity(new.len());
         for (place, new) in new.iter().enumerate() {
-            let is_identity = self.columns.get(place).is_some_and(|column| column.is_identity);
-            let old = before.get(place).filter(|_| is_whole || is_identity);
-            let new = match (new, old) {
-                (Value::Unchanged, Some(old)) if *old != Value::Unchanged => *old,
-                _ => *new,
-            };
-            if new == Value::Unchanged {
-                unknown.push(place);
+            let old = before(place);
+            match (new, old) {
+                (Value::Unchanged, Some(old)) if *old != Value::Unchanged => after.to_mut()[place] = *old,
+                (Value::Unchanged, _) => unknown.push(place),
+                _ => {}
             }
-            self.push(&mut record, place, &new);
-            after.push(new);
-            match old {
-                Some(old) if *old != new => self.push(&mut changes, place, old),
-                Some(_) => {}
-                None if is_identity => {} // the key did not change
-                None => unknown_old.push(place),
+            // without an old key the key did not change
+            if old.is_none() && !self.is_identity(place) {
+                unknown_old.push(place);
             }
         }
-        let images = Images {
-            key: self.key(&after),
-            record: Some(record.finish()),
-            changes: Some(changes.finish()),
-            unknown,
-            unknown_old,
-        };
-        self.message("update", at, &images)
+        let both = after.iter().enumerate().filter_map(|(place, new)| Some((place, before(place)?, new)));
+        let changes = both.filter(|(_, old, new)| old != new).map(|(place, old, _)| (place, old));
+        let images = Images { record: Some(&after), has_key: true, changes: Some(changes), unknown, unknown_old };
+        self.message(Action::Update, at, images)
     }
 
-    pub fn deleted(&self, at: &Position, old: &Old) -> String {
+    pub fn deleted(&self, at: &Position, old: &Old) -> Written {
         let images = match old {
-            Old::Row(row) => self.whole(row),
+            Old::Row(row) => Images::whole(row),
             Old::Key(row) => {
-                let is_identity = |place: usize| self.columns.get(place).is_some_and(|column| column.is_identity);
-                let unknown: Vec<usize> = (0..row.len()).filter(|place| !is_identity(*place)).collect();
-                let not_sent = |place: &usize| unknown.contains(place);
-                let sent: Vec<Value> =
-                    (0..row.len()).map(|place| if not_sent(&place) { Value::Unchanged } else { row[place] }).collect();
-                let images = self.whole(row);
-                Images { key: self.key(&sent), unknown_old: unknown.clone(), unknown, ..images }
+                let is_identity = |place: &usize| self.is_identity(*place);
+                let unknown: Vec<usize> = (0..row.len()).filter(|place| !is_identity(place)).collect();
+                let has_key = self.key.iter().flatten().all(is_identity);
+                Images { has_key, unknown_old: unknown.clone(), unknown, ..Images::whole(row) }
             }
         };
-        self.message("delete", at, &images)
+        self.message(Action::Delete, at, images)
     }
 
-    fn whole(&self, row: &[Value]) -> Images {
-        let mut record = Members::new();
-        for (place, value) in row.iter().enumerate() {
-            self.push(&mut record, place, value);
-        }
-        Images { key: self.key(row), record: Some(record.finish()), ..Images::default() }
+    fn is_identity(&self, place: usize) -> bool {
+        self.columns.get(place).is_some_and(|column| column.is_identity)
     }
 
-    fn push(&self, members: &mut Members, place: usize, value: &Value) {
-        let Some(column) = self.columns.get(place) else { return };
-        let json = members.name(&column.name);
-        match value {
-            Value::Null => json.push_str("null"),
-            Value::Unchanged => json.push_str(UNCHANGED),
-            Value::Text(text) => push_json(json, text, &column.kind),
-        }
-    }
-
-    fn key(&self, row: &[Value]) -> Option<String> {
-        let text = |place: &usize| match row.get(*place) {
-            Some(Value::Text(text)) => Some(*text),
-            _ => None,
+    fn message<'r>(
+        &self,
+        action: Action,
+        at: &Position,
+        images: Images<'r, impl Iterator<Item = (usize, &'r Value<'r>)>>,
+    ) -> Written {
+        let values = |row: &[Value]| row.iter().map(|value| value.text().map_or(0, str::len)).sum::<usize>();
+        let mut json = String::with_capacity(self.length + images.record.map_or(0, values));
+        let label = action.label().to_str().unwrap_or_default();
+        json.extend(["{\"action\":\"", label, "\",\"changes\":"]);
+        let changes = part(&mut json, images.changes, |json, changes| self.push_members(json, changes));
+        json.push_str(",\"metadata\":{\"commit_idx\":");
+        part(&mut json, at.idx, |json, idx| write!(json, "{idx}").unwrap_or_default());
+        let _ = write!(json, ",\"commit_lsn\":{}", at.lsn);
+        json.extend([
+            ",\"commit_timestamp\":",
+            &at.time.json,
+            ",\"database\":",
+            &self.database,
+            ",\"idempotency_key\":",
+        ]);
+        let idempotency_key = written(&mut json, |json| json.push_str(at.idempotency_key));
+        json.push_str(",\"record_pks\":");
+        // not an empty one: what is not known contradicts nothing when the change is delivered again
+        let key = images.record.filter(|_| images.has_key).and_then(|row| self.key_of(row));
+        let record_pks = part(&mut json, key, push_key);
+        json.extend([",", &self.names, ",\"transaction_annotations\":"]);
+        let annotations = part(&mut json, at.annotations, String::push_str);
+        json.push_str(",\"unknown_columns\":");
+        let has_row = images.record.is_some();
+        let unknown_columns = written(&mut json, |json| self.push_names(json, &images.unknown, has_row));
+        json.push_str(",\"unknown_old_columns\":");
+        let has_old_row = matches!(action, Action::Update | Action::Delete);
+        let unknown_old_columns = written(&mut json, |json| self.push_names(json, &images.unknown_old, has_old_row));
+        json.push_str("},\"record\":");
+        let record = part(&mut json, images.record, |json, row| self.push_members(json, row.iter().enumerate()));
+        json.push('}');
+        let known = || {
+            Some(Known {
+                about: self.about.clone()?,
+                action,
+                commit_lsn: at.lsn.try_into().ok()?,
+                commit_idx: at
+                    .idx
+                    .map(i32::try_from)
+                    .transpose()
+                    .ok()
+                    .filter(|idx| idx.is_some() || action == Action::Read)?,
+                commit_microseconds: at.time.microseconds?,
+                idempotency_key,
+                record_pks,
+                annotations,
+                record,
+                changes,
+                unknown_columns,
+                unknown_old_columns,
+            })
         };
-        let key = self.key.as_ref().filter(|key| !key.is_empty())?;
-        let mut json = String::from("[");
-        for value in key.iter().map(text).collect::<Option<Vec<_>>>()? {
-            if json.len() > 1 {
+        Written { known: known(), text: json }
+    }
+
+    fn push_members<'r>(&self, json: &mut String, values: impl Iterator<Item = (usize, &'r Value<'r>)>) {
+        let before = json.len();
+        json.push('{');
+        for (place, value) in values {
+            let Some(column) = self.columns.get(place) else { continue };
+            if json.len() > before + 1 {
                 json.push(',');
             }
-            push_string(&mut json, value);
+            json.push_str(&column.name);
+            json.push(':');
+            match value {
+                Value::Null => json.push_str("null"),
+                Value::Unchanged => json.push_str(UNCHANGED),
+                Value::Text(text) => push_json(json, text, &column.kind),
+            }
         }
-        json.push(']');
-        Some(json)
+        json.push('}');
     }
 
-    fn message(&self, action: &str, at: &Position, images: &Images) -> String {
-        let record = images.record.as_deref().unwrap_or("null");
-        let changes = images.changes.as_deref().unwrap_or("null");
-        let mut json = String::with_capacity(record.len() + changes.len() + self.names.len() + 512);
-        let _ = write!(json, "{{\"action\":\"{action}\",\"changes\":{changes},\"metadata\":{{\"commit_idx\":");
-        match at.idx {
-            Some(idx) => drop(write!(json, "{idx}")),
-            None => json.push_str("null"),
-        }
-        let Position { lsn, time, database, idempotency_key, .. } = at;
-        let annotations = at.annotations.unwrap_or("null");
-        // not an empty one: what is not known contradicts nothing when the change is delivered again
-        let key = images.key.as_deref().unwrap_or("null");
-        let _ = write!(
-            json,
-            ",\"commit_lsn\":{lsn},\"commit_timestamp\":{time},\"database\":{database},\"idempotency_key\":{idempotency_key},\
-             \"record_pks\":{key},{},\"transaction_annotations\":{annotations},\"unknown_columns\":",
-            self.names
-        );
-        self.push_names(&mut json, &images.unknown, images.record.is_some());
-        json.push_str(",\"unknown_old_columns\":");
-        self.push_names(&mut json, &images.unknown_old, matches!(action, "update" | "delete"));
-        let _ = write!(json, "}},\"record\":{record}}}");
-        json
+    /// The primary key's values, if the row has them all.
+    fn key_of<'r>(&self, row: &'r [Value<'r>]) -> Option<impl Iterator<Item = &'r str>> {
+        let text = |place: &usize| row.get(*place).and_then(Value::text);
+        let key = self.key.as_ref().filter(|key| !key.is_empty() && key.iter().all(|place| text(place).is_some()))?;
+        Some(key.iter().filter_map(text))
     }
 
     fn push_names(&self, json: &mut String, places: &[usize], has_row: bool) {
@@ -220,26 +269,31 @@ impl Table {
     }
 }
 
-/// A JSON object that grows.
-struct Members(String);
-
-impl Members {
-    fn new() -> Self {
-        Self(String::from("{"))
-    }
-
-    /// The text, for the value of `name` to be appended.
-    fn name(&mut self, name: &str) -> &mut String {
-        if self.0.len() > 1 {
-            self.0.push(',');
+fn push_key<'r>(json: &mut String, values: impl Iterator<Item = &'r str>) {
+    json.push('[');
+    for (n, value) in values.enumerate() {
+        if n > 0 {
+            json.push(',');
         }
-        self.0.push_str(name);
-        self.0.push(':');
-        &mut self.0
+        push_string(json, value);
     }
+    json.push(']');
+}
 
-    fn finish(mut self) -> String {
-        self.0.push('}');
-        self.0
+/// Where stands what `write` appends.
+fn written(json: &mut String, write: impl FnOnce(&mut String)) -> Range<usize> {
+    let start = json.len();
+    write(json);
+    start..json.len()
+}
+
+/// The same of a value that may be null.
+fn part<T>(json: &mut String, value: Option<T>, write: impl FnOnce(&mut String, T)) -> Option<Range<usize>> {
+    match value {
+        Some(value) => Some(written(json, |json| write(json, value))),
+        None => {
+            json.push_str("null");
+            None
+        }
     }
 }

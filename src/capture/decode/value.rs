@@ -4,7 +4,6 @@
 //! The text is written under DateStyle ISO, IntervalStyle iso_8601 and TimeZone UTC.
 
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use std::fmt::Write;
 
 /// What of a type decides how its values are encoded. Every other type travels as its text.
@@ -23,22 +22,32 @@ pub enum Kind {
 
 /// Appends the JSON text.
 pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
-    let encoded: Option<Cow<str>> = match kind {
+    let plain = match kind {
         Kind::Boolean => match text {
-            "t" => Some("true".into()),
-            "f" => Some("false".into()),
+            "t" => Some("true"),
+            "f" => Some("false"),
             _ => None,
         },
-        Kind::Integer | Kind::Float if is_number(text) => Some(text.into()),
-        Kind::Json => serde_json::from_str::<&RawValue>(text).ok().map(|_| text.trim().into()),
-        Kind::Timestamp => return push_string(json, &timestamp(text, "")),
-        Kind::TimestampTz => return push_string(json, &timestamp(text, "+00")),
-        Kind::Interval => interval(text).map(Cow::Owned),
-        Kind::Array { element, delimiter } => array(text, element, *delimiter).map(Cow::Owned),
-        _ => None,
+        Kind::Integer | Kind::Float => Some(text).filter(|text| is_number(text)),
+        Kind::Json => serde_json::from_str::<&RawValue>(text).ok().map(|_| text.trim()),
+        Kind::Timestamp => return push_timestamp(json, text, ""),
+        Kind::TimestampTz => return push_timestamp(json, text, "+00"),
+        Kind::Interval => match interval(text) {
+            Some(interval) => return json.push_str(&interval),
+            None => None,
+        },
+        Kind::Array { element, delimiter } => {
+            let before = json.len();
+            if push_array(json, text, element, *delimiter).is_some() {
+                return;
+            }
+            json.truncate(before);
+            None
+        }
+        Kind::Text => None,
     };
-    match encoded {
-        Some(encoded) => json.push_str(&encoded),
+    match plain {
+        Some(plain) => json.push_str(plain),
         None => push_string(json, text),
     }
 }
@@ -47,7 +56,7 @@ pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
 pub fn push_string(json: &mut String, text: &str) {
     json.push('"');
     let mut rest = text;
-    while let Some(place) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+    while let Some(place) = first_special(rest.as_bytes()) {
         let (plain, special) = rest.split_at(place);
         json.push_str(plain);
         match special.as_bytes()[0] {
@@ -62,6 +71,15 @@ pub fn push_string(json: &mut String, text: &str) {
     json.push('"');
 }
 
+/// Of what cannot stand in a JSON string as it is. Most is passed in steps that the processor takes at once.
+fn first_special(text: &[u8]) -> Option<usize> {
+    const STEP: usize = 16;
+    let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    let is_plain = |step: &&[u8]| !step.iter().fold(false, |any, byte| any | is_special(byte));
+    let passed = text.chunks_exact(STEP).take_while(is_plain).count() * STEP;
+    text[passed..].iter().position(is_special).map(|place| passed + place)
+}
+
 pub fn string(text: &str) -> String {
     let mut json = String::with_capacity(text.len() + 2);
     push_string(&mut json, text);
@@ -69,21 +87,32 @@ pub fn string(text: &str) -> String {
 }
 
 fn is_number(text: &str) -> bool {
-    text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && serde_json::from_str::<&RawValue>(text).is_ok()
+    let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
+    match digits {
+        [b'0'] => true,
+        [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => true,
+        [b'0'..=b'9', ..] => serde_json::from_str::<&RawValue>(text).is_ok(),
+        _ => false,
+    }
 }
 
 /// With T and six decimals, and Z for the offset of UTC; what has no place in that form (infinity, years before Christ and
 /// of more than four digits) stays as PostgreSQL writes it.
-fn timestamp<'a>(text: &'a str, offset: &str) -> Cow<'a, str> {
-    let encoded = || {
+fn push_timestamp(json: &mut String, text: &str, offset: &str) {
+    let parts = || {
         let (date, time) = text.strip_suffix(offset)?.split_once(' ')?;
-        let is_plain =
-            date.len() == 10 && time.len() >= 8 && time.bytes().all(|b| matches!(b, b'0'..=b'9' | b':' | b'.'));
+        let is_date = date.len() == 10 && date.bytes().all(|b| matches!(b, b'0'..=b'9' | b'-'));
+        let is_time = time.len() >= 8 && time.bytes().all(|b| matches!(b, b'0'..=b'9' | b':' | b'.'));
         let (seconds, fraction) = time.split_once('.').unwrap_or((time, ""));
-        let zone = if offset.is_empty() { "" } else { "Z" };
-        is_plain.then(|| format!("{date}T{seconds}.{fraction:0<6}{zone}"))
+        (is_date && is_time).then_some((date, seconds, fraction))
     };
-    encoded().map_or(Cow::Borrowed(text), Cow::Owned)
+    let Some((date, seconds, fraction)) = parts() else { return push_string(json, text) };
+    let (zeros, zone) = ("000000".get(fraction.len()..).unwrap_or(""), if offset.is_empty() { "" } else { "Z" });
+    json.push('"');
+    for part in [date, "T", seconds, ".", fraction, zeros, zone] {
+        json.push_str(part);
+    }
+    json.push('"');
 }
 
 /// `P1Y2M3DT4H5M6.789S` (PostgreSQL documentation, "Interval Output"); each field has a sign of its own.
@@ -125,11 +154,11 @@ fn seconds(number: &str) -> Option<i64> {
 }
 
 /// An array literal (PostgreSQL documentation, "Array Input and Output Syntax") as nested JSON arrays. One whose
-/// subscripts do not begin with 1 stays as it is.
-fn array(text: &str, element: &Kind, delimiter: char) -> Option<String> {
+/// subscripts do not begin with 1 stays as it is: `None`, and what was appended until then is of no use.
+fn push_array(json: &mut String, text: &str, element: &Kind, delimiter: char) -> Option<()> {
     let mut reader = Literal { rest: text, element, delimiter };
-    let json = reader.array(1)?;
-    reader.rest.is_empty().then_some(json)
+    reader.push_array(json, 1)?;
+    reader.rest.is_empty().then_some(())
 }
 
 /// PostgreSQL's arrays have no more (PostgreSQL source, `array.h`, `MAXDIM`).
@@ -142,33 +171,33 @@ struct Literal<'a> {
 }
 
 impl Literal<'_> {
-    fn array(&mut self, dimension: usize) -> Option<String> {
+    fn push_array(&mut self, json: &mut String, dimension: usize) -> Option<()> {
         if dimension > MOST_DIMENSIONS {
             return None;
         }
         self.rest = self.rest.strip_prefix('{')?;
-        let mut json = String::from("[");
+        json.push('[');
         if let Some(rest) = self.rest.strip_prefix('}') {
             self.rest = rest;
-            return Some("[]".into());
+            json.push(']');
+            return Some(());
         }
         loop {
-            self.push_element(&mut json, dimension)?;
+            self.push_element(json, dimension)?;
             if let Some(rest) = self.rest.strip_prefix(self.delimiter) {
                 self.rest = rest;
                 json.push(',');
             } else {
                 self.rest = self.rest.strip_prefix('}')?;
                 json.push(']');
-                return Some(json);
+                return Some(());
             }
         }
     }
 
     fn push_element(&mut self, json: &mut String, dimension: usize) -> Option<()> {
         if self.rest.starts_with('{') {
-            json.push_str(&self.array(dimension + 1)?);
-            return Some(());
+            return self.push_array(json, dimension + 1);
         }
         let Some(quoted) = self.rest.strip_prefix('"') else {
             let length = self.rest.find([self.delimiter, '}'])?;

@@ -1,0 +1,112 @@
+//! A message whose writer knows what it says: capture. It is not read again, but for what is unusual.
+
+use super::body::{Message, Parsed};
+use super::change::{Action, Change, MOST_KEYS, Sent, Table, commit_time};
+use super::json::{Object, string, strings};
+use super::key::RecordKey;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::rc::Rc;
+
+pub struct Written {
+    pub text: String,
+    /// `None`: it must be read.
+    pub known: Option<Known>,
+}
+
+/// What a message says. The ranges are the parts of its text that are not null.
+pub struct Known {
+    pub about: Rc<About>,
+    pub action: Action,
+    pub commit_lsn: i64,
+    pub commit_idx: Option<i32>,
+    pub commit_microseconds: i64,
+    pub idempotency_key: Range<usize>,
+    pub record_pks: Option<Range<usize>>,
+    pub annotations: Option<Range<usize>>,
+    pub record: Option<Range<usize>>,
+    pub changes: Option<Range<usize>>,
+    pub unknown_columns: Range<usize>,
+    pub unknown_old_columns: Range<usize>,
+}
+
+/// What every message of a table says alike.
+pub struct About {
+    table: Table<'static>,
+    replica_identity: Option<i8>,
+}
+
+impl About {
+    /// Of metadata that holds at least this. `None`: no message with it is a change.
+    pub fn parse(metadata: &str) -> Option<Self> {
+        let mut metadata = Object::parse(metadata)?;
+        let Table { database_id, database_name, schema, name } = Table::parse(&mut metadata).ok()?;
+        let owned = |name: Cow<str>| Cow::Owned(name.into_owned());
+        let table = Table {
+            database_id: owned(database_id),
+            database_name: database_name.map(owned),
+            schema: owned(schema),
+            name: owned(name),
+        };
+        Some(Self { table, replica_identity: Sent::parse(&metadata).ok()?.replica_identity })
+    }
+}
+
+/// A commit time, given as a JSON string.
+pub fn known_time(text: &str) -> Option<i64> {
+    commit_time(&string(text, "commit_timestamp").ok()?).ok()
+}
+
+impl Written {
+    pub fn parsed(&self, position: i32) -> Parsed<'_> {
+        let message = Message { text: &self.text, position };
+        match self.known.as_ref().and_then(|known| known.change(message)) {
+            Some(change) => Ok(change),
+            None => message.parsed(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Written {
+    /// It is a change without being read.
+    pub fn is_known(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.change(Message::alone(&self.text)).is_some())
+    }
+}
+
+impl Known {
+    /// `None`: something may be refused.
+    fn change<'a>(&'a self, message: Message<'a>) -> Option<Change<'a>> {
+        if message.text.len() as u64 > u64::from(MOST_KEYS) {
+            return None;
+        }
+        let part = |range: &Range<usize>| &message.text[range.clone()];
+        let (record, changes) = (self.record.as_ref().map(part), self.changes.as_ref().map(part));
+        let (old_values, new_values) = self.action.images(record, changes);
+        let Table { database_id, database_name, schema, name } = &self.about.table;
+        Some(Change {
+            message,
+            table: Table {
+                database_id: Cow::Borrowed(database_id),
+                database_name: database_name.as_deref().map(Cow::Borrowed),
+                schema: Cow::Borrowed(schema),
+                name: Cow::Borrowed(name),
+            },
+            action: self.action,
+            commit_lsn: Some(self.commit_lsn),
+            commit_idx: self.commit_idx,
+            commit_microseconds: self.commit_microseconds,
+            idempotency_key: string(part(&self.idempotency_key), "").ok().filter(|key| !key.is_empty())?,
+            key: self.record_pks.as_ref().map(part).map(RecordKey::parse).transpose().ok()?,
+            old_values,
+            new_values,
+            annotations: self.annotations.as_ref().map(part),
+            sent: Sent {
+                replica_identity: self.about.replica_identity,
+                unknown_columns: Some(strings(part(&self.unknown_columns), "").ok()?),
+                unknown_old_columns: Some(strings(part(&self.unknown_old_columns), "").ok()?),
+            },
+        })
+    }
+}
