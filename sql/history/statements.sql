@@ -7,7 +7,7 @@ CREATE TYPE audit_cdc_internal.target AS (
   generated text[], -- columns that nobody sets
   relation oid, -- null: it is not in this database
   table_name text, -- name without ONLY
-  folding text[], -- columns whose collation finds different texts equal
+  coarse text[], -- columns whose equality finds different values equal: by their collation, or numeric without a scale
   json_columns text[], -- json or jsonb, also as a domain
   required text[], -- columns that are never null
   older_values jsonb -- column to what rows have that are older than it
@@ -48,19 +48,20 @@ BEGIN
   END IF;
   IF target.relation IS NOT NULL THEN
     SELECT jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)), array_agg(a.attname) FILTER (WHERE a.attgenerated <> ''),
-           array_agg(a.attname) FILTER (WHERE EXISTS (SELECT FROM pg_collation AS c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)),
+           array_agg(a.attname) FILTER (WHERE a.atttypid = 'numeric'::regtype AND a.atttypmod = -1 OR EXISTS (SELECT FROM pg_collation AS c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)),
            array_agg(a.attname) FILTER (WHERE a.attnotnull),
            jsonb_object_agg(a.attname, (a.attmissingval::text::text[])[1]) FILTER (WHERE a.atthasmissing)
-      INTO target.types, target.generated, target.folding, target.required, target.older_values
+      INTO target.types, target.generated, target.coarse, target.required, target.older_values
     FROM pg_attribute AS a WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped;
   ELSE
-    SELECT (SELECT jsonb_object_agg(c.key, audit_cdc_internal.type_here(c.value)) FROM jsonb_each_text(d.column_types) AS c), d.never_sent INTO target.types, target.generated FROM audit_cdc_internal.described_tables AS d
+    SELECT (SELECT jsonb_object_agg(c.key, audit_cdc_internal.type_here(c.value)) FROM jsonb_each_text(d.column_types) AS c), d.never_sent,
+           ARRAY(SELECT c.key FROM jsonb_each_text(d.column_types) AS c WHERE c.value = 'numeric') INTO target.types, target.generated, target.coarse FROM audit_cdc_internal.described_tables AS d
     WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
     ORDER BY d.valid_from DESC LIMIT 1;
   END IF;
   target.types := coalesce(target.types, '{}');
   target.generated := coalesce(target.generated, '{}');
-  target.folding := coalesce(target.folding, '{}');
+  target.coarse := coalesce(target.coarse, '{}');
   target.required := coalesce(target.required, '{}');
   target.older_values := coalesce(target.older_values, '{}');
   target.json_columns := ARRAY(SELECT t.key FROM jsonb_each_text(target.types) AS t WHERE audit_cdc_internal.is_json(t.value));
@@ -96,10 +97,10 @@ BEGIN ATOMIC
               WHEN v.type = 'json' THEN format('%I::jsonb::text = %L', name, v.value::text)
               WHEN v.type = 'jsonb' THEN format('%I::text = %L', name, v.value::text)
               WHEN NOT audit_cdc_internal.is_plain(v.type) THEN v.is_text || format(' = %s::text', v.literal)
-              WHEN name = ANY (target.folding) OR v.type = 'numeric' THEN format('%I = %s AND ', name, v.literal) || v.is_text || format(' = %s::%s::text', v.literal, v.type)
+              WHEN name = ANY (target.coarse) THEN format('%I = %s AND ', name, v.literal) || v.is_text || format(' = %s::%s::text', v.literal, v.type)
               ELSE format('%I = %s', name, v.literal) END
   FROM (SELECT image -> name AS value, target.types ->> name AS type, audit_cdc_internal.value_in(target, image, name) AS literal,
-               format('%I::text', name) || CASE WHEN name = ANY (target.folding) THEN ' COLLATE "C"' ELSE '' END AS is_text) AS v;
+               format('%I::text', name) || CASE WHEN name = ANY (target.coarse) AND target.types ->> name <> 'numeric' THEN ' COLLATE "C"' ELSE '' END AS is_text) AS v;
 END;
 
 CREATE FUNCTION audit_cdc_internal.is_row(target audit_cdc_internal.target, image jsonb, columns text[]) RETURNS text
