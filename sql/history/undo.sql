@@ -18,8 +18,33 @@ BEGIN ATOMIC
   FROM @extschema@.audit_logs AS l WHERE l.id = line.id AND l.commit_timestamp = line.commit_timestamp;
 END;
 
+-- What became of a record between a moment and now, as one change: from the row before the first to that after the last. Where one does not follow the other (keys that
+-- went from row to row), they stay as they are.
+CREATE FUNCTION audit_cdc_internal.in_one(changes audit_cdc_internal.chosen[]) RETURNS SETOF audit_cdc_internal.chosen
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  first CONSTANT audit_cdc_internal.chosen := changes[1];
+  last audit_cdc_internal.chosen := changes[cardinality(changes)];
+BEGIN
+  IF (SELECT bool_and(f.follows) FROM (SELECT c.place = 1 OR c.old_row IS NOT DISTINCT FROM lag(c.new_row) OVER (ORDER BY c.place) AS follows
+                                       FROM unnest(changes) WITH ORDINALITY AS c(change_id, table_schema, table_name, record_id, database_id, action, commit_lsn, commit_idx, commit_timestamp, old_row, new_row,
+                                                                                 unknown_old_columns, unknown_columns, not_sent_before, place)) AS f) THEN
+    last.old_row := first.old_row;
+    last.unknown_old_columns := CASE WHEN first.old_row IS NULL THEN '{}' ELSE first.unknown_old_columns END;
+    last.action := CASE WHEN last.old_row IS NULL THEN 'insert' WHEN last.new_row IS NULL THEN 'delete' ELSE 'update' END;
+    last.not_sent_before := CASE WHEN NOT EXISTS (SELECT FROM unnest(changes) AS c WHERE c.not_sent_before IS NULL)
+                                 THEN ARRAY(SELECT DISTINCT u FROM unnest(changes) AS c, unnest(c.not_sent_before) AS u) END;
+    IF last.old_row IS NOT NULL OR last.new_row IS NOT NULL THEN
+      RETURN NEXT last;
+    END IF;
+  ELSE
+    RETURN QUERY SELECT * FROM unnest(changes);
+  END IF;
+END
+$$;
+
 -- The changes that are meant.
-CREATE FUNCTION audit_cdc_internal.chosen(of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint, of_request text, of_user text,
+CREATE FUNCTION audit_cdc_internal.chosen(is_redo boolean, of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint, of_request text, of_user text,
     since timestamptz, until timestamptz, of_database text) RETURNS SETOF audit_cdc_internal.chosen
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -36,11 +61,14 @@ BEGIN
       RETURN;
     END IF;
     SELECT m.last_lsn, m.last_commit INTO moment FROM audit_cdc_internal.moment(audited.database_id, chosen.at, chosen.lsn) AS m;
-    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
-                        audit_cdc_internal.not_sent_before(l)
-    FROM audit_cdc_internal.record_lines(audited, key) AS l
-    WHERE l.commit_lsn > coalesce(moment.last_lsn, 0) AND l.action <> 'read'
-      AND (moment.last_commit IS NULL OR l.commit_timestamp > moment.last_commit - interval '1 s'); -- otherwise from before the source was restored
+    RETURN QUERY SELECT o.* FROM audit_cdc_internal.in_one(ARRAY(
+      SELECT ROW(l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+                 audit_cdc_internal.not_sent_before(l))::audit_cdc_internal.chosen
+      FROM audit_cdc_internal.record_lines(audited, key) AS l
+      WHERE l.commit_lsn > coalesce(moment.last_lsn, 0) AND l.action <> 'read'
+        AND (moment.last_commit IS NULL OR l.commit_timestamp > moment.last_commit - interval '1 s') -- otherwise from before the source was restored
+        AND NOT (is_redo AND coalesce(l.metadata ?| '{undo,redo}', false)) -- what took them back is not made once more
+      ORDER BY string_to_array(l.cursor, '.')::bigint[])) AS o;
   ELSE
     IF of_change IS NULL AND of_commit IS NULL AND of_request IS NULL AND of_user IS NULL THEN
       RAISE EXCEPTION 'no change, record, transaction, request or user is given' USING ERRCODE = 'null_value_not_allowed',
@@ -148,6 +176,9 @@ DECLARE
     WHEN is_redo AND change.action = 'insert' THEN change.unknown_columns
     WHEN change.action IN ('update', 'delete') THEN change.unknown_old_columns
     ELSE '{}' END;
+  from_row CONSTANT jsonb := CASE WHEN is_redo THEN change.old_row ELSE change.new_row END;
+  to_row CONSTANT jsonb := CASE WHEN is_redo THEN change.new_row ELSE change.old_row END;
+  gone text[];
 BEGIN
   IF change.action = 'truncate' THEN
     RETURN CASE WHEN is_redo THEN 'a truncate is not redone' ELSE 'a truncate is not undone: audit_as_of() gives the rows before it' END;
@@ -168,6 +199,11 @@ BEGIN
   IF change.action = 'update' AND change.record_id IS NOT NULL AND (change.not_sent_before && target.key_columns) IS NOT FALSE THEN
     RETURN 'old key unknown: it was not sent';
   END IF;
+  gone := ARRAY(SELECT t.key FROM jsonb_each(to_row) AS t WHERE target.types <> '{}' AND NOT target.types ? t.key AND t.key <> ALL (target.generated)
+                  AND CASE WHEN from_row IS NULL THEN t.value <> 'null' ELSE from_row -> t.key <> t.value END ORDER BY t.key);
+  IF gone <> '{}' THEN
+    RETURN format('the table does not have %s any more', array_to_string(gone, ', '));
+  END IF;
   RETURN NULL;
 END
 $$;
@@ -179,7 +215,7 @@ CREATE FUNCTION audit_cdc_internal.steps(is_redo boolean, of_change bigint, of_t
 #variable_conflict use_column
 DECLARE
   changes CONSTANT audit_cdc_internal.chosen[] := ARRAY(
-    SELECT c FROM audit_cdc_internal.chosen(of_change, of_table, key, at, lsn, of_commit, of_request, of_user, since, until, of_database) AS c);
+    SELECT c FROM audit_cdc_internal.chosen(is_redo, of_change, of_table, key, at, lsn, of_commit, of_request, of_user, since, until, of_database) AS c);
   waits CONSTANT audit_cdc_internal.wait[] := ARRAY(SELECT w FROM audit_cdc_internal.waits(changes, is_redo) AS w);
 BEGIN
   IF (SELECT count(DISTINCT c.database_id) FROM unnest(changes) AS c) > 1 THEN
@@ -238,7 +274,7 @@ BEGIN ATOMIC
   SELECT s.step, s.change_id, s.table_name, s.record_id, s.statement, s.problem FROM audit_cdc_internal.steps(false, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS s;
 END;
 COMMENT ON FUNCTION @extschema@.audit_undo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) IS
-'SQL that takes back changes of the log, in the order in which it is to be run. What: a change (id in audit_logs); a record (table_name, key) back to a moment (at or lsn); a transaction (commit_lsn); a request_id; a username''s changes from since up to, not including, until. What is given together must fit together; table_name and database_id narrow it down. Each statement changes nothing if the row is not as the change left it, or if rows that refer to it would be taken along, or changed, which are not of those changes. problem: why a change cannot be undone; statement is null then. Reads are passed over. Errors: 22004 (nothing is named), 22023 (a key without moment, a user without time range, changes of several databases, or from before and after a restore of the source).';
+'SQL that takes back changes of the log, in the order in which it is to be run. What: a change (id in audit_logs); a record (table_name, key) back to a moment (at or lsn), in one step; a transaction (commit_lsn); a request_id; a username''s changes from since up to, not including, until. What is given together must fit together; table_name and database_id narrow it down. Each statement changes nothing if the row is not as the change left it, or if rows that refer to it would be taken along, or changed, which are not of those changes. problem: why a change cannot be undone; statement is null then. Reads are passed over. Errors: 22004 (nothing is named), 22023 (a key without moment, a user without time range, changes of several databases, or from before and after a restore of the source).';
 
 CREATE FUNCTION @extschema@.audit_redo_sql(change bigint DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL,
     commit_lsn bigint DEFAULT NULL, request_id text DEFAULT NULL, username text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, database_id text DEFAULT NULL)
@@ -288,7 +324,7 @@ BEGIN
       outcomes := pg_catalog.array_append(outcomes, pg_catalog.jsonb_build_object('step', one.step, 'change_id', one.change_id, 'of_table', one.of_table, 'record_id', one.record_id, 'said', said));
     END LOOP;
     IF outcomes OPERATOR(pg_catalog.=) '{}' THEN
-      RAISE NOTICE 'nothing is to be %', done USING HINT = 'Without database_id, only changes of this database are taken.';
+      RAISE NOTICE 'nothing is to be %', done USING HINT = 'Only changes that the log has are taken, no backfilled rows, and without database_id those of this database.';
     END IF;
     SET CONSTRAINTS ALL IMMEDIATE;
     EXECUTE coalesce((SELECT pg_catalog.format('SET CONSTRAINTS %s DEFERRED', pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', '))

@@ -177,8 +177,31 @@ def test_a_record_back_to_a_moment(shop):
         committed(shop, statement_)
     moment = shop.value("SELECT commit_timestamp FROM audit_logs WHERE commit_lsn = %s", first)
     committed(shop, "DELETE FROM customers WHERE id = 1")
-    assert set(undone(shop, table_name="customers", key="7", at=moment)) == {"undone"}
+    assert undone(shop, table_name="customers", key="7", at=moment) == ["undone"], "in one step"
     assert shop.rows("SELECT id, email, credit::int FROM customers") == [(1, "a", 1)]
+    assert undone(shop, "redo", table_name="customers", key="1", at=moment) == ["redone"]
+    assert shop.rows("SELECT id, email, credit::int FROM customers") == [(7, "z", 3)]
+
+
+def test_a_record_back_to_a_moment_whatever_happened_meanwhile(shop):
+    """It was deleted, came back, and others refer to it."""
+    first = committed(shop, "INSERT INTO customers VALUES (1, 'a', 1)")
+    for statement_ in ("DELETE FROM customers", "INSERT INTO customers VALUES (1, 'b', 2)", "INSERT INTO orders VALUES (1, 1, 'new')", "UPDATE customers SET credit = 3"):
+        committed(shop, statement_)
+    back = {"table_name": "customers", "key": "1", "lsn": shop.value("SELECT ('0/0'::pg_lsn + %s)::text", first)}
+    assert undone(shop, **back) == ["undone"] and shop.rows("SELECT * FROM customers") == shop.rows("SELECT 1, 'a', 1.00")
+    assert undone(shop, **back) == [] and undone(shop, "redo", **back) == ["redone"]
+    assert shop.rows("SELECT email, credit::int FROM customers") == [("b", 3)] and shop.value("SELECT count(*) FROM orders") == 1
+
+
+def test_a_column_that_is_gone(shop):
+    lsn = committed(shop, "INSERT INTO customers VALUES (1, 'a', 1), (2, NULL, 2)")
+    changed = committed(shop, "UPDATE customers SET email = 'b' WHERE id = 1")
+    deleted = committed(shop, "DELETE FROM customers")
+    shop.run("ALTER TABLE customers RENAME email TO mail")
+    assert shop.rows("SELECT record_id, problem FROM audit_undo_sql(commit_lsn => %s)", deleted) == [("2", None), ("1", "the table does not have email any more")]
+    assert shop.rows("SELECT problem FROM audit_undo_sql(commit_lsn => %s)", changed) == [("the table does not have email any more",)]
+    assert [problem for (problem,) in shop.rows("SELECT problem FROM audit_undo_sql(commit_lsn => %s)", lsn)] == [None, None]
 
 
 def test_one_change_and_a_request(shop):

@@ -28,7 +28,8 @@ pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
             "f" => Some("false"),
             _ => None,
         },
-        Kind::Integer | Kind::Float => Some(text).filter(|text| is_number(text)),
+        // jsonb's numbers have no negative zero
+        Kind::Integer | Kind::Float => Some(text).filter(|text| is_number(text) && *text != "-0"),
         Kind::Json => serde_json::from_str::<&RawValue>(text).ok().map(|_| text.trim()),
         Kind::Timestamp => return push_timestamp(json, text, ""),
         Kind::TimestampTz => return push_timestamp(json, text, "+00"),
@@ -247,6 +248,7 @@ mod tests {
             ("9223372036854775807", Kind::Integer, "9223372036854775807"),
             ("1e+300", Kind::Float, "1e+300"),
             ("-Infinity", Kind::Float, "\"-Infinity\""),
+            ("-0", Kind::Float, "\"-0\""),
             ("{\"a\": 1.10}", Kind::Json, "{\"a\": 1.10}"),
             ("1.50", Kind::Text, "\"1.50\""),
             ("2024-01-02 03:04:05.5+00", Kind::TimestampTz, "\"2024-01-02T03:04:05.500000Z\""),
