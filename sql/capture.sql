@@ -75,12 +75,10 @@ BEGIN ATOMIC
 END;
 
 CREATE FUNCTION audit_cdc_internal.advance_capture(reached pg_lsn) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  SET log_min_messages = 'fatal' -- decoding says LOG each time that it begins
-AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM audit_cdc_internal.lock_capture();
-  PERFORM pg_replication_slot_advance(s.slot_name, reached)
+  PERFORM audit_cdc_internal.confirm_slot(s.slot_name, reached)
   FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
   WHERE s.confirmed_flush_lsn < reached;
 END

@@ -18,6 +18,13 @@ fn drop_slot_if_rolled_back(slot: &CStr) {
     pg::drop_slot_if_rolled_back(slot);
 }
 
+/// What a pass has read until there and committed is not sent again.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.confirm_slot(slot name, reached pg_lsn) RETURNS void
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn confirm_slot(slot: &CStr, reached: i64) {
+    pg::confirm_slot(slot, reached as u64);
+}
+
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.is_preloaded() RETURNS boolean
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn is_preloaded() -> bool {

@@ -17,6 +17,7 @@ pgrx::extension_sql_file!(
         capture_pass,
         last_look,
         lock_capture,
+        confirm_slot,
         drop_slot_if_rolled_back,
         is_preloaded,
         start_capture_worker

@@ -31,7 +31,7 @@ pub use portal::{Cursor, with_pinned};
 pub use progress::{show_progress, show_progress_again, with_progress};
 pub use role::{as_extension, current_user, quietly, restricted, setting};
 pub use row::{Column, RowType};
-pub use slot::drop_slot_if_rolled_back;
+pub use slot::{confirm_slot, drop_slot_if_rolled_back};
 pub use subtransaction::{rolled_back, subtransaction, tried};
 pub use texts::{TextRow, text_rows};
 pub use type_input::{TypeInput, kind_of_type, type_name};

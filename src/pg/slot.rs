@@ -55,6 +55,22 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
     }
 }
 
+/// Lets go of what the slot held until this position, as a receiver of the stream does: of what was peeked at the slot knows from where on it is
+/// to be read again (PostgreSQL source, `logical.c`, `LogicalConfirmReceivedLocation`). pg_replication_slot_advance decodes it once more.
+pub fn confirm_slot(slot: &CStr, reached: u64) {
+    // SAFETY: we are in a transaction; an error lets go of the slot.
+    unsafe {
+        pg_sys::CheckSlotPermissions();
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::ReplicationSlotAcquire(slot.as_ptr(), true);
+        #[cfg(feature = "pg18")]
+        pg_sys::ReplicationSlotAcquire(slot.as_ptr(), true, true);
+        pg_sys::LogicalConfirmReceivedLocation(reached);
+        pg_sys::ReplicationSlotMarkDirty();
+        pg_sys::ReplicationSlotRelease();
+    }
+}
+
 /// An error here would take the server down: only what is surely there and free is dropped.
 fn drop_created() {
     let Some((name, _)) = CREATED.take() else { return };
