@@ -179,7 +179,7 @@ def test_a_record_back_to_a_moment(shop):
     committed(shop, "DELETE FROM customers WHERE id = 1")
     assert undone(shop, table_name="customers", key="7", at=moment) == ["undone"], "in one step"
     assert shop.rows("SELECT id, email, credit::int FROM customers") == [(1, "a", 1)]
-    assert undone(shop, "redo", table_name="customers", key="1", at=moment) == ["redone"]
+    assert undone(shop, "redo", table_name="customers", key="7", at=moment) == ["redone"]
     assert shop.rows("SELECT id, email, credit::int FROM customers") == [(7, "z", 3)]
 
 
@@ -199,7 +199,7 @@ def test_a_column_that_is_gone(shop):
     changed = committed(shop, "UPDATE customers SET email = 'b' WHERE id = 1")
     deleted = committed(shop, "DELETE FROM customers")
     shop.run("ALTER TABLE customers RENAME email TO mail")
-    assert shop.rows("SELECT record_id, problem FROM audit_undo_sql(commit_lsn => %s)", deleted) == [("2", None), ("1", "the table does not have email any more")]
+    assert shop.rows("SELECT record_id, problem FROM audit_undo_sql(commit_lsn => %s)", deleted) == [("1", "the table does not have email any more"), ("2", None)]
     assert shop.rows("SELECT problem FROM audit_undo_sql(commit_lsn => %s)", changed) == [("the table does not have email any more",)]
     assert [problem for (problem,) in shop.rows("SELECT problem FROM audit_undo_sql(commit_lsn => %s)", lsn)] == [None, None]
 
