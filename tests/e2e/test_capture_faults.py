@@ -11,7 +11,7 @@ import time
 import psycopg2
 import pytest
 from capture_helpers import capture, captured, follows, logged, paused, publish, setting, slot, source, start, status, table, worker
-from conftest import in_threads, until
+from conftest import in_threads, server, until
 from fault_helpers import alive, answers, kill, kill_postmaster, processes, start_after_crash, stop_fast
 
 ENOUGH = 200_000
@@ -238,3 +238,19 @@ def test_no_worker_outlives_the_postmaster(captured):
         until(lambda: not alive(pid))
         time.sleep(1)  # the others leave by themselves
         start_after_crash()
+
+
+def test_what_a_pass_took_is_on_disk_before_its_slot_is(paused):
+    """A session that does not wait for the disk captures, and the server crashes right after it."""
+    paused.run("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    paused.run("SELECT pg_reload_conf()")
+    for n in range(5):
+        paused.run(f"INSERT INTO t VALUES ({n}, 'a')")
+        paused.run("CHECKPOINT")  # the slot's next place is noted here
+        paused.run(f"INSERT INTO t VALUES ({10 + n}, 'a')")
+        session = paused.connect(options="-c synchronous_commit=off")
+        session.cursor().execute("CALL audit_capture()")
+        server("stop")
+        server("start")
+        capture(paused)
+        assert paused.value("SELECT count(*) FROM audit_logs") == 2 * n + 2
