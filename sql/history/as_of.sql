@@ -54,7 +54,7 @@ $$;
 -- The events of a table, or of one key, with what is past at a moment; here: the run that the moment is in.
 CREATE FUNCTION audit_cdc_internal.events_as_of(audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
     OUT event audit_cdc_internal.event, OUT is_past boolean, OUT here integer)
-  RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
   moment record;
 BEGIN

@@ -53,9 +53,9 @@ BEGIN ATOMIC
   END;
 END;
 
--- Of a table, in order; with record_ids those of these records, the truncates, and what moved away from any key; also the entry without key that has the id lone.
+-- Of a table, in order (the caller plans it by plan_cache_mode: a table's events as a custom plan, those of records as a generic one); with record_ids those of these records, the truncates, and what moved away from any key; also the entry without key that has the id lone.
 CREATE FUNCTION audit_cdc_internal.events(audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL) RETURNS SETOF audit_cdc_internal.event
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   key_columns CONSTANT text[] := audited.key_columns;
 BEGIN
@@ -63,7 +63,10 @@ BEGIN
   WITH entries AS NOT MATERIALIZED (
     SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
-      AND (record_ids IS NULL OR l.record_id = ANY (record_ids))
+      AND record_ids IS NULL
+    UNION ALL
+    SELECT l.* FROM audit_cdc_internal.entries AS l
+    WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name) AND l.record_id = ANY (record_ids)
     UNION ALL
     SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)

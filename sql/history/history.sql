@@ -61,7 +61,7 @@ END;
 
 -- Those of a record, also under the keys that it had before and got later.
 CREATE FUNCTION audit_cdc_internal.record_lines(audited audit_cdc_internal.audited, of_key text) RETURNS SETOF @extschema@.audit_history_line
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
   keys text[] := ARRAY[audit_cdc_internal.as_record_id(of_key, audited)];
   anchors bigint[] := ARRAY[NULL::bigint]; -- an event of the life that is wanted; null: all
@@ -87,6 +87,23 @@ BEGIN
     END LOOP;
     place := place + 1;
   END LOOP;
+END
+$$;
+
+-- One entry as a line, with what its record's life tells.
+CREATE FUNCTION audit_cdc_internal.line_of(audited audit_cdc_internal.audited, entry_id bigint, record_key text) RETURNS @extschema@.audit_history_line
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+DECLARE
+  line @extschema@.audit_history_line;
+BEGIN
+  IF record_key IS NOT NULL THEN
+    SELECT (audit_cdc_internal.line(audited, v.event, v.before, v.after)).* INTO line FROM audit_cdc_internal.lives(audited, record_key) AS v
+    WHERE (v.event).id = entry_id AND (v.event).action <> 'moved';
+  END IF;
+  IF line.id IS NULL THEN
+    SELECT (audit_cdc_internal.line(audited, e, NULL, NULL)).* INTO line FROM audit_cdc_internal.events(audited, '{}', entry_id) AS e WHERE e.id = entry_id;
+  END IF;
+  RETURN line;
 END
 $$;
 
@@ -118,17 +135,10 @@ BEGIN
              CASE WHEN newest_first THEN NULL ELSE p.place END, CASE WHEN newest_first THEN p.place END DESC
     LIMIT max_rows
   LOOP
-    line := NULL;
     IF (audited.database_id, audited.table_schema, audited.table_name) IS DISTINCT FROM (entry.database_id, entry.table_schema, entry.table_name) THEN
       audited := audit_cdc_internal.table_named(format('%I.%I', entry.table_schema, entry.table_name), entry.database_id, NULL, entry.record_id);
     END IF;
-    IF entry.record_id IS NOT NULL THEN
-      SELECT (audit_cdc_internal.line(audited, v.event, v.before, v.after)).* INTO line FROM audit_cdc_internal.lives(audited, entry.record_key) AS v
-      WHERE (v.event).id = entry.id AND (v.event).action <> 'moved';
-    END IF;
-    IF line.id IS NULL THEN
-      SELECT (audit_cdc_internal.line(audited, e, NULL, NULL)).* INTO line FROM audit_cdc_internal.events(audited, '{}', entry.id) AS e WHERE e.id = entry.id;
-    END IF;
+    line := audit_cdc_internal.line_of(audited, entry.id, entry.record_key);
     line.cursor := array_to_string(entry.place, '.');
     RETURN NEXT line;
   END LOOP;

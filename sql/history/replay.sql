@@ -39,7 +39,7 @@ END
 $$;
 
 CREATE FUNCTION @extschema@.audit_replay_sql(table_name text, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, database_id text DEFAULT NULL)
-  RETURNS TABLE (change_id bigint, statement text) LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+  RETURNS TABLE (change_id bigint, statement text) LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
   audited CONSTANT audit_cdc_internal.audited := audit_cdc_internal.table_named(table_name, database_id, NULL);
   target audit_cdc_internal.target;
