@@ -7,7 +7,7 @@ use super::rejects::{Rejected, refusal, set_aside};
 use super::store::{self, Stored};
 use crate::isolate::isolated;
 use crate::message::{self, Action, Change, Identity, Message, Parsed, Reject, Table, Written};
-use crate::pg::{check_for_interrupts, snapshot_is_fixed};
+use crate::pg::{check_for_interrupts, keep_freed_memory, snapshot_is_fixed};
 use crate::projection::{self, Projection};
 use crate::sqlstate::SqlState;
 use pgrx::prelude::*;
@@ -82,6 +82,7 @@ fn take_changes<'a>(changes: &[Change<'a>], mut rejected: Vec<Rejected<'a>>) -> 
     if changes.is_empty() {
         return Taken { counts: Counts::default(), rejected };
     }
+    keep_freed_memory();
     log::lock();
     let tables = names::audited_tables(changes);
     let mut waiting = identified(changes, &tables, &mut rejected);
