@@ -113,6 +113,10 @@ def test_what_is_refused(db):
         assert code(db.connect(), f"SELECT audit_history({call})") == expected, call
 
 
+def scanned_whole(plans):
+    return [scan for scan in re.findall(r"Seq Scan on log_\w+.*", plans) if "never executed" not in scan]
+
+
 def test_one_record_among_many_is_found_by_its_index(db):
     """No partition is read whole."""
     describe(db, "full")
@@ -125,9 +129,8 @@ def test_one_record_among_many_is_found_by_its_index(db):
     session.notices = []
     assert len(run(session, "SELECT * FROM audit_history('orders', '7777')")) == 3
     plans = "".join(session.notices)
-    read_whole = re.findall(r"Seq Scan on log_\w+.*", plans)
-    assert read_whole == [] and len(re.findall(r"Index Scan using log_2026_03_record|Bitmap Index Scan on log_2026_03_record", plans)) >= 2
+    assert scanned_whole(plans) == [] and len(re.findall(r"Index Scan using log_2026_03_record|Bitmap Index Scan on log_2026_03_record", plans)) >= 2
     assert "log_2026_03_rekeyed" in plans
     session.notices = []
     assert run(session, "SELECT v FROM jsonb_to_recordset((SELECT jsonb_agg(r) FROM audit_as_of('orders', key => '7777') AS r)) AS x(v text)") == [("z",)]
-    assert re.findall(r"Seq Scan on log_\w+.*", "".join(session.notices)) == []
+    assert scanned_whole("".join(session.notices)) == []

@@ -161,11 +161,18 @@ def test_a_column_that_was_added_since_is_not_lost(one, column, kept):
 FOLDING = "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
 
 
+def needs_icu(db):
+    if not db.value("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')"):
+        pytest.skip("this PostgreSQL is built without ICU: it has no collation that finds different texts equal")
+
+
 @pytest.mark.parametrize("type_, before, one_, since", [
     ("text COLLATE folding", FOLDING, "'a'", "'A'"), ("varchar(5) COLLATE folding", FOLDING, "'a'", "'A'"), ("numeric", "SELECT 1", "1.0", "1.00"), ("numeric(4,2)", "SELECT 1", "1.0", "1.01"),
     ("jsonb", "SELECT 1", """'{"n": 1.0}'""", """'{"n": 1.00}'"""), ("json", "SELECT 1", """'{"n": 1.0}'""", """'{"n": 1.00}'"""),
     ("float8[]", "SELECT 1", "'{0.1}'", "'{0.10000000000000002}'"), ("jsonb", "SELECT 1", "NULL", "'null'"), ("citext", "CREATE EXTENSION citext", "'a'", "'A'")])
-def test_what_is_equal_is_not_the_same(one, type_, before, one_, since):
+def test_what_is_equal_is_not_the_same(source, one, type_, before, one_, since):
+    if before == FOLDING:
+        needs_icu(source)
     db = one(f"id int PRIMARY KEY, v {type_}, w int", before)
     committed(db, f"INSERT INTO t VALUES (1, {one_}, 1)")
     lsn = committed(db, "UPDATE t SET w = 2")
@@ -180,7 +187,8 @@ def test_what_is_equal_is_not_the_same(one, type_, before, one_, since):
     assert undone(db, change=db.value("SELECT min(id) FROM audit_logs")) == [CONFLICT]
 
 
-def test_keys_that_are_equal_are_not_the_same(one):
+def test_keys_that_are_equal_are_not_the_same(source, one):
+    needs_icu(source)
     db = one("id text COLLATE folding PRIMARY KEY, v text", FOLDING)
     db.run("CREATE TABLE child (id int PRIMARY KEY, t text COLLATE folding REFERENCES t ON DELETE CASCADE ON UPDATE CASCADE)")
     committed(db, "INSERT INTO t VALUES ('a', 'x')")
