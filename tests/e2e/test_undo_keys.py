@@ -162,7 +162,7 @@ FOLDING = "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2',
 
 
 def needs_icu(db):
-    if not db.value("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')"):
+    if code(db.connect(), FOLDING.replace("folding", "probe")) == "0A000":
         pytest.skip("this PostgreSQL is built without ICU: it has no collation that finds different texts equal")
 
 
