@@ -1,5 +1,8 @@
 """What the tests of capture share."""
 
+import contextlib
+import threading
+
 import psycopg2
 import pytest
 from conftest import admin, server, until
@@ -107,3 +110,26 @@ def follows(db):
     """Waits until the slot is where the WAL ends now."""
     end = db.value("SELECT pg_current_wal_flush_lsn()")
     until(lambda: slot(db, f"confirmed_flush_lsn >= '{end}'") == [(True,)])
+
+
+@contextlib.contextmanager
+def unseen_commit(db, statement):
+    """A transaction that is committed in the WAL, and that nobody sees: it waits for a standby. Ends it when it is called. Other sessions
+    of the database must have synchronous_commit = local."""
+    db.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    db.run("SELECT pg_reload_conf()")
+    try:
+        until(lambda: db.value("SHOW synchronous_standby_names") == "nobody")
+        writer = db.connect(options="-c synchronous_commit=on")
+        pid = db.value("SELECT pg_backend_pid()", connection=writer)
+        committing = threading.Thread(daemon=True, target=lambda: writer.cursor().execute(statement))
+        committing.start()
+        until(lambda: db.value("SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = %s", pid))
+
+        def end():
+            db.run(f"SELECT pg_cancel_backend({pid})")
+            committing.join(30)
+        yield end
+    finally:
+        db.run("ALTER SYSTEM RESET synchronous_standby_names")
+        db.run("SELECT pg_reload_conf()")

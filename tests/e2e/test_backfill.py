@@ -6,7 +6,7 @@ import time
 
 import psycopg2
 import pytest
-from capture_helpers import capture, source  # noqa: F401
+from capture_helpers import capture, source, unseen_commit  # noqa: F401
 from conftest import in_threads, until
 from test_capture import begin, code
 
@@ -123,27 +123,15 @@ def test_a_commit_that_is_written_and_not_seen_yet_is_waited_for(source):
     source.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0)")
     source.run(f"ALTER DATABASE {source.name} SET synchronous_commit = local")
     begin(source)
-    source.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    source.run("SELECT pg_reload_conf()")
-    try:
-        until(lambda: source.value("SHOW synchronous_standby_names") == "nobody")
-        writer = source.connect(options="-c synchronous_commit=on")
-        pid = source.value("SELECT pg_backend_pid()", connection=writer)
-        committing = threading.Thread(daemon=True, target=lambda: writer.cursor().execute("UPDATE t SET v = 1"))
-        committing.start()
-        until(lambda: source.value("SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = %s", pid))
+    with unseen_commit(source, "UPDATE t SET v = 1") as end:
         assert source.value("SELECT v FROM t") == 0
         reading = threading.Thread(daemon=True, target=lambda: backfill(source, "t"))
         reading.start()
         time.sleep(0.5)
         assert reads(source) == []
-        source.run(f"SELECT pg_cancel_backend({pid})")
-        committing.join(30)
+        end()
         reading.join(30)
         assert not reading.is_alive()
-    finally:
-        source.run("ALTER SYSTEM RESET synchronous_standby_names")
-        source.run("SELECT pg_reload_conf()")
     capture(source)
     # the row was changed at the very moment: its change tells
     assert source.value("SELECT sum(rows_passed_over)::int FROM audit_backfills") == 1

@@ -6,7 +6,7 @@ import time
 
 import psycopg2
 import pytest
-from capture_helpers import capture, publish, setting, slot, source, status  # noqa: F401
+from capture_helpers import capture, publish, setting, slot, source, status, unseen_commit  # noqa: F401
 from conftest import CORPUS, until
 
 SETTINGS = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c lc_monetary=C"
@@ -41,27 +41,14 @@ def test_a_table_that_nobody_sees_yet_has_its_key(source):
     source.run(f"ALTER DATABASE {source.name} SET synchronous_commit = local")
     begin(source)
     setting(enabled="off")
-    source.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    source.run("SELECT pg_reload_conf()")
-    try:
-        until(lambda: source.value("SHOW synchronous_standby_names") == "nobody")
-        writer = source.connect(options="-c synchronous_commit=on")
-        pid = source.value("SELECT pg_backend_pid()", connection=writer)
-        make = "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (7, 'a')"
-        making = threading.Thread(daemon=True, target=lambda: writer.cursor().execute(make))
-        making.start()
-        until(lambda: source.value("SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = %s", pid))
+    with unseen_commit(source, "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (7, 'a')") as end:
         capturing = threading.Thread(daemon=True, target=lambda: capture(source))
         capturing.start()
         time.sleep(0.5)
         assert source.value("SELECT to_regclass('t')") is None and source.value("SELECT count(*) FROM audit_logs") == 0
-        source.run(f"SELECT pg_cancel_backend({pid})")
-        making.join(30)
+        end()
         capturing.join(30)
         assert not capturing.is_alive()
-    finally:
-        source.run("ALTER SYSTEM RESET synchronous_standby_names")
-        source.run("SELECT pg_reload_conf()")
     capture(source)
     assert source.rows("SELECT action, record_id FROM audit_logs") == [("insert", "7")]
 
