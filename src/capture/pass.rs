@@ -1,8 +1,8 @@
 //! One pass: what is pending in the captured slot goes into the log. The caller commits, and then advances the slot.
 
 use super::decode::Commit;
-use super::slot::Slot;
-use crate::ingest::take_captured;
+use super::slot::{Read, Slot};
+use crate::ingest::{capturing, take_captured};
 use crate::message::Written;
 use crate::pg::{self, BuiltinOid, ErrorReport};
 use crate::statement::Statement;
@@ -43,6 +43,21 @@ fn capture_pass(
     }
     pg::flush_wal();
     let flushed = pg::flushed_lsn();
+    let (captured, read) = capturing(|| take_pending(&slot, upto_nchanges))?;
+    if let (1.., Some(Commit { lsn, time, .. })) = (captured, read.last) {
+        let time = TimestampWithTimeZone::try_from(time).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
+        CAPTURED
+            .with(|statement| statement.run(|| vec![captured.into(), (lsn as i64).into(), time.into()], |_| Ok(())));
+    }
+    // where the slot is advanced to may be on disk sooner
+    pg::commit_to_disk();
+    let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
+    let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
+    Ok(TableIterator::once((captured, reached as i64, is_complete)))
+}
+
+/// How many changes are new in the log, and what was read.
+fn take_pending(slot: &Slot, upto_nchanges: Option<i32>) -> Result<(i64, Read), ErrorReport> {
     let (mut captured, mut bytes) = (0, 0);
     let mut waiting: Vec<Written> = Vec::new();
     let read = slot.read(upto_nchanges, |changes| {
@@ -54,14 +69,5 @@ fn capture_pass(
         }
     })?;
     captured += take_captured(&waiting);
-    if let (1.., Some(Commit { lsn, time, .. })) = (captured, read.last) {
-        let time = TimestampWithTimeZone::try_from(time).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
-        CAPTURED
-            .with(|statement| statement.run(|| vec![captured.into(), (lsn as i64).into(), time.into()], |_| Ok(())));
-    }
-    // where the slot is advanced to may be on disk sooner
-    pg::commit_to_disk();
-    let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
-    let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
-    Ok(TableIterator::once((captured, reached as i64, is_complete)))
+    Ok((captured, read))
 }

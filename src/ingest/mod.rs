@@ -18,7 +18,7 @@ use crate::settings::{OnReject, on_reject};
 use pgrx::prelude::*;
 use take::{Taken, take};
 
-pub use take::take_captured;
+pub use take::{capturing, take_captured};
 
 pgrx::extension_sql_file!(
     "../../sql/ingest.sql",

@@ -5,7 +5,7 @@ use super::log::{self, Entry};
 use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
 use super::store::{self, Stored};
-use crate::isolate::isolated;
+use crate::isolate::{at_once_or_isolated, isolated};
 use crate::message::{self, Action, Change, Identity, Message, Parsed, Reject, Table, Written};
 use crate::pg::{check_for_interrupts, keep_freed_memory, snapshot_is_fixed};
 use crate::projection::{self, Projection};
@@ -60,6 +60,11 @@ pub fn take_captured(messages: &[Written]) -> i64 {
     let Taken { counts, rejected } = take_changes(&changes, rejected);
     set_aside(rejected);
     counts.inserted
+}
+
+/// Runs `work`, which calls [`take_captured`] many times.
+pub fn capturing<R>(work: impl FnMut() -> R) -> R {
+    at_once_or_isolated(refusal, work)
 }
 
 /// Those that are changes. Places are counted on from `earlier`.
