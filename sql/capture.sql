@@ -107,6 +107,7 @@ CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFA
 DECLARE
   start_lsn pg_lsn;
   refused text;
+  missing text;
   partial text;
 BEGIN
   IF publication IS NULL THEN
@@ -163,6 +164,13 @@ BEGIN
     RAISE WARNING 'while they are published, PostgreSQL refuses UPDATE and DELETE of tables whose replica identity is missing or not published whole'
       USING DETAIL = refused,
             HINT = 'ALTER TABLE … REPLICA IDENTITY FULL (with all columns published), or give the table a primary key.';
+  END IF;
+  missing := (SELECT string_agg(o.name, ', ') FROM pg_publication AS p
+              CROSS JOIN LATERAL (VALUES ('INSERT', p.pubinsert), ('UPDATE', p.pubupdate), ('DELETE', p.pubdelete), ('TRUNCATE', p.pubtruncate)) AS o(name, is_published)
+              WHERE p.pubname = publication AND NOT o.is_published);
+  IF missing IS NOT NULL THEN
+    RAISE WARNING 'not all changes are published, and the log will have the others only'
+      USING DETAIL = format('Not published: %s.', missing), HINT = 'ALTER PUBLICATION … SET (publish = ''insert, update, delete, truncate'').';
   END IF;
   IF partial IS NOT NULL THEN
     RAISE NOTICE 'old values will be unknown of tables that are not REPLICA IDENTITY FULL'

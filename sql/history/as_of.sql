@@ -91,7 +91,13 @@ BEGIN ATOMIC
     SELECT e.* FROM (SELECT p.*, true AS is_past FROM unnest(past) AS p UNION ALL SELECT l.*, false FROM unnest(later) AS l) AS e
     WHERE e.action <> 'truncate' AND e.run = here AND e.truncates = (SELECT coalesce(max(n.truncates), 0) FROM unnest(past) AS n)
   ), doubts AS (
-    SELECT EXISTS (SELECT FROM events AS e WHERE e.is_past AND e.action IN ('update', 'delete') AND (e.unknown_before IS NULL OR e.unknown_before <> '{}')) AS there_are
+    SELECT CASE WHEN EXISTS (SELECT FROM events AS e WHERE e.is_past AND e.action IN ('update', 'delete') AND (e.unknown_before IS NULL OR e.unknown_before <> '{}'))
+                  THEN 'without a key, a change whose old row was not sent may have been of it'
+                WHEN (SELECT count(DISTINCT c.columns) > 1 FROM events AS e CROSS JOIN LATERAL (VALUES (e.before), (e.after)) AS i(image)
+                      CROSS JOIN LATERAL (SELECT ARRAY(SELECT c FROM jsonb_object_keys(i.image) AS c ORDER BY c) AS columns) AS c WHERE e.is_past AND i.image IS NOT NULL)
+                  OR EXISTS (SELECT FROM events AS e CROSS JOIN LATERAL (VALUES (e.before), (e.after)) AS i(image) CROSS JOIN LATERAL jsonb_each(i.image) AS c
+                             WHERE e.is_past AND i.image IS NOT NULL AND jsonb_typeof(c.value) IN ('string', 'number', 'boolean') GROUP BY c.key HAVING count(DISTINCT jsonb_typeof(c.value)) > 1)
+                  THEN 'without a key, rows from before and after a change of the table''s columns cannot be told apart' END AS reason
   ), steps AS (
     SELECT x.image, x.number, x.is_read, x.unknown, x.is_past, sum(x.number) OVER (PARTITION BY x.image ORDER BY x.lsn, x.idx, x.id, x.number DESC) AS there
     FROM (SELECT e.after AS image, 1 AS number, e.action = 'read' AS is_read, e.unknown, e.is_past, e.lsn, e.idx, e.id FROM events AS e WHERE e.after IS NOT NULL
@@ -102,8 +108,7 @@ BEGIN ATOMIC
            bool_or(s.is_read) AS is_read, coalesce(max(s.unknown), '{}') AS unknown
     FROM steps AS s GROUP BY s.image
   )
-  SELECT NULL, CASE WHEN NOT d.there_are THEN true END, c.image, CASE WHEN NOT d.there_are THEN c.unknown END,
-         CASE WHEN d.there_are THEN 'without a key, a change whose old row was not sent may have been of it' END
+  SELECT NULL, CASE WHEN d.reason IS NULL THEN true END, c.image, CASE WHEN d.reason IS NULL THEN c.unknown END, d.reason
   FROM counted AS c CROSS JOIN LATERAL generate_series(1, c.number) CROSS JOIN doubts AS d WHERE NOT c.is_read
   UNION ALL
   SELECT NULL, NULL, c.image, NULL, CASE WHEN c.is_read THEN 'without a key, a backfilled row cannot be told from others' ELSE 'the log has no insert of it up to then' END
@@ -239,6 +244,9 @@ BEGIN
   END IF;
   IF audited IS NULL THEN
     PERFORM audit_cdc_internal.warn_of_no_changes();
+  ELSIF EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.stored_at IS NULL AND (r.table_schema, r.table_name) = (audited.table_schema, audited.table_name)
+                  AND coalesce(r.database_id, audited.database_id) = audited.database_id) THEN
+    RAISE WARNING 'changes of this table were set aside, and are not in the answer' USING HINT = 'audit_rejects has them.';
   END IF;
   RETURN audited.database_id IS NOT NULL;
 END

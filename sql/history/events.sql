@@ -158,7 +158,7 @@ BEGIN
     known := '{}'; -- the log misses a change
   END IF;
   CASE
-    WHEN event.action = 'update' AND event.other_key <> event.record_key AND alive OR alive IS NULL AND state.by_change AND event.action IN ('delete', 'moved') THEN
+    WHEN event.action = 'update' AND event.other_key <> event.record_key AND (alive OR alive IS NULL AND state.by_change) OR alive IS NULL AND state.by_change AND event.action IN ('delete', 'moved') THEN
       -- two rows have the key for a time (it is deferrable): which one stays is not known until a change tells
       RETURN ROW(NULL, NULL, '{}', true, event.run, event.truncates, event.id)::audit_cdc_internal.state;
     WHEN event.action IN ('delete', 'moved', 'truncate') THEN

@@ -30,7 +30,8 @@ BEGIN
     CASE WHEN e.action = 'update' THEN (SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}') FROM jsonb_each(@extschema@.audit_diff(old_row, new_row)) AS d
                                         WHERE d.value ?& ARRAY['old', 'new'])
          WHEN e.action <> 'read' THEN @extschema@.audit_diff(old_row, new_row) END,
-    CASE WHEN e.action IN ('update', 'delete') THEN ARRAY(SELECT c FROM unnest(columns || coalesce(e.unknown_before, '{}')) AS c WHERE NOT old_row ? c GROUP BY c ORDER BY c) ELSE '{}' END,
+    CASE WHEN e.action IN ('update', 'delete', 'truncate')
+         THEN ARRAY(SELECT c FROM unnest(columns || coalesce(CASE e.action WHEN 'truncate' THEN before.unknown ELSE e.unknown_before END, '{}')) AS c WHERE NOT old_row ? c GROUP BY c ORDER BY c) ELSE '{}' END,
     CASE WHEN new_row IS NULL THEN '{}' ELSE ARRAY(SELECT c FROM unnest(e.unknown) AS c WHERE NOT new_row ? c ORDER BY c) END,
     CASE WHEN is_gap THEN 'the log misses a change before this one'
          WHEN before.run < e.run THEN 'the source was restored before this one: positions ran backwards'

@@ -17,7 +17,7 @@ BEGIN
   IF target.key_columns <> '{}' THEN
     that_row := audit_cdc_internal.is_row(target, key_before, target.key_columns);
   ELSE -- one of those that are equal
-    that_row := format('ctid = (SELECT ctid FROM %s WHERE %s LIMIT 1)', target.name, audit_cdc_internal.is_row(target, e.before, audit_cdc_internal.columns_in(target, e.before)));
+    that_row := audit_cdc_internal.one_of(target, audit_cdc_internal.is_row(target, e.before, audit_cdc_internal.columns_in(target, e.before)));
   END IF;
   IF e.action = 'delete' THEN
     RETURN NEXT format('DELETE FROM %s WHERE %s;', target.name, that_row);

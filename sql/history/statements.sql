@@ -10,7 +10,9 @@ CREATE TYPE audit_cdc_internal.target AS (
   coarse text[], -- columns whose equality finds different values equal: by their collation, or numeric without a scale
   json_columns text[], -- json or jsonb, also as a domain
   required text[], -- columns that are never null
-  older_values jsonb -- column to what rows have that are older than it
+  older_values jsonb, -- column to what rows have that are older than it
+  unpublished text[], -- columns that capture does not get
+  is_filtered boolean -- capture gets some of its rows only
 );
 
 -- A type that a description names, as this server writes it: it comes from elsewhere, and will stand in a statement. Null: this server does not know it.
@@ -59,6 +61,11 @@ BEGIN
     WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
     ORDER BY d.valid_from DESC LIMIT 1;
   END IF;
+  SELECT ARRAY(SELECT t.key FROM jsonb_object_keys(target.types) AS t(key) WHERE t.key <> ALL (p.attnames) AND t.key <> ALL (coalesce(target.generated, '{}')) ORDER BY t.key), p.rowfilter IS NOT NULL
+    INTO target.unpublished, target.is_filtered
+  FROM audit_cdc_internal.captures AS c JOIN pg_publication_tables AS p ON p.pubname = c.publication
+  WHERE (p.schemaname, p.tablename) = (audited.table_schema, audited.table_name) AND audited.database_id = audit_cdc_internal.this_database() ->> 'id';
+  target.unpublished := coalesce(target.unpublished, '{}');
   target.types := coalesce(target.types, '{}');
   target.generated := coalesce(target.generated, '{}');
   target.coarse := coalesce(target.coarse, '{}');
@@ -127,6 +134,11 @@ BEGIN ATOMIC
   WHERE (target.types = '{}' OR target.types ? c) AND c <> ALL (target.generated);
 END;
 
+-- One of those rows; partitions number theirs each by itself.
+CREATE FUNCTION audit_cdc_internal.one_of(target audit_cdc_internal.target, condition text) RETURNS text
+  LANGUAGE sql IMMUTABLE
+  RETURN format('(tableoid, ctid) = (SELECT tableoid, ctid FROM %s WHERE %s LIMIT 1)', (target).name, condition);
+
 -- Null: there is nothing to do. from_row and to_row: null for no row. may_be_so: a foreign key may have done it already. guard: further conditions.
 CREATE FUNCTION audit_cdc_internal.statement(target audit_cdc_internal.target, from_row jsonb, to_row jsonb, may_be_so boolean, guard text DEFAULT '') RETURNS text
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -149,8 +161,8 @@ BEGIN
               || CASE WHEN to_row IS NULL THEN audit_cdc_internal.is_older(target, from_row) ELSE '' END;
   that_row := audit_cdc_internal.is_row(target, to_row, CASE WHEN has_key THEN target.key_columns || ARRAY(SELECT c FROM unnest(changed) AS c WHERE c <> ALL (target.key_columns)) ELSE columns END);
   IF NOT has_key THEN -- one of those that are equal
-    that_row := format('NOT EXISTS (SELECT FROM %1$s WHERE %2$s) AND ctid = (SELECT ctid FROM %1$s WHERE %3$s LIMIT 1)', target.name, this_row, that_row);
-    this_row := format('ctid = (SELECT ctid FROM %s WHERE %s LIMIT 1)', target.name, this_row);
+    that_row := format('NOT EXISTS (SELECT FROM %s WHERE %s) AND %s', target.name, this_row, audit_cdc_internal.one_of(target, that_row));
+    this_row := audit_cdc_internal.one_of(target, this_row);
   END IF;
   this_row := this_row || coalesce(guard, '');
   IF to_row IS NULL THEN

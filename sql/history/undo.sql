@@ -7,7 +7,8 @@
 CREATE TYPE audit_cdc_internal.chosen AS (
   change_id bigint, table_schema text, table_name text, record_id text, database_id text, action text,
   commit_lsn bigint, commit_idx integer, commit_timestamp timestamptz, old_row jsonb, new_row jsonb, unknown_old_columns text[], unknown_columns text[],
-  not_sent_before text[] -- of what was before it, the message itself had not these; null: nothing
+  not_sent_before text[], -- of what was before it, the message itself had not these; null: nothing
+  doubt text -- why it cannot be taken back or made again, whatever it says
 );
 
 -- As events() tells it.
@@ -18,9 +19,26 @@ BEGIN ATOMIC
   FROM @extschema@.audit_logs AS l WHERE l.id = line.id AND l.commit_timestamp = line.commit_timestamp;
 END;
 
+-- Null: all of a row is in the log.
+CREATE FUNCTION audit_cdc_internal.not_published(target audit_cdc_internal.target) RETURNS text
+  LANGUAGE sql STABLE
+  RETURN CASE WHEN (target).unpublished <> '{}' THEN format('values of %s unknown: they are not published', array_to_string((target).unpublished, ', ')) END;
+
+-- Why the log cannot tell a record's row at a moment, if what it has of the time after it begins with this change; null: it can.
+CREATE FUNCTION audit_cdc_internal.doubt_at(audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, first audit_cdc_internal.chosen) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  was record;
+BEGIN
+  SELECT r.reason, r.is_alive INTO was
+  FROM audit_cdc_internal.records_as_of(audited, at, lsn, CASE WHEN first.old_row ?& audited.key_columns THEN audit_cdc_internal.key_in(first.old_row, audited) ELSE first.record_id END) AS r;
+  RETURN coalesce(was.reason, CASE WHEN was.is_alive IS DISTINCT FROM (first.old_row IS NOT NULL) THEN 'a gap: the change after that moment does not follow' END);
+END
+$$;
+
 -- What became of a record between a moment and now, as one change: from the row before the first to that after the last. Where one does not follow the other (keys that
 -- went from row to row), they stay as they are.
-CREATE FUNCTION audit_cdc_internal.in_one(changes audit_cdc_internal.chosen[]) RETURNS SETOF audit_cdc_internal.chosen
+CREATE FUNCTION audit_cdc_internal.in_one(changes audit_cdc_internal.chosen[], doubt text) RETURNS SETOF audit_cdc_internal.chosen
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   first CONSTANT audit_cdc_internal.chosen := changes[1];
@@ -28,9 +46,12 @@ DECLARE
 BEGIN
   IF (SELECT bool_and(f.follows) FROM (SELECT c.place = 1 OR c.old_row IS NOT DISTINCT FROM lag(c.new_row) OVER (ORDER BY c.place) AS follows
                                        FROM unnest(changes) WITH ORDINALITY AS c(change_id, table_schema, table_name, record_id, database_id, action, commit_lsn, commit_idx, commit_timestamp, old_row, new_row,
-                                                                                 unknown_old_columns, unknown_columns, not_sent_before, place)) AS f) THEN
+                                                                                 unknown_old_columns, unknown_columns, not_sent_before, doubt, place)) AS f) THEN
     last.old_row := first.old_row;
-    last.unknown_old_columns := CASE WHEN first.old_row IS NULL THEN '{}' ELSE first.unknown_old_columns END;
+    -- what came to be known later may have been something else then
+    last.unknown_old_columns := CASE WHEN first.old_row IS NULL THEN '{}'
+      ELSE ARRAY(SELECT unnest(first.unknown_old_columns) UNION SELECT c FROM jsonb_object_keys(last.new_row) AS c WHERE NOT first.old_row ? c ORDER BY 1) END;
+    last.doubt := doubt;
     last.action := CASE WHEN last.old_row IS NULL THEN 'insert' WHEN last.new_row IS NULL THEN 'delete' ELSE 'update' END;
     last.not_sent_before := CASE WHEN NOT EXISTS (SELECT FROM unnest(changes) AS c WHERE c.not_sent_before IS NULL)
                                  THEN ARRAY(SELECT DISTINCT u FROM unnest(changes) AS c, unnest(c.not_sent_before) AS u) END;
@@ -38,7 +59,9 @@ BEGIN
       RETURN NEXT last;
     END IF;
   ELSE
-    RETURN QUERY SELECT * FROM unnest(changes);
+    RETURN QUERY SELECT c.change_id, c.table_schema, c.table_name, c.record_id, c.database_id, c.action, c.commit_lsn, c.commit_idx, c.commit_timestamp, c.old_row, c.new_row,
+                        c.unknown_old_columns, c.unknown_columns, c.not_sent_before, in_one.doubt
+                 FROM unnest(changes) AS c;
   END IF;
 END
 $$;
@@ -51,6 +74,8 @@ CREATE FUNCTION audit_cdc_internal.chosen(is_redo boolean, of_change bigint, of_
 DECLARE
   audited audit_cdc_internal.audited;
   moment record;
+  changes audit_cdc_internal.chosen[];
+  doubt text;
 BEGIN
   IF key IS NOT NULL THEN
     IF of_table IS NULL OR (chosen.at IS NULL) = (chosen.lsn IS NULL) THEN
@@ -61,14 +86,21 @@ BEGIN
       RETURN;
     END IF;
     SELECT m.last_lsn, m.last_commit INTO moment FROM audit_cdc_internal.moment(audited.database_id, chosen.at, chosen.lsn) AS m;
-    RETURN QUERY SELECT o.* FROM audit_cdc_internal.in_one(ARRAY(
+    changes := ARRAY(
       SELECT ROW(l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
-                 audit_cdc_internal.not_sent_before(l))::audit_cdc_internal.chosen
+                 audit_cdc_internal.not_sent_before(l), NULL)::audit_cdc_internal.chosen
       FROM audit_cdc_internal.record_lines(audited, key) AS l
       WHERE l.commit_lsn > coalesce(moment.last_lsn, 0) AND l.action <> 'read'
         AND (moment.last_commit IS NULL OR l.commit_timestamp > moment.last_commit - interval '1 s') -- otherwise from before the source was restored
         AND NOT (is_redo AND coalesce(l.metadata ?| '{undo,redo}', false)) -- what took them back is not made once more
-      ORDER BY string_to_array(l.cursor, '.')::bigint[])) AS o;
+      ORDER BY string_to_array(l.cursor, '.')::bigint[]);
+    IF changes <> '{}' THEN
+      doubt := audit_cdc_internal.doubt_at(audited, chosen.at, chosen.lsn, changes[1]);
+      IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.new_row IS NULL) THEN -- the row that is there now is another one
+        doubt := coalesce(doubt, audit_cdc_internal.not_published(audit_cdc_internal.target_of(audited)));
+      END IF;
+    END IF;
+    RETURN QUERY SELECT o.* FROM audit_cdc_internal.in_one(changes, doubt) AS o;
   ELSE
     IF of_change IS NULL AND of_commit IS NULL AND of_request IS NULL AND of_user IS NULL THEN
       RAISE EXCEPTION 'no change, record, transaction, request or user is given' USING ERRCODE = 'null_value_not_allowed',
@@ -78,7 +110,7 @@ BEGIN
       RAISE EXCEPTION 'a user''s changes are taken of a time range' USING ERRCODE = 'invalid_parameter_value', HINT = 'With username, give since and until.';
     END IF;
     RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
-                        audit_cdc_internal.not_sent_before(l)
+                        audit_cdc_internal.not_sent_before(l), NULL::text
     FROM audit_cdc_internal.lines(of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l WHERE l.action <> 'read';
   END IF;
 END
@@ -186,6 +218,15 @@ BEGIN
   IF change.table_schema IN ('pg_catalog', 'information_schema', 'pg_toast', 'audit_cdc_internal') THEN
     RETURN 'its table is one of the system';
   END IF;
+  IF change.doubt IS NOT NULL THEN
+    RETURN change.doubt;
+  END IF;
+  IF target.is_filtered AND change.action IN ('insert', 'delete') THEN
+    RETURN 'only some rows of its table are published: whether it came or went is unknown';
+  END IF;
+  IF from_row IS NULL AND audit_cdc_internal.not_published(target) IS NOT NULL THEN
+    RETURN audit_cdc_internal.not_published(target);
+  END IF;
   IF change.old_row IS NOT NULL AND audit_cdc_internal.columns_in(target, change.old_row) = '{}' AND change.action = 'delete'
      OR change.new_row IS NOT NULL AND audit_cdc_internal.columns_in(target, change.new_row) = '{}' THEN
     RETURN 'nothing is known of the row';
@@ -200,7 +241,7 @@ BEGIN
     RETURN 'old key unknown: it was not sent';
   END IF;
   gone := ARRAY(SELECT t.key FROM jsonb_each(to_row) AS t WHERE target.types <> '{}' AND NOT target.types ? t.key AND t.key <> ALL (target.generated)
-                  AND CASE WHEN from_row IS NULL THEN t.value <> 'null' ELSE from_row -> t.key <> t.value END ORDER BY t.key);
+                  AND CASE WHEN from_row IS NULL THEN t.value <> 'null' ELSE from_row -> t.key IS DISTINCT FROM t.value END ORDER BY t.key);
   IF gone <> '{}' THEN
     RETURN format('the table does not have %s any more', array_to_string(gone, ', '));
   END IF;
@@ -288,7 +329,7 @@ COMMENT ON FUNCTION @extschema@.audit_redo_sql(bigint, text, text, timestamptz, 
 -- Runs the steps with the caller's rights, all or, with despite_conflicts, those that can be.
 CREATE FUNCTION audit_cdc_internal.run_steps(is_redo boolean, despite_conflicts boolean, what jsonb, of_change bigint, of_table text, of_key text, of_at timestamptz, of_lsn pg_lsn,
     of_commit bigint, of_request text, of_user text, of_since timestamptz, of_until timestamptz, of_database text)
-  RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text) LANGUAGE plpgsql SET extra_float_digits = 1 AS $$
+  RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text) LANGUAGE plpgsql SET extra_float_digits = 1 SET array_nulls = on AS $$
 #variable_conflict use_variable
 DECLARE
   call CONSTANT pg_catalog.text := CASE WHEN is_redo THEN 'redo' ELSE 'undo' END;
@@ -298,9 +339,10 @@ DECLARE
   count pg_catalog.int8;
   conflicts pg_catalog.int8 := 0;
   outcomes pg_catalog.jsonb[] := '{}';
+  in_force pg_catalog.jsonb; -- without ours
 BEGIN
   BEGIN
-    PERFORM @extschema@.audit_annotate(metadata => pg_catalog.jsonb_build_object(call, what));
+    in_force := @extschema@.audit_annotate(metadata => pg_catalog.jsonb_build_object(call, what)) OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
     SET CONSTRAINTS ALL DEFERRED;
     FOR one IN EXECUTE pg_catalog.format('SELECT * FROM @extschema@.%I($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)', pg_catalog.concat('audit_', call, '_sql'))
                USING of_change, of_table, of_key, of_at, of_lsn, of_commit, of_request, of_user, of_since, of_until, of_database
@@ -308,6 +350,12 @@ BEGIN
       said := one.problem;
       IF said IS NULL THEN
         BEGIN
+          IF pg_catalog.starts_with(one.statement, 'DELETE FROM ') THEN
+            BEGIN -- who refers to the row just now is waited for, so that the statement sees it
+              EXECUTE pg_catalog.concat('SELECT', pg_catalog.substr(one.statement, 7, pg_catalog.length(one.statement) OPERATOR(pg_catalog.-) 7), ' FOR UPDATE');
+            EXCEPTION WHEN insufficient_privilege THEN NULL; -- who may delete and not update
+            END;
+          END IF;
           EXECUTE one.statement;
           GET DIAGNOSTICS count = ROW_COUNT;
           said := CASE WHEN count OPERATOR(pg_catalog.=) 0 THEN 'conflict: the row was changed since, or others refer to it' END;
@@ -323,6 +371,12 @@ BEGIN
       END IF;
       outcomes := pg_catalog.array_append(outcomes, pg_catalog.jsonb_build_object('step', one.step, 'change_id', one.change_id, 'of_table', one.of_table, 'record_id', one.record_id, 'said', said));
     END LOOP;
+    -- what comes later in the transaction is not of the undo
+    PERFORM @extschema@.audit_annotate_clear();
+    IF in_force OPERATOR(pg_catalog.<>) '{"metadata": {}}' THEN
+      PERFORM @extschema@.audit_annotate(in_force OPERATOR(pg_catalog.->>) 'username', in_force OPERATOR(pg_catalog.->>) 'source', in_force OPERATOR(pg_catalog.->>) 'request_id',
+        nullif(in_force OPERATOR(pg_catalog.->) 'metadata', '{}'), nullif(in_force OPERATOR(pg_catalog.-) ARRAY['username', 'source', 'request_id', 'metadata'], '{}'));
+    END IF;
     IF outcomes OPERATOR(pg_catalog.=) '{}' THEN
       RAISE NOTICE 'nothing is to be %', done USING HINT = 'Only changes that the log has are taken, no backfilled rows, and without database_id those of this database.';
     END IF;

@@ -6,7 +6,7 @@ import pytest
 from capture_helpers import captured, publish, source, start, table  # noqa: F401 (fixtures)
 from conftest import batch, change
 from projection_helpers import run
-from test_as_of import T, as_of, at, describe
+from test_as_of import T, as_of, at, describe, notices
 
 DOUBT = "a change that does not tell its old key may have been of it"
 
@@ -152,6 +152,33 @@ def test_a_key_that_got_another_name_or_another_column(source):
     assert source.rows("SELECT audit_as_of('tickets')") == [({"nr": 2, "code": "a", "v": "z"},)]
     assert source.rows("SELECT record_id, reason FROM audit_as_of_unknown('tickets') ORDER BY 1") == [
         ("1", DOUBT), ("2", "the table has another key by now"), ("5", DOUBT)]
+
+
+def test_two_rows_have_a_key_for_a_time_and_a_third_comes(db):
+    """Its key is deferrable."""
+    describe(db, "full")
+    db.ingest(batch([at(1, 0, "insert", 2, row={"v": "a"}), at(1, 1, "insert", 4, row={"v": "b"}), at(1, 2, "insert", 5, row={"v": "c"}),
+                     at(2, 0, id_=4, changes={"id": 2}, row={"v": "a"}), at(2, 1, id_=2, changes={"id": 4}, row={"v": "b"}),
+                     at(3, 0, id_=4, changes={"id": 5}, row={"v": "c"}), at(3, 1, id_=5, changes={"id": 4}, row={"v": "a"})]))
+    assert as_of(db, 3) == ({2: {"v": "b"}, 5: {"v": "a"}}, {"4": "two rows had this key at a time"})
+
+
+def test_rows_without_a_key_when_the_columns_change(source):
+    source.run("CREATE TABLE t (a int, v text, c int); ALTER TABLE t REPLICA IDENTITY FULL")
+    publish(source, "TABLE t")
+    start(source)
+    for statement in ("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 1)", "ALTER TABLE t DROP c", "DELETE FROM t WHERE a = 1"):
+        source.run(statement)
+    source.run("CALL audit_capture()")
+    assert source.rows("SELECT audit_as_of('t')") == []
+    assert {reason for (reason,) in source.rows("SELECT reason FROM audit_as_of_unknown('t')")} == {"without a key, rows from before and after a change of the table's columns cannot be told apart"}
+
+
+def test_changes_that_were_set_aside_are_said_to_be_missing(db):
+    db.ingest(batch([at(1, action="insert", row={"v": "a"})]))
+    assert "set aside" not in notices(db, "SELECT audit_as_of('orders')")
+    db.ingest(batch([at(2, changes={"v": "a"}, row={"v": "\x00"})]))
+    assert "changes of this table were set aside" in notices(db, "SELECT audit_as_of('orders')")
 
 
 def test_the_history_says_where_it_takes_the_key_for_the_same(db):
