@@ -1,30 +1,17 @@
 //! A message understood: one change of one row, its images still text.
 
 use super::body::Message;
-use super::json::{Envelope, Object, has_container_over, missing, wrong_type};
+use super::idempotency::{is_key_of_position, key_of_position, key_of_read};
+use super::image::{image, sized};
+use super::json::{Envelope, Object, required};
 use super::key::RecordKey;
 use super::reject::Reject;
 use super::rekeyed::may_change_key;
+use super::table::Table;
 use crate::sqlstate::SqlState;
-use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use std::borrow::Cow;
 use std::ffi::CStr;
-use std::io::Write;
-
-/// Stands for the database in messages of Sequin releases that did not name it.
-const UNKNOWN_DATABASE: &str = "unknown";
-
-/// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
-const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
-
-/// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs, and
-/// an allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).
-const MOST_ELEMENTS: u32 = 1 << 24;
-pub(super) const MOST_KEYS: u32 = 1 << 23;
-
-/// PostgreSQL's names end at 63 bytes; these are indexed, where an entry holds at most about 2,700.
-const LONGEST_NAME: usize = 500;
 
 /// In seconds since 1970. Commit times from then on, or before that, are a clock's fault: each month becomes a partition.
 const YEAR_2200: i64 = 7_258_118_400;
@@ -73,40 +60,6 @@ impl Action {
             Self::Read => c"read",
             Self::Truncate => c"truncate",
         }
-    }
-}
-
-/// Which table of which database.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Table<'a> {
-    pub database_id: Cow<'a, str>,
-    pub database_name: Option<Cow<'a, str>>,
-    pub schema: Cow<'a, str>,
-    pub name: Cow<'a, str>,
-}
-
-impl<'a> Table<'a> {
-    /// Of a message that may be no change otherwise.
-    pub fn of(message: Message<'a>) -> Option<Self> {
-        let mut metadata = Object::parse(message.text)?.object("metadata").ok()??;
-        Self::parse(&mut metadata).ok()
-    }
-
-    pub(super) fn parse(metadata: &mut Object<'a>) -> Result<Self, Reject> {
-        let (mut database_id, mut database_name) = (None, None);
-        if let Some(database) = metadata.object("database")? {
-            database_id = name(&database, "id")?;
-            database_name = name(&database, "name")?;
-        }
-        if database_name.is_none() {
-            database_name = name(metadata, "database_name")?;
-        }
-        Ok(Self {
-            database_id: database_id.unwrap_or(Cow::Borrowed(UNKNOWN_DATABASE)),
-            database_name,
-            schema: required(name(metadata, "table_schema")?, "table_schema")?,
-            name: required(name(metadata, "table_name")?, "table_name")?,
-        })
     }
 }
 
@@ -227,44 +180,8 @@ impl<'a> Change<'a> {
     }
 }
 
-fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Reject> {
-    field.ok_or_else(|| missing(name))
-}
-
-/// An empty name is none.
-fn name<'a>(object: &Object<'a>, key: &'static str) -> Result<Option<Cow<'a, str>>, Reject> {
-    match object.string(key)?.filter(|name| !name.is_empty()) {
-        Some(name) if name.len() > LONGEST_NAME => {
-            Err(Reject::new(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("\"{key}\" is longer than {LONGEST_NAME} bytes")))
-        }
-        name => Ok(name),
-    }
-}
-
 fn hint_at_transform(reject: Reject) -> Reject {
     reject.hint("An audit log needs whole messages: use no transform in the sink, in particular not \"record_only\".")
-}
-
-fn image<'a>(envelope: &Object<'a>, key: &'static str) -> Result<Option<&'a str>, Reject> {
-    match envelope.get(key) {
-        Some(text) if !text.starts_with('{') => Err(wrong_type(key, "an object")),
-        text => sized(text, key),
-    }
-}
-
-fn sized<'a>(text: Option<&'a str>, key: &str) -> Result<Option<&'a str>, Reject> {
-    match text {
-        Some(text)
-            if text.len() > LONGEST_IMAGE
-                || text.len() as u64 > u64::from(MOST_KEYS) && has_container_over(text, MOST_ELEMENTS, MOST_KEYS) =>
-        {
-            Err(Reject::new(
-                SqlState::PROGRAM_LIMIT_EXCEEDED,
-                format!("\"{key}\" is larger than PostgreSQL's jsonb can hold"),
-            ))
-        }
-        text => Ok(text),
-    }
 }
 
 /// RFC 3339, in microseconds.
@@ -291,28 +208,9 @@ pub(super) fn commit_time(text: &str) -> Result<i64, Reject> {
     Ok(time.as_microsecond())
 }
 
-/// As Sequin derives it (Sequin source, `slot_producer/processor.ex`).
-fn key_of_position((lsn, idx): (i64, i32)) -> String {
-    BASE64_STANDARD.encode(format!("{lsn}:{idx}"))
-}
-
-/// The same as comparing with it, which is done for every change.
-fn is_key_of_position(key: &str, (lsn, idx): (i64, i32)) -> bool {
-    let (mut position, mut encoded) = ([0; 32], [0; 44]);
-    let mut room = position.as_mut_slice();
-    let written = write!(room, "{lsn}:{idx}").map(|()| 32 - room.len());
-    let length = written.ok().and_then(|length| BASE64_STANDARD.encode_slice(&position[..length], &mut encoded).ok());
-    length.is_some_and(|length| &encoded[..length] == key.as_bytes())
-}
-
-/// Ours, where Sequin sent none: the position of a `read` is unknown.
-fn key_of_read(key: Option<&RecordKey>) -> String {
-    let values = key.into_iter().flat_map(RecordKey::without_empty);
-    BASE64_STANDARD.encode(values.fold("read".into(), |all: String, value| all + ":" + value))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::table::UNKNOWN_DATABASE;
     use super::*;
 
     const MESSAGE: &str = r#"{"action":"update","changes":{"qty":1.10},"record":{"id":1,"qty":2.00},"metadata":{

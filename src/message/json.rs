@@ -178,6 +178,10 @@ pub fn has_container_over(text: &str, most_elements: u32, most_keys: u32) -> boo
     false
 }
 
+pub fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Reject> {
+    field.ok_or_else(|| missing(name))
+}
+
 pub fn missing(key: &str) -> Reject {
     Reject::new(SqlState::SQL_JSON_MEMBER_NOT_FOUND, format!("message has no \"{key}\""))
 }

@@ -6,19 +6,23 @@
 mod body;
 mod change;
 mod digest;
+mod idempotency;
 mod identity;
+mod image;
 mod json;
 mod key;
 mod reject;
 mod rekeyed;
+mod table;
 mod written;
 
 pub use body::{Message, Parsed, changes};
-pub use change::{Action, Change, Table};
+pub use change::{Action, Change};
 pub use digest::{Identity, text_digest};
 pub use identity::Logged;
 pub use key::array_literal;
 pub use reject::Reject;
+pub use table::Table;
 pub use written::{About, Known, Written, known_time};
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! A message whose writer knows what it says: capture. It is not read again, but for what is unusual.
 
 use super::body::{Message, Parsed};
-use super::change::{Action, Change, MOST_KEYS, Sent, Table, commit_time};
+use super::change::{Action, Change, Sent, commit_time};
+use super::image::MOST_KEYS;
 use super::json::{Object, string, strings};
 use super::key::RecordKey;
+use super::table::Table;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;

@@ -1,0 +1,35 @@
+//! Of a row, or another JSON value that is stored as it is: is it one that `jsonb` can hold?
+
+use super::json::{Object, has_container_over, wrong_type};
+use super::reject::Reject;
+use crate::sqlstate::SqlState;
+
+/// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
+const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
+
+/// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs, and
+/// an allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).
+const MOST_ELEMENTS: u32 = 1 << 24;
+pub(super) const MOST_KEYS: u32 = 1 << 23;
+
+pub fn image<'a>(envelope: &Object<'a>, key: &'static str) -> Result<Option<&'a str>, Reject> {
+    match envelope.get(key) {
+        Some(text) if !text.starts_with('{') => Err(wrong_type(key, "an object")),
+        text => sized(text, key),
+    }
+}
+
+pub fn sized<'a>(text: Option<&'a str>, key: &str) -> Result<Option<&'a str>, Reject> {
+    match text {
+        Some(text)
+            if text.len() > LONGEST_IMAGE
+                || text.len() as u64 > u64::from(MOST_KEYS) && has_container_over(text, MOST_ELEMENTS, MOST_KEYS) =>
+        {
+            Err(Reject::new(
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                format!("\"{key}\" is larger than PostgreSQL's jsonb can hold"),
+            ))
+        }
+        text => Ok(text),
+    }
+}

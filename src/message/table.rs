@@ -1,0 +1,55 @@
+use super::body::Message;
+use super::json::{Object, required};
+use super::reject::Reject;
+use crate::sqlstate::SqlState;
+use std::borrow::Cow;
+
+/// Stands for the database in messages of Sequin releases that did not name it.
+pub(super) const UNKNOWN_DATABASE: &str = "unknown";
+
+/// PostgreSQL's names end at 63 bytes; these are indexed, where an entry holds at most about 2,700.
+const LONGEST_NAME: usize = 500;
+
+/// Which table of which database.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Table<'a> {
+    pub database_id: Cow<'a, str>,
+    pub database_name: Option<Cow<'a, str>>,
+    pub schema: Cow<'a, str>,
+    pub name: Cow<'a, str>,
+}
+
+impl<'a> Table<'a> {
+    /// Of a message that may be no change otherwise.
+    pub fn of(message: Message<'a>) -> Option<Self> {
+        let mut metadata = Object::parse(message.text)?.object("metadata").ok()??;
+        Self::parse(&mut metadata).ok()
+    }
+
+    pub(super) fn parse(metadata: &mut Object<'a>) -> Result<Self, Reject> {
+        let (mut database_id, mut database_name) = (None, None);
+        if let Some(database) = metadata.object("database")? {
+            database_id = name(&database, "id")?;
+            database_name = name(&database, "name")?;
+        }
+        if database_name.is_none() {
+            database_name = name(metadata, "database_name")?;
+        }
+        Ok(Self {
+            database_id: database_id.unwrap_or(Cow::Borrowed(UNKNOWN_DATABASE)),
+            database_name,
+            schema: required(name(metadata, "table_schema")?, "table_schema")?,
+            name: required(name(metadata, "table_name")?, "table_name")?,
+        })
+    }
+}
+
+/// An empty name is none.
+fn name<'a>(object: &Object<'a>, key: &'static str) -> Result<Option<Cow<'a, str>>, Reject> {
+    match object.string(key)?.filter(|name| !name.is_empty()) {
+        Some(name) if name.len() > LONGEST_NAME => {
+            Err(Reject::new(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("\"{key}\" is longer than {LONGEST_NAME} bytes")))
+        }
+        name => Ok(name),
+    }
+}
