@@ -188,7 +188,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
-'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published. Errors: 22004 (null), 55000 (wal_level, captured already), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
+'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (wal_level, captured already), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
 
 -- What is committed now. Commits.
 CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)

@@ -324,7 +324,7 @@ BEGIN ATOMIC
   SELECT s.step, s.change_id, s.table_name, s.record_id, s.statement, s.problem FROM audit_cdc_internal.steps(true, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS s;
 END;
 COMMENT ON FUNCTION @extschema@.audit_redo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) IS
-'SQL that makes the same changes of the log once more, in their order: as audit_undo_sql(), each guarded by the row as the change found it.';
+'SQL that makes the same changes of the log once more, in their order: as audit_undo_sql(), each guarded by the row as the change found it. Of a record, what audit_undo() and audit_redo() did since is not made once more.';
 
 -- Runs the steps with the caller's rights, all or, with despite_conflicts, those that can be.
 CREATE FUNCTION audit_cdc_internal.run_steps(is_redo boolean, despite_conflicts boolean, what jsonb, of_change bigint, of_table text, of_key text, of_at timestamptz, of_lsn pg_lsn,
