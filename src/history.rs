@@ -1,7 +1,32 @@
 //! What people keep an audit log for: lives of records, tables as they were, undo and redo, activity. All of it is SQL that reads the log;
 //! only undo and redo write, and not to it.
 
-use pgrx::extension_sql_file;
+use crate::pg::{covers, owner, restricted, setting, with_settings};
+use crate::statement::succeeded;
+use pgrx::prelude::*;
+
+/// Is the caller somebody else than the table's owner and has all the owner's rights, as a superuser has? Then statements of undo and redo run as
+/// the owner, so that the owner's triggers and domains get no other rights.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.is_run_as_owner(relation oid) RETURNS boolean
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn is_run_as_owner(relation: pg_sys::Oid) -> bool {
+    owner(relation).is_some_and(covers)
+}
+
+/// Runs a statement of undo or redo and tells how many rows it has met. Its operators are PostgreSQL's own, whatever stands before them in the caller's
+/// search_path; for triggers the rest of it holds as always.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.run_statement(relation oid, statement text) RETURNS bigint
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn run_statement(relation: Option<pg_sys::Oid>, statement: &str) -> i64 {
+    let path =
+        format!("pg_catalog, {}", setting("search_path").filter(|path| !path.is_empty()).unwrap_or("\"\"".into()));
+    let settings = [("search_path", Some(path.as_str()))];
+    let run = || succeeded(Spi::connect_mut(|client| Ok(client.update(statement, None, &[])?.len() as i64)));
+    match relation.and_then(owner).filter(|owner| covers(*owner)) {
+        Some(owner) => restricted(owner, &settings, run),
+        None => with_settings(&settings, run),
+    }
+}
 
 extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "capture"]);
 extension_sql_file!("../sql/history/events.sql", name = "history_events", requires = ["history_audited"]);
@@ -13,7 +38,11 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_as_of"]);
 extension_sql_file!("../sql/history/statements.sql", name = "history_statements", requires = ["history"]);
-extension_sql_file!("../sql/history/undo.sql", name = "history_undo", requires = ["history_statements", "annotate"]);
+extension_sql_file!(
+    "../sql/history/undo.sql",
+    name = "history_undo",
+    requires = ["history_statements", "annotate", is_run_as_owner, run_statement]
+);
 extension_sql_file!("../sql/history/replay.sql", name = "history_replay", requires = ["history_statements"]);
 extension_sql_file!(
     "../sql/history/activity.sql",

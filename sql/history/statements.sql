@@ -186,7 +186,9 @@ BEGIN ATOMIC
                     || coalesce(format(' AND (SELECT count(*) FROM %s AS r WHERE %s) <= ', c.conrelid::regclass, k.refers) || (numbers ->> c.oid::text), ''), '' ORDER BY c.oid)
   FROM pg_constraint AS c
   CROSS JOIN LATERAL (
-    SELECT string_agg(CASE WHEN o.oprnamespace = 'pg_catalog'::regnamespace THEN format('r.%I = %s', f.attname, v.value)
+    SELECT string_agg(CASE WHEN o.oprnamespace = 'pg_catalog'::regnamespace
+                                THEN format('r.%I %s %s', f.attname, CASE WHEN audit_cdc_internal.is_plain(format_type(f.atttypid, NULL)) AND f.atttypid = p.atttypid
+                                                                          THEN '=' ELSE 'OPERATOR(pg_catalog.=)' END, v.value)
                            ELSE format('%s OPERATOR(%s.%s) r.%I', v.value, o.oprnamespace::regnamespace, o.oprname, f.attname) END, ' AND ' ORDER BY u.place) AS refers,
            bool_or(to_row -> p.attname::text <> from_row -> p.attname::text) AS is_changed
     FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY AS u(referring, referred, operator, place)

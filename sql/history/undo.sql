@@ -326,7 +326,7 @@ END;
 COMMENT ON FUNCTION @extschema@.audit_redo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) IS
 'SQL that makes the same changes of the log once more, in their order: as audit_undo_sql(), each guarded by the row as the change found it. Of a record, what audit_undo() and audit_redo() did since is not made once more.';
 
--- Runs the steps with the caller's rights, all or, with despite_conflicts, those that can be.
+-- Runs the steps with the caller's rights, or the table's owner's where the caller has them all; all or, with despite_conflicts, those that can be.
 CREATE FUNCTION audit_cdc_internal.run_steps(is_redo boolean, despite_conflicts boolean, what jsonb, of_change bigint, of_table text, of_key text, of_at timestamptz, of_lsn pg_lsn,
     of_commit bigint, of_request text, of_user text, of_since timestamptz, of_until timestamptz, of_database text)
   RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text) LANGUAGE plpgsql SET extra_float_digits = 1 SET array_nulls = on AS $$
@@ -336,6 +336,8 @@ DECLARE
   done pg_catalog.text := CASE WHEN is_redo THEN 'redone' ELSE 'undone' END;
   one pg_catalog.record;
   said pg_catalog.text;
+  relation pg_catalog.oid;
+  checked_at_once pg_catalog.bool := false;
   count pg_catalog.int8;
   conflicts pg_catalog.int8 := 0;
   outcomes pg_catalog.jsonb[] := '{}';
@@ -350,14 +352,19 @@ BEGIN
       said := one.problem;
       IF said IS NULL THEN
         BEGIN
+          relation := pg_catalog.to_regclass(pg_catalog.regexp_replace(one.of_table, '^ONLY ', ''));
+          IF NOT checked_at_once AND audit_cdc_internal.is_run_as_owner(relation) THEN
+            SET CONSTRAINTS ALL IMMEDIATE; -- nothing of the owner's may wait for the end of the caller's transaction
+            checked_at_once := true;
+          END IF;
           IF pg_catalog.starts_with(one.statement, 'DELETE FROM ') THEN
             BEGIN -- who refers to the row just now is waited for, so that the statement sees it
-              EXECUTE pg_catalog.concat('SELECT', pg_catalog.substr(one.statement, 7, pg_catalog.length(one.statement) OPERATOR(pg_catalog.-) 7), ' FOR UPDATE');
+              PERFORM audit_cdc_internal.run_statement(relation, pg_catalog.concat(
+                'SELECT', pg_catalog.substr(one.statement, 7, pg_catalog.length(one.statement) OPERATOR(pg_catalog.-) 7), ' FOR UPDATE'));
             EXCEPTION WHEN insufficient_privilege THEN NULL; -- who may delete and not update
             END;
           END IF;
-          EXECUTE one.statement;
-          GET DIAGNOSTICS count = ROW_COUNT;
+          count := audit_cdc_internal.run_statement(relation, one.statement);
           said := CASE WHEN count OPERATOR(pg_catalog.=) 0 THEN 'conflict: the row was changed since, or others refer to it' END;
         EXCEPTION
           WHEN integrity_constraint_violation THEN
@@ -422,6 +429,6 @@ BEGIN ATOMIC
     'commit_lsn', commit_lsn, 'request_id', request_id, 'username', username, 'since', since, 'until', until)), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id)) AS o;
 END;
 COMMENT ON FUNCTION @extschema@.audit_undo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean) IS
-'Runs what audit_undo_sql() with the same arguments gives, where the tables live in this database, in the caller''s transaction and with the caller''s rights on the tables, and tells what became of each change. database_id: null for this database''s own changes, as captured; if the tables of another one live here, its id. Annotates it: metadata has {"undo": what was named}; after it the annotation from before it is in force again. If any change cannot be undone (a problem, a row that was changed since, a violated constraint), nothing is done, with a WARNING, unless despite_conflicts is true. Deferrable constraints are checked at the end. Errors: as audit_undo_sql(), and those of the statements (42501, 42P01, …).';
+'Runs what audit_undo_sql() with the same arguments gives, where the tables live in this database, in the caller''s transaction and with the caller''s rights on the tables, and tells what became of each change. A caller who has all rights of a table''s owner, such as a superuser, runs the statements as that owner, in a security-restricted operation, with constraints checked at once: SET ROLE to the owner where deferred ones are needed. database_id: null for this database''s own changes, as captured; if the tables of another one live here, its id. Annotates it: metadata has {"undo": what was named}; after it the annotation from before it is in force again. If any change cannot be undone (a problem, a row that was changed since, a violated constraint), nothing is done, with a WARNING, unless despite_conflicts is true. Deferrable constraints are checked at the end. Errors: as audit_undo_sql(), and those of the statements (42501, 42P01, …).';
 COMMENT ON FUNCTION @extschema@.audit_redo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean) IS
 'The same for audit_redo_sql(). It also makes undone what audit_undo() did: name the changes that were undone.';
