@@ -68,25 +68,15 @@ BEGIN ATOMIC
 END;
 
 CREATE FUNCTION audit_cdc_internal.note_capture_error(sqlstate text, message text) RETURNS void
-  LANGUAGE sql VOLATILE
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   UPDATE audit_cdc_internal.captures
   SET last_error = message, last_error_sqlstate = sqlstate, last_error_at = clock_timestamp();
 END;
 
-CREATE FUNCTION audit_cdc_internal.advance_capture(reached pg_lsn) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  PERFORM audit_cdc_internal.lock_capture();
-  PERFORM audit_cdc_internal.confirm_slot(s.slot_name, reached)
-  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
-  WHERE s.confirmed_flush_lsn < reached;
-END
-$$;
-
 -- Asked by the worker before each look. Until its transaction ends nobody else reads or moves the slot.
 CREATE FUNCTION audit_cdc_internal.is_captured() RETURNS boolean
-  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM audit_cdc_internal.lock_capture();
   RETURN EXISTS (SELECT FROM audit_cdc_internal.captures WHERE NOT is_stopping);
@@ -195,31 +185,23 @@ CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)
   LANGUAGE plpgsql AS $$
 DECLARE
   pending_to pg_catalog.pg_lsn;
-  began_at pg_catalog.timestamptz;
   pass record;
 BEGIN
   captured := 0;
-  began_at := pg_catalog.clock_timestamp();
   pending_to := pg_catalog.pg_current_wal_insert_lsn();
   LOOP
     PERFORM audit_cdc_internal.lock_capture();
     SELECT * INTO pass FROM audit_cdc_internal.capture_pass(pg_catalog.current_setting('audit_cdc.capture_max_changes')::integer);
     captured := captured OPERATOR(pg_catalog.+) pass.captured;
     COMMIT;
-    PERFORM audit_cdc_internal.advance_capture(pass.reached);
+    PERFORM audit_cdc_internal.advance_capture();
     COMMIT;
     EXIT WHEN pass.is_complete OR pass.reached OPERATOR(pg_catalog.>=) pending_to;
   END LOOP;
-  PERFORM audit_cdc_internal.note_look(began_at);
+  PERFORM audit_cdc_internal.note_look();
   COMMIT;
 END
 $$;
-
-CREATE FUNCTION audit_cdc_internal.note_look(began_at timestamptz) RETURNS void
-  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-  UPDATE audit_cdc_internal.captures SET looked_at = began_at;
-END;
 
 CREATE PROCEDURE @extschema@.audit_capture(INOUT captured bigint DEFAULT NULL)
   LANGUAGE plpgsql AS $$

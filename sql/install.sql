@@ -29,5 +29,22 @@ END
 $$;
 GRANT audit_cdc_reader TO audit_cdc_admin;
 
+-- Capture and ingest work as a role of its own, which is no superuser: it writes the log and reads slots. Nobody is to be a member of it.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'audit_cdc_worker') THEN
+    CREATE ROLE audit_cdc_worker NOLOGIN REPLICATION;
+  ELSIF EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                WHERE r.rolname = 'audit_cdc_worker' AND (r.rolsuper OR r.rolcanlogin OR NOT r.rolreplication))
+     OR EXISTS (SELECT FROM pg_catalog.pg_auth_members AS m JOIN pg_catalog.pg_roles AS r ON r.oid = m.roleid
+                WHERE r.rolname = 'audit_cdc_worker') THEN
+    RAISE EXCEPTION 'role "audit_cdc_worker" is not as this extension makes it'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = 'It must be NOLOGIN and REPLICATION, no superuser, and without members.',
+            HINT = 'Find out who made it so, then revoke its members and ALTER ROLE audit_cdc_worker NOLOGIN REPLICATION NOSUPERUSER.';
+  END IF;
+END
+$$;
+
 -- What users call and read lives in the schema of their choice; what the extension keeps lives here.
 CREATE SCHEMA audit_cdc_internal;

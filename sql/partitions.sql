@@ -1,9 +1,9 @@
 -- Partitions are made aside and attached, which lets others go on writing to the log. Whoever makes one
--- holds the advisory lock until the end of its transaction, so that nobody makes it twice.
+-- holds a lock of ours, which no SQL can take, until its transaction ends. So nobody makes it twice.
 
 -- By the catalogs as they are now: to_regclass() may remember that there was no such table.
 CREATE FUNCTION audit_cdc_internal.is_partition(name text) RETURNS boolean
-  LANGUAGE plpgsql AS $$
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN EXISTS (
     SELECT FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
@@ -20,7 +20,7 @@ CREATE FUNCTION audit_cdc_internal.add_partition(name text, month timestamptz) R
   SET default_table_access_method = 'heap'
 AS $$
 BEGIN
-  PERFORM pg_advisory_xact_lock(hashtextextended('audit_cdc.partitions', 0));
+  PERFORM audit_cdc_internal.lock_partitions();
   IF audit_cdc_internal.is_partition(name) THEN
     RETURN;
   END IF;
@@ -62,9 +62,9 @@ BEGIN
 END
 $$;
 
--- Called for every batch, within audit_ingest's search_path.
+-- Called for a batch that has months which are new. The capture worker's role does not own the log.
 CREATE FUNCTION audit_cdc_internal.ensure_partitions(times timestamptz[]) RETURNS void
-  LANGUAGE plpgsql AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   month timestamptz;
   name text;

@@ -6,7 +6,9 @@
 use super::decode::{Catalog, Column, CommitTime, Position, ReplicaIdentity, Table, Value, string};
 use super::source::Source;
 use crate::ingest::take_captured;
-use crate::pg::{BuiltinOid, ErrorReport, Moment, TextRow, kind_of_type, snapshot_is_fixed, text_rows};
+use crate::pg::{
+    BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, pinned, snapshot_is_fixed, text_rows,
+};
 use crate::statement::Statement;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use pgrx::Uuid;
@@ -71,11 +73,13 @@ impl Batch {
 /// True: there may be more.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.backfill_batch(backfill_id uuid, relation oid, batch_size integer) RETURNS boolean
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp
-  SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'iso_8601' SET TimeZone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex'
-  SET jit = off
+  SET search_path = pg_catalog, pg_temp SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn backfill_batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bool, ErrorReport> {
+    pinned(|| batch(backfill_id, relation, batch_size))
+}
+
+fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bool, ErrorReport> {
     if snapshot_is_fixed() {
         let message = "a backfill reads under READ COMMITTED only";
         return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION, message, "backfill_batch")
@@ -84,7 +88,7 @@ fn backfill_batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> 
     let source = Source::here();
     let Some(batch) = Batch::next(&source, (backfill_id, relation, batch_size)) else { return Ok(false) };
     let moment = Moment::now();
-    let rows = text_rows(&batch.query);
+    let rows = as_owner_of(relation, || text_rows(&batch.query));
     let time = CommitTime::of(moment.time);
     let mut messages = Vec::with_capacity(rows.len());
     for row in rows.iter().filter(|row| moment.is_after(row.xmin)) {

@@ -4,9 +4,10 @@ use super::decode::Commit;
 use super::slot::{Read, Slot};
 use crate::ingest::{capturing, take_captured};
 use crate::message::Written;
-use crate::pg::{self, BuiltinOid, ErrorReport};
+use crate::pg::{self, BuiltinOid, ErrorReport, Pass};
 use crate::statement::Statement;
 use pgrx::prelude::*;
+use std::ffi::CString;
 
 /// At most so much is handed to ingest at once.
 const MOST_CHANGES: usize = 1_000;
@@ -27,7 +28,6 @@ thread_local! {
   RETURNS TABLE (captured bigint, reached pg_lsn, is_complete boolean)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp
-  SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'iso_8601' SET TimeZone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex'
   SET work_mem = '32MB' SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
   SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
@@ -35,6 +35,13 @@ fn capture_pass(
     upto_nchanges: Option<i32>,
 ) -> Result<TableIterator<'static, (name!(captured, i64), name!(reached, i64), name!(is_complete, bool))>, ErrorReport>
 {
+    pg::pinned(|| pass(upto_nchanges))
+        .map(|(captured, pass)| TableIterator::once((captured, pass.reached as i64, pass.is_complete)))
+}
+
+/// How many changes are new in the log.
+fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
+    let began_at = pg::now();
     let slot = Slot::captured()?;
     let far = DISTANCE
         .with(|distance| distance.read(|| vec![slot.slot.as_str().into()], |rows| rows.first().get_one::<i64>()));
@@ -53,7 +60,9 @@ fn capture_pass(
     pg::commit_to_disk();
     let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
     let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
-    Ok(TableIterator::once((captured, reached as i64, is_complete)))
+    let pass = Pass { slot: CString::new(slot.slot).unwrap_or_default(), reached, began_at, is_complete };
+    pg::note_read(pass.clone());
+    Ok((captured, pass))
 }
 
 /// How many changes are new in the log, and what was read.

@@ -3,7 +3,7 @@
 use super::decode::{Commit, Decoder, Failure};
 use super::source::Source;
 use crate::message::Written;
-use crate::pg::{Cursor, ErrorReport, as_extension, quietly};
+use crate::pg::{Cursor, ErrorReport, as_extension, pinned, quietly};
 use crate::statement::Statement;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -17,7 +17,9 @@ pgrx::extension_sql_file!(
         capture_pass,
         last_look,
         lock_capture,
-        confirm_slot,
+        advance_capture,
+        note_look,
+        pinned_settings,
         drop_slot_if_rolled_back,
         is_preloaded,
         start_capture_worker
@@ -107,12 +109,10 @@ impl Slot {
     }
 }
 
-// src/capture/decode/value.rs reads what these settings make the types' output functions write.
 #[pg_extern(
     sql = r#"CREATE FUNCTION @extschema@.audit_changes(slot name DEFAULT NULL, publication name DEFAULT NULL, upto_nchanges integer DEFAULT NULL)
   RETURNS SETOF json LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000
   SET search_path = pg_catalog, pg_temp
-  SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'iso_8601' SET TimeZone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex'
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#,
     requires = ["install"]
 )]
@@ -130,6 +130,6 @@ fn audit_changes(
         }
     };
     let mut messages = Vec::new();
-    slot.read(upto_nchanges, |changes| messages.extend(changes.drain(..).map(|change| change.text)))?;
+    pinned(|| slot.read(upto_nchanges, |changes| messages.extend(changes.drain(..).map(|change| change.text))))?;
     Ok(SetOfIterator::new(messages))
 }

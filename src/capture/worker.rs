@@ -6,7 +6,7 @@ use crate::sqlstate::SqlState;
 use crate::statement::Statement;
 use std::time::Duration;
 
-use pg::BuiltinOid::{INT4OID, INT8OID, TEXTOID};
+use pg::BuiltinOid::{INT4OID, TEXTOID};
 
 /// So often a paused worker looks whether it is to end.
 const WHILE_PAUSED: Duration = Duration::from_secs(1);
@@ -18,9 +18,9 @@ thread_local! {
         "SELECT to_regclass('audit_cdc_internal.captures') IS NOT NULL", &[]) };
     static IS_CAPTURED: Statement = const { Statement::new("SELECT audit_cdc_internal.is_captured()", &[]) };
     static PASS: Statement = const { Statement::new(
-        "SELECT (reached - '0/0')::bigint, is_complete FROM audit_cdc_internal.capture_pass($1)", &[INT4OID]) };
+        "SELECT is_complete FROM audit_cdc_internal.capture_pass($1)", &[INT4OID]) };
     static ADVANCE: Statement = const { Statement::new(
-        "SELECT audit_cdc_internal.advance_capture('0/0'::pg_lsn + $1)", &[INT8OID]) };
+        "SELECT audit_cdc_internal.advance_capture()", &[]) };
     static FAILED: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.note_capture_error($1, $2)", &[TEXTOID, TEXTOID]) };
 }
@@ -77,16 +77,16 @@ fn look(worker: &CaptureWorker) -> Looked {
         }
         let upto = settings::capture_max_changes();
         // the lock may have been waited for
-        let pass = || PASS.with(|pass| pass.read(|| vec![upto.into()], |rows| rows.first().get_two::<i64, bool>()));
+        let pass = || PASS.with(|pass| pass.read(|| vec![upto.into()], |rows| rows.first().get_one::<bool>()));
         Some(pg::with_new_snapshot(pass))
     });
-    let (reached, is_complete) = match pass {
-        Ok(Some((reached, is_complete))) => (reached, is_complete.unwrap_or(false)),
+    let is_complete = match pass {
+        Ok(Some(is_complete)) => is_complete == Some(true),
         Ok(None) => return Looked::Ended,
         Err(error) => return failed(worker, &error),
     };
     let advanced = worker.transaction("capturing", || {
-        ADVANCE.with(|advance| advance.read(|| vec![reached.into()], |_| Ok(())));
+        ADVANCE.with(|advance| advance.read(Vec::new, |_| Ok(())));
     });
     match advanced {
         Ok(()) if is_complete => Looked::Complete,

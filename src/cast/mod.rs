@@ -6,7 +6,7 @@ mod time;
 
 pub use shape::Shape;
 
-use crate::pg::{Call, CaughtError, Column, ErrorReport, RowType, TypeInput, caught};
+use crate::pg::{Call, CaughtError, Column, ErrorReport, RowType, TypeInput, caught, reading};
 use crate::sqlstate::SqlState;
 use input::{Text, input_text};
 use pgrx::datum::AnyElement;
@@ -30,7 +30,7 @@ fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Er
     let call = Call::new(fcinfo);
     let (Some(oid), Some(value)) = (call.type_of(0), call.jsonb(1)) else { return Ok(None) };
     let (_, input) = call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context)));
-    match caught(|| datum(input, &value)) {
+    match caught(|| reading(|| datum(input, &value))) {
         Ok(Ok(datum)) => Ok(datum.and_then(|datum| crate::pg::any_element(datum, oid))),
         Ok(Err(NotSent)) => Err(not_sent("value", input)),
         Err(error) => Err(without_value(error, "value", input)),
@@ -60,16 +60,15 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
     })?;
     let unknown = call.texts(2).unwrap_or_default();
     let being_read = Cell::new(None);
-    let values = caught(|| {
-        row_type.values(base, |place, Column { name, input }, before| {
-            being_read.set(Some(place));
-            match member(&members, name) {
-                _ if unknown.contains(name) => Ok(None),
-                None => Ok(before),
-                Some(value) => datum(input, value),
-            }
-        })
-    });
+    let mut value = |place, Column { name, input }: &mut Column, before| {
+        being_read.set(Some(place));
+        match member(&members, name) {
+            _ if unknown.contains(name) => Ok(None),
+            None => Ok(before),
+            Some(value) => datum(input, value),
+        }
+    };
+    let values = caught(|| reading(|| row_type.values(base, &mut value)));
     let column = || {
         let Column { name, input } = row_type.column(being_read.get()?)?;
         Some((format!("column \"{name}\" of {}", row_type.name()), input))

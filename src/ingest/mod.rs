@@ -13,7 +13,7 @@ mod retry;
 mod store;
 mod take;
 
-use crate::pg::ErrorReport;
+use crate::pg::{ErrorReport, pinned};
 use crate::settings::{OnReject, on_reject};
 use pgrx::prelude::*;
 use take::{Taken, take};
@@ -55,7 +55,7 @@ fn audit_ingest_text(
     TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>,
     ErrorReport,
 > {
-    ingest([body]).map(Counts::row)
+    pinned(|| ingest([body])).map(Counts::row)
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(text[])
@@ -70,10 +70,10 @@ fn audit_ingest_texts(
     TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>,
     ErrorReport,
 > {
-    match &bodies {
+    pinned(|| match &bodies {
         Some(bodies) => ingest(bodies.iter()),
         None => ingest([None]),
-    }
+    })
     .map(Counts::row)
 }
 
@@ -87,7 +87,7 @@ fn audit_retry_rejects(
     ids: Option<Vec<Option<i64>>>,
 ) -> TableIterator<'static, (name!(received, i64), name!(inserted, i64), name!(duplicates, i64), name!(rejected, i64))>
 {
-    retry::retry(ids).row()
+    pinned(|| retry::retry(ids)).row()
 }
 
 fn ingest<'a>(bodies: impl IntoIterator<Item = Option<&'a str>>) -> Result<Counts, ErrorReport> {

@@ -5,6 +5,7 @@ use super::rejects::set_aside;
 use super::take::{Taken, take, take_message};
 use crate::message::Reject;
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
+use crate::pg::lock_retry;
 use crate::statement::Statement;
 
 thread_local! {
@@ -22,14 +23,11 @@ thread_local! {
     static STILL_OPEN: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), sqlstate = $2, reason = $3, hint = $4
          WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID, TEXTOID]) };
-
-    static ONE_AT_A_TIME: Statement = const { Statement::new(
-        "SELECT pg_advisory_xact_lock(hashtextextended('audit_cdc.retry', 0))", &[]) };
 }
 
 /// Each open reject (of `ids`, if given) once more, as if it were delivered now. Counts are of messages.
 pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
-    ONE_AT_A_TIME.with(|lock| lock.run(Vec::new, |_| Ok(())));
+    lock_retry();
     let open: Vec<i64> = OPEN.with(|open| {
         open.run(|| vec![ids.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
     });

@@ -48,3 +48,13 @@ pub fn lock_projection(id: i32) {
 pub fn lock_capture() {
     acquire(&tag(c"captures", 0), pg_sys::ExclusiveLock, true);
 }
+
+/// Who has it makes partitions of the log. Until the transaction ends.
+pub fn lock_partitions() {
+    acquire(&tag(c"log", 0), pg_sys::ExclusiveLock, true);
+}
+
+/// Who has it retries rejects. Until the transaction ends.
+pub fn lock_retry() {
+    acquire(&tag(c"rejects", 0), pg_sys::ExclusiveLock, true);
+}

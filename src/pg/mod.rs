@@ -8,6 +8,7 @@ mod log_rows;
 mod memory;
 mod moment;
 mod partition;
+mod pinned;
 mod portal;
 mod progress;
 mod role;
@@ -22,18 +23,19 @@ mod worker;
 
 pub use board::{desk, is_preloaded};
 pub use call::Call;
-pub use lock::{lock_capture, lock_log, lock_projection, try_share_projection};
+pub use lock::{lock_capture, lock_log, lock_partitions, lock_projection, lock_retry, try_share_projection};
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use memory::keep_freed_memory;
 pub use moment::{Moment, wait_for_commits};
 pub use partition::{Found, Partition, is_partition, with_partition};
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+pub use pinned::{pinned, pinned_settings, reading};
 pub use portal::{Cursor, with_pinned};
 pub use progress::{show_progress, show_progress_again, with_progress};
-pub use role::{as_extension, current_user, quietly, restricted, setting};
+pub use role::{as_extension, as_owner_of, covers, current_user, owner, quietly, restricted, setting, with_settings};
 pub use row::{Column, RowType};
-pub use slot::{confirm_slot, drop_slot_if_rolled_back};
+pub use slot::{Pass, confirm_slot, drop_slot_if_rolled_back, note_read, stored_pass};
 pub use subtransaction::{rolled_back, subtransaction, tried};
 pub use texts::{TextRow, text_rows};
 pub use type_input::{TypeInput, kind_of_type, type_name};
@@ -84,6 +86,12 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
 pub fn snapshot_is_fixed() -> bool {
     // SAFETY: reads backend-local transaction state.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// The time, in microseconds since 2000-01-01.
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
 /// The schema of this session's temporary objects, if it has any.

@@ -26,13 +26,15 @@ impl Moment {
         moment
     }
 
-    /// Was `xid`, whose rows are seen now, committed before this moment? Of a frozen row the number may be any.
+    /// Was `xid`, whose rows are seen now, committed before this moment? A frozen row has an old number, which may be given to another
+    /// transaction by now. That one has not committed; otherwise the row would not be seen.
     pub fn is_after(&self, xid: u32) -> bool {
         let xid = pg_sys::TransactionId::from(xid);
-        // SAFETY: the snapshot is registered.
+        // SAFETY: the snapshot is registered; the rest reads shared memory.
         unsafe {
             !pg_sys::XidInMVCCSnapshot(xid, self.before)
                 || !pg_sys::TransactionIdPrecedes(xid, pg_sys::ReadNextTransactionId())
+                || !pg_sys::TransactionIdDidCommit(xid)
         }
     }
 }

@@ -1,3 +1,4 @@
+use super::caught;
 use pgrx::pg_sys;
 use std::ffi::{CString, c_int};
 
@@ -11,6 +12,38 @@ pub fn restricted<T>(role: pg_sys::Oid, settings: &[Setting], work: impl FnOnce(
     with_rights(role, pg_sys::SECURITY_RESTRICTED_OPERATION, settings, work)
 }
 
+/// Runs a query of ours over a table, with the rights of its owner: what the table's owner has put into it (domains, operators, row filters)
+/// gets no others. Row security hides nothing, as it hides nothing from the WAL.
+pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    match owner(table) {
+        Some(owner) => {
+            with_rights(owner, pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS, &[], work)
+        }
+        None => work(),
+    }
+}
+
+/// Runs code of `owner` that the current user has only called: with the rights of whichever of the two has less.
+pub fn with_least_rights<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    let user = current_user();
+    // SAFETY: reads the catalogs' caches.
+    let is_covered = unsafe { pg_sys::has_privs_of_role(user, owner) };
+    restricted(if is_covered { owner } else { user }, &[], work)
+}
+
+/// Does the current user have all rights of another role, and is another?
+pub fn covers(other: pg_sys::Oid) -> bool {
+    // SAFETY: reads the catalogs' caches.
+    other != current_user() && unsafe { pg_sys::has_privs_of_role(current_user(), other) }
+}
+
+/// Runs `work` with the rights of the capture worker's role, which is no superuser.
+pub fn as_worker<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: reads the catalogs' caches; without the role it is an error.
+    let role = unsafe { pg_sys::get_role_oid(c"audit_cdc_worker".as_ptr(), false) };
+    with_rights(role, 0, &[], work)
+}
+
 /// Runs statements of ours, which are the same for everybody, with the rights of the extension's owner.
 pub fn as_extension<T>(work: impl FnOnce() -> T) -> T {
     with_rights(extension_owner(), 0, &[("search_path", Some("pg_catalog, pg_temp"))], work)
@@ -18,13 +51,21 @@ pub fn as_extension<T>(work: impl FnOnce() -> T) -> T {
 
 /// Runs `work`, whose messages do not go to the server's log, but for FATAL and PANIC: decoding says LOG each time that it begins.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: what is set lasts until the nesting level ends; after an error the end of the (sub)transaction ends it.
+    with_settings(&[("log_min_messages", Some("fatal"))], work)
+}
+
+/// Runs `work` under these settings. After an error too they are what they were before it is told: what quiets the server's log must not keep
+/// the error out of it.
+pub fn with_settings<T>(settings: &[Setting], work: impl FnOnce() -> T) -> T {
+    // SAFETY: what is set lasts until the nesting level ends, below.
     let nesting = unsafe { pg_sys::NewGUCNestLevel() };
-    set("log_min_messages", Some("fatal"), pg_sys::GucContext::PGC_SUSET);
-    let result = work();
+    for (name, value) in settings {
+        set(name, *value, pg_sys::GucContext::PGC_SUSET);
+    }
+    let result = caught(work);
     // SAFETY: as above.
     unsafe { pg_sys::AtEOXact_GUC(false, nesting) };
-    result
+    result.unwrap_or_else(|error| error.rethrow())
 }
 
 pub fn current_user() -> pg_sys::Oid {
@@ -81,16 +122,24 @@ fn set(name: &str, value: Option<&str>, context: pg_sys::GucContext::Type) {
 }
 
 fn extension_owner() -> pg_sys::Oid {
+    // SAFETY: reads the catalogs' caches.
+    let log = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
+        pg_sys::get_relname_relid(c"log".as_ptr(), schema)
+    };
+    owner(log).unwrap_or_else(current_user)
+}
+
+/// `None`: there is no such table.
+pub fn owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: reads the catalogs' caches; the entry is a pg_class row, released after reading.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
-        let log = pg_sys::get_relname_relid(c"log".as_ptr(), schema);
-        let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, log.into());
+        let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, table.into());
         if entry.is_null() {
-            return pg_sys::GetUserId();
+            return None;
         }
         let owner = (*pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_class>()).relowner;
         pg_sys::ReleaseSysCache(entry);
-        owner
+        Some(owner)
     }
 }

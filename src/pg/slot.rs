@@ -5,27 +5,65 @@ use std::ffi::{CStr, CString, c_void};
 thread_local! {
     /// A slot that this transaction has created, and the subtransaction that would take it along.
     static CREATED: RefCell<Option<(CString, pg_sys::SubTransactionId)>> = const { RefCell::new(None) };
+    /// What this transaction has read of a slot and stored, and the subtransaction that would take it along.
+    static READ: RefCell<Option<(Pass, pg_sys::SubTransactionId)>> = const { RefCell::new(None) };
+    /// The same of the last transaction that did so and has committed. Only this may be let go of.
+    static STORED: RefCell<Option<Pass>> = const { RefCell::new(None) };
     static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// One pass over a slot.
+#[derive(Clone)]
+pub struct Pass {
+    pub slot: CString,
+    /// Position after the last transaction that was read.
+    pub reached: u64,
+    /// Microseconds since 2000-01-01. What was committed before is stored, if the pass is complete.
+    pub began_at: i64,
+    pub is_complete: bool,
 }
 
 /// PostgreSQL keeps a slot whose transaction is rolled back. This one goes with it.
 pub fn drop_slot_if_rolled_back(slot: &CStr) {
+    CREATED.set(Some((slot.to_owned(), watched_subtransaction())));
+}
+
+/// What the pass has read is stored if this transaction commits.
+pub fn note_read(pass: Pass) {
+    READ.set(Some((pass, watched_subtransaction())));
+}
+
+/// This session's last pass whose entries are committed.
+pub fn stored_pass() -> Option<Pass> {
+    STORED.with_borrow(Clone::clone)
+}
+
+fn watched_subtransaction() -> pg_sys::SubTransactionId {
     // SAFETY: we are in a transaction; the callbacks live as long as the process.
     unsafe {
-        CREATED.set(Some((slot.to_owned(), pg_sys::GetCurrentSubTransactionId())));
         if !IS_WATCHED.replace(true) {
             pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
             pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), std::ptr::null_mut());
         }
+        pg_sys::GetCurrentSubTransactionId()
     }
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_PREPARE};
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE};
     match event {
-        XACT_EVENT_ABORT => drop_created(),
-        XACT_EVENT_COMMIT => CREATED.set(None),
+        XACT_EVENT_ABORT => {
+            READ.set(None);
+            drop_created();
+        }
+        XACT_EVENT_PREPARE => READ.set(None),
+        XACT_EVENT_COMMIT => {
+            CREATED.set(None);
+            if let Some((pass, _)) = READ.take() {
+                STORED.set(Some(pass));
+            }
+        }
         XACT_EVENT_PRE_PREPARE if CREATED.with_borrow(Option::is_some) => {
             ereport!(
                 ERROR,
@@ -45,11 +83,24 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
     _argument: *mut c_void,
 ) {
     use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
-    let is_its = CREATED.with_borrow(|created| created.as_ref().is_some_and(|(_, within)| *within == ended));
+    let has_created = CREATED.with_borrow(|created| created.as_ref().is_some_and(|(_, within)| *within == ended));
+    let has_read = READ.with_borrow(|read| read.as_ref().is_some_and(|(_, within)| *within == ended));
     match event {
-        SUBXACT_EVENT_ABORT_SUB if is_its => drop_created(),
-        SUBXACT_EVENT_COMMIT_SUB if is_its => {
-            CREATED.with_borrow_mut(|created| created.iter_mut().for_each(|(_, within)| *within = parent));
+        SUBXACT_EVENT_ABORT_SUB => {
+            if has_read {
+                READ.set(None);
+            }
+            if has_created {
+                drop_created();
+            }
+        }
+        SUBXACT_EVENT_COMMIT_SUB => {
+            if has_read {
+                READ.with_borrow_mut(|read| read.iter_mut().for_each(|(_, within)| *within = parent));
+            }
+            if has_created {
+                CREATED.with_borrow_mut(|created| created.iter_mut().for_each(|(_, within)| *within = parent));
+            }
         }
         _ => {}
     }

@@ -1,6 +1,7 @@
+use super::role::with_least_rights;
 use crate::capture::Kind;
 use crate::cast::Shape;
-use pgrx::pg_sys;
+use pgrx::{PgTupleDesc, pg_sys};
 use std::ffi::{CStr, CString};
 
 /// A type's input function, and what decides how values of the type are encoded.
@@ -12,6 +13,8 @@ pub struct TypeInput {
     pub shape: Shape,
     /// Of the category of strings: any text is a value of it.
     pub is_textual: bool,
+    /// Of a domain somewhere in the type, whose conditions are code of its owner.
+    domain_owner: Option<pg_sys::Oid>,
 }
 
 impl TypeInput {
@@ -26,7 +29,8 @@ impl TypeInput {
             let (mut category, mut preferred) = (0, false);
             pg_sys::get_type_category_preferred(base, &mut category, &mut preferred);
             let is_textual = category as u8 == pg_sys::TYPCATEGORY_STRING;
-            Self { function, parameter, oid, modifier, shape: shape(oid), is_textual }
+            let domain_owner = domain_owner(oid);
+            Self { function, parameter, oid, modifier, shape: shape(oid), is_textual, domain_owner }
         }
     }
 
@@ -34,8 +38,12 @@ impl TypeInput {
     pub fn read(&mut self, text: &str) -> pg_sys::Datum {
         let text = CString::new(text).unwrap_or_default();
         // SAFETY: the function is the type's own, and gets its parameter and modifier.
-        unsafe {
+        let mut read = || unsafe {
             pg_sys::InputFunctionCall(&mut self.function, text.as_ptr().cast_mut(), self.parameter, self.modifier)
+        };
+        match self.domain_owner {
+            None => read(),
+            Some(owner) => with_least_rights(owner, read),
         }
     }
 
@@ -110,35 +118,59 @@ fn shape(oid: pg_sys::Oid) -> Shape {
     }
 }
 
-/// How many domains stand between the type and its base.
-fn domains(mut oid: pg_sys::Oid) -> usize {
-    let mut count = 0;
-    // SAFETY: the cache entry is a pg_type row, released after reading.
-    unsafe {
-        loop {
-            let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID as i32, oid.into());
-            if entry.is_null() {
-                return count;
-            }
-            let row = *pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_type>();
-            pg_sys::ReleaseSysCache(entry);
-            if row.typtype as u8 != pg_sys::TYPTYPE_DOMAIN {
-                return count;
-            }
-            (oid, count) = (row.typbasetype, count + 1);
+/// Who owns the domains of which values of a type may consist. Of several, one who is no superuser.
+fn domain_owner(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let mut owners = Vec::new();
+    add_domain_owners(oid, &mut owners);
+    // SAFETY: reads the catalogs' caches.
+    owners.iter().copied().find(|owner| unsafe { !pg_sys::superuser_arg(*owner) }).or(owners.first().copied())
+}
+
+fn add_domain_owners(oid: pg_sys::Oid, owners: &mut Vec<pg_sys::Oid>) {
+    let Some(row) = type_row(oid) else { return };
+    match row.typtype as u8 {
+        pg_sys::TYPTYPE_DOMAIN => {
+            owners.push(row.typowner);
+            add_domain_owners(row.typbasetype, owners);
         }
+        pg_sys::TYPTYPE_COMPOSITE => {
+            // SAFETY: the descriptor is counted, and let go when it is dropped.
+            let layout = unsafe { PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(oid, -1)) };
+            layout.iter().filter(|column| !column.is_dropped()).for_each(|column| {
+                add_domain_owners(column.type_oid().value(), owners);
+            });
+        }
+        // SAFETY: reads the catalogs' caches.
+        pg_sys::TYPTYPE_RANGE => add_domain_owners(unsafe { pg_sys::get_range_subtype(oid) }, owners),
+        pg_sys::TYPTYPE_MULTIRANGE => add_domain_owners(unsafe { pg_sys::get_multirange_range(oid) }, owners),
+        _ if row.typelem != pg_sys::InvalidOid => add_domain_owners(row.typelem, owners),
+        _ => {}
     }
 }
 
-fn delimiter(element: pg_sys::Oid) -> char {
+/// `None`: there is no such type.
+fn type_row(oid: pg_sys::Oid) -> Option<pg_sys::FormData_pg_type> {
     // SAFETY: the cache entry is a pg_type row, released after reading.
     unsafe {
-        let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID as i32, element.into());
+        let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID as i32, oid.into());
         if entry.is_null() {
-            return ',';
+            return None;
         }
-        let delimiter = (*pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_type>()).typdelim as u8;
+        let row = *pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_type>();
         pg_sys::ReleaseSysCache(entry);
-        delimiter.into()
+        Some(row)
     }
+}
+
+/// How many domains stand between the type and its base.
+fn domains(mut oid: pg_sys::Oid) -> usize {
+    let mut count = 0;
+    while let Some(row) = type_row(oid).filter(|row| row.typtype as u8 == pg_sys::TYPTYPE_DOMAIN) {
+        (oid, count) = (row.typbasetype, count + 1);
+    }
+    count
+}
+
+fn delimiter(element: pg_sys::Oid) -> char {
+    type_row(element).map_or(',', |row| (row.typdelim as u8).into())
 }

@@ -1,8 +1,10 @@
 use super::board::{self, Desk};
+use super::pinned::pin_worker;
+use super::role::as_worker;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::pg_sys::{self, panic::CaughtError};
 use pgrx::{IntoDatum, PgTryBuilder};
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -83,15 +85,6 @@ unsafe extern "C-unwind" {
     fn die(signal: i32);
 }
 
-/// What a database sets for its sessions, and would stop a worker.
-const SETTINGS: &[(&CStr, &CStr)] = &[
-    (c"default_transaction_read_only", c"off"),
-    (c"default_transaction_isolation", c"read committed"),
-    (c"lock_timeout", c"0"),
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    (c"transaction_timeout", c"0"),
-];
-
 /// The process of a worker, connected to its database.
 pub struct CaptureWorker {
     desk: Option<&'static Desk>,
@@ -119,21 +112,11 @@ impl CaptureWorker {
             return None;
         }
         BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
-        for (name, value) in SETTINGS {
-            // SAFETY: the strings are constants; as PostgreSQL's own workers do (PostgreSQL source, `autovacuum.c`).
-            unsafe {
-                pg_sys::SetConfigOption(
-                    name.as_ptr(),
-                    value.as_ptr(),
-                    pg_sys::GucContext::PGC_SUSET,
-                    pg_sys::GucSource::PGC_S_OVERRIDE,
-                );
-            }
-        }
+        pin_worker();
         Some(Self { desk: board::take_desk() })
     }
 
-    /// Runs `work` in a transaction. After an error everything of it is rolled back.
+    /// Runs `work` in a transaction, with the rights of the worker's role. After an error everything of it is rolled back.
     pub fn transaction<T>(&self, activity: &str, work: impl FnOnce() -> T) -> Result<T, CaughtError> {
         report_activity(pg_sys::BackendState::STATE_RUNNING, activity);
         let result = PgTryBuilder::new(AssertUnwindSafe(|| {
@@ -143,7 +126,7 @@ impl CaptureWorker {
                 pg_sys::StartTransactionCommand();
                 pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             }
-            let value = work();
+            let value = as_worker(work);
             // SAFETY: `work` has left the snapshot and the transaction as it found them.
             unsafe {
                 pg_sys::PopActiveSnapshot();
@@ -172,8 +155,7 @@ impl CaptureWorker {
         if let Some(desk) = self.desk {
             desk.take_commits();
         }
-        // SAFETY: reads the clock.
-        unsafe { pg_sys::GetCurrentTimestamp() }
+        super::now()
     }
 
     /// What was committed before `time` is captured.

@@ -1,0 +1,290 @@
+"""Code of users never runs with more rights than its owner has: domains, triggers and shadows of PostgreSQL's own names."""
+
+import re
+
+import psycopg2
+import pytest
+from capture_helpers import capture, captured, paused, source, start, table  # noqa: F401
+from conftest import TOP, admin, until
+from test_backfill import backfill
+from test_capture import begin, code
+
+CLIMB = """
+CREATE FUNCTION lair.climb() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO lair.loot VALUES (current_user);
+  BEGIN ALTER ROLE rights_mallory SUPERUSER; EXCEPTION WHEN OTHERS THEN NULL; END;
+  RETURN true;
+END $$;
+CREATE FUNCTION lair.check(value int) RETURNS boolean LANGUAGE sql AS 'SELECT lair.climb()';
+CREATE DOMAIN lair.dom AS int CHECK (lair.check(value));
+CREATE FUNCTION lair.fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM lair.climb(); RETURN NEW; END';
+"""
+
+
+@pytest.fixture
+def mallory(source):
+    """A role that owns a schema and whatever she puts into it, and is nobody else."""
+    admin("CREATE ROLE rights_mallory LOGIN; CREATE ROLE rights_clerk LOGIN; CREATE ROLE rights_dbo LOGIN")
+    source.run(f"CREATE SCHEMA lair AUTHORIZATION rights_mallory; GRANT USAGE ON SCHEMA lair TO PUBLIC; "
+               "SET ROLE rights_mallory; CREATE TABLE lair.loot (who text); GRANT ALL ON lair.loot TO PUBLIC;" + CLIMB)
+    yield source
+    source.run("DROP OWNED BY rights_mallory CASCADE; DROP OWNED BY rights_clerk CASCADE")
+    admin(f"ALTER DATABASE {source.name} OWNER TO postgres; DROP ROLE rights_mallory; DROP ROLE rights_clerk; DROP ROLE rights_dbo")
+
+
+def ran_as(db):
+    """Whose rights her code has had so far; she is no superuser, whoever called it."""
+    assert db.value("SELECT NOT rolsuper FROM pg_roles WHERE rolname = 'rights_mallory'")
+    return {who for who, in db.rows("SELECT DISTINCT who FROM lair.loot")}
+
+
+def test_a_backfill_reads_a_table_as_its_owner(mallory):
+    """The second batch compares the key, which casts to its type."""
+    mallory.run("SET ROLE rights_mallory; CREATE TABLE lair.t (id lair.dom PRIMARY KEY, v text); INSERT INTO lair.t SELECT generate_series(1, 30); TRUNCATE lair.loot")
+    begin(mallory)
+    assert backfill(mallory, "lair.t", batch_size=10) == 30
+    assert ran_as(mallory) == {"rights_mallory"}
+
+
+def test_a_backfill_reads_what_row_security_hides_from_the_owner(mallory):
+    mallory.run("""SET ROLE rights_mallory; CREATE TABLE lair.t (id int PRIMARY KEY); INSERT INTO lair.t VALUES (1), (2);
+        ALTER TABLE lair.t ENABLE ROW LEVEL SECURITY; ALTER TABLE lair.t FORCE ROW LEVEL SECURITY""")
+    begin(mallory)
+    assert backfill(mallory, "lair.t") == 2
+
+
+@pytest.mark.parametrize("type_", ["lair.dom", "lair.dom[]", "lair.pair", "lair.outer_dom"])
+@pytest.mark.parametrize("caller, expected", [("postgres", "rights_mallory"), ("rights_clerk", "rights_clerk")])
+def test_a_cast_runs_the_conditions_of_a_domain_with_the_lesser_rights(mallory, type_, caller, expected):
+    mallory.run(f"SET ROLE rights_mallory; CREATE TYPE lair.pair AS (a int, b lair.dom); CREATE DOMAIN lair.outer_dom AS lair.dom; CREATE TABLE lair.t (id {type_}); TRUNCATE lair.loot")
+    mallory.run("GRANT audit_cdc_reader TO rights_clerk")
+    value = {"lair.dom[]": "[1, 2]", "lair.pair": '"(1,2)"'}.get(type_, "7")
+    mallory.run(f"SET ROLE {caller}; SELECT audit_row(NULL::lair.t, '{{\"id\": {value}}}')")
+    assert ran_as(mallory) == {expected}
+
+
+def test_code_of_a_domain_leaves_nothing_in_the_session_that_casts(mallory):
+    mallory.run("""SET ROLE rights_mallory; CREATE FUNCTION lair.leave(value int) RETURNS boolean LANGUAGE plpgsql AS
+        'BEGIN CREATE TEMP TABLE orders (id int); RETURN true; END'; CREATE DOMAIN lair.leaving AS int CHECK (lair.leave(value))""")
+    assert code(mallory, "SELECT audit_cast(NULL::lair.leaving, '1')") == "22018"
+
+
+def test_a_table_as_it_was_and_undo_by_a_superuser(mallory):
+    """Whatever runs is hers, and runs as she."""
+    mallory.run("""SET ROLE rights_mallory; CREATE TABLE lair.h (id int PRIMARY KEY, n lair.dom); ALTER TABLE lair.h REPLICA IDENTITY FULL;
+        CREATE TRIGGER climbing BEFORE INSERT OR UPDATE OR DELETE ON lair.h FOR EACH ROW EXECUTE FUNCTION lair.fire();
+        ALTER TABLE lair.h DISABLE TRIGGER climbing""")
+    begin(mallory)
+    mallory.run("SET ROLE rights_mallory; INSERT INTO lair.h VALUES (1, 10)")
+    mallory.run("SET ROLE rights_mallory; UPDATE lair.h SET n = 11")
+    capture(mallory)
+    mallory.run("SET ROLE rights_mallory; TRUNCATE lair.loot; ALTER TABLE lair.h ENABLE TRIGGER climbing")
+    assert mallory.rows("SELECT * FROM audit_as_of(NULL::lair.h)") == [(1, 11)]
+    assert ran_as(mallory) == {"rights_mallory"}
+    mallory.run("TRUNCATE lair.loot")
+    change = mallory.value("SELECT max(id) FROM audit_logs WHERE action = 'update'")
+    assert mallory.rows("SELECT outcome FROM audit_undo(change => %s)", change) == [("undone",)]
+    assert mallory.rows("SELECT * FROM lair.h") == [(1, 10)]
+    assert ran_as(mallory) == {"rights_mallory"}
+
+
+def test_a_deferred_trigger_does_not_wait_for_the_superusers_commit(mallory):
+    mallory.run("""SET ROLE rights_mallory; CREATE TABLE lair.h (id int PRIMARY KEY); ALTER TABLE lair.h REPLICA IDENTITY FULL""")
+    begin(mallory)
+    mallory.run("INSERT INTO lair.h VALUES (1)")
+    capture(mallory)
+    mallory.run("SET ROLE rights_mallory; TRUNCATE lair.loot; CREATE CONSTRAINT TRIGGER later AFTER DELETE ON lair.h DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION lair.fire()")
+    assert mallory.rows("SELECT outcome FROM audit_undo(change => (SELECT max(id) FROM audit_logs))") == [("undone",)]
+    assert ran_as(mallory) == {"rights_mallory"}
+
+
+# shadows of whatever our code may name
+SHADOWS = """
+CREATE FUNCTION evil.trapped() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_catalog.current_setting('is_superuser') OPERATOR(pg_catalog.=) 'on' OR current_user OPERATOR(pg_catalog.=) 'audit_cdc_worker' THEN
+    RAISE EXCEPTION 'trapped %', current_user;
+  END IF;
+END $$;
+DO $do$
+DECLARE f record; o record;
+BEGIN
+  FOR f IN
+    SELECT p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid) AS arguments, pg_catalog.pg_get_function_result(p.oid) AS result
+    FROM pg_catalog.pg_proc AS p
+    WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f' AND p.provariadic = 0 AND NOT p.proretset
+      AND p.proname = ANY (ARRAY['to_regclass', 'current_setting', 'format', 'quote_ident', 'now', 'clock_timestamp', 'sha256', 'convert_to', 'encode', 'length',
+        'lower', 'date_trunc', 'to_char', 'hashtextextended', 'pg_advisory_xact_lock', 'pg_current_wal_flush_lsn', 'pg_current_wal_insert_lsn', 'pg_has_role',
+        'array_to_json', 'jsonb_build_object', 'starts_with', 'substr', 'set_config', 'pg_control_system', 'current_database', 'concat', 'isfinite', 'to_jsonb'])
+      AND pg_catalog.pg_get_function_arguments(p.oid) !~ 'OUT|VARIADIC|any|internal' AND p.prorettype <> 'pg_catalog.void'::regtype
+  LOOP
+    EXECUTE pg_catalog.format('CREATE FUNCTION evil.%I(%s) RETURNS %s LANGUAGE plpgsql AS $b$ BEGIN PERFORM evil.trapped(); RETURN NULL; END $b$', f.proname, f.arguments, f.result);
+  END LOOP;
+  FOR o IN
+    SELECT DISTINCT r.oprname, l.typname AS l, t.typname AS r, z.typname AS z
+    FROM pg_catalog.pg_operator AS r JOIN pg_catalog.pg_type AS l ON l.oid = r.oprleft JOIN pg_catalog.pg_type AS t ON t.oid = r.oprright JOIN pg_catalog.pg_type AS z ON z.oid = r.oprresult
+    WHERE r.oprname IN ('=', '<>', '<', '<=', '>', '>=', '-', '+', '||', '->', '->>', '~')
+      AND l.typname IN ('text', 'int4', 'int8', 'oid', 'name', 'pg_lsn', 'jsonb', 'json', 'timestamptz', 'bool', 'char') AND t.typname IN ('text', 'int4', 'int8', 'oid', 'name', 'pg_lsn', 'jsonb', 'timestamptz', 'bool', 'char', 'interval')
+  LOOP
+    EXECUTE pg_catalog.format('CREATE FUNCTION evil.%I(pg_catalog.%I, pg_catalog.%I) RETURNS pg_catalog.%I LANGUAGE plpgsql AS $b$ BEGIN PERFORM evil.trapped(); RETURN NULL; END $b$',
+                              'op ' OPERATOR(pg_catalog.||) pg_catalog.md5(o::text), o.l, o.r, o.z);
+    EXECUTE pg_catalog.format('CREATE OPERATOR evil.%s (LEFTARG = pg_catalog.%I, RIGHTARG = pg_catalog.%I, PROCEDURE = evil.%I)', o.oprname, o.l, o.r, 'op ' OPERATOR(pg_catalog.||) pg_catalog.md5(o::text));
+  END LOOP;
+END $do$;
+"""
+
+
+def test_shadows_of_names_and_operators_are_never_met(source):
+    """The database's owner sets a search_path in which they come first, for everybody: the worker, admins, relays and superusers who only call."""
+    table(source, "t", "a numeric, b timestamptz, v text, PRIMARY KEY (a, b)")
+    source.run("CREATE SCHEMA evil; " + SHADOWS)
+    assert source.value("SELECT count(*) FROM pg_proc WHERE pronamespace = 'evil'::regnamespace") > 150
+    admin(f"ALTER DATABASE {source.name} SET search_path = evil, pg_catalog, public")
+    try:
+        trapped = source.connect()
+        with pytest.raises(psycopg2.errors.RaiseException, match="trapped"):
+            source.value("SELECT to_regclass('t'::text)", connection=trapped)
+        source.run("CREATE PUBLICATION audited FOR TABLE public.t")
+        source.run("SELECT public.audit_capture_start('audited')")
+        source.run("INSERT INTO public.t SELECT n, '2026-01-01', 'x' FROM pg_catalog.generate_series(1, 5) AS n")
+        until(lambda: source.value("SELECT pg_catalog.count(*) FROM public.audit_logs") == 5 or source.value("SELECT last_error FROM public.audit_capture_status()") is not None)
+        assert source.value("SELECT last_error FROM public.audit_capture_status()") is None
+        source.run("CALL public.audit_capture()")
+        assert source.rows("CALL public.audit_backfill('public.t')")[0][1] == 5
+        assert source.value("SELECT inserted FROM public.audit_ingest('[{\"action\":\"insert\",\"record\":{\"id\":1},\"changes\":null,\"metadata\":{\"commit_lsn\":1,\"commit_idx\":0,\"commit_timestamp\":\"2021-03-01T09:00:00Z\",\"record_pks\":[\"1\"],\"table_schema\":\"s\",\"table_name\":\"t\",\"database\":{\"id\":\"d\"}}}]'::text)") == 1
+        source.run("SELECT public.audit_retry_rejects()")
+        assert source.value("SELECT pg_catalog.count(*) FROM public.audit_as_of(NULL::public.t)") == 5
+        assert source.value("SELECT pg_catalog.count(*) FROM public.audit_history('public.t')") > 0
+        change = source.value("SELECT pg_catalog.min(id) FROM public.audit_logs")
+        assert source.value("SELECT outcome FROM public.audit_undo(change => %s)", change) == "undone"
+        source.rows("CALL public.audit_capture_stop()")
+    finally:
+        admin(f"ALTER DATABASE {source.name} RESET search_path")
+
+
+def test_the_worker_and_ingest_are_no_superuser(db):
+    owners = db.rows("""SELECT p.proname, r.rolname, r.rolsuper FROM pg_proc AS p JOIN pg_roles AS r ON r.oid = p.proowner
+        WHERE p.proname IN ('audit_ingest', 'audit_retry_rejects', 'capture_pass', 'advance_capture', 'is_captured', 'note_capture_error') ORDER BY 1""")
+    assert len(owners) == 8 and {owner[1:] for owner in owners} == {("audit_cdc_worker", False)}
+    assert db.rows("SELECT rolcanlogin, rolcreaterole, rolbypassrls FROM pg_roles WHERE rolname = 'audit_cdc_worker'") == [(False, False, False)]
+
+
+def test_the_workers_role_must_be_nobodys(empty):
+    """Whoever may make roles might make this one first, with members."""
+    admin("CREATE ROLE rights_creator; GRANT audit_cdc_worker TO rights_creator")
+    try:
+        assert code(empty, "CREATE EXTENSION audit_cdc") == "55000"
+    finally:
+        admin("REVOKE audit_cdc_worker FROM rights_creator; DROP ROLE rights_creator")
+
+
+def test_an_admin_cannot_let_go_of_what_is_not_stored(paused):
+    """Called alone, or around a pass that is rolled back, what moves the slot moves nothing."""
+    admin("CREATE ROLE rights_admin LOGIN; GRANT audit_cdc_admin TO rights_admin")
+    try:
+        confirmed = lambda: paused.value("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()")
+        paused.run("INSERT INTO t VALUES (1, 'a')")
+        before = confirmed()
+        session = paused.connect(user="rights_admin")
+        assert code(paused, "SELECT audit_cdc_internal.advance_capture('FFFFFFFF/FFFFFFFF')") == "42883"
+        for sql in ("SELECT audit_cdc_internal.advance_capture()", "BEGIN",
+                    "SELECT * FROM audit_cdc_internal.capture_pass(NULL)", "SELECT audit_cdc_internal.advance_capture()", "ROLLBACK",
+                    "SELECT audit_cdc_internal.advance_capture()",
+                    "DO $$ BEGIN PERFORM audit_cdc_internal.capture_pass(NULL); RAISE EXCEPTION 'x'; EXCEPTION WHEN raise_exception THEN NULL; END $$",
+                    "SELECT audit_cdc_internal.advance_capture()"):
+            session.cursor().execute(sql)
+        assert confirmed() == before
+        capture(paused)
+        assert paused.rows("SELECT record_id FROM audit_logs") == [("1",)]
+    finally:
+        paused.run("DROP OWNED BY rights_admin")
+        admin("DROP ROLE rights_admin")
+
+
+def test_locks_that_anybody_can_take_do_not_stop_anything(db):
+    holder = db.connect()
+    holder.cursor().execute("SELECT pg_advisory_lock(hashtextextended('audit_cdc.partitions', 0)), pg_advisory_lock(hashtextextended('audit_cdc.retry', 0))")
+    waiting = db.connect(options="-c lock_timeout=5s")
+    body = '{"action":"insert","record":{"id":1},"changes":null,"metadata":{"commit_lsn":1,"commit_idx":0,"commit_timestamp":"2031-03-01T09:00:00Z","record_pks":["1"],"table_schema":"s","table_name":"t","database":{"id":"d"}}}'
+    assert db.ingest(body, connection=waiting) == (1, 1, 0, 0)
+    assert db.rows("SELECT * FROM audit_retry_rejects()", connection=waiting) == [(0, 0, 0, 0)]
+
+
+TEXT = "Ã© € ü 中"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252", "EUC_JP"])
+def test_values_do_not_pass_through_the_clients_encoding(paused, encoding):
+    paused.run("INSERT INTO t VALUES (1, %s)", TEXT)
+    session = paused.connect()
+    session.cursor().execute(f"SET client_encoding = '{encoding}'")
+    session.cursor().execute("CALL audit_capture()")
+    assert paused.value("SHOW client_encoding", connection=session) == encoding
+    session.cursor().execute("CALL audit_backfill('t')")
+    assert paused.rows("SELECT new_values ->> 'v' FROM audit_logs ORDER BY id") == [(TEXT,), (TEXT,)]
+
+
+@pytest.mark.parametrize("name, value", [("client_encoding", "LATIN1"), ("role", "rights_dbo"), ("temp_file_limit", "64kB"), ("exit_on_error", "on"), ("idle_in_transaction_session_timeout", "1ms"),
+                                         ("plpgsql.extra_errors", "all"), ("restrict_nonsystem_relation_kind", "view"), ("standard_conforming_strings", "off"),
+                                         ("transform_null_equals", "on"), ("quote_all_identifiers", "on"), ("default_table_access_method", "nothing"), ("array_nulls", "off")])
+def test_no_setting_of_the_database_stops_or_alters_capture(mallory, name, value):
+    if mallory.rows("SELECT FROM pg_settings WHERE name = %s", name) == [] and "." not in name and name != "role":
+        pytest.skip("not in this release")
+    table(mallory, "t")
+    mallory.run("CREATE PUBLICATION audited FOR TABLE t")
+    connection = mallory.connect()
+    connection.cursor().execute("LOAD 'plpgsql'")
+    try:
+        connection.cursor().execute(f"ALTER DATABASE {mallory.name} SET {name} = '{value}'")
+    except psycopg2.errors.InvalidParameterValue:
+        connection.cursor().execute(f"UPDATE pg_db_role_setting SET setconfig = ARRAY['{name}={value}'] WHERE false")
+        pytest.skip("this release refuses it")
+    try:
+        connection.cursor().execute("SELECT audit_capture_start('audited')")
+        connection.cursor().execute("INSERT INTO t SELECT i, %s FROM generate_series(1, 3000) AS i", (TEXT,))
+        until(lambda: mallory.rows("SELECT count(*) FROM audit_logs", connection=connection) == [(3000,)], 30)
+        assert mallory.rows("SELECT DISTINCT new_values ->> 'v' FROM audit_logs", connection=connection) == [(TEXT,)]
+        assert mallory.rows("SELECT last_error FROM audit_capture_status()", connection=connection) == [(None,)]
+    finally:
+        connection.cursor().execute(f"ALTER DATABASE {mallory.name} RESET {name}")
+
+
+def test_every_setting_of_the_server_is_decided(db):
+    """A release brings new ones: pin it in src/pg/pinned.rs, or say in settings.txt why not."""
+    decided = [line.split(": ", 1) for line in (TOP / "tests" / "e2e" / "settings.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(reason for _, reason in decided)
+    session = db.connect()
+    session.cursor().execute("LOAD 'plpgsql'")
+    pinned = {name for name, in db.rows("SELECT name FROM audit_cdc_internal.pinned_settings()")} | {"lc_monetary"}
+    names = [name for name, in db.rows("SELECT name FROM pg_settings WHERE context IN ('user', 'superuser')", connection=session)]
+    assert len(names) > 150 and {"search_path", "client_encoding", "DateStyle"} <= pinned
+    assert [name for name in names if name not in pinned and not any(re.fullmatch(pattern, name) for pattern, _ in decided)] == []
+
+
+def test_functions_with_more_rights_than_their_callers_run_under_the_pinned_settings(db):
+    """Those in SQL are told to by the catalogs, those in C do it themselves (test_no_setting_of_the_database_stops_or_alters_capture)."""
+    lacking = db.rows("""SELECT p.oid::regprocedure, s.name FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+        JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+        CROSS JOIN audit_cdc_internal.pinned_settings() AS s JOIN pg_settings AS k ON k.name = s.name AND k.context = 'user'
+        WHERE p.prosecdef AND (l.lanname <> 'c' OR s.name = 'search_path')
+          AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS c WHERE lower(split_part(c, '=', 1)) = lower(s.name))""")
+    assert lacking == []
+
+
+def test_arrays_are_read_alike_under_any_setting(db):
+    session = db.connect(options="-c array_nulls=off -c xmloption=document")
+    assert db.value("SELECT audit_cast(NULL::text[], '[\"a\", null, \"NULL\"]')", connection=session) == ["a", None, "NULL"]
+    assert db.value("SELECT audit_cast(NULL::xml, '\"<a/>text\"')::text", connection=session) == "<a/>text"
+
+
+def test_an_error_of_reading_the_slot_is_in_the_servers_log(paused):
+    """It is quiet only about what decoding says each time that it begins."""
+    import os
+    import pathlib
+    paused.run("INSERT INTO t VALUES (1, 'a')")
+    paused.run("DROP PUBLICATION audited")
+    paused.run("INSERT INTO t VALUES (2, 'b')")
+    assert code(paused, "CALL audit_capture()") == "42704"
+    log = (pathlib.Path(os.environ["AUDIT_DATA"]) / "log").read_text(errors="replace")
+    assert 'publication "audited" does not exist' in log
