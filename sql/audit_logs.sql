@@ -14,8 +14,8 @@ DECLARE
          audit_cdc_internal.lifted(l.annotations, 'username') AS username,
          audit_cdc_internal.lifted(l.annotations, 'source') AS source,
          audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
-         nullif(l.annotations -> 'metadata', 'null') AS metadata,
-         l.annotations,
+         nullif(a.annotations -> 'metadata', 'null') AS metadata,
+         a.annotations,
          coalesce(l.idempotency_key, encode(format('%%s:%%s', l.commit_lsn, l.commit_idx)::bytea, 'base64')) AS idempotency_key,
          l.created_at,
          CASE l.replica_identity WHEN 'f' THEN 'full' WHEN 'd' THEN 'default' WHEN 'i' THEN 'index' WHEN 'n' THEN 'nothing'
@@ -45,6 +45,10 @@ DECLARE
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key%s
   FROM %s AS l
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN l.large_annotations IS NULL THEN l.annotations
+                ELSE (SELECT g.annotations FROM audit_cdc_internal.large_annotations AS g WHERE g.id = l.large_annotations)
+           END AS annotations) AS a
   JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table
   LEFT JOIN audit_cdc_internal.record_keys AS k ON k.audited_table = l.audited_table AND k.record_id = l.record_id
   LEFT JOIN @extschema@.audit_described_tables AS d
@@ -78,7 +82,7 @@ COMMENT ON COLUMN @extschema@.audit_logs.username IS 'annotations ->> ''username
 COMMENT ON COLUMN @extschema@.audit_logs.source IS 'annotations ->> ''source'': from where the change was made';
 COMMENT ON COLUMN @extschema@.audit_logs.request_id IS 'annotations ->> ''request_id''';
 COMMENT ON COLUMN @extschema@.audit_logs.metadata IS 'annotations -> ''metadata''';
-COMMENT ON COLUMN @extschema@.audit_logs.annotations IS 'the transaction annotations, whole, whatever JSON value they are; null for none';
+COMMENT ON COLUMN @extschema@.audit_logs.annotations IS 'the transaction''s annotations, whole, whatever JSON value they are; null for none. What jsonb cannot hold is kept as text: {"unreadable": its first 2,000 bytes}, of a longer one with "bytes" (its length) and "sha256" of the whole';
 COMMENT ON COLUMN @extschema@.audit_logs.idempotency_key IS 'Sequin''s key; derived as Sequin does it where a release did not send it';
 COMMENT ON COLUMN @extschema@.audit_logs.created_at IS 'when the entry was stored';
 COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS 'of the table at commit time, as capture saw it or by the table''s description; null: not captured here, and not described then';

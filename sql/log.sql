@@ -46,7 +46,8 @@ CREATE TABLE audit_cdc_internal.log (
   new_values jsonb,
   unknown_columns text[],
   unknown_old_columns text[],
-  may_change_key boolean
+  may_change_key boolean,
+  large_annotations uuid
 ) PARTITION BY RANGE (commit_timestamp);
 COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
 COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS 'null where it is base64 of "commit_lsn:commit_idx", as Sequin makes it of changes';
@@ -55,6 +56,16 @@ COMMENT ON COLUMN audit_cdc_internal.log.replica_identity IS 'as pg_class.relrep
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS 'what the row itself knows to be unknown; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_old_columns IS 'as unknown_columns, for the row before the change';
 COMMENT ON COLUMN audit_cdc_internal.log.may_change_key IS 'true: an update that may have given its row another key (src/message/rekeyed.rs); null: one that did not, or another action';
+COMMENT ON COLUMN audit_cdc_internal.log.annotations IS 'if large_annotations is not null: what the indexes need of them, or null';
+COMMENT ON COLUMN audit_cdc_internal.log.large_annotations IS 'annotations over 2,000 bytes: where they stand whole';
+
+-- A transaction's annotations are the same for all its changes: large ones stand here once.
+CREATE TABLE audit_cdc_internal.large_annotations (
+  id uuid PRIMARY KEY,
+  annotations jsonb NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE audit_cdc_internal.large_annotations IS 'annotations over 2,000 bytes, once each, by a digest of their text';
 
 -- An annotation's member as text. Over 2,000 bytes it is not lifted (an index entry holds at most
 -- about 2,700); annotations keep it whole.
@@ -77,10 +88,13 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_inte
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.log ENABLE ALWAYS TRIGGER append_only;
 
--- Names are part of what the log says.
+-- Names and large annotations are part of what the log says.
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.audited_tables
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.audited_tables ENABLE ALWAYS TRIGGER append_only;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.large_annotations
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+ALTER TABLE audit_cdc_internal.large_annotations ENABLE ALWAYS TRIGGER append_only;
 
 -- Tallies answer "how many, how late" for each table without reading the log. A call adds to any row that
 -- no other call is holding, or adds a row: there are as many as calls ever ran at one time.
@@ -104,5 +118,6 @@ INSERT INTO audit_cdc_internal.ingest_reads (changed_at) VALUES (now());
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.log_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.large_annotations', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.tallies', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.tallies_id_seq', '');

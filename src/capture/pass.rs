@@ -70,7 +70,7 @@ fn take_pending(slot: &Slot, upto_nchanges: Option<i32>) -> Result<(i64, Read), 
     let (mut captured, mut bytes) = (0, 0);
     let mut waiting: Vec<Written> = Vec::new();
     let read = slot.read(upto_nchanges, |changes| {
-        bytes += changes.iter().map(|change| change.text.len()).sum::<usize>();
+        bytes += Written::bytes(changes);
         waiting.append(changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
             captured += take_captured(&std::mem::take(&mut waiting));

@@ -130,6 +130,6 @@ fn audit_changes(
         }
     };
     let mut messages = Vec::new();
-    pinned(|| slot.read(upto_nchanges, |changes| messages.extend(changes.drain(..).map(|change| change.text))))?;
-    Ok(SetOfIterator::new(messages))
+    pinned(|| slot.read(upto_nchanges, |changes| messages.append(changes)))?;
+    Ok(SetOfIterator::new(messages.into_iter().map(|message: Written| message.whole().into_owned())))
 }

@@ -1,10 +1,11 @@
 //! `audit_ingest`: a body's changes go into the log, each exactly once; what cannot be taken is set aside.
 //!
-//! Everything is locked in one order in every session (audited tables, partitions, log by commit time and
-//! identity, rejects by digest; nobody waits for tallies), so that overlapping calls wait for each other and never
+//! Everything is locked in one order in every session (audited tables, large annotations by identity, partitions, log by
+//! commit time and identity, rejects by digest; nobody waits for tallies), so that overlapping calls wait for each other and never
 //! deadlock. (A retry meets its rejects in its own order; against a redelivery of the same messages it may be
 //! cancelled with 40P01.)
 
+mod large;
 mod log;
 mod month;
 mod names;

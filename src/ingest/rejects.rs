@@ -6,6 +6,7 @@ use crate::sqlstate::SqlState;
 use crate::statement::Statement;
 use pgrx::Uuid;
 use pgrx::prelude::*;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::pg::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
@@ -29,7 +30,7 @@ thread_local! {
 const LONGEST_RESPELLED: usize = 1 << 20;
 
 pub struct Rejected<'a> {
-    text: &'a str,
+    text: Cow<'a, str>,
     /// `None` for a whole body.
     pub position: Option<i32>,
     /// `None`: not understood, to be known again by its text.
@@ -40,21 +41,31 @@ pub struct Rejected<'a> {
 
 impl<'a> Rejected<'a> {
     pub fn body(text: &'a str, reject: Reject) -> Self {
-        Self { text, position: None, digest: Some(text_digest(text)), table: None, reject }
+        Self { text: Cow::Borrowed(text), position: None, digest: Some(text_digest(text)), table: None, reject }
     }
 
     pub fn message(message: Message<'a>, reject: Reject) -> Self {
-        Self { text: message.text, position: Some(message.position), digest: None, table: Table::of(message), reject }
+        Self {
+            text: Cow::Borrowed(message.text),
+            position: Some(message.position),
+            digest: None,
+            table: Table::of(message),
+            reject,
+        }
     }
 
     pub fn change(change: &Change<'a>, reject: Reject) -> Self {
         Self {
-            text: change.message.text,
+            text: Cow::Borrowed(change.message.text),
             position: Some(change.message.position),
             digest: Some(change.reject_digest()),
             table: Some(change.table.clone()),
             reject,
         }
+    }
+
+    pub fn with_text(self, text: Cow<'a, str>) -> Self {
+        Self { text, ..self }
     }
 
     pub fn report(&self) -> ErrorReport {
@@ -76,15 +87,16 @@ impl<'a> Rejected<'a> {
     fn digest(&self) -> Identity {
         self.digest.unwrap_or_else(|| {
             if self.text.len() > LONGEST_RESPELLED {
-                return text_digest(self.text);
+                return text_digest(&*self.text);
             }
             let canonical = subtransaction(|| {
-                CANONICAL
-                    .with(|canonical| canonical.run(|| vec![self.text.into()], |rows| rows.first().get_one::<String>()))
+                CANONICAL.with(|canonical| {
+                    canonical.run(|| vec![(&*self.text).into()], |rows| rows.first().get_one::<String>())
+                })
             });
             match canonical {
-                Ok(text) => text_digest(text.as_deref().unwrap_or(self.text)),
-                Err(error) if refusal(&error).is_some() => text_digest(self.text),
+                Ok(text) => text_digest(text.as_deref().unwrap_or(&self.text)),
+                Err(error) if refusal(&error).is_some() => text_digest(&*self.text),
                 Err(error) => error.rethrow(),
             }
         })
@@ -127,7 +139,7 @@ pub fn set_aside(rejected: Vec<Rejected>) {
             || {
                 vec![
                     once.keys().map(|digest| Uuid::from_bytes(*digest)).collect::<Vec<_>>().into(),
-                    all().map(|r| r.text).collect::<Vec<_>>().into(),
+                    all().map(|r| &*r.text).collect::<Vec<_>>().into(),
                     all().map(|r| r.reject.sqlstate.as_str()).collect::<Vec<_>>().into(),
                     all().map(|r| r.reject.reason.as_ref()).collect::<Vec<_>>().into(),
                     all().map(|r| r.reject.hint.as_deref()).collect::<Vec<_>>().into(),

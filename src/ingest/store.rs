@@ -2,7 +2,7 @@
 
 use super::log::{Entry, record_id, record_pks};
 use super::month::months;
-use crate::message::{Action, Logged};
+use crate::message::{Action, Annotations, Logged};
 use crate::pg::{ErrorReport, Found, Partition, Value, with_partition};
 use crate::projection::{Projection, feed};
 use pgrx::prelude::*;
@@ -24,6 +24,7 @@ const COLUMNS: &[&CStr] = &[
     c"replica_identity",
     c"idempotency_key",
     c"annotations",
+    c"large_annotations",
     c"old_values",
     c"new_values",
     c"unknown_columns",
@@ -111,6 +112,13 @@ fn logged(found: &Found, action: Action) -> Logged {
 fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
     let change = entry.change;
     let sent = &change.sent;
+    let (annotations, large_annotations) = match &change.annotations {
+        None => (Value::Null, Value::Null),
+        Some(Annotations::Text(text)) => (Value::Annotations(text), Value::Null),
+        Some(Annotations::Large(large)) => {
+            (large.lifted.as_deref().map_or(Value::Null, Value::Json), Value::Uuid(&large.id))
+        }
+    };
     vec![
         Value::Time(entry.postgres_time()),
         Value::Uuid(&entry.identity),
@@ -124,7 +132,8 @@ fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
         Value::Integer(entry.table.number),
         sent.replica_identity.map_or(Value::Null, Value::Char),
         change.own_key().map_or(Value::Null, Value::Text),
-        change.annotations.map_or(Value::Null, Value::Json),
+        annotations,
+        large_annotations,
         change.old_values.map_or(Value::Null, Value::Json),
         change.new_values.map_or(Value::Null, Value::Json),
         sent.unknown_columns.as_deref().map_or(Value::Null, Value::Texts),

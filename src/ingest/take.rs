@@ -1,6 +1,7 @@
 //! One body: understood, ordered, stored.
 
 use super::Counts;
+use super::large;
 use super::log::{self, Entry};
 use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
@@ -42,14 +43,14 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
             Err(reject) => rejected.push(Rejected::body(body, reject)),
         }
     }
-    take_changes(&changes, rejected)
+    take_changes(changes, rejected)
 }
 
 /// The same for the text of one message.
 pub fn take_message(text: &str) -> Taken<'_> {
     let mut rejected = Vec::new();
     let changes: Vec<Change> = understood(vec![Message::alone(text).parsed()], 0, &mut rejected).collect();
-    take_changes(&changes, rejected)
+    take_changes(changes, rejected)
 }
 
 /// Messages of capture: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
@@ -57,9 +58,23 @@ pub fn take_captured(messages: &[Written]) -> i64 {
     let mut rejected = Vec::new();
     let parsed = messages.iter().zip(1..).map(|(message, position)| message.parsed(position));
     let changes: Vec<Change> = understood(parsed, 0, &mut rejected).collect();
-    let Taken { counts, rejected } = take_changes(&changes, rejected);
-    set_aside(rejected);
+    let Taken { counts, rejected } = take_changes(changes, rejected);
+    let (with_large, others): (Vec<_>, Vec<_>) = rejected
+        .into_iter()
+        .map(|rejected| (source(messages, &rejected), rejected))
+        .partition(|(message, _)| message.is_some());
+    set_aside(others.into_iter().map(|(_, rejected)| rejected).collect());
+    // whole, one at a time: together they may be too much
+    for (message, rejected) in with_large {
+        set_aside(message.map(|message| rejected.with_text(message.whole())).into_iter().collect());
+    }
     counts.inserted
+}
+
+/// The message with large annotations that was rejected.
+fn source<'m>(messages: &'m [Written], rejected: &Rejected) -> Option<&'m Written> {
+    let place = usize::try_from(rejected.position? - 1).ok()?;
+    messages.get(place).filter(|message| message.large.is_some())
 }
 
 /// Runs `work`, which calls [`take_captured`] many times.
@@ -83,14 +98,16 @@ fn understood<'r, 'a: 'r>(
     })
 }
 
-fn take_changes<'a>(changes: &[Change<'a>], mut rejected: Vec<Rejected<'a>>) -> Taken<'a> {
+fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>>) -> Taken<'a> {
     if changes.is_empty() {
         return Taken { counts: Counts::default(), rejected };
     }
     keep_freed_memory();
     log::lock();
-    let tables = names::audited_tables(changes);
-    let mut waiting = identified(changes, &tables, &mut rejected);
+    let large_annotations = large::large_annotations(&mut changes);
+    let tables = names::audited_tables(&changes);
+    large::store(&large_annotations);
+    let mut waiting = identified(&changes, &tables, &mut rejected);
     waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
     log::ensure_partitions(&waiting);
     log::keep_record_keys(&waiting);

@@ -1,8 +1,9 @@
 //! A message understood: one change of one row, its images still text.
 
+use super::annotations::Annotations;
 use super::body::Message;
 use super::idempotency::{is_key_of_position, key_of_position, key_of_read};
-use super::image::{image, sized};
+use super::image::image;
 use super::json::{Envelope, Object, required};
 use super::key::RecordKey;
 use super::reject::Reject;
@@ -77,7 +78,7 @@ pub struct Change<'a> {
     pub key: Option<RecordKey<'a>>,
     pub old_values: Option<&'a str>,
     pub new_values: Option<&'a str>,
-    pub annotations: Option<&'a str>,
+    pub annotations: Option<Annotations<'a>>,
     pub sent: Sent<'a>,
 }
 
@@ -160,7 +161,7 @@ impl<'a> Change<'a> {
             key,
             old_values,
             new_values,
-            annotations: sized(metadata.get("transaction_annotations"), "transaction_annotations")?,
+            annotations: metadata.get("transaction_annotations").map(Annotations::of_member),
             sent: Sent::parse(&metadata)?,
         })
     }
@@ -233,7 +234,7 @@ mod tests {
         assert_eq!(found.new_values, Some(r#"{"id":1,"qty":2.00}"#));
         assert_eq!((found.commit_lsn, found.commit_idx), (Some(61536216), Some(1)));
         assert_eq!(found.commit_microseconds, 1_795_381_782_850_944);
-        assert_eq!(found.annotations, Some(r#"{"username":"ada"}"#));
+        assert!(matches!(found.annotations, Some(Annotations::Text(text)) if text == r#"{"username":"ada"}"#));
     }
 
     #[test]

@@ -11,7 +11,11 @@ pub type Identity = [u8; 16];
 pub struct Fields(Sha256);
 
 impl Fields {
-    pub fn add(mut self, field: &str) -> Self {
+    pub fn add(self, field: &str) -> Self {
+        self.add_bytes(field.as_bytes())
+    }
+
+    fn add_bytes(mut self, field: &[u8]) -> Self {
         self.0.update((field.len() as u64).to_le_bytes());
         self.0.update(field);
         self
@@ -24,13 +28,17 @@ impl Fields {
     }
 }
 
-/// Identity of a message that could not be understood.
-pub fn text_digest(text: &str) -> Identity {
-    Fields::default().add("text").add(text).identity()
+/// Identity of a text as a whole, such as a message that could not be understood.
+pub fn text_digest(text: impl AsRef<[u8]>) -> Identity {
+    Fields::default().add("text").add_bytes(text.as_ref()).identity()
 }
 
 pub fn hex_digest(text: &str) -> String {
-    Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
+    hex_digest_of(text.as_bytes())
+}
+
+pub fn hex_digest_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })

@@ -1,11 +1,11 @@
-//! Of a row, or another JSON value that is stored as it is: is it one that `jsonb` can hold?
+//! Of a row: is it one that `jsonb` can hold?
 
 use super::json::{Object, has_container_over, wrong_type};
 use super::reject::Reject;
 use crate::sqlstate::SqlState;
 
 /// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
-const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
+pub(super) const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
 
 /// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs, and
 /// an allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).
@@ -19,7 +19,7 @@ pub fn image<'a>(envelope: &Object<'a>, key: &'static str) -> Result<Option<&'a 
     }
 }
 
-pub fn sized<'a>(text: Option<&'a str>, key: &str) -> Result<Option<&'a str>, Reject> {
+fn sized<'a>(text: Option<&'a str>, key: &str) -> Result<Option<&'a str>, Reject> {
     match text {
         Some(text)
             if text.len() > LONGEST_IMAGE

@@ -58,6 +58,14 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Of members that stand twice the last; a JSON `null` counts as absent.
+    pub fn last(&self, key: &str) -> Option<&'a str> {
+        match self.0.iter().rfind(|(k, _)| k == key)? {
+            (_, Member::Text(text)) => Some(*text).filter(|text| *text != "null"),
+            (_, Member::Object(_)) => None,
+        }
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(key, _)| key.as_ref())
     }

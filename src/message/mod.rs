@@ -3,9 +3,11 @@
 //!
 //! Row images stay the text that they came in, until they are stored as `jsonb`.
 
+mod annotations;
 mod body;
 mod change;
 mod digest;
+mod holdable;
 mod idempotency;
 mod identity;
 mod image;
@@ -16,6 +18,7 @@ mod rekeyed;
 mod table;
 mod written;
 
+pub use annotations::{Annotations, Large, kept};
 pub use body::{Message, Parsed, changes};
 pub use change::{Action, Change};
 pub use digest::{Identity, text_digest};
@@ -23,7 +26,7 @@ pub use identity::Logged;
 pub use key::array_literal;
 pub use reject::Reject;
 pub use table::Table;
-pub use written::{About, Known, Written, known_time};
+pub use written::{About, Known, LargePart, Written, known_time};
 
 #[cfg(test)]
 mod properties;

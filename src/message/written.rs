@@ -1,5 +1,6 @@
 //! A message whose writer knows what it says: capture. It is not read again, but for what is unusual.
 
+use super::annotations::{Annotations, Large};
 use super::body::{Message, Parsed};
 use super::change::{Action, Change, Sent, commit_time};
 use super::image::MOST_KEYS;
@@ -11,9 +12,17 @@ use std::ops::Range;
 use std::rc::Rc;
 
 pub struct Written {
+    /// Without large annotations: null stands for them.
     pub text: String,
     /// `None`: it must be read.
     pub known: Option<Known>,
+    pub large: Option<LargePart>,
+}
+
+/// Annotations that many messages share, and where they stand in this one.
+pub struct LargePart {
+    pub place: Range<usize>,
+    pub annotations: Rc<Large<'static>>,
 }
 
 /// What a message says. The ranges are the parts of its text that are not null.
@@ -62,10 +71,34 @@ pub fn known_time(text: &str) -> Option<i64> {
 impl Written {
     pub fn parsed(&self, position: i32) -> Parsed<'_> {
         let message = Message { text: &self.text, position };
-        match self.known.as_ref().and_then(|known| known.change(message)) {
+        let parsed = match self.known.as_ref().and_then(|known| known.change(message)) {
             Some(change) => Ok(change),
             None => message.parsed(),
+        };
+        match &self.large {
+            Some(LargePart { annotations, .. }) => {
+                parsed.map(|change| Change { annotations: Some(Annotations::Large(Rc::clone(annotations))), ..change })
+            }
+            None => parsed,
         }
+    }
+
+    /// The text with all annotations.
+    pub fn whole(&self) -> Cow<'_, str> {
+        match &self.large {
+            Some(LargePart { place, annotations }) => {
+                Cow::Owned([&self.text[..place.start], &annotations.text, &self.text[place.end..]].concat())
+            }
+            None => Cow::Borrowed(&self.text),
+        }
+    }
+
+    /// What messages take in memory.
+    pub fn bytes(messages: &[Self]) -> usize {
+        let shared = |message: &Self| message.large.as_ref().map(|large| Rc::as_ptr(&large.annotations));
+        let large = messages.chunk_by(|one, two| shared(one) == shared(two)).filter_map(|same| same[0].large.as_ref());
+        messages.iter().map(|message| message.text.len()).sum::<usize>()
+            + large.map(|large| large.annotations.text.len()).sum::<usize>()
     }
 }
 
@@ -103,7 +136,7 @@ impl Known {
             key: self.record_pks.as_ref().map(part).map(RecordKey::parse).transpose().ok()?,
             old_values,
             new_values,
-            annotations: self.annotations.as_ref().map(part),
+            annotations: self.annotations.as_ref().map(part).map(Annotations::of_member),
             sent: Sent {
                 replica_identity: self.about.replica_identity,
                 unknown_columns: Some(strings(part(&self.unknown_columns), "").ok()?),

@@ -1,4 +1,5 @@
 use crate::jsonb::jsonb;
+use crate::message;
 use pgrx::{IntoDatum, direct_function_call, direct_function_call_as_datum as called, pg_sys};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -21,6 +22,8 @@ pub enum Value<'v> {
     Text(&'v str),
     Texts(&'v [Cow<'v, str>]),
     Json(&'v str),
+    /// JSON that `jsonb` need not take: then it is kept as text.
+    Annotations(&'v str),
     Action(&'static CStr),
 }
 
@@ -66,6 +69,10 @@ impl Types {
                     // laid out as any value of variable length
                     Some(bytes) => return bytes.into_datum(),
                     None => called(pg_sys::jsonb_in, &[c_string(text)])?,
+                },
+                Value::Annotations(json) => match jsonb(json) {
+                    Some(bytes) => return bytes.into_datum(),
+                    None => return self.datum(&Value::Json(&message::kept(json))),
                 },
                 Value::Action(label) => self.action(label).into(),
             })

@@ -3,9 +3,10 @@
 use super::pgoutput::{Old, ReplicaIdentity, Value};
 use super::table::{Column, CommitTime, Position, Table};
 use super::value::{Kind, string};
-use crate::message::{Message, Written};
+use crate::message::{Annotations, Change, Large, Message, Written};
 use crate::sqlstate::SqlState;
 use proptest::prelude::*;
+use std::rc::Rc;
 
 /// Names that are plain, that are written with escapes, and that no table can have.
 fn name() -> impl Strategy<Value = String> {
@@ -44,8 +45,32 @@ fn values(row: &[Cell]) -> Vec<Value<'_>> {
         .collect()
 }
 
+/// Of annotations: small and large, read and unreadable.
+fn contents() -> Vec<String> {
+    let large = format!("{{\"username\":\"ada\",\"blob\":\"{}\"}}", "x".repeat(2_000));
+    ["{}", "7", r#"{"a": "\u0000"}"#, "no JSON", &large, &"x".repeat(3_000)].map(String::from).to_vec()
+}
+
 fn is_read_alike(written: &Written) -> Result<(), TestCaseError> {
-    let read = Message::alone(&written.text).parsed();
+    let whole = written.whole();
+    // large annotations are set apart, and null stands in their place
+    let message = Message::alone(&written.text);
+    let apart = |annotations: Annotations| match annotations.large_text() {
+        Some((id, text)) => Annotations::Large(Rc::new(Large::of_text(id, text.into_owned().into()))),
+        None => match annotations {
+            Annotations::Text(text) => Annotations::Text(text.into_owned().into()),
+            large => unreachable!("{large:?}"),
+        },
+    };
+    let read = Message::alone(&whole).parsed();
+    let read = match &read {
+        Ok(_) => Message::alone(&whole).parsed().map(|change| Change {
+            message,
+            annotations: change.annotations.map(apart),
+            ..change
+        }),
+        Err((_, reject)) => Err((message, reject.clone())),
+    };
     prop_assert_eq!(format!("{:?}", written.parsed(1)), format!("{read:?}"));
     prop_assert!(read.is_err() || written.is_known(), "read again: {}", written.text);
     Ok(())
@@ -61,14 +86,15 @@ proptest! {
         (keys, never_sent) in (prop::collection::vec(any::<prop::sample::Index>(), 0..3), prop::collection::vec(name(), 0..2)),
         (lsn, idx) in (prop_oneof![4 => 0..1_u64 << 40, 1 => any::<u64>()], prop_oneof![4 => (0..9_u32).prop_map(Some), 1 => any::<Option<u32>>()]),
         time in prop_oneof![4 => 0..1_i64 << 50, 1 => any::<i64>()],
-        (key, annotations) in ("[a-zA-Z0-9=]{1,20}|.{1,4}", prop::option::of(prop::sample::select(vec!["{}", "7", r#"{"a": "\u0000"}"#]))),
+        (key, annotations) in ("[a-zA-Z0-9=]{1,20}|.{1,4}", prop::option::of(prop::sample::select(contents()))),
         (old, new) in (row(), row()),
     ) {
         let described = columns.iter().map(|(name, is_identity)| Column::new(name, Kind::Text, *is_identity)).collect();
         let keys: Vec<String> = keys.iter().filter(|_| !columns.is_empty()).map(|key| key.get(&columns).0.clone()).collect();
         let table = Table::new(&database, (&schema, &table), ReplicaIdentity::Default, described, &keys, &never_sent);
         let key = string(&key);
-        let at = Position { lsn, idx, time: &CommitTime::of(time), idempotency_key: &key, annotations };
+        let annotations = annotations.and_then(|content| Annotations::of_content(content.as_bytes()));
+        let at = Position { lsn, idx, time: &CommitTime::of(time), idempotency_key: &key, annotations: annotations.as_ref() };
         let (old, new) = (values(&old), values(&new));
         let (old_row, old_key) = (Old::Row(old.clone()), Old::Key(old));
         for written in [

@@ -3,10 +3,9 @@
 use super::pgoutput::{Malformed, Message, Relation, ReplicaIdentity, message};
 use super::table::{Column, CommitTime, Position, Table};
 use super::value::{Kind, string};
-use crate::message::{Written, known_time};
+use crate::message::{Annotations, Written, known_time};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
-use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -47,7 +46,7 @@ struct Transaction {
     time: CommitTime,
     /// Counts changes, truncates and logical messages.
     next_idx: u32,
-    annotations: Option<String>,
+    annotations: Option<Annotations<'static>>,
     has_changes: bool,
 }
 
@@ -101,7 +100,7 @@ impl<C: Catalog> Decoder<C> {
                 let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
                 transaction.next_idx += 1;
                 match prefix {
-                    SET => transaction.annotations = annotations(content),
+                    SET => transaction.annotations = Annotations::of_content(content),
                     CLEAR => transaction.annotations = None,
                     _ => {}
                 }
@@ -160,7 +159,7 @@ impl<C: Catalog> Decoder<C> {
             idx: Some(idx),
             time: &transaction.time,
             idempotency_key,
-            annotations: transaction.annotations.as_deref(),
+            annotations: transaction.annotations.as_ref(),
         };
         let before = changes.len();
         for relation in relations {
@@ -181,11 +180,4 @@ impl CommitTime {
         let json = string(&time.map_or(String::new(), |time| format!("{time:.6}")));
         Self { microseconds: known_time(&json), json }
     }
-}
-
-/// Valid JSON passes through as it is; anything else annotates nothing.
-fn annotations(content: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(content).ok()?.trim();
-    serde_json::from_str::<&RawValue>(text).ok()?;
-    (text != "null").then(|| text.to_owned())
 }

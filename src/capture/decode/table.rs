@@ -2,7 +2,7 @@
 
 use super::pgoutput::{Old, ReplicaIdentity, Value};
 use super::value::{Kind, push_json, push_string, string};
-use crate::message::{About, Action, Known, Written};
+use crate::message::{About, Action, Annotations, Known, LargePart, Written};
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::ops::Range;
@@ -46,9 +46,9 @@ pub struct Position<'a> {
     /// `None` for a row that a backfill has read.
     pub idx: Option<u32>,
     pub time: &'a CommitTime,
-    /// As JSON text, like the next.
+    /// As JSON text.
     pub idempotency_key: &'a str,
-    pub annotations: Option<&'a str>,
+    pub annotations: Option<&'a Annotations<'static>>,
 }
 
 pub struct CommitTime {
@@ -195,7 +195,17 @@ impl Table {
         let key = images.record.filter(|_| images.has_key).and_then(|row| self.key_of(row));
         let record_pks = part(&mut json, key, push_key);
         json.extend([",", &self.names, ",\"transaction_annotations\":"]);
-        let annotations = part(&mut json, at.annotations, String::push_str);
+        let before = json.len();
+        let annotations = match at.annotations {
+            Some(Annotations::Text(text)) => part(&mut json, Some(text), |json, text| json.push_str(text)),
+            _ => part(&mut json, None::<&str>, String::push_str),
+        };
+        let large = match at.annotations {
+            Some(Annotations::Large(large)) => {
+                Some(LargePart { place: before..json.len(), annotations: Rc::clone(large) })
+            }
+            _ => None,
+        };
         json.push_str(",\"unknown_columns\":");
         let has_row = images.record.is_some();
         let unknown_columns = written(&mut json, |json| self.push_names(json, &images.unknown, has_row));
@@ -226,7 +236,7 @@ impl Table {
                 unknown_old_columns,
             })
         };
-        Written { known: known(), text: json }
+        Written { known: known(), text: json, large }
     }
 
     fn push_members<'r>(&self, json: &mut String, values: impl Iterator<Item = (usize, &'r Value<'r>)>) {

@@ -1,0 +1,40 @@
+//! Annotations that are too large to stand in each entry: each is stored once.
+
+use crate::message::{Annotations, Change, Identity, Large};
+use crate::pg::BuiltinOid::{TEXTOID, UUIDOID};
+use crate::statement::Statement;
+use pgrx::Uuid;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+thread_local! {
+    // what is there already is not read as jsonb again
+    static STORE: Statement = const { Statement::new(
+        "INSERT INTO audit_cdc_internal.large_annotations (id, annotations)
+         SELECT $1, $2::jsonb WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.large_annotations WHERE id = $1)
+         ON CONFLICT DO NOTHING", &[UUIDOID, TEXTOID]) };
+}
+
+/// By identity, which is the order in which every session stores them.
+pub type LargeAnnotations<'a> = BTreeMap<Identity, Rc<Large<'a>>>;
+
+/// Those of `changes`. Changes with equal ones share them from here on.
+pub fn large_annotations<'a>(changes: &mut [Change<'a>]) -> LargeAnnotations<'a> {
+    let mut found = LargeAnnotations::new();
+    for change in changes {
+        let Some(annotations) = &mut change.annotations else { continue };
+        if let Annotations::Large(large) = annotations {
+            found.entry(large.id).or_insert_with(|| Rc::clone(large));
+        } else if let Some((id, text)) = annotations.large_text() {
+            let large = found.entry(id).or_insert_with(|| Rc::new(Large::of_text(id, text)));
+            *annotations = Annotations::Large(Rc::clone(large));
+        }
+    }
+    found
+}
+
+pub fn store(annotations: &LargeAnnotations) {
+    for (id, large) in annotations {
+        STORE.with(|store| store.run(|| vec![Uuid::from_bytes(*id).into(), (&*large.text).into()], |_| Ok(())));
+    }
+}
