@@ -59,6 +59,7 @@ CREATE TABLE activity_feed (
   reason text
 );
 CREATE INDEX ON activity_feed (customer_id, happened_at);
+SELECT audit_exclude_table('activity_feed', 'filled from the log');
 SELECT audit_create_projection('activity_feed', $$
   SELECT l.commit_timestamp AS happened_at, o.customer_id, actor,
          format('%s %s order %s', actor, CASE l.action WHEN 'insert' THEN 'placed' WHEN 'update' THEN 'changed' ELSE 'deleted' END, o.id)

@@ -41,7 +41,16 @@ CREATE VIEW audit_cdc_internal.published_tables AS
   JOIN pg_namespace AS n ON n.nspname = t.schemaname
   JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
   WHERE t.schemaname <> 'audit_cdc_internal'
-    AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.projection_targets);
+    AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_relations WHERE until_lsn IS NULL);
+
+-- Names of what is captured of a table: itself, its partitions, or the root under whose name it is. Null: nothing.
+CREATE FUNCTION audit_cdc_internal.captured_of(relation oid) RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT string_agg(format('%I.%I', t.table_schema, t.table_name), ', ' ORDER BY t.table_schema, t.table_name)
+  FROM audit_cdc_internal.published_tables AS t
+  WHERE t.relation IN (SELECT captured_of.relation UNION SELECT relid FROM pg_partition_tree(captured_of.relation)
+                       UNION SELECT relid FROM pg_partition_ancestors(captured_of.relation));
+END;
 
 -- The primary key, in the order of its index, with the operators of that order.
 CREATE FUNCTION audit_cdc_internal.key_order(relation oid, OUT columns text[], OUT types text[], OUT equals text[], OUT greater text[])
@@ -154,7 +163,7 @@ BEGIN
                    AND (b.relation = begin_backfill.relation OR b.relation IN (SELECT relid FROM pg_partition_tree(begin_backfill.relation)))) THEN
     RAISE EXCEPTION 'table "%" is not captured', relation
       USING ERRCODE = 'object_not_in_prerequisite_state',
-            DETAIL = format('Publication "%s" does not have it, or it belongs to the log.', publication),
+            DETAIL = format('Publication "%s" does not have it, or it is excluded.', publication),
             HINT = format('ALTER PUBLICATION %I ADD TABLE %s; of a partitioned table, the name that its changes carry.', publication, relation);
   END IF;
   RETURN ARRAY(SELECT b.relation FROM audit_cdc_internal.backfills AS b

@@ -23,30 +23,6 @@ CREATE TABLE audit_cdc_internal.captures (
   last_error_at timestamptz
 );
 
--- Filled from the log: their changes must not feed it.
-CREATE VIEW audit_cdc_internal.projection_targets AS
-  SELECT target::oid AS relation FROM audit_cdc_internal.projections
-  UNION SELECT t.relid::oid FROM audit_cdc_internal.projections, pg_partition_tree(target) AS t;
-
--- Until when what was filled from the log by projections that are dropped now.
-CREATE TABLE audit_cdc_internal.former_targets (
-  relation oid NOT NULL,
-  until pg_lsn NOT NULL,
-  PRIMARY KEY (relation, until)
-);
-
-CREATE FUNCTION audit_cdc_internal.note_former_target() RETURNS trigger
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  INSERT INTO audit_cdc_internal.former_targets
-  SELECT OLD.target::oid, pg_current_wal_insert_lsn() UNION SELECT relid, pg_current_wal_insert_lsn() FROM pg_partition_tree(OLD.target)
-  ON CONFLICT DO NOTHING;
-  RETURN NULL;
-END
-$$;
-CREATE TRIGGER note_former_target AFTER DELETE ON audit_cdc_internal.projections
-  FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.note_former_target();
-
 -- As a source among others. A physical copy of the server has the same id.
 CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -96,6 +72,7 @@ CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFA
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   start_lsn pg_lsn;
+  targets text;
   refused text;
   missing text;
   partial text;
@@ -135,8 +112,15 @@ BEGIN
   END IF;
   SELECT s.lsn INTO start_lsn FROM pg_create_logical_replication_slot(slot, 'pgoutput') AS s;
   PERFORM audit_cdc_internal.drop_slot_if_rolled_back(slot);
-  DELETE FROM audit_cdc_internal.former_targets;
   INSERT INTO audit_cdc_internal.captures (publication, slot) VALUES (publication, slot);
+  targets := (SELECT string_agg(format('%s (projection "%s")', t.captured, p.name), ', ' ORDER BY p.name)
+              FROM audit_cdc_internal.projections AS p CROSS JOIN LATERAL audit_cdc_internal.captured_of(p.target) AS t(captured)
+              WHERE t.captured IS NOT NULL);
+  IF targets IS NOT NULL THEN
+    RAISE EXCEPTION 'tables that are filled from the log cannot be captured'
+      USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = targets,
+            HINT = 'Call audit_exclude_table() for each, or take it out of the publication.';
+  END IF;
 
   SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.is_refused), string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE NOT t.is_refused)
   INTO refused, partial
@@ -148,7 +132,7 @@ BEGIN
         FROM pg_publication_tables AS t
         JOIN pg_namespace AS n ON n.nspname = t.schemaname JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
         WHERE t.pubname = publication AND t.schemaname <> 'audit_cdc_internal' AND c.relkind = 'r'
-          AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.projection_targets)) AS t
+          AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_relations WHERE until_lsn IS NULL)) AS t
   WHERE t.is_refused OR t.relreplident <> 'f';
   IF refused IS NOT NULL AND (SELECT p.pubupdate OR p.pubdelete FROM pg_publication AS p WHERE p.pubname = publication) THEN
     RAISE WARNING 'while they are published, PostgreSQL refuses UPDATE and DELETE of tables whose replica identity is missing or not published whole'
@@ -178,7 +162,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
-'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (wal_level, captured already), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
+'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (wal_level, captured already, a published table is the target of a projection and not excluded), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
 
 -- What is committed now. Commits.
 CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)
@@ -292,4 +276,4 @@ COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
 'The capture of this database, one row; none: nothing is captured. worker_pid: null without a worker. lag_bytes: WAL, of all databases, that was not looked through yet; lag_seconds: so old is at most what is committed and not captured. last_commit: of the last captured transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL that the server keeps for the slot. last_error: the last failure of a worker, with its SQLSTATE and time; it tries again.';
 
 COMMENT ON FUNCTION @extschema@.audit_changes(name, name, integer) IS
-'Committed changes that a logical slot of this database (plugin pgoutput) holds for a publication, as messages in Sequin''s form and in the order of commits, without consuming them. Null for slot or publication: those that are captured. upto_nchanges: stop after the transaction in which so many are reached; null: all. Where Sequin loses something, nothing is lost: times have their fractions and offsets, intervals and json numbers are exact, an update of the key has the old key in changes, TRUNCATE is a message of its own, and metadata has replica_identity, unknown_columns and unknown_old_columns. Tables of the log and targets of projections are left out. It needs what pg_logical_slot_peek_binary_changes() needs: wal_level = logical and the attribute REPLICATION. Errors: its own; 55000 (null, and nothing is captured), 08P01 (not understood).';
+'Committed changes that a logical slot of this database (plugin pgoutput) holds for a publication, as messages in Sequin''s form and in the order of commits, without consuming them. Null for slot or publication: those that are captured. upto_nchanges: stop after the transaction in which so many are reached; null: all. Where Sequin loses something, nothing is lost: times have their fractions and offsets, intervals and json numbers are exact, an update of the key has the old key in changes, TRUNCATE is a message of its own, and metadata has replica_identity, unknown_columns and unknown_old_columns. Tables of the log and excluded tables are left out. It needs what pg_logical_slot_peek_binary_changes() needs: wal_level = logical and the attribute REPLICATION. Errors: its own; 55000 (null, and nothing is captured), 08P01 (not understood).';

@@ -28,6 +28,7 @@ REVOKE ALL ON FUNCTION
   @extschema@.audit_replay_sql(text, timestamptz, timestamptz, text),
   @extschema@.audit_create_activity(text, text[], text, text),
   @extschema@.audit_activity(regclass, text, text, text, text, text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.audit_exclude_table(regclass, text), @extschema@.audit_include_table(regclass, text) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE @extschema@.audit_capture(bigint), @extschema@.audit_capture_stop(boolean, bigint),
   @extschema@.audit_backfill(regclass, uuid, bigint, integer) FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA audit_cdc_internal FROM PUBLIC;
@@ -72,6 +73,8 @@ GRANT EXECUTE ON FUNCTION audit_cdc_internal.lifted(jsonb, text), audit_cdc_inte
 GRANT EXECUTE ON FUNCTION @extschema@.audit_retry_rejects(bigint[]), @extschema@.audit_describe_tables(text, jsonb, timestamptz) TO audit_cdc_admin;
 GRANT EXECUTE ON FUNCTION @extschema@.audit_changes(name, name, integer) TO audit_cdc_admin;
 GRANT EXECUTE ON FUNCTION @extschema@.audit_capture_status() TO audit_cdc_reader;
+GRANT EXECUTE ON FUNCTION @extschema@.audit_exclude_table(regclass, text), @extschema@.audit_include_table(regclass, text) TO audit_cdc_admin;
+GRANT SELECT ON @extschema@.audit_excluded_tables TO audit_cdc_reader;
 GRANT SELECT ON @extschema@.audit_backfills TO audit_cdc_reader;
 -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin;

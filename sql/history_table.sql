@@ -8,12 +8,27 @@ CREATE FUNCTION @extschema@.audit_create_history_table(
 DECLARE
   parts CONSTANT text[] := parse_ident(history);
   qualified CONSTANT text := CASE cardinality(parts) WHEN 1 THEN format('%I.%I', schema, parts[1]) ELSE format('%I.%I', parts[1], parts[2]) END;
+  foreign_types text;
   types_written text[];
   called text := parts[cardinality(parts)];
   rule text;
 BEGIN
   IF cardinality(parts) > 2 THEN
     RAISE EXCEPTION 'improper qualified name: %', history USING ERRCODE = 'invalid_name';
+  END IF;
+  foreign_types := (
+    WITH RECURSIVE used(type) AS (
+      SELECT u.type::oid FROM unnest(types) AS u(type)
+      UNION SELECT part.type FROM used JOIN pg_type AS t ON t.oid = used.type
+      CROSS JOIN LATERAL (SELECT t.typelem UNION ALL SELECT t.typbasetype
+                          UNION ALL SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+                          UNION ALL SELECT r.rngsubtype FROM pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)) AS part(type)
+      WHERE part.type <> 0)
+    SELECT string_agg(t.oid::regtype::text, ', ' ORDER BY t.oid::regtype::text) FROM used JOIN pg_type AS t ON t.oid = used.type
+    WHERE t.typtype IN ('d', 'r') AND NOT pg_has_role(t.typowner, current_user, 'USAGE'));
+  IF foreign_types IS NOT NULL THEN
+    RAISE EXCEPTION 'types of the columns belong to roles that have not your rights' USING ERRCODE = 'insufficient_privilege',
+      DETAIL = format('Their checks would run with your rights: %s.', foreign_types), HINT = 'SET ROLE to their owner.';
   END IF;
   -- a type is what to_regtype() or format_type() has taken for one, so that it can stand in a statement
   types_written := ARRAY(

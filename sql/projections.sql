@@ -41,6 +41,14 @@ SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections', '')
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.unprojected', '');
 
+-- Owners of a table and its partitions that have not the rights of the rule's owner. No lock is taken on any.
+CREATE FUNCTION audit_cdc_internal.weaker_owners(target oid, rule_owner oid) RETURNS SETOF oid LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH RECURSIVE parts(relation) AS (
+    SELECT target UNION SELECT i.inhrelid FROM parts AS p JOIN pg_inherits AS i ON i.inhparent = p.relation)
+  SELECT c.relowner FROM pg_class AS c JOIN parts AS p ON p.relation = c.oid WHERE NOT pg_has_role(c.relowner, rule_owner, 'USAGE');
+END;
+
 -- What src/projection needs to run a rule. Constraints that may be deferred are checked at once: a row that
 -- fails them must fail by itself. One whose name is shared by somebody else's table is left alone: what waits to be
 -- checked there would be checked with the rights of the rule's owner.
@@ -60,7 +68,8 @@ CREATE VIEW audit_cdc_internal.runnable_projections AS
          (SELECT 'SET CONSTRAINTS ' || string_agg(DISTINCT format('%I.%I', n.nspname, c.conname), ', ') || ' DEFERRED'
           FROM pg_constraint AS c JOIN pg_namespace AS n ON n.oid = c.connamespace
           WHERE p.target IN (c.conrelid, c.confrelid) AND c.condeferred) AS deferred,
-         EXISTS (SELECT FROM audit_cdc_internal.unprojected AS u WHERE u.projection = p.id AND u.sqlstate IS NULL) AS is_waiting
+         EXISTS (SELECT FROM audit_cdc_internal.unprojected AS u WHERE u.projection = p.id AND u.sqlstate IS NULL) AS is_waiting,
+         EXISTS (SELECT FROM audit_cdc_internal.weaker_owners(p.target, p.rule_owner)) AS is_forbidden
   FROM audit_cdc_internal.projections AS p;
 
 CREATE FUNCTION audit_cdc_internal.last_log_id() RETURNS bigint LANGUAGE sql VOLATILE

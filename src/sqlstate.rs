@@ -17,6 +17,7 @@ impl SqlState {
     pub const UNTRANSLATABLE_CHARACTER: Self = Self(*b"22P05");
     pub const SQL_JSON_MEMBER_NOT_FOUND: Self = Self(*b"2203A");
     pub const UNIQUE_VIOLATION: Self = Self(*b"23505");
+    pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
 
     /// PostgreSQL keeps it as five six-bit characters (PostgreSQL source, `elog.h`, `MAKE_SQLSTATE`).

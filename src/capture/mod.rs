@@ -7,10 +7,12 @@
 mod backfill;
 mod control;
 mod decode;
+mod exclude;
 mod pass;
 mod slot;
 mod source;
 mod worker;
 
 pub use decode::Kind;
+pub use exclude::exclude_new_table;
 pub use worker::init;

@@ -13,6 +13,7 @@ pgrx::extension_sql_file!(
     name = "capture",
     requires = [
         "projections",
+        "excluded_tables",
         audit_changes,
         capture_pass,
         last_look,

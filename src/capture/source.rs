@@ -6,6 +6,7 @@ use crate::statement::Statement;
 use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
 use std::collections::HashMap;
+use std::ops::Range;
 
 thread_local! {
     static KEYS: Statement = const { Statement::new(
@@ -17,15 +18,15 @@ thread_local! {
 
     static DATABASE: Statement = const { Statement::new("SELECT audit_cdc_internal.this_database()::text", &[]) };
 
-    static TARGETS: Statement = const { Statement::new(
-        "SELECT relation, NULL FROM audit_cdc_internal.projection_targets
-         UNION ALL SELECT relation, (until - '0/0')::bigint FROM audit_cdc_internal.former_targets ORDER BY 2", &[]) };
+    static EXCLUDED: Statement = const { Statement::new(
+        "SELECT relation, (from_lsn - '0/0')::bigint, (until_lsn - '0/0')::bigint FROM audit_cdc_internal.excluded_relations",
+        &[]) };
 }
 
 pub struct Source {
     database: String,
-    /// With the position until which each was one.
-    targets: HashMap<u32, u64>,
+    /// Positions of commits whose changes are left out.
+    excluded: HashMap<u32, Vec<Range<u64>>>,
 }
 
 impl Source {
@@ -34,11 +35,16 @@ impl Source {
             database: DATABASE
                 .with(|database| database.read(Vec::new, |rows| rows.first().get_one()))
                 .unwrap_or_default(),
-            targets: TARGETS.with(|targets| {
-                targets.read(Vec::new, |rows| {
-                    let until = |until: Option<i64>| until.map_or(u64::MAX, |until| until as u64);
-                    rows.map(|row| Ok((row.get::<pg_sys::Oid>(1)?.map_or(0, pg_sys::Oid::to_u32), until(row.get(2)?))))
-                        .collect()
+            excluded: EXCLUDED.with(|excluded| {
+                excluded.read(Vec::new, |rows| {
+                    let mut excluded: HashMap<u32, Vec<Range<u64>>> = HashMap::new();
+                    for row in rows {
+                        let relation = row.get::<pg_sys::Oid>(1)?.map_or(0, pg_sys::Oid::to_u32);
+                        let (from, until): (Option<i64>, Option<i64>) = (row.get(2)?, row.get(3)?);
+                        let until = until.map_or(u64::MAX, |until| until as u64);
+                        excluded.entry(relation).or_default().push(from.unwrap_or(0) as u64..until);
+                    }
+                    Ok(excluded)
                 })
             }),
         })
@@ -60,8 +66,11 @@ impl Catalog for Source {
             .unwrap_or_default()
     }
 
-    fn is_of_the_log_until(&self, schema: &str, relation: u32) -> u64 {
-        if schema == "audit_cdc_internal" { u64::MAX } else { self.targets.get(&relation).copied().unwrap_or(0) }
+    fn left_out(&self, schema: &str, relation: u32) -> Vec<Range<u64>> {
+        if schema == "audit_cdc_internal" {
+            return vec![0..u64::MAX];
+        }
+        self.excluded.get(&relation).cloned().unwrap_or_default()
     }
 
     fn database(&self) -> &str {

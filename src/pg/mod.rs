@@ -112,6 +112,20 @@ pub fn with_new_snapshot<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Was the table made by the current transaction?
+pub fn is_new_table(table: pg_sys::Oid) -> bool {
+    // SAFETY: opened and closed here; null for one that is gone. What this transaction made stays in the cache.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as i32);
+        if relation.is_null() {
+            return false;
+        }
+        let is_new = (*relation).rd_createSubid != 0;
+        pg_sys::relation_close(relation, pg_sys::NoLock as i32);
+        is_new
+    }
+}
+
 /// Is the server just starting, and loads its libraries?
 pub fn is_preloading() -> bool {
     // SAFETY: reads process-local state.

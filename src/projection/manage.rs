@@ -5,6 +5,7 @@ use super::feed::catch_up;
 use super::fill::{fill, settle};
 use super::rule;
 use super::run::{Projection, run_text};
+use crate::capture::exclude_new_table;
 use crate::pg::{ErrorReport, as_extension, current_user, lock_projection, setting};
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
@@ -34,6 +35,10 @@ thread_local! {
     static PERMITTED: Statement = const { Statement::new(
         "SELECT pg_has_role($1, $2, 'USAGE') OR pg_has_role($1, 'audit_cdc_admin', 'USAGE')", &[OIDOID, OIDOID]) };
 
+    static OWNS: Statement = const { Statement::new("SELECT pg_has_role($1, $2, 'USAGE')", &[OIDOID, OIDOID]) };
+
+    static CAPTURED: Statement = const { Statement::new("SELECT audit_cdc_internal.captured_of($1)", &[OIDOID]) };
+
     static ADD: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.projections
            (name, target, columns, rule, rule_owner, setting_names, setting_values)
@@ -42,8 +47,8 @@ thread_local! {
 
     static ALTER: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.projections
-         SET columns = $3, rule = $4, rule_owner = $5, setting_names = $6, setting_values = $7
-         WHERE name = $1 AND target = $2 RETURNING id",
+         SET columns = $3, rule = $4, setting_names = $6, setting_values = $7
+         WHERE name = $1 AND target = $2 AND rule_owner = $5 RETURNING id",
         &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID]) };
 
     static FED_TO: Statement = const { Statement::new(
@@ -78,7 +83,9 @@ fn audit_create_projection(
         Some(target) => target,
         None => table_named(name),
     };
-    if !keep(&ADD, name, target, rule)? {
+    let owner = current_user();
+    rule::check_owners(target, owner)?;
+    if !keep(&ADD, name, target, rule, owner)? {
         let code = PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT;
         return Err(match find(name) {
             Some(_) => report(code, format!("projection \"{name}\" already exists")).set_hint(
@@ -88,6 +95,7 @@ fn audit_create_projection(
                 .set_hint("One rule can join several with UNION ALL."),
         });
     }
+    check_not_captured(name, target)?;
     let projection = found(name)?;
     rule::check_statement(&projection);
     if fill == Some(false) {
@@ -116,8 +124,14 @@ fn audit_create_projection(
 fn audit_alter_projection(name: Option<&str>, rule: Option<&str>) -> Result<(), ErrorReport> {
     let (name, rule) = (given(name, "name")?, query(given(rule, "rule")?));
     let projection = permitted_alone(name)?;
+    if !role_has(current_user(), projection.rule_owner) {
+        let message = format!("must be owner of projection \"{name}\"");
+        return Err(report(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+            .set_hint("The new rule runs with the rights of that role: SET ROLE to it."));
+    }
+    rule::check_owners(projection.target, projection.rule_owner)?;
     as_extension(settle);
-    keep(&ALTER, name, projection.target, rule)?;
+    keep(&ALTER, name, projection.target, rule, projection.rule_owner)?;
     rule::check_statement(&found(name)?);
     as_extension(changed);
     Ok(())
@@ -128,6 +142,7 @@ fn audit_alter_projection(name: Option<&str>, rule: Option<&str>) -> Result<(), 
 fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     only_read_committed()?;
     let projection = with_columns_of_now(permitted_alone(given(name, "name")?)?)?;
+    rule::check_owners(projection.target, projection.rule_owner)?;
     rule::check_statement(&projection);
     let table = rule::table_name(projection.target);
     projection.with_rights_and(rule::ALL_ROWS, || {
@@ -204,8 +219,8 @@ fn keep(
     name: &str,
     target: pg_sys::Oid,
     rule: &str,
+    owner: pg_sys::Oid,
 ) -> Result<bool, ErrorReport> {
-    let owner = current_user();
     let settings = settings_of_now();
     let borrowed: Vec<_> = settings.iter().map(|(name, value)| (*name, Some(value.as_str()))).collect();
     let columns = crate::pg::restricted(owner, &borrowed, || rule::columns(rule))?;
@@ -229,6 +244,29 @@ fn keep(
             )
         })
     }))
+}
+
+fn role_has(role: pg_sys::Oid, rights: pg_sys::Oid) -> bool {
+    let has = || OWNS.with(|owns| owns.run(|| vec![role.into(), rights.into()], |rows| rows.first().get_one::<bool>()));
+    as_extension(has) == Some(true)
+}
+
+/// What is captured must not be filled from the log. A table that has only just been made is excluded by who may.
+fn check_not_captured(name: &str, target: pg_sys::Oid) -> Result<(), ErrorReport> {
+    let captured = || {
+        as_extension(|| {
+            CAPTURED.with(|captured| captured.run(|| vec![target.into()], |rows| rows.first().get_one::<String>()))
+        })
+    };
+    if captured().is_none() {
+        return Ok(());
+    }
+    exclude_new_table(target, &format!("filled from the log by projection \"{name}\""));
+    let Some(tables) = captured() else { return Ok(()) };
+    let message = format!("table \"{}\" is captured, so it cannot be filled from the log", rule::table_name(target));
+    Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .set_detail(format!("Captured: {tables}."))
+        .set_hint("Call audit_exclude_table(), as its owner and an admin, or take it out of the publication."))
 }
 
 /// What decides what a rule means, whatever session runs it.

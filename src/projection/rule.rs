@@ -23,6 +23,9 @@ thread_local! {
     static IS_TABLE: Statement = const { Statement::new(
         "SELECT relkind IN ('r', 'p') AND relpersistence <> 't' AND relnamespace <> 'audit_cdc_internal'::regnamespace FROM pg_class WHERE oid = $1", &[OIDOID]) };
 
+    static WEAKER_OWNER: Statement = const { Statement::new(
+        "SELECT quote_ident(pg_get_userbyid(owner)) FROM audit_cdc_internal.weaker_owners($1, $2) AS owner LIMIT 1", &[OIDOID, OIDOID]) };
+
     static NAME: Statement = const { Statement::new("SELECT $1::regclass::text", &[OIDOID]) };
 
     static TWICE: Statement = const { Statement::new(
@@ -119,6 +122,21 @@ pub fn check_target(target: pg_sys::Oid, given: &[String]) -> Result<(), ErrorRe
                 "the rule does not give column \"{name}\" of relation \"{table}\", which is NOT NULL and has no default"
             ),
         )),
+    }
+}
+
+/// The triggers and domains of a table, or of a partition, would run with the rights of the rule's owner: the table's owner must have them.
+pub fn check_owners(target: pg_sys::Oid, rule_owner: pg_sys::Oid) -> Result<(), ErrorReport> {
+    let weaker =
+        as_extension(|| WEAKER_OWNER.with(|weaker| weaker.run(|| vec![target.into(), rule_owner.into()], first_text)));
+    match weaker {
+        None => Ok(()),
+        Some(owner) => Err(report(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("owner of table \"{}\" has not the rights of the projection's owner", table_name(target)),
+        )
+        .set_detail("Triggers of the table would run with rights that its owner does not have.")
+        .set_hint(format!("SET ROLE to {owner}, and create the projection as that role."))),
     }
 }
 

@@ -22,6 +22,8 @@ const LONGEST_SEARCH: Duration = Duration::from_secs(5);
 /// So long one ingest waits for somebody who has locked what a rule needs.
 const LONGEST_LOCK: &str = "500ms";
 
+const FORBIDDEN: &str = "the target's owner has not the rights of the rule's owner";
+
 thread_local! {
     static CURSORS: Statement = const { Statement::new("SELECT name FROM pg_catalog.pg_cursor()", &[]) };
 
@@ -46,6 +48,8 @@ pub struct Projection {
     immediate: Option<String>,
     deferred: Option<String>,
     pub is_waiting: bool,
+    /// Who owns the target has not the rights of the rule's owner: its triggers must not run.
+    is_forbidden: bool,
     /// Nobody is filling it.
     pub is_free: bool,
 }
@@ -83,6 +87,7 @@ impl Projection {
                 immediate: row["immediate"].value()?,
                 deferred: row["deferred"].value()?,
                 is_waiting: row["is_waiting"].value()?.unwrap_or_default(),
+                is_forbidden: row["is_forbidden"].value()?.unwrap_or(true),
                 is_free: true,
             });
         }
@@ -93,6 +98,11 @@ impl Projection {
     pub fn run<'a>(&self, entries: &[LogRow<'a>], patience: Patience) -> Taken<'a> {
         if entries.is_empty() {
             return Taken::default();
+        }
+        if self.is_forbidden {
+            let reject = Reject::new(SqlState::INSUFFICIENT_PRIVILEGE, FORBIDDEN);
+            let refused = entries.iter().map(|entry| (*entry, reject.clone())).collect();
+            return Taken { refused, postponed: Vec::new() };
         }
         let judge = if patience == Patience::Short { judge } else { judge_finally };
         let refusal = |error: CaughtError| judge(&error).unwrap_or_else(|| error.rethrow());

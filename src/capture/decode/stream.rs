@@ -8,6 +8,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::ops::Range;
 
 /// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
@@ -18,8 +19,8 @@ const CLEAR: &str = "sequin:transaction_annotations.clear";
 pub trait Catalog {
     fn kind(&self, type_oid: u32) -> Kind;
     fn keys(&self, relation: u32) -> Keys;
-    /// Of the log itself, or filled from it: what commits before this position must not feed the log.
-    fn is_of_the_log_until(&self, schema: &str, relation: u32) -> u64;
+    /// Of the log itself, or excluded: what commits in one of these is left out.
+    fn left_out(&self, schema: &str, relation: u32) -> Vec<Range<u64>>;
     /// `{"id":…,"name":…}`
     fn database(&self) -> &str;
 }
@@ -33,8 +34,8 @@ pub struct Keys {
 
 pub struct Decoder<C> {
     catalog: C,
-    /// By number; with each the position before which its changes are not to be logged.
-    tables: HashMap<u32, (Table, u64)>,
+    /// By number; with each the positions of commits whose changes are left out.
+    tables: HashMap<u32, (Table, Vec<Range<u64>>)>,
     transaction: Option<Transaction>,
     /// The last change's position and idempotency key.
     key: (String, String),
@@ -93,8 +94,8 @@ impl<C: Catalog> Decoder<C> {
                 return Ok(Some(Commit { lsn, end_lsn, time: commit_time, has_changes }));
             }
             Message::Relation(relation) => {
-                let is_of_the_log_until = self.catalog.is_of_the_log_until(&relation.schema, relation.oid);
-                self.tables.insert(relation.oid, (self.table(&relation), is_of_the_log_until));
+                let left_out = self.catalog.left_out(&relation.schema, relation.oid);
+                self.tables.insert(relation.oid, (self.table(&relation), left_out));
             }
             Message::Logical { transactional: true, prefix, content } => {
                 let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
@@ -163,8 +164,8 @@ impl<C: Catalog> Decoder<C> {
         };
         let before = changes.len();
         for relation in relations {
-            let (table, is_of_the_log_until) = self.tables.get(relation).ok_or(Failure::OutOfPlace)?;
-            if position.lsn >= *is_of_the_log_until {
+            let (table, left_out) = self.tables.get(relation).ok_or(Failure::OutOfPlace)?;
+            if !left_out.iter().any(|left_out| left_out.contains(&position.lsn)) {
                 changes.push(change(table, &position));
             }
         }

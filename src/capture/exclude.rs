@@ -1,0 +1,100 @@
+//! Which tables capture leaves out. Only who owns a table and is an admin decides that, and it is on record.
+
+use crate::pg::{self, BuiltinOid, ErrorReport, as_extension, current_user};
+use crate::statement::Statement;
+use pgrx::prelude::*;
+
+use BuiltinOid::{OIDOID, TEXTOID};
+
+pgrx::extension_sql_file!(
+    "../../sql/excluded_tables.sql",
+    name = "excluded_tables",
+    requires = [audit_exclude_table, audit_include_table]
+);
+
+thread_local! {
+    /// Is it a table, and may the caller decide?
+    static PERMITTED: Statement = const { Statement::new(
+        "SELECT relkind IN ('r', 'p'), pg_has_role($2, relowner, 'USAGE') AND pg_has_role($2, 'audit_cdc_admin', 'USAGE'), $1::regclass::text
+         FROM pg_class WHERE oid = $1", &[OIDOID, OIDOID]) };
+
+    static EXCLUDE: Statement = const { Statement::new(
+        "INSERT INTO audit_cdc_internal.excluded_tables (relation, table_schema, table_name, reason, excluded_by)
+         SELECT c.oid, n.nspname, c.relname, $3, pg_get_userbyid($2)
+         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
+         ON CONFLICT (relation) WHERE until_lsn IS NULL DO NOTHING RETURNING relation", &[OIDOID, OIDOID, TEXTOID]) };
+
+    static INCLUDE: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.excluded_tables
+         SET included_reason = $3, included_by = pg_get_userbyid($2), included_at = clock_timestamp(), until_lsn = pg_current_wal_insert_lsn()
+         WHERE relation = $1 AND until_lsn IS NULL RETURNING relation", &[OIDOID, OIDOID, TEXTOID]) };
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_exclude_table(relation regclass, reason text)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn audit_exclude_table(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(), ErrorReport> {
+    let (relation, reason, table) = checked(relation, reason)?;
+    if write(&EXCLUDE, relation, reason) {
+        return Ok(());
+    }
+    let message = format!("table \"{table}\" is excluded already");
+    Err(report(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message))
+}
+
+/// A pass that is under way would leave out what it finds committed, and never read it again: it is waited for.
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_include_table(relation regclass, reason text)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn audit_include_table(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(), ErrorReport> {
+    let (relation, reason, table) = checked(relation, reason)?;
+    pg::lock_capture();
+    if write(&INCLUDE, relation, reason) {
+        return Ok(());
+    }
+    let message = format!("table \"{table}\" is not excluded");
+    Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message))
+}
+
+/// Excludes a table that this transaction has made, if the caller may. Nobody's changes are in it but the caller's own.
+pub fn exclude_new_table(relation: pg_sys::Oid, reason: &str) -> bool {
+    pg::is_new_table(relation) && checked(Some(relation), Some(reason)).is_ok() && write(&EXCLUDE, relation, reason)
+}
+
+fn checked(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(pg_sys::Oid, &str, String), ErrorReport> {
+    let null = |name: &str| report(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null"));
+    let relation = relation.ok_or_else(|| null("relation"))?;
+    let reason = reason.ok_or_else(|| null("reason"))?;
+    if reason.trim().is_empty() {
+        return Err(report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty".into()));
+    }
+    let caller = current_user();
+    let (is_table, is_permitted, name) = as_extension(|| {
+        PERMITTED.with(|permitted| {
+            permitted.read(
+                || vec![relation.into(), caller.into()],
+                |rows| rows.first().get_three::<bool, bool, String>().or(Ok((None, None, None))),
+            )
+        })
+    });
+    let name = name.unwrap_or_default();
+    if is_table != Some(true) {
+        return Err(report(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("\"{name}\" is not a table")));
+    }
+    if is_permitted != Some(true) {
+        let message = format!("must be owner of table {name} and a member of audit_cdc_admin");
+        return Err(report(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message));
+    }
+    Ok((relation, reason, name))
+}
+
+fn write(statement: &'static std::thread::LocalKey<Statement>, relation: pg_sys::Oid, reason: &str) -> bool {
+    let caller = current_user();
+    as_extension(|| {
+        statement.with(|statement| {
+            statement.run(|| vec![relation.into(), caller.into(), reason.into()], |rows| Ok(!rows.is_empty()))
+        })
+    })
+}
+
+fn report(code: PgSqlErrorCode, message: String) -> ErrorReport {
+    ErrorReport::new(code, message, "exclude")
+}

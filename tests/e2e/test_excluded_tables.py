@@ -1,0 +1,106 @@
+"""Nobody hides: a table is left out of capture only by who owns it and is an admin, on record; never because something fills it."""
+
+import psycopg2
+import pytest
+from capture_helpers import capture, logged, paused, publish, source, start, stop, table  # noqa: F401
+from projection_helpers import code, roles, run  # noqa: F401
+
+NOTHING = "SELECT {} FROM audit_new_logs WHERE false"
+CREATE = "SELECT audit_create_projection('hide', %s, target => 't', fill => false)"
+
+
+@pytest.fixture
+def clerk(roles, paused):  # noqa: F811
+    """Reads the log, and may write to t."""
+    name = roles("audit_cdc_reader")
+    paused.run(f"GRANT ALL ON t TO {name}")
+    yield name
+    paused.run(f"DROP OWNED BY {name}")
+
+
+def excluded(db, columns="table_name, reason, until_lsn IS NULL"):
+    return db.rows(f"SELECT {columns} FROM audit_excluded_tables ORDER BY excluded_at")
+
+
+def test_a_captured_table_cannot_be_a_target(paused, clerk):
+    connection = paused.connect(user=clerk)
+    paused.run("INSERT INTO t VALUES (1)")
+    assert code(connection, CREATE, NOTHING.format("1 AS id, 'a' AS v")) == "55000"
+    assert code(paused.connect(), CREATE, NOTHING.format("1 AS id, 'a' AS v")) == "55000"
+    run(connection, "INSERT INTO t VALUES (2)")
+    assert capture(paused) == 2 and logged(paused) == [1, 2] and excluded(paused) == []
+
+
+def test_who_publishes_a_target_later_captures_it(paused):
+    paused.run("DROP PUBLICATION audited; CREATE PUBLICATION audited FOR TABLE t; CREATE TABLE u (id int PRIMARY KEY)")
+    paused.run("ALTER TABLE u REPLICA IDENTITY FULL")
+    paused.run("SELECT audit_create_projection('u', %s, fill => false)", NOTHING.format("1 AS id"))
+    paused.run("ALTER PUBLICATION audited ADD TABLE u; INSERT INTO u VALUES (1); INSERT INTO t VALUES (1)")
+    capture(paused)
+    assert (logged(paused, "u"), logged(paused)) == ([1], [1])
+
+
+def test_capture_does_not_start_while_a_target_is_published(source):
+    source.run("CREATE TABLE u (id int PRIMARY KEY)")
+    source.run("SELECT audit_create_projection('u', %s)", NOTHING.format("1 AS id"))
+    publish(source)
+    with pytest.raises(psycopg2.Error) as error:
+        source.run("SELECT audit_capture_start('audited')")
+    assert error.value.pgcode == "55000" and 'public.u (projection "u")' in error.value.diag.message_detail
+    assert source.rows("SELECT 1 FROM pg_replication_slots WHERE database = current_database()") == []
+    source.run("SELECT audit_exclude_table('u', 'filled from the log')")
+    start(source)
+
+
+def test_only_an_owner_who_is_an_admin_excludes(roles, paused):
+    owner, admin_, both = roles(), roles("audit_cdc_admin"), roles("audit_cdc_admin")
+    paused.run(f"ALTER TABLE t OWNER TO {owner}; GRANT {owner} TO {both}")
+    call = "SELECT audit_exclude_table('t', 'a test')"
+    assert code(paused.connect(user=owner), call) == "42501"
+    assert code(paused.connect(user=admin_), call) == "42501"
+    assert code(paused.connect(user=admin_), "SELECT audit_include_table('t', 'a test')") == "42501"
+    assert code(paused.connect(user=both), "SELECT audit_exclude_table('t', NULL)") == "22004"
+    assert code(paused.connect(user=both), "SELECT audit_exclude_table('t', ' ')") == "22023"
+    assert code(paused.connect(user=both), "SELECT audit_include_table('t', 'a test')") == "55000"
+    assert code(paused.connect(user=both), "SELECT audit_exclude_table('audit_logs', 'a test')") == "42809"
+    assert excluded(paused) == []
+    assert code(paused.connect(user=both), call) is None
+    assert code(paused.connect(user=both), call) == "42710"
+    assert excluded(paused, "excluded_by, reason") == [(both, "a test")]
+    paused.run("ALTER TABLE t OWNER TO postgres")
+
+
+def test_what_is_excluded_and_included_is_on_record(paused):
+    paused.run("INSERT INTO t VALUES (1)")
+    paused.run("SELECT audit_exclude_table('t', 'too loud')")
+    paused.run("INSERT INTO t VALUES (2)")
+    assert code(paused.connect(), "CALL audit_backfill('t')") == "55000"
+    paused.run("SELECT audit_include_table('t', 'asked for')")
+    paused.run("INSERT INTO t VALUES (3)")
+    assert capture(paused) == 2 and logged(paused) == [1, 3]
+    assert excluded(paused, "reason, included_reason, until_lsn > from_lsn") == [("too loud", "asked for", True)]
+    stop(paused)
+    start(paused)
+    assert len(excluded(paused)) == 1
+
+
+def test_a_partition_is_excluded_with_its_table(paused):
+    paused.run("CREATE TABLE p (id int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT")
+    paused.run("SELECT audit_exclude_table('p', 'a test')")
+    paused.run("INSERT INTO p VALUES (1); INSERT INTO t VALUES (1)")
+    assert capture(paused) == 1 and logged(paused, "p1") == []
+
+
+def test_a_history_that_an_admin_makes_is_excluded(roles, paused):
+    reader = roles("audit_cdc_reader")
+    paused.run(f"CREATE SCHEMA s AUTHORIZATION {reader}")
+    call = "SELECT audit_create_history('t', 's.h')"
+    assert code(paused.connect(user=reader), call) == "55000"
+    paused.run("SELECT audit_create_history('t')")
+    paused.run("SELECT audit_create_activity()")
+    assert excluded(paused) == [("t_history", 'filled from the log by projection "t_history"', True),
+                                ("activity", 'filled from the log by projection "activity"', True)]
+    paused.run("INSERT INTO t VALUES (1)")
+    assert capture(paused) == 1 and capture(paused) == 0
+    assert paused.rows("SELECT id FROM t_history") == [(1,)]
+    paused.run(f"DROP OWNED BY {reader}")
