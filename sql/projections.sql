@@ -19,7 +19,8 @@ CREATE TABLE audit_cdc_internal.projections (
   setting_values text[] NOT NULL,
   fed_to bigint, -- disabled: the last entry that was fed; null: enabled
   created_at timestamptz NOT NULL DEFAULT now(),
-  rebuilt_at timestamptz
+  rebuilt_at timestamptz,
+  slow_since timestamptz -- a run took longer than audit_cdc.rule_timeout: no pass runs it
 );
 
 -- Entries that have not reached their target: waiting (sqlstate is null) or refused.
@@ -69,7 +70,8 @@ CREATE VIEW audit_cdc_internal.runnable_projections AS
           FROM pg_constraint AS c JOIN pg_namespace AS n ON n.oid = c.connamespace
           WHERE p.target IN (c.conrelid, c.confrelid) AND c.condeferred) AS deferred,
          EXISTS (SELECT FROM audit_cdc_internal.unprojected AS u WHERE u.projection = p.id AND u.sqlstate IS NULL) AS is_waiting,
-         EXISTS (SELECT FROM audit_cdc_internal.weaker_owners(p.target, p.rule_owner)) AS is_forbidden
+         EXISTS (SELECT FROM audit_cdc_internal.weaker_owners(p.target, p.rule_owner)) AS is_forbidden,
+         p.slow_since IS NOT NULL AS is_slow
   FROM audit_cdc_internal.projections AS p;
 
 CREATE FUNCTION audit_cdc_internal.last_log_id() RETURNS bigint LANGUAGE sql VOLATILE
@@ -82,7 +84,7 @@ CREATE VIEW @extschema@.audit_projections AS
          coalesce(u.waiting, 0) + CASE WHEN p.fed_to IS NULL THEN 0 ELSE (SELECT count(*) FROM audit_cdc_internal.log AS l WHERE l.id > p.fed_to) END AS waiting,
          least(u.waiting_since, (SELECT min(l.created_at) FROM audit_cdc_internal.log AS l WHERE l.id > p.fed_to)) AS waiting_since,
          coalesce(u.failures, 0) AS failures,
-         p.created_at, p.rebuilt_at
+         p.created_at, p.rebuilt_at, p.slow_since
   FROM audit_cdc_internal.projections AS p
   LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE sqlstate IS NULL) AS waiting, min(since) FILTER (WHERE sqlstate IS NULL) AS waiting_since,
@@ -99,6 +101,7 @@ COMMENT ON COLUMN @extschema@.audit_projections.waiting IS 'entries of the log t
 COMMENT ON COLUMN @extschema@.audit_projections.waiting_since IS 'since when the first of them waits; null: none does';
 COMMENT ON COLUMN @extschema@.audit_projections.failures IS 'entries that the rule could not take, see audit_projection_failures';
 COMMENT ON COLUMN @extschema@.audit_projections.created_at IS 'when it was created';
+COMMENT ON COLUMN @extschema@.audit_projections.slow_since IS 'since when no ingest and no capture runs it, because its rule took longer than audit_cdc.rule_timeout; its entries wait for audit_retry_projection(); null: it is in time';
 COMMENT ON COLUMN @extschema@.audit_projections.rebuilt_at IS 'when it was last filled from the log; null: never';
 
 CREATE VIEW @extschema@.audit_projection_failures AS

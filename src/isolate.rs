@@ -2,28 +2,32 @@
 
 use crate::message::Reject;
 use crate::pg::{CaughtError, subtransaction};
-use std::cell::Cell;
 
-thread_local! {
-    /// Is everything tried at once, so that nothing is isolated?
-    static AT_ONCE: Cell<bool> = const { Cell::new(false) };
+/// How errors over data are met.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Whatever fails, fails as a whole: the caller runs it again with each isolated.
+    AtOnce,
+    Each,
 }
 
 /// Runs `work` with nothing isolated in it, and where that fails on data, rolls it back and runs it again. Of a transaction with thousands of
 /// subtransactions, whoever decodes it holds the first changes of each in memory at once (PostgreSQL source, `reorderbuffer.c`, `ReorderBufferIterTXNInit`).
-pub fn at_once_or_isolated<R>(judge: fn(&CaughtError) -> Option<Reject>, mut work: impl FnMut() -> R) -> R {
-    AT_ONCE.set(true);
-    let result = subtransaction(&mut work);
-    AT_ONCE.set(false);
-    result.unwrap_or_else(|error| if judge(&error).is_some() { work() } else { error.rethrow() })
+pub fn at_once_or_isolated<R>(judge: fn(&CaughtError) -> Option<Reject>, mut work: impl FnMut(Isolation) -> R) -> R {
+    match subtransaction(|| work(Isolation::AtOnce)) {
+        Ok(result) => result,
+        Err(error) if judge(&error).is_some() => work(Isolation::Each),
+        Err(error) => error.rethrow(),
+    }
 }
 
 /// Runs `work` over all of `items`, and where that fails on data, over its halves, until what is left is
 /// a single item that fails: that one goes to `refuse`. Order is kept. `judge` tells why an item is to be refused;
 /// for `None` (disk, memory, cancel, connection, deadlock) the error is raised: the caller must not acknowledge.
 pub fn isolated<T, R>(
+    isolation: Isolation,
     items: &[T],
-    judge: fn(&CaughtError) -> Option<Reject>,
+    judge: &impl Fn(&CaughtError) -> Option<Reject>,
     work: &mut impl FnMut(&[T]) -> R,
     done: &mut Vec<R>,
     refuse: &mut impl FnMut(&T, Reject),
@@ -31,7 +35,7 @@ pub fn isolated<T, R>(
     if items.is_empty() {
         return;
     }
-    if AT_ONCE.get() {
+    if isolation == Isolation::AtOnce {
         done.push(work(items));
         return;
     }
@@ -42,8 +46,8 @@ pub fn isolated<T, R>(
             (Some(reject), [single]) => refuse(single, reject),
             (Some(_), _) => {
                 let (left, right) = items.split_at(items.len() / 2);
-                isolated(left, judge, work, done, refuse);
-                isolated(right, judge, work, done, refuse);
+                isolated(isolation, left, judge, work, done, refuse);
+                isolated(isolation, right, judge, work, done, refuse);
             }
         },
     }

@@ -16,6 +16,8 @@ static CAPTURE_ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static CAPTURE_MAX_CHANGES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
 
+static RULE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+
 pub fn init() {
     GucRegistry::define_enum_guc(
         c"audit_cdc.on_reject",
@@ -53,6 +55,16 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"audit_cdc.rule_timeout",
+        c"How long an ingest or a capture lets a projection's rule run.",
+        c"Then its entries wait, and it is slow until audit_retry_projection(). 0: as long as it takes.",
+        &RULE_TIMEOUT,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
     crate::pg::reserve_setting_prefix();
 }
 
@@ -66,6 +78,12 @@ pub fn capture_naptime() -> Duration {
 
 pub fn capture_max_changes() -> i32 {
     CAPTURE_MAX_CHANGES.get()
+}
+
+/// `None`: as long as it takes.
+pub fn rule_timeout() -> Option<Duration> {
+    let milliseconds = RULE_TIMEOUT.get().unsigned_abs();
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
 }
 
 pub fn on_reject() -> OnReject {

@@ -3,6 +3,7 @@
 use super::decode::Commit;
 use super::slot::{Read, Slot};
 use crate::ingest::{capturing, take_captured};
+use crate::isolate::Isolation;
 use crate::message::Written;
 use crate::pg::{self, BuiltinOid, ErrorReport, Pass};
 use crate::statement::Statement;
@@ -50,7 +51,7 @@ fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
     }
     pg::flush_wal();
     let flushed = pg::flushed_lsn();
-    let (captured, read) = capturing(|| take_pending(&slot, upto_nchanges))?;
+    let (captured, read) = capturing(|isolation| take_pending(&slot, upto_nchanges, isolation))?;
     if let (1.., Some(Commit { lsn, time, .. })) = (captured, read.last) {
         let time = TimestampWithTimeZone::try_from(time).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
         CAPTURED
@@ -66,17 +67,17 @@ fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
 }
 
 /// How many changes are new in the log, and what was read.
-fn take_pending(slot: &Slot, upto_nchanges: Option<i32>) -> Result<(i64, Read), ErrorReport> {
+fn take_pending(slot: &Slot, upto_nchanges: Option<i32>, isolation: Isolation) -> Result<(i64, Read), ErrorReport> {
     let (mut captured, mut bytes) = (0, 0);
     let mut waiting: Vec<Written> = Vec::new();
     let read = slot.read(upto_nchanges, |changes| {
         bytes += Written::bytes(changes);
         waiting.append(changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
-            captured += take_captured(&std::mem::take(&mut waiting));
+            captured += take_captured(&std::mem::take(&mut waiting), isolation);
             bytes = 0;
         }
     })?;
-    captured += take_captured(&waiting);
+    captured += take_captured(&waiting, isolation);
     Ok((captured, read))
 }

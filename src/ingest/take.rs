@@ -6,7 +6,7 @@ use super::log::{self, Entry};
 use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
 use super::store::{self, Stored};
-use crate::isolate::{at_once_or_isolated, isolated};
+use crate::isolate::{Isolation, at_once_or_isolated, isolated};
 use crate::message::{self, Action, Change, Identity, Message, Parsed, Reject, Table, Written};
 use crate::pg::{check_for_interrupts, keep_freed_memory, snapshot_is_fixed};
 use crate::projection::{self, Projection};
@@ -43,22 +43,22 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
             Err(reject) => rejected.push(Rejected::body(body, reject)),
         }
     }
-    take_changes(changes, rejected)
+    take_changes(changes, rejected, Isolation::Each)
 }
 
 /// The same for the text of one message.
 pub fn take_message(text: &str) -> Taken<'_> {
     let mut rejected = Vec::new();
     let changes: Vec<Change> = understood(vec![Message::alone(text).parsed()], 0, &mut rejected).collect();
-    take_changes(changes, rejected)
+    take_changes(changes, rejected, Isolation::Each)
 }
 
 /// Messages of capture: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
-pub fn take_captured(messages: &[Written]) -> i64 {
+pub fn take_captured(messages: &[Written], isolation: Isolation) -> i64 {
     let mut rejected = Vec::new();
     let parsed = messages.iter().zip(1..).map(|(message, position)| message.parsed(position));
     let changes: Vec<Change> = understood(parsed, 0, &mut rejected).collect();
-    let Taken { counts, rejected } = take_changes(changes, rejected);
+    let Taken { counts, rejected } = take_changes(changes, rejected, isolation);
     let (with_large, others): (Vec<_>, Vec<_>) = rejected
         .into_iter()
         .map(|rejected| (source(messages, &rejected), rejected))
@@ -78,7 +78,7 @@ fn source<'m>(messages: &'m [Written], rejected: &Rejected) -> Option<&'m Writte
 }
 
 /// Runs `work`, which calls [`take_captured`] many times.
-pub fn capturing<R>(work: impl FnMut() -> R) -> R {
+pub fn capturing<R>(work: impl FnMut(Isolation) -> R) -> R {
     at_once_or_isolated(refusal, work)
 }
 
@@ -98,7 +98,7 @@ fn understood<'r, 'a: 'r>(
     })
 }
 
-fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>>) -> Taken<'a> {
+fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>>, isolation: Isolation) -> Taken<'a> {
     if changes.is_empty() {
         return Taken { counts: Counts::default(), rejected };
     }
@@ -107,7 +107,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>
     let large_annotations = large::large_annotations(&mut changes);
     let tables = names::audited_tables(&changes);
     large::store(&large_annotations);
-    let mut waiting = identified(&changes, &tables, &mut rejected);
+    let mut waiting = identified(&changes, &tables, isolation, &mut rejected);
     waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
     log::ensure_partitions(&waiting);
     log::keep_record_keys(&waiting);
@@ -119,7 +119,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>
         firsts.sort_by_key(|entry| {
             (entry.change.commit_microseconds, entry.change.commit_lsn, entry.change.commit_idx, entry.identity)
         });
-        let refused = store(&firsts, &projections, &mut all);
+        let refused = store(&firsts, &projections, isolation, &mut all);
         // a copy of what was refused may differ from it where it matters
         waiting = Vec::new();
         for copy in copies {
@@ -143,6 +143,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>
 fn identified<'c, 'a>(
     changes: &'c [Change<'a>],
     tables: &'c BTreeMap<&'c Table<'a>, AuditedTable>,
+    isolation: Isolation,
     rejected: &mut Vec<Rejected<'a>>,
 ) -> Vec<Entry<'c, 'a>> {
     let entry = |change: &'c Change<'a>, digest: Option<&str>| Entry {
@@ -155,8 +156,9 @@ fn identified<'c, 'a>(
     let mut digests = Vec::new();
     for reads in reads.chunks(CHUNK_MESSAGES) {
         isolated(
+            isolation,
             reads,
-            refusal,
+            &refusal,
             &mut |reads| reads.iter().copied().zip(log::image_digests(reads)).collect::<Vec<_>>(),
             &mut digests,
             &mut |read, reject| rejected.push(Rejected::change(read, reject)),
@@ -188,7 +190,12 @@ fn first_copies<'c, 'a>(entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Vec
 /// What was refused, by its place in the log, and why.
 type Refused<'c, 'a> = BTreeMap<(i64, Identity), Vec<(&'c Change<'a>, Reject)>>;
 
-fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection], all: &mut Stored<'c, 'a>) -> Refused<'c, 'a> {
+fn store<'c, 'a>(
+    entries: &[Entry<'c, 'a>],
+    projections: &[Projection],
+    isolation: Isolation,
+    all: &mut Stored<'c, 'a>,
+) -> Refused<'c, 'a> {
     let mut refused = Refused::new();
     let mut refuse = |entry: &Entry<'c, 'a>, reject| {
         refused.entry(entry.place()).or_default().push((entry.change, reject));
@@ -198,13 +205,13 @@ fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection], all: &mu
     // what another session has added meanwhile is found when it is looked for again
     let mut again = Vec::new();
     for chunk in chunks(entries) {
-        isolated(chunk, refusal, &mut work, &mut stored, &mut |entry, reject| match reject.sqlstate {
+        isolated(isolation, chunk, &refusal, &mut work, &mut stored, &mut |entry, reject| match reject.sqlstate {
             SqlState::UNIQUE_VIOLATION => again.push(*entry),
             _ => refuse(entry, reject),
         });
     }
     for chunk in chunks(&again) {
-        isolated(chunk, refusal, &mut work, &mut stored, &mut |entry, reject| {
+        isolated(isolation, chunk, &refusal, &mut work, &mut stored, &mut |entry, reject| {
             if reject.sqlstate == SqlState::UNIQUE_VIOLATION && snapshot_is_fixed() {
                 ereport!(
                     ERROR,

@@ -89,7 +89,7 @@ pub fn active() -> Vec<Projection> {
     for projection in &mut active {
         let is_filled_here = FILLING.with(|filling| filling.borrow().contains(&projection.id));
         projection.is_free = !is_filled_here && try_share_projection(projection.id);
-        if projection.is_free && projection.is_waiting {
+        if projection.is_free && projection.is_waiting && !projection.is_slow.get() {
             // in steps, so that no ingest has to do it all
             catch_up_step(projection, false, 0, i64::MAX, Patience::Short);
         }
@@ -113,7 +113,7 @@ pub fn while_filling<T>(projection: i32, work: impl FnOnce() -> T) -> T {
 /// Feeds new entries to each of `projections`.
 pub fn feed(projections: &[Projection], entries: &[LogRow]) {
     for projection in projections {
-        if projection.is_free {
+        if projection.is_free && !projection.is_slow.get() {
             let Taken { refused, postponed } = projection.run(entries, Patience::Short);
             note_refused(projection, refused);
             note_waiting(projection, &postponed);

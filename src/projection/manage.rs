@@ -55,6 +55,9 @@ thread_local! {
         "UPDATE audit_cdc_internal.projections SET fed_to = $2, rebuilt_at = CASE WHEN $3 THEN now() ELSE rebuilt_at END WHERE id = $1",
         &[INT4OID, INT8OID, BOOLOID]) };
 
+    static NOT_SLOW: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.projections SET slow_since = NULL WHERE id = $1 AND slow_since IS NOT NULL", &[INT4OID]) };
+
     static FORGET: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1", &[INT4OID]) };
 
@@ -157,6 +160,7 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
         FORGET.with(|forget| forget.run(|| vec![projection.id.into()], |_| Ok(())));
         let (fed, last) = fill(&projection, 0);
         fed_to(&projection, projection.fed_to.map(|_| last), true);
+        not_slow(&projection);
         notice!("projection \"{}\" is rebuilt: {fed} entries went through the rule", projection.name);
         warn_of_failures(&projection);
         fed
@@ -169,6 +173,7 @@ fn audit_retry_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
     Ok(as_extension(|| {
         let taken = catch_up(&projection, true);
+        not_slow(&projection);
         warn_of_failures(&projection);
         taken
     }))
@@ -191,9 +196,13 @@ fn audit_disable_projection(name: Option<&str>) -> Result<(), ErrorReport> {
 fn audit_enable_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     only_read_committed()?;
     let projection = permitted_alone(given(name, "name")?)?;
-    let Some(after) = projection.fed_to else { return Ok(0) };
+    let Some(after) = projection.fed_to else {
+        as_extension(|| not_slow(&projection));
+        return Ok(0);
+    };
     Ok(as_extension(|| {
         let waiting = catch_up(&projection, false);
+        not_slow(&projection);
         let (fed, _) = fill(&projection, after);
         fed_to(&projection, None, false);
         warn_of_failures(&projection);
@@ -326,6 +335,11 @@ fn warn_of_failures(projection: &Projection) {
 fn fed_to(projection: &Projection, last: Option<i64>, rebuilt: bool) {
     FED_TO.with(|statement| statement.run(|| vec![projection.id.into(), last.into(), rebuilt.into()], |_| Ok(())));
     changed();
+}
+
+/// From now on passes run it again.
+fn not_slow(projection: &Projection) {
+    NOT_SLOW.with(|statement| statement.run(|| vec![projection.id.into()], |_| Ok(())));
 }
 
 fn changed() {

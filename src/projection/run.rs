@@ -1,16 +1,17 @@
 //! A projection's rule, run over entries of the log.
 
-use crate::isolate::isolated;
+use crate::isolate::{Isolation, isolated};
 use crate::message::Reject;
 use crate::pg::{
-    BuiltinOid, CaughtError, ErrorReport, LogRow, feeding, restricted, show_progress_again, subtransaction,
-    temporary_schema, tried, with_pinned,
+    BuiltinOid, CaughtError, ErrorReport, LogRow, feeding, has_expired, is_limited, limited, restricted,
+    show_progress_again, subtransaction, temporary_schema, tried, with_pinned,
 };
+use crate::settings::rule_timeout;
 use crate::sqlstate::SqlState;
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiResult, SpiTupleTable};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,10 +23,14 @@ const LONGEST_SEARCH: Duration = Duration::from_secs(5);
 /// So long one ingest waits for somebody who has locked what a rule needs.
 const LONGEST_LOCK: &str = "500ms";
 
+const TOO_SLOW: &str = "the rule takes longer than audit_cdc.rule_timeout";
 const FORBIDDEN: &str = "the target's owner has not the rights of the rule's owner";
 
 thread_local! {
     static CURSORS: Statement = const { Statement::new("SELECT name FROM pg_catalog.pg_cursor()", &[]) };
+
+    static SLOW: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.projections SET slow_since = now() WHERE id = $1 AND slow_since IS NULL", &[BuiltinOid::INT4OID]) };
 
     static TEMPORARY: Statement = const { Statement::new("SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = $1", &[BuiltinOid::OIDOID]) };
 
@@ -50,6 +55,8 @@ pub struct Projection {
     pub is_waiting: bool,
     /// Who owns the target has not the rights of the rule's owner: its triggers must not run.
     is_forbidden: bool,
+    /// A run took longer than `audit_cdc.rule_timeout`; its entries wait for somebody who can wait, too.
+    pub is_slow: Cell<bool>,
     /// Nobody is filling it.
     pub is_free: bool,
 }
@@ -88,6 +95,7 @@ impl Projection {
                 deferred: row["deferred"].value()?,
                 is_waiting: row["is_waiting"].value()?.unwrap_or_default(),
                 is_forbidden: row["is_forbidden"].value()?.unwrap_or(true),
+                is_slow: Cell::new(row["is_slow"].value()?.unwrap_or_default()),
                 is_free: true,
             });
         }
@@ -104,14 +112,41 @@ impl Projection {
             let refused = entries.iter().map(|entry| (*entry, reject.clone())).collect();
             return Taken { refused, postponed: Vec::new() };
         }
-        let judge = if patience == Patience::Short { judge } else { judge_finally };
+        let limit = rule_timeout().filter(|_| patience == Patience::Short && !is_limited());
+        // after each attempt that failed, when what it did is rolled back
+        let judge = |error: &CaughtError| {
+            if limit.is_some() && has_expired() {
+                self.is_slow.set(true);
+                return Some(Reject::new(SqlState::QUERY_CANCELED, TOO_SLOW));
+            }
+            if patience == Patience::Short { judge(error) } else { judge_finally(error) }
+        };
         let refusal = |error: CaughtError| judge(&error).unwrap_or_else(|| error.rethrow());
-        let attempt = |entries: &[LogRow]| self.attempt(entries, patience);
+        let attempt = |entries: &[LogRow]| match limit {
+            Some(limit) => limited(limit, || self.attempt(entries, patience)),
+            None => self.attempt(entries, patience),
+        };
+        let taken = self.run_isolated(entries, patience, &judge, &refusal, &attempt);
+        if limit.is_some() && has_expired() | self.is_slow.get() {
+            self.is_slow.set(true);
+            SLOW.with(|slow| slow.run(|| vec![self.id.into()], |_| Ok(())));
+        }
+        taken
+    }
 
+    fn run_isolated<'a>(
+        &self,
+        entries: &[LogRow<'a>],
+        patience: Patience,
+        judge: &impl Fn(&CaughtError) -> Option<Reject>,
+        refusal: &impl Fn(CaughtError) -> Reject,
+        attempt: &impl Fn(&[LogRow]),
+    ) -> Taken<'a> {
+        let postponing = |reject: &Reject| self.is_slow.get() || is_passing(reject.sqlstate);
         let mut taken = Taken::default();
         match subtransaction(|| attempt(entries)).map_err(refusal) {
             Ok(()) => return taken,
-            Err(reject) if is_passing(reject.sqlstate) => {
+            Err(reject) if postponing(&reject) => {
                 taken.postponed = entries.to_vec();
                 return taken;
             }
@@ -119,16 +154,21 @@ impl Projection {
         }
         // a rule that fails over no entry at all takes none
         if let Err(broken) = tried(|| attempt(&[])).map_err(refusal) {
-            taken.refused = entries.iter().map(|entry| (*entry, broken.clone())).collect();
+            if self.is_slow.get() {
+                taken.postponed = entries.to_vec();
+            } else {
+                taken.refused = entries.iter().map(|entry| (*entry, broken.clone())).collect();
+            }
             return taken;
         }
         let start = Instant::now();
         let mut postponed = Vec::new();
         isolated(
+            Isolation::Each,
             entries,
             judge,
             &mut |entries| {
-                if patience == Patience::Short && start.elapsed() > LONGEST_SEARCH {
+                if self.is_slow.get() || patience == Patience::Short && start.elapsed() > LONGEST_SEARCH {
                     postponed.extend_from_slice(entries);
                 } else {
                     attempt(entries);
@@ -136,11 +176,7 @@ impl Projection {
             },
             &mut Vec::new(),
             &mut |entry, reject| {
-                if is_passing(reject.sqlstate) {
-                    taken.postponed.push(*entry)
-                } else {
-                    taken.refused.push((*entry, reject))
-                }
+                if postponing(&reject) { taken.postponed.push(*entry) } else { taken.refused.push((*entry, reject)) }
             },
         );
         taken.postponed.extend(postponed);
