@@ -1,92 +1,77 @@
 -- Last: every object is there. Nobody gets anything but what stands here.
-REVOKE ALL ON SCHEMA audit_cdc_internal FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA audit_cdc_internal FROM PUBLIC;
-REVOKE ALL ON TYPE audit_cdc_internal.action FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(text[]), @extschema@.audit_ingest(jsonb), @extschema@.audit_retry_rejects(bigint[]),
-  @extschema@.audit_describe_tables(text, jsonb, timestamptz), @extschema@.audit_status(),
-  @extschema@.audit_cast(anyelement, jsonb), @extschema@.audit_row(anyelement, jsonb, text[]),
-  @extschema@.audit_create_projection(text, text, regclass, boolean), @extschema@.audit_alter_projection(text, text),
-  @extschema@.audit_rebuild_projection(text), @extschema@.audit_retry_projection(text), @extschema@.audit_disable_projection(text),
-  @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text),
-  @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
-  @extschema@.audit_create_history(text, text, text, text), @extschema@.audit_changes(name, name, integer),
-  @extschema@.audit_capture_start(name, name), @extschema@.audit_capture_status() FROM PUBLIC;
-REVOKE ALL ON FUNCTION
-  @extschema@.audit_diff(jsonb, jsonb),
-  @extschema@.audit_diff_text(jsonb),
-  @extschema@.audit_diff_text(jsonb, jsonb),
-  @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, text, text), @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text),
-  @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text),
-  @extschema@.audit_as_of_unknown(regtype, timestamptz, pg_lsn, text, text, text), @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text),
-  @extschema@.audit_as_of_unknown(text, timestamptz, pg_lsn, text, text),
-  @extschema@.audit_history(text, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer),
-  @extschema@.audit_history(regtype, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text), @extschema@.audit_history(anyelement, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text),
-  @extschema@.audit_undo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
-  @extschema@.audit_redo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
-  @extschema@.audit_undo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean),
-  @extschema@.audit_redo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean),
-  @extschema@.audit_replay_sql(text, timestamptz, timestamptz, text),
-  @extschema@.audit_create_activity(text, text[], text, text),
-  @extschema@.audit_activity(regclass, text, text, text, text, text, integer) FROM PUBLIC;
-REVOKE ALL ON FUNCTION @extschema@.audit_exclude_table(regclass, text), @extschema@.audit_include_table(regclass, text) FROM PUBLIC;
-REVOKE ALL ON PROCEDURE @extschema@.audit_capture(bigint), @extschema@.audit_capture_stop(boolean, bigint),
-  @extschema@.audit_backfill(regclass, uuid, bigint, integer) FROM PUBLIC;
-REVOKE ALL ON ALL PROCEDURES IN SCHEMA audit_cdc_internal FROM PUBLIC;
+DO $do$
+DECLARE
+  one record;
+  routine text;
+  granted bigint;
+BEGIN
+  FOR one IN
+    SELECT d.classid, d.objid FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+    WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e' AND e.extname = 'audit_cdc'
+  LOOP
+    PERFORM audit_cdc_internal.keep_private(one.classid, one.objid);
+  END LOOP;
+
+  FOR one IN
+    SELECT c.oid::pg_catalog.regclass AS relation FROM pg_catalog.pg_class AS c
+    WHERE c.relnamespace = 'audit_cdc_internal'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p')
+  LOOP
+    PERFORM audit_cdc_internal.keep_from_writers(one.relation);
+  END LOOP;
+
+  -- a name stands for all functions and procedures of the extension that are called so
+  FOR one IN
+    SELECT g.role, f.name, g.is_internal FROM (VALUES
+      ('audit_cdc_ingest', false, ARRAY['audit_ingest']),
+      ('audit_cdc_reader', false, ARRAY[
+        'audit_status', 'audit_capture_status', 'audit_cast', 'audit_row', 'audit_diff', 'audit_diff_text',
+        'audit_as_of', 'audit_as_of_unknown', 'audit_history', 'audit_activity',
+        'audit_undo_sql', 'audit_redo_sql', 'audit_undo', 'audit_redo', 'audit_replay_sql',
+        'audit_create_projection', 'audit_alter_projection', 'audit_rebuild_projection', 'audit_retry_projection',
+        'audit_disable_projection', 'audit_enable_projection', 'audit_drop_projection',
+        'audit_create_history', 'audit_create_history_table', 'audit_create_activity']),
+      -- views, and functions that run with the reader's rights, call them
+      ('audit_cdc_reader', true, ARRAY[
+        'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'diff', 'keep_private', 'table_named', 'relation_of', 'columns_of',
+        'rows_as_of', 'unknown_as_of', 'history', 'or_here', 'steps', 'run_steps', 'is_run_as_owner', 'run_statement']),
+      ('audit_cdc_admin', false, ARRAY[
+        'audit_retry_rejects', 'audit_describe_tables', 'audit_changes',
+        'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',
+         'audit_exclude_table', 'audit_include_table']),
+      -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
+      ('audit_cdc_admin', true, ARRAY[
+        'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_look', 'begin_to_stop', 'end_capture', 'capture_worker',
+        'begin_backfill', 'backfill_batch', 'backfilled']),
+      ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation', 'audit_in_transaction_block'])
+    ) AS g(role, is_internal, names) CROSS JOIN LATERAL pg_catalog.unnest(g.names) AS f(name)
+  LOOP
+    granted := 0;
+    FOR routine IN
+      SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc AS p
+      JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
+      JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+      WHERE e.extname = 'audit_cdc' AND p.proname = one.name
+        AND (p.pronamespace = 'audit_cdc_internal'::pg_catalog.regnamespace) = one.is_internal
+    LOOP
+      EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, one.role);
+      granted := granted + 1;
+    END LOOP;
+    IF granted = 0 THEN
+      RAISE EXCEPTION 'no function % to be granted to %', one.name, one.role USING ERRCODE = 'undefined_function';
+    END IF;
+  END LOOP;
+END
+$do$;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
-GRANT EXECUTE ON FUNCTION @extschema@.audit_ingest(text), @extschema@.audit_ingest(text[]), @extschema@.audit_ingest(jsonb) TO audit_cdc_ingest;
+GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin; -- nothing in it is anybody's that is not granted above
 GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.audit_rejects, @extschema@.audit_described_tables,
-  @extschema@.audit_projections, @extschema@.audit_projection_failures, @extschema@.audit_projection_progress TO audit_cdc_reader;
-GRANT EXECUTE ON FUNCTION @extschema@.audit_status(), @extschema@.audit_cast(anyelement, jsonb),
-  @extschema@.audit_row(anyelement, jsonb, text[]), @extschema@.audit_create_projection(text, text, regclass, boolean),
-  @extschema@.audit_alter_projection(text, text), @extschema@.audit_rebuild_projection(text), @extschema@.audit_retry_projection(text),
-  @extschema@.audit_disable_projection(text), @extschema@.audit_enable_projection(text), @extschema@.audit_drop_projection(text),
-  @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text), @extschema@.audit_create_history(regclass, text, text),
-  @extschema@.audit_create_history(text, text, text, text) TO audit_cdc_reader;
-GRANT EXECUTE ON FUNCTION
-  @extschema@.audit_diff(jsonb, jsonb),
-  @extschema@.audit_diff_text(jsonb),
-  @extschema@.audit_diff_text(jsonb, jsonb),
-  @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, text, text), @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text),
-  @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text),
-  @extschema@.audit_as_of_unknown(regtype, timestamptz, pg_lsn, text, text, text), @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text),
-  @extschema@.audit_as_of_unknown(text, timestamptz, pg_lsn, text, text),
-  @extschema@.audit_history(text, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer),
-  @extschema@.audit_history(regtype, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text), @extschema@.audit_history(anyelement, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text),
-  @extschema@.audit_undo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
-  @extschema@.audit_redo_sql(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
-  @extschema@.audit_undo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean),
-  @extschema@.audit_redo(bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean),
-  @extschema@.audit_replay_sql(text, timestamptz, timestamptz, text),
-  @extschema@.audit_create_activity(text, text[], text, text),
-  @extschema@.audit_activity(regclass, text, text, text, text, text, integer) TO audit_cdc_reader;
-GRANT SELECT ON @extschema@.audit_last_changes, @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table TO audit_cdc_reader;
--- functions that run with the reader's rights call them
-GRANT EXECUTE ON FUNCTION audit_cdc_internal.table_named(text, text, oid, text), audit_cdc_internal.relation_of(oid), audit_cdc_internal.columns_of(oid),
-  audit_cdc_internal.rows_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text), audit_cdc_internal.unknown_as_of(audit_cdc_internal.audited, text[], timestamptz, pg_lsn, text),
-  audit_cdc_internal.history(text, oid, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer),
-  audit_cdc_internal.or_here(text), audit_cdc_internal.steps(boolean, bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text),
-  audit_cdc_internal.is_run_as_owner(oid), audit_cdc_internal.run_statement(oid, text),
-  audit_cdc_internal.run_steps(boolean, boolean, jsonb, bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) TO audit_cdc_reader;
--- the views call them
-GRANT EXECUTE ON FUNCTION audit_cdc_internal.lifted(jsonb, text), audit_cdc_internal.new_log(), audit_cdc_internal.filling() TO audit_cdc_reader;
-GRANT EXECUTE ON FUNCTION @extschema@.audit_retry_rejects(bigint[]), @extschema@.audit_describe_tables(text, jsonb, timestamptz) TO audit_cdc_admin;
-GRANT EXECUTE ON FUNCTION @extschema@.audit_changes(name, name, integer) TO audit_cdc_admin;
-GRANT EXECUTE ON FUNCTION @extschema@.audit_capture_status() TO audit_cdc_reader;
-GRANT EXECUTE ON FUNCTION @extschema@.audit_exclude_table(regclass, text), @extschema@.audit_include_table(regclass, text) TO audit_cdc_admin;
-GRANT SELECT ON @extschema@.audit_excluded_tables TO audit_cdc_reader;
-GRANT SELECT ON @extschema@.audit_backfills TO audit_cdc_reader;
--- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
-GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin;
-GRANT EXECUTE ON FUNCTION @extschema@.audit_capture_start(name, name), audit_cdc_internal.lock_capture(),
-  audit_cdc_internal.capture_pass(integer), audit_cdc_internal.advance_capture(), audit_cdc_internal.note_look(),
-  audit_cdc_internal.begin_to_stop(), audit_cdc_internal.end_capture(), audit_cdc_internal.capture_worker(),
-  audit_cdc_internal.begin_backfill(regclass, uuid), audit_cdc_internal.backfill_batch(uuid, oid, integer), audit_cdc_internal.backfilled(uuid) TO audit_cdc_admin;
-GRANT EXECUTE ON PROCEDURE @extschema@.audit_capture(bigint), @extschema@.audit_capture_stop(boolean, bigint),
-  @extschema@.audit_backfill(regclass, uuid, bigint, integer), audit_cdc_internal.capture_pending(bigint) TO audit_cdc_admin;
+  @extschema@.audit_projections, @extschema@.audit_projection_failures, @extschema@.audit_projection_progress, @extschema@.audit_backfills,
+  @extschema@.audit_last_changes, @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
+  @extschema@.audit_excluded_tables TO audit_cdc_reader;
 
 -- What capture and ingest may: with these rights the worker's role writes the log, and no others. The functions that it owns run as it.
-GRANT USAGE ON SCHEMA @extschema@, audit_cdc_internal TO audit_cdc_worker;
+GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_worker;
 GRANT USAGE ON TYPE audit_cdc_internal.action TO audit_cdc_worker;
 GRANT USAGE ON SEQUENCE audit_cdc_internal.log_id_seq TO audit_cdc_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA audit_cdc_internal TO audit_cdc_worker;
@@ -95,11 +80,6 @@ GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.large_anno
 GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.rejects, audit_cdc_internal.tallies,
   audit_cdc_internal.unprojected, audit_cdc_internal.ingest_reads TO audit_cdc_worker;
 GRANT DELETE ON audit_cdc_internal.unprojected TO audit_cdc_worker;
-GRANT EXECUTE ON FUNCTION audit_cdc_internal.ensure_partitions(timestamptz[]),
-  audit_cdc_internal.keep_record_keys(integer[], text[], text[], text[]), audit_cdc_internal.record_key(text, text[], text[]),
-  audit_cdc_internal.key_text(text, text), audit_cdc_internal.note_captured(bigint, bigint, timestamptz),
-  audit_cdc_internal.lifted(jsonb, text), audit_cdc_internal.lock_capture(),
-  @extschema@.audit_cast(anyelement, jsonb) TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.is_captured() OWNER TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.capture_pass(integer) OWNER TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.advance_capture() OWNER TO audit_cdc_worker;

@@ -42,6 +42,7 @@ BEGIN
     audit_username text, audit_source text, audit_request_id text, audit_metadata jsonb,
     audit_changed text[], audit_unknown text[],\n%s\n)', qualified,
     (SELECT string_agg(format('%I %s', c.name, c.type), E',\n' ORDER BY place) FROM unnest(names, types_written) WITH ORDINALITY AS c(name, type, place)));
+  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, qualified::regclass);
   EXECUTE format('COMMENT ON TABLE %s IS %L', qualified,
                  format('every change of %I.%I, filled by audit_cdc: the row after it, of a delete the row before it', table_schema, table_name));
   EXECUTE format('COMMENT ON COLUMN %1$s.audit_id IS %2$L; COMMENT ON COLUMN %1$s.audit_changed IS %3$L; COMMENT ON COLUMN %1$s.audit_unknown IS %4$L',
@@ -55,7 +56,7 @@ BEGIN
   -- a star, so that a column that the history gains is filled by a rebuild
   rule := format('SELECT r.*
 FROM @extschema@.audit_new_logs AS l
-CROSS JOIN LATERAL @extschema@.audit_row(NULL::%s,
+CROSS JOIN LATERAL audit_cdc_internal.typed_row(NULL::%s,
   coalesce(l.new_values, l.old_values, ''{}'') || jsonb_build_object(
     ''audit_id'', l.id, ''audit_database_id'', l.database_id, ''audit_action'', l.action,
     ''audit_commit_lsn'', l.commit_lsn, ''audit_commit_idx'', l.commit_idx, ''audit_commit_timestamp'', l.commit_timestamp,
@@ -70,7 +71,7 @@ WHERE l.table_schema = %L AND l.table_name = %L', qualified, table_schema, table
   IF EXISTS (SELECT FROM @extschema@.audit_projections AS p WHERE p.name = called) THEN
     called := qualified;
   END IF;
-  PERFORM @extschema@.audit_create_projection(called, rule, qualified::regclass);
+  PERFORM @extschema@.audit_create_projection(called, rule, qualified::regclass, true);
   RETURN qualified::regclass;
 END
 $$;
@@ -82,7 +83,7 @@ DECLARE
   called record;
   layout record;
 BEGIN
-  SELECT n.nspname, c.relname INTO called
+  SELECT n.nspname::text, c.relname::text INTO called
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = source;
   SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names,
          pg_catalog.array_agg(a.atttypid::pg_catalog.regtype ORDER BY a.attnum) AS types,
@@ -96,7 +97,7 @@ BEGIN
     RAISE EXCEPTION 'source must be a table with columns' USING ERRCODE = 'undefined_table';
   END IF;
   RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(called.relname, '_history'))), called.nspname,
-           layout.names, layout.types, layout.modifiers, NULL, layout.key, database_id, called.nspname, called.relname);
+           layout.names, layout.types, layout.modifiers, NULL::text[], layout.key, database_id, called.nspname, called.relname);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_create_history(regclass, text, text) IS
@@ -127,8 +128,8 @@ BEGIN
   IF layout.absent IS NOT NULL THEN
     RAISE NOTICE 'types that this database does not have become text: %', layout.absent;
   END IF;
-  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(table_name, '_history'))), pg_catalog.current_schema(),
-           layout.names, layout.types, NULL, layout.type_names, described.key_columns, database_id, table_schema, table_name);
+  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(table_name, '_history'))), pg_catalog.current_schema()::text,
+           layout.names, layout.types, NULL::integer[], layout.type_names, described.key_columns, database_id, table_schema, table_name);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_create_history(text, text, text, text) IS

@@ -2,7 +2,9 @@
 CREATE FUNCTION @extschema@.audit_ingest(jsonb)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  AS $$ SELECT * FROM @extschema@.audit_ingest($1::text) $$;
+BEGIN ATOMIC
+  SELECT * FROM @extschema@.audit_ingest($1::text);
+END;
 
 COMMENT ON FUNCTION @extschema@.audit_ingest(text) IS
 'Stores the changes of a body of Sequin messages, each exactly once. The body: {"data": […]}, a bare array, one message, or a Sequin Stream receive reply, as text (also with \u0000, also broken). Returns one row: received = inserted + duplicates + rejected. What cannot be taken is kept in audit_rejects; with audit_cdc.on_reject = error it fails the call with its SQLSTATE (22xxx, 23505, 54xxx). Null: error 22004. After any error nothing of the call is stored.';

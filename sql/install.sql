@@ -1,3 +1,6 @@
+-- Names without a schema mean PostgreSQL's own, whatever others have made in the schema of the extension.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Before anything else: can the extension stand here?
 DO $$
 BEGIN

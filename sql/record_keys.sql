@@ -31,16 +31,16 @@ DECLARE
   sent CONSTANT jsonb := to_jsonb(value);
 BEGIN
   RETURN CASE
-    WHEN type ~ '^numeric\M' THEN trim_scale(@extschema@.audit_cast(NULL::numeric, sent))::text
-    WHEN type = 'boolean' THEN @extschema@.audit_cast(NULL::boolean, sent)::text
-    WHEN type = 'real' THEN (@extschema@.audit_cast(NULL::real, sent) + 0::real)::text
-    WHEN type = 'double precision' THEN (@extschema@.audit_cast(NULL::double precision, sent) + 0)::text
-    WHEN type ~ '^timestamp.* with time zone$' THEN @extschema@.audit_cast(NULL::timestamptz, sent)::text
-    WHEN type ~ '^timestamp' THEN @extschema@.audit_cast(NULL::timestamp, sent)::text
-    WHEN type ~ '^time.* with time zone$' THEN @extschema@.audit_cast(NULL::timetz, sent)::text
-    WHEN type ~ '^time' THEN @extschema@.audit_cast(NULL::time, sent)::text
-    WHEN type = 'date' THEN @extschema@.audit_cast(NULL::date, sent)::text
-    WHEN type ~ '^interval\M' THEN @extschema@.audit_cast(NULL::interval, sent)::text
+    WHEN type ~ '^numeric\M' THEN trim_scale(audit_cdc_internal.typed_value(NULL::numeric, sent))::text
+    WHEN type = 'boolean' THEN audit_cdc_internal.typed_value(NULL::boolean, sent)::text
+    WHEN type = 'real' THEN (audit_cdc_internal.typed_value(NULL::real, sent) + 0::real)::text
+    WHEN type = 'double precision' THEN (audit_cdc_internal.typed_value(NULL::double precision, sent) + 0)::text
+    WHEN type ~ '^timestamp.* with time zone$' THEN audit_cdc_internal.typed_value(NULL::timestamptz, sent)::text
+    WHEN type ~ '^timestamp' THEN audit_cdc_internal.typed_value(NULL::timestamp, sent)::text
+    WHEN type ~ '^time.* with time zone$' THEN audit_cdc_internal.typed_value(NULL::timetz, sent)::text
+    WHEN type ~ '^time' THEN audit_cdc_internal.typed_value(NULL::time, sent)::text
+    WHEN type = 'date' THEN audit_cdc_internal.typed_value(NULL::date, sent)::text
+    WHEN type ~ '^interval\M' THEN audit_cdc_internal.typed_value(NULL::interval, sent)::text
     WHEN type ~ '^character\M' THEN rtrim(value, ' ')
     WHEN type ~ '^(.*\.)?citext$' THEN lower(value)
     ELSE value

@@ -15,6 +15,7 @@ mod jsonb;
 mod message;
 mod pg;
 mod projection;
+mod protection;
 mod settings;
 mod sqlstate;
 mod statement;
@@ -29,13 +30,17 @@ extension_sql_file!("../sql/record_keys.sql", name = "record_keys", requires = [
 extension_sql_file!("../sql/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
 extension_sql_file!("../sql/projections.sql", name = "projections", requires = ["audit_logs"]);
 extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
-extension_sql_file!("../sql/annotate.sql", name = "annotate", requires = ["install"]);
+// annotate.sql is written for any search_path: it also serves where there is no extension
+extension_sql!("SET LOCAL search_path = @extschema@;", name = "annotate_begins", requires = ["install"]);
+extension_sql_file!("../sql/annotate.sql", name = "annotate", requires = ["annotate_begins"]);
+extension_sql!("SET LOCAL search_path = pg_catalog, pg_temp;", name = "annotate_ends", requires = ["annotate"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 #[allow(non_snake_case)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::init();
+    pg::guard_removal();
     if pg::is_preloading() {
         capture::init();
     }

@@ -10,17 +10,18 @@ BEGIN
   EXECUTE format('CREATE TABLE %s (
     id bigint PRIMARY KEY, database_id text NOT NULL, table_schema text NOT NULL, table_name text NOT NULL, record_id text, action text NOT NULL,
     commit_lsn bigint NOT NULL, commit_idx integer NOT NULL, created_at timestamptz NOT NULL, actor text NOT NULL, source text, request_id text, reason text, tenant text, changed jsonb)', qualified);
+  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, qualified::regclass);
   EXECUTE format('COMMENT ON TABLE %s IS %L', qualified, 'activity, filled by audit_cdc and read by audit_activity(): one row a change');
   EXECUTE format('CREATE INDEX ON %1$s (created_at); CREATE INDEX ON %1$s (actor, created_at); CREATE INDEX ON %1$s (record_id, table_name, created_at); CREATE INDEX ON %1$s (tenant, created_at) WHERE tenant IS NOT NULL', qualified);
   PERFORM @extschema@.audit_create_projection(parts[cardinality(parts)], format($rule$
     SELECT l.id, l.database_id, l.table_schema, l.table_name, l.record_key AS record_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp AS created_at,
            coalesce(l.username, l.annotations ->> 'actor', 'system') AS actor, l.source, l.request_id, l.metadata ->> 'reason' AS reason, %1$s AS tenant,
-           CASE l.action WHEN 'update' THEN @extschema@.audit_diff(l.old_values, (SELECT coalesce(jsonb_object_agg(n.key, n.value), '{}') FROM jsonb_each(l.new_values) AS n WHERE l.old_values ? n.key)) END AS changed
+           CASE l.action WHEN 'update' THEN audit_cdc_internal.diff(l.old_values, (SELECT coalesce(jsonb_object_agg(n.key, n.value), '{}') FROM jsonb_each(l.new_values) AS n WHERE l.old_values ? n.key)) END AS changed
     FROM @extschema@.audit_new_logs AS l
     WHERE l.action IN ('insert', 'update', 'delete', 'truncate')%2$s%3$s$rule$,
     CASE WHEN tenant_column IS NULL THEN 'NULL' ELSE format('coalesce(l.new_values, l.old_values) ->> %L', tenant_column) END,
     CASE WHEN tables IS NOT NULL THEN format(' AND (l.table_name = ANY (%L) OR l.table_schema || ''.'' || l.table_name = ANY (%1$L))', tables) ELSE '' END,
-    CASE WHEN database_id IS NOT NULL THEN format(' AND l.database_id = %L', database_id) ELSE '' END), qualified::regclass);
+    CASE WHEN database_id IS NOT NULL THEN format(' AND l.database_id = %L', database_id) ELSE '' END), qualified::regclass, true);
   RETURN qualified::regclass;
 END
 $$;

@@ -337,7 +337,7 @@ COMMENT ON FUNCTION @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, 
 -- The types' input functions run with the caller's rights.
 CREATE FUNCTION @extschema@.audit_as_of(row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
     table_name text DEFAULT NULL, database_id text DEFAULT NULL) RETURNS SETOF anyelement LANGUAGE sql STABLE AS $$
-  SELECT @extschema@.audit_row($1, r) FROM @extschema@.audit_as_of(pg_catalog.pg_typeof($1), $2, $3, $4, $5, $6) AS r
+  SELECT audit_cdc_internal.typed_row($1, r) FROM @extschema@.audit_as_of(pg_catalog.pg_typeof($1), $2, $3, $4, $5, $6) AS r
 $$;
 COMMENT ON FUNCTION @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text) IS
 'The rows of a table as they were. row_type: NULL::public.users, a table or composite type called like the audited table (or give table_name), with its columns. at: a commit time; lsn: a position; neither: the latest that the log holds; both: error 22023. key: only this record, as record_id in audit_logs. database_id: where the log has the table of several databases. A transaction is in it whole or not at all, as far as the log holds it; a NOTICE tells if the moment is not settled. Records of which the log cannot tell are left out, columns that it cannot tell are null, and a WARNING counts both; audit_as_of_unknown() lists them. Another WARNING tells if changes of the table are in audit_rejects. Errors: as audit_row, 22023 (several tables of this name), 42804 (not a row type), 22004 (no table named).';

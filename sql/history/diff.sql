@@ -11,6 +11,11 @@ END;
 COMMENT ON FUNCTION @extschema@.audit_diff(jsonb, jsonb) IS
 'What differs between two rows as jsonb: an object with a member for each column that differs, {"status": {"old": "paid", "new": "shipped"}}. A column that one of them does not have lacks that side. Null counts as a row without columns. Values are compared as jsonb: 1.0 equals 1.00. Errors: 22023 (not an object).';
 
+-- For bodies that are read when they run: others may make functions in the extension's schema.
+CREATE FUNCTION audit_cdc_internal.diff(old jsonb, new jsonb) RETURNS jsonb
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN @extschema@.audit_diff(old, new);
+
 CREATE FUNCTION @extschema@.audit_diff_text(diff jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
 BEGIN ATOMIC

@@ -27,9 +27,9 @@ BEGIN
     e.id, audited.database_id, audited.table_schema, audited.table_name, e.record_id, e.action,
     CASE WHEN e.is_placed THEN e.lsn END, CASE WHEN e.idx < 2147483647 THEN e.idx END, e.commit_timestamp, e.username, e.source, e.request_id, e.metadata,
     old_row, new_row,
-    CASE WHEN e.action = 'update' THEN (SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}') FROM jsonb_each(@extschema@.audit_diff(old_row, new_row)) AS d
+    CASE WHEN e.action = 'update' THEN (SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}') FROM jsonb_each(audit_cdc_internal.diff(old_row, new_row)) AS d
                                         WHERE d.value ?& ARRAY['old', 'new'])
-         WHEN e.action <> 'read' THEN @extschema@.audit_diff(old_row, new_row) END,
+         WHEN e.action <> 'read' THEN audit_cdc_internal.diff(old_row, new_row) END,
     CASE WHEN e.action IN ('update', 'delete', 'truncate')
          THEN ARRAY(SELECT c FROM unnest(columns || coalesce(CASE e.action WHEN 'truncate' THEN before.unknown ELSE e.unknown_before END, '{}')) AS c WHERE NOT old_row ? c GROUP BY c ORDER BY c) ELSE '{}' END,
     CASE WHEN new_row IS NULL THEN '{}' ELSE ARRAY(SELECT c FROM unnest(e.unknown) AS c WHERE NOT new_row ? c ORDER BY c) END,
@@ -125,7 +125,7 @@ BEGIN
     RETURN;
   END IF;
   FOR entry IN
-    SELECT l.*, p.place FROM @extschema@.audit_logs AS l
+    SELECT l.*, p.place FROM audit_cdc_internal.entries AS l
     CROSS JOIN LATERAL (SELECT ARRAY[(extract(epoch FROM l.commit_timestamp) * 1000000)::bigint, coalesce(l.commit_lsn, 0), coalesce(l.commit_idx, 2147483647), l.id] AS place) AS p
     WHERE (of_id IS NULL OR l.id = of_id) AND (of_user IS NULL OR l.username = of_user) AND (of_request IS NULL OR l.request_id = of_request)
       AND (of_commit IS NULL OR l.commit_lsn = of_commit) AND (of_database IS NULL OR l.database_id = of_database)
@@ -210,7 +210,7 @@ CREATE FUNCTION @extschema@.audit_history(row_type anyelement, key text DEFAULT 
     table_name text DEFAULT NULL,
     OUT change @extschema@.audit_history_line, OUT old_row anyelement, OUT new_row anyelement)
   RETURNS SETOF record LANGUAGE sql STABLE AS $$
-  SELECT l, CASE WHEN l.old_row IS NOT NULL THEN @extschema@.audit_row($1, l.old_row) END, CASE WHEN l.new_row IS NOT NULL THEN @extschema@.audit_row($1, l.new_row) END
+  SELECT l, CASE WHEN l.old_row IS NOT NULL THEN audit_cdc_internal.typed_row($1, l.old_row) END, CASE WHEN l.new_row IS NOT NULL THEN audit_cdc_internal.typed_row($1, l.new_row) END
   FROM @extschema@.audit_history(pg_catalog.pg_typeof($1), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS l
 $$;
 COMMENT ON FUNCTION @extschema@.audit_history(anyelement, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text) IS

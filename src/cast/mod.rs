@@ -25,7 +25,10 @@ pgrx::extension_sql_file!("../../sql/cast.sql", name = "cast", requires = [audit
 const MARKER: &str = "\"unchanged_toast\"";
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_cast(anyelement, value jsonb) RETURNS anyelement
-  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#)]
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+-- for bodies that are read when they run: others may make functions in the extension's schema
+CREATE FUNCTION audit_cdc_internal.typed_value(anyelement, value jsonb) RETURNS anyelement
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
     let call = Call::new(fcinfo);
     let (Some(oid), Some(value)) = (call.type_of(0), call.jsonb(1)) else { return Ok(None) };
@@ -39,7 +42,10 @@ fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Er
 
 #[pg_extern(
     sql = r#"CREATE FUNCTION @extschema@.audit_row(anyelement, image jsonb, "unknown" text[] DEFAULT '{}') RETURNS anyelement
-  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+CREATE FUNCTION audit_cdc_internal.typed_row(anyelement, image jsonb, "unknown" text[] DEFAULT '{}') RETURNS anyelement
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#,
+    requires = ["install"]
 )]
 fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
     let call = Call::new(fcinfo);

@@ -18,6 +18,12 @@ impl Call {
         (oid != pg_sys::InvalidOid).then_some(oid)
     }
 
+    /// What called it, if that is no expression.
+    pub(super) fn context(self) -> pg_sys::fmNodePtr {
+        // SAFETY: the call is the running one.
+        unsafe { (*self.0).context }
+    }
+
     pub fn argument(self, place: usize) -> Option<pg_sys::Datum> {
         // SAFETY: our functions are declared with the arguments that they ask for.
         let argument = unsafe { *(*self.0).args.as_slice((*self.0).nargs as usize).get(place)? };

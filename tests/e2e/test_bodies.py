@@ -52,7 +52,7 @@ def test_many_at_once_are_stored_as_one_by_one(db):
     connection = db.connect(client_encoding="LATIN1")
     assert db.rows("SELECT inserted FROM audit_ingest(convert_from(decode(%s, 'hex'), 'UTF8'))", batch(spelled).encode().hex(), connection=connection) == [(len(many),)]
     together = db.rows(entries)
-    db.run("DROP EXTENSION audit_cdc CASCADE; CREATE EXTENSION audit_cdc")
+    db.run("SELECT audit_allow_removal(); DROP EXTENSION audit_cdc CASCADE; CREATE EXTENSION audit_cdc")
     for message in spelled:
         db.ingest(message)
     assert together == db.rows(entries)

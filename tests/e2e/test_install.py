@@ -89,7 +89,7 @@ def test_drop_and_create_again_in_one_session(db):
     connection = db.connect()
     db.ingest(batch([change()]), connection)
     with connection.cursor() as cursor:
-        cursor.execute("DROP EXTENSION audit_cdc CASCADE; CREATE EXTENSION audit_cdc")
+        cursor.execute("SELECT audit_allow_removal(); DROP EXTENSION audit_cdc CASCADE; CREATE EXTENSION audit_cdc")
     assert db.ingest(batch([change()]), connection) == (1, 1, 0, 0)
 
 

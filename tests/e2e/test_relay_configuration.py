@@ -109,7 +109,7 @@ def test_check_tells_what_is_missing(db, empty):
     db.connect(options="-c default_transaction_read_only=off").cursor().execute(
         f"ALTER DATABASE {db.name} RESET default_transaction_read_only; ALTER EXTENSION audit_cdc DROP FUNCTION audit_ingest(text[]); DROP FUNCTION audit_ingest(text[])")
     assert "is older than this relay" in found(url(db)).stdout
-    db.run("DROP EXTENSION audit_cdc")
+    db.run("SELECT audit_allow_removal(); DROP EXTENSION audit_cdc")
     done = found(url(db))
     assert done.returncode == 1 and "FAILED  extension: the extension audit_cdc is not installed in this database" in done.stdout
     assert "FAILED  database" in found("postgres:///nowhere?host=" + os.environ["PGHOST"]).stdout

@@ -1,0 +1,162 @@
+//! Removing the log is refused where it happens: event triggers on what was dropped do not run for their own removal.
+
+use pgrx::pg_sys::elog::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgSqlErrorCode, pg_sys};
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// The transaction in which a superuser has allowed it; its number never comes again.
+static ALLOWED: AtomicU64 = AtomicU64::new(0);
+static PREVIOUS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
+
+pub fn guard_removal() {
+    // SAFETY: the hook is set once a process, while the library is loaded.
+    unsafe {
+        PREVIOUS.get_or_init(|| pg_sys::object_access_hook);
+        pg_sys::object_access_hook = Some(accessed);
+    }
+}
+
+pub fn is_superuser() -> bool {
+    // SAFETY: reads the catalogs' caches.
+    unsafe { pg_sys::superuser() }
+}
+
+pub fn allow_removal() {
+    ALLOWED.store(transaction(), SeqCst);
+}
+
+fn transaction() -> u64 {
+    // SAFETY: we are in a transaction.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn accessed(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    part: c_int,
+    argument: *mut c_void,
+) {
+    if let Some(Some(previous)) = PREVIOUS.get() {
+        // SAFETY: called as PostgreSQL has called us.
+        unsafe { previous(access, class, object, part, argument) };
+    }
+    match access {
+        // SAFETY: of a drop, the argument is an ObjectAccessDrop.
+        pg_sys::ObjectAccessType::OAT_DROP if !unsafe { is_internal(argument) } => removed(class, object),
+        pg_sys::ObjectAccessType::OAT_POST_ALTER if class == pg_sys::NamespaceRelationId => altered(object),
+        _ => {}
+    }
+}
+
+/// By PostgreSQL itself, of what was only in the way: REINDEX, VACUUM FULL, temporary objects.
+unsafe fn is_internal(argument: *mut c_void) -> bool {
+    // SAFETY: as the caller says.
+    let argument = unsafe { argument.cast::<pg_sys::ObjectAccessDrop>().as_ref() };
+    argument.is_some_and(|drop| drop.dropflags as u32 & pg_sys::PERFORM_DELETION_INTERNAL != 0)
+}
+
+fn removed(class: pg_sys::Oid, object: pg_sys::Oid) {
+    if ![pg_sys::ExtensionRelationId, pg_sys::NamespaceRelationId, pg_sys::RelationRelationId].contains(&class) {
+        return;
+    }
+    let schema = internal_schema();
+    let is_ours = match class {
+        pg_sys::ExtensionRelationId => true,
+        pg_sys::NamespaceRelationId => object == schema,
+        // SAFETY: reads the catalogs' caches.
+        _ => schema == unsafe { pg_sys::get_rel_namespace(object) },
+    };
+    if !is_ours || schema == pg_sys::InvalidOid {
+        return;
+    }
+    let Some(extension) = extension().map(|extension| extension.oid) else { return };
+    if class == pg_sys::ExtensionRelationId && object != extension || is_own_script(extension) {
+        return;
+    }
+    // a month may go while the capture stays
+    let captures = relation(schema, c"captures");
+    if (class != pg_sys::RelationRelationId || object == captures) && has_row(captures) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the audit log cannot be removed while this database is captured",
+            "CALL audit_capture_stop() first: it ends the capture and drops its slot.",
+        );
+    }
+    if ALLOWED.load(SeqCst) != transaction() && has_row(relation(schema, c"audited_tables")) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "removing the audit log, or a part of it, is refused",
+            "A superuser may do it after SELECT audit_allow_removal() in the same transaction.",
+        );
+    }
+}
+
+/// Another schema in its place would give others' code the names that the extension's has.
+fn altered(schema: pg_sys::Oid) {
+    if let Some(extension) = extension()
+        && !is_superuser()
+        && (schema == extension.extnamespace || schema == internal_schema())
+    {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied to rename the schema of audit_cdc, or to give it to another owner",
+            "A superuser may.",
+        );
+    }
+}
+
+fn refuse(sqlstate: PgSqlErrorCode, message: &'static str, hint: &str) {
+    ErrorReport::new(sqlstate, message, "refuse").set_hint(hint).report(PgLogLevel::ERROR);
+}
+
+/// While CREATE or ALTER EXTENSION runs our own script.
+fn is_own_script(extension: pg_sys::Oid) -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::creating_extension && pg_sys::CurrentExtensionObject == extension }
+}
+
+fn extension() -> Option<pg_sys::FormData_pg_extension> {
+    first_row(pg_sys::ExtensionRelationId, |row| {
+        // SAFETY: a row of pg_extension begins with this struct, and its name is NUL-terminated.
+        let row = unsafe { *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_extension>() };
+        // SAFETY: as above.
+        (unsafe { CStr::from_ptr(row.extname.data.as_ptr()) } == c"audit_cdc").then_some(row)
+    })
+}
+
+fn internal_schema() -> pg_sys::Oid {
+    // SAFETY: reads the catalogs' caches.
+    unsafe { pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), true) }
+}
+
+fn relation(schema: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
+    // SAFETY: reads the catalogs' caches.
+    unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }
+}
+
+fn has_row(table: pg_sys::Oid) -> bool {
+    first_row(table, |_| Some(())).is_some()
+}
+
+/// What `read` gives of the first row for which it gives something, as the table is now. `None` also without the table.
+fn first_row<T>(table: pg_sys::Oid, read: impl Fn(pg_sys::HeapTuple) -> Option<T>) -> Option<T> {
+    // SAFETY: what is opened is closed below; after an error the end of the (sub)transaction closes it.
+    unsafe {
+        let relation = pg_sys::try_table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        if relation.is_null() {
+            return None;
+        }
+        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, null_mut(), 0, null_mut());
+        let rows = std::iter::from_fn(|| Some(pg_sys::systable_getnext(scan)).filter(|row| !row.is_null()));
+        let found = rows.into_iter().find_map(read);
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        found
+    }
+}

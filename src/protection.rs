@@ -1,0 +1,33 @@
+//! Nobody but the extension writes to its tables, and removing them is done on purpose.
+
+use crate::pg::{Call, ErrorReport, allow_removal, foreign_writer, is_superuser};
+use pgrx::prelude::*;
+
+pgrx::extension_sql_file!(
+    "../sql/protection.sql",
+    name = "protection",
+    requires = [own_writers_only, before_removal, audit_allow_removal]
+);
+
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.own_writers_only() RETURNS trigger
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn own_writers_only(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+    foreign_writer(Call::new(fcinfo))
+}
+
+/// To call it is enough: it loads the library, whose hook looks at what is dropped.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.before_removal() RETURNS event_trigger
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn before_removal() {}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_allow_removal() RETURNS void
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn audit_allow_removal() -> Result<(), ErrorReport> {
+    if !is_superuser() {
+        let message = "permission denied to allow that the audit log is removed";
+        return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, "audit_allow_removal")
+            .set_hint("Only a superuser may."));
+    }
+    allow_removal();
+    Ok(())
+}
