@@ -1,0 +1,107 @@
+"""By the catalogs: code that runs with more rights than its caller depends on no name that somebody else can make."""
+
+import re
+
+MEMBERS = """
+SELECT n.nspname, p.proname, p.prosecdef, coalesce(p.proconfig, '{}') AS settings, l.lanname, p.prosqlbody IS NOT NULL AS is_bound, p.prosrc,
+       p.oid::regprocedure::text AS signature, p.prorettype::regtype::text AS result
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_language AS l ON l.oid = p.prolang
+JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'audit_cdc'"""
+
+# Of audit_cdc_internal, what a role may call, and why that is harmless by itself.
+GRANTED = {
+    "lifted": "a pure function of its arguments",
+    "diff": "a pure function of its arguments",
+    "typed_value": "audit_cast",
+    "typed_row": "audit_row",
+    "keep_private": "runs with the caller's rights: revokes what the caller could revoke",
+    "new_log": "empty outside of a rule; in a rule the entries that its owner may read",
+    "filling": "numbers of what is being filled, shown by audit_projection_progress",
+    "table_named": "names and keys of audited tables, which the reader reads in audit_logs",
+    "relation_of": "runs with the caller's rights, on the catalogs",
+    "columns_of": "runs with the caller's rights, on the catalogs",
+    "rows_as_of": "what audit_as_of() gives",
+    "unknown_as_of": "what audit_as_of_unknown() gives",
+    "history": "what audit_history() gives",
+    "or_here": "the id of this database, as in audit_logs",
+    "steps": "what audit_undo_sql() gives",
+    "run_steps": "runs with the caller's rights",
+    "lock_capture": "a lock that audit_capture() takes; an admin's",
+    "capture_pass": "what audit_capture() does, without advancing the slot",
+    "capture_pending": "what audit_capture() does",
+    "advance_capture": "the admin's; see A6 of the issue",
+    "note_look": "a time that audit_capture_status() shows",
+    "begin_to_stop": "what audit_capture_stop() begins with",
+    "end_capture": "what audit_capture_stop(discard_pending => true) does",
+    "capture_worker": "a process number that audit_capture_status() shows",
+    "begin_backfill": "what audit_backfill() does",
+    "backfill_batch": "what audit_backfill() does",
+    "backfilled": "a number that audit_backfills shows",
+}
+
+
+def members(db):
+    with db.connect().cursor() as cursor:
+        cursor.execute(MEMBERS)
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row)) for row in cursor.fetchall()]
+
+
+def called(body, functions):
+    """Functions of the extension's that a body names."""
+    return {name for name in re.findall(r"audit_cdc_internal\.(\w+)\s*\(", body) if name in functions}
+
+
+def test_definers_pin_their_search_path(db):
+    definers = [function for function in members(db) if function["prosecdef"]]
+    assert len(definers) > 20
+    for function in definers:
+        assert "search_path=pg_catalog, pg_temp" in function["settings"], function["signature"]
+
+
+def test_what_a_definer_runs_calls_nothing_in_the_schema_of_the_extension(db):
+    functions = members(db)
+    internal = {function["proname"] for function in functions if function["nspname"] == "audit_cdc_internal"}
+    bodies = [function for function in functions if not function["is_bound"] and function["lanname"] != "c"]
+    reached = {function["proname"] for function in functions if function["prosecdef"]}
+    # what C calls is in nobody's body: every function that nobody is granted runs within ours
+    reached |= internal - GRANTED.keys()
+    while True:
+        more = {name for function in bodies if function["proname"] in reached for name in called(function["prosrc"], internal)}
+        if more <= reached:
+            break
+        reached |= more
+    checked = [function for function in bodies if function["proname"] in reached]
+    assert len(checked) > 20
+    for function in checked:
+        # relations and types of ours keep their names; functions have overloads
+        assert not re.search(r"\bpublic\s*\.\s*\w+\s*\(", function["prosrc"]), function["signature"]
+
+
+def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
+    """Within bodies that are read when they run, and run with the caller's rights: each call of ours is on this list, where overloads cannot fit better."""
+    calls = {(function["proname"], name) for function in members(db) if not function["is_bound"] and function["lanname"] != "c"
+             for name in re.findall(r"\bpublic\.(\w+)\s*\(", function["prosrc"])}
+    assert calls == {
+        ("audit_create_history_table", "audit_create_projection"), ("audit_create_history", "audit_create_history_table"),
+        ("audit_create_activity", "audit_create_projection"), ("audit_activity", "audit_diff_text"),
+        ("audit_as_of", "audit_as_of"), ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
+        ("run_steps", "audit_annotate"), ("run_steps", "audit_annotate_clear"),
+        ("audit_capture", "audit_in_transaction_block"), ("audit_capture_stop", "audit_in_transaction_block"), ("audit_backfill", "audit_in_transaction_block")}
+
+
+def test_what_roles_may_call_inside_is_known(db):
+    granted = {name for (name,) in db.rows(f"""
+        SELECT m.proname FROM ({MEMBERS}) AS m JOIN pg_proc AS p ON p.oid = m.signature::regprocedure
+        CROSS JOIN LATERAL aclexplode(p.proacl) AS a WHERE m.nspname = 'audit_cdc_internal' AND a.grantee <> p.proowner""")}
+    assert granted == GRANTED.keys()
+
+
+def test_every_statement_of_the_install_script_meant_postgresql(db):
+    """Bound bodies and views depend on members and on pg_catalog only."""
+    assert db.rows("""
+        SELECT DISTINCT p.oid::regprocedure::text FROM pg_depend AS d JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+        JOIN pg_depend AS m ON (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'
+        WHERE p.pronamespace <> 'pg_catalog'::regnamespace
+          AND NOT EXISTS (SELECT FROM pg_depend AS x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'e')""") == []
