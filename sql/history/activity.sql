@@ -65,8 +65,8 @@ BEGIN
       'reason', c.reason, 'tenant', c.tenant, 'commit_lsn', p.commit_lsn)) || jsonb_build_object('changed', coalesce(d.changed, '{}'), 'changes', audit_diff_text)
     FROM page AS p
     CROSS JOIN LATERAL (SELECT (p.changes[cardinality(p.changes)]).*) AS c
-    -- order of orders, category of categories
-    CROSS JOIN LATERAL (SELECT replace(regexp_replace(regexp_replace(c.table_name, 'ies$', 'y'), '([^s])s$', '\1'), '_', ' ') AS noun) AS n
+    -- order of orders, category of categories; status of status
+    CROSS JOIN LATERAL (SELECT replace(regexp_replace(regexp_replace(c.table_name, 'ies$', 'y'), '([^isu])s$', '\1'), '_', ' ') AS noun) AS n
     CROSS JOIN LATERAL (SELECT CASE WHEN c.action = 'update' AND (p.changes[1]).action = 'insert' THEN 'insert' ELSE c.action END AS action) AS a
     LEFT JOIN LATERAL (
       SELECT jsonb_object_agg(m.key, m.old || m.new) AS changed

@@ -10,6 +10,9 @@ use std::borrow::Cow;
 /// documentation, "B-Tree Indexes"): a longer key is named by its digest; `record_pks` has it whole.
 const LONGEST_RECORD_ID: usize = 2_000;
 
+/// What stands before such a digest. A key that itself begins so is named by its digest too: it must not pass for another.
+const DIGEST: &str = "sha256:";
+
 /// The key's values as text, in the order of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordKey<'a> {
@@ -60,7 +63,7 @@ impl<'a> RecordKey<'a> {
     /// The values, where [`Self::record_id`] alone does not tell them.
     pub fn whole(&self) -> Option<&[Cow<'a, str>]> {
         match self.values.as_slice() {
-            [single] if single.len() <= LONGEST_RECORD_ID => None,
+            [single] if !needs_digest(single) => None,
             values => Some(values),
         }
     }
@@ -72,7 +75,11 @@ fn named<'a>(values: &[Cow<'a, str>]) -> Option<Cow<'a, str>> {
         [single] => single.clone(),
         several => serde_json::to_string(several).unwrap_or_default().into(),
     };
-    Some(if id.len() > LONGEST_RECORD_ID { format!("sha256:{}", hex_digest(&id)).into() } else { id })
+    Some(if needs_digest(&id) { format!("{DIGEST}{}", hex_digest(&id)).into() } else { id })
+}
+
+fn needs_digest(id: &str) -> bool {
+    id.len() > LONGEST_RECORD_ID || id.starts_with(DIGEST)
 }
 
 /// PostgreSQL documentation, "Array Input and Output Syntax".
@@ -112,6 +119,15 @@ mod tests {
         let text = format!("[\"{}\"]", "k".repeat(5000));
         assert_eq!(key(&text).record_id().map(|id| id.len()), Some("sha256:".len() + 64));
         assert!(key(&text).whole().is_some_and(|values| values[0].len() == 5000));
+    }
+
+    #[test]
+    fn no_key_passes_for_the_digest_of_another() {
+        let long = format!("[\"{}\"]", "k".repeat(5000));
+        let named = key(&long).record_id().expect("an id").to_owned();
+        let spelled_so = format!("[\"{named}\"]");
+        assert_ne!(key(&spelled_so).record_id(), Some(named.as_str()));
+        assert_eq!(key(&spelled_so).whole().map(|values| values[0].as_ref()), Some(named.as_str()));
     }
 
     #[test]

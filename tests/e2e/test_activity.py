@@ -72,3 +72,10 @@ def test_what_is_refused(feed):
                            ("'audit_rejects'", "42703"), ("'nothing'", "42P01")]:
         assert code(feed.connect(), f"SELECT audit_activity({call})") == expected, call
     assert code(feed.connect(), "SELECT audit_create_activity()") == "42P07"
+
+
+def test_a_word_that_only_ends_like_a_plural(db):
+    db.run("SELECT audit_create_activity()")
+    db.ingest(batch([at(n, 0, "insert", 1, table=name) for n, name in enumerate(("status", "address", "analysis", "orders"))]))
+    assert [line["description"] for line in activity(db)] == [
+        "system created order #1", "system created analysis #1", "system created address #1", "system created status #1"]
