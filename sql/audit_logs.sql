@@ -43,7 +43,8 @@ DECLARE
              SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
              ORDER BY 1)
          END AS unknown_old_columns,
-         coalesce(k.record_key, l.record_id) AS record_key%s
+         coalesce(k.record_key, l.record_id) AS record_key,
+         CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin%s
   FROM %s AS l
   CROSS JOIN LATERAL (
     SELECT CASE WHEN l.large_annotations IS NULL THEN l.annotations
@@ -69,7 +70,7 @@ COMMENT ON COLUMN @extschema@.audit_logs.database_id IS 'Sequin''s id of the sou
 COMMENT ON COLUMN @extschema@.audit_logs.database_name IS 'Sequin''s name for the source database; null if not sent';
 COMMENT ON COLUMN @extschema@.audit_logs.table_schema IS 'schema of the table in the source';
 COMMENT ON COLUMN @extschema@.audit_logs.table_name IS 'for a partition, the name of its immediate parent: Sequin reports it so';
-COMMENT ON COLUMN @extschema@.audit_logs.record_id IS 'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a key; "sha256:" and a digest for a key over 2,000 bytes';
+COMMENT ON COLUMN @extschema@.audit_logs.record_id IS 'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a key; "sha256:" and a digest for a key that is over 2,000 bytes or begins so itself';
 COMMENT ON COLUMN @extschema@.audit_logs.record_key IS 'record_id in one spelling, by the key''s types in the table''s latest description: the same for all entries of a record';
 COMMENT ON COLUMN @extschema@.audit_logs.record_pks IS 'the key''s values as sent, in column order; null if the message had none';
 COMMENT ON COLUMN @extschema@.audit_logs.action IS 'insert, update, delete, read (a backfill found the row so) or truncate';
@@ -88,6 +89,7 @@ COMMENT ON COLUMN @extschema@.audit_logs.created_at IS 'when the entry was store
 COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS 'of the table at commit time, as capture saw it or by the table''s description; null: not captured here, and not described then';
 COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS 'columns whose value in new_values (delete: old_values) was not sent, whatever stands there; null: not captured here, and not described, so nobody can tell';
 COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS 'columns whose value before the change was not sent; null: not captured here, and not described, so nobody can tell';
+COMMENT ON COLUMN @extschema@.audit_logs.origin IS 'how the entry came: capture (from this server''s WAL), backfill (capture read the row) or ingest (delivered to audit_ingest)';
 
 CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
   FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();

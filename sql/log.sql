@@ -3,7 +3,7 @@
 -- * Partitions by month of commit time: retention drops whole months, and every index stays small
 --   and is written at its right edge.
 -- * Exactly once is one unique index a partition, on (commit_timestamp, identity). The identity is a
---   128-bit digest of database, table and idempotency key (of a read also of record key and image), all
+--   128-bit digest of the origin's space (local or ingest), database, table and idempotency key (of a read also of record key and image), all
 --   taken from the message and from nothing that can change later. The partition column is part of
 --   what a change is, so uniqueness within each partition is uniqueness in the log.
 -- * Sharding by record later: the record's digest goes in front of that index and becomes the
@@ -37,6 +37,7 @@ CREATE TABLE audit_cdc_internal.log (
   audited_table integer NOT NULL,
   commit_idx integer,
   action audit_cdc_internal.action NOT NULL,
+  origin "char" NOT NULL,
   replica_identity "char",
   idempotency_key text,
   record_id text,
@@ -52,6 +53,7 @@ CREATE TABLE audit_cdc_internal.log (
 COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
 COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS 'null where it is base64 of "commit_lsn:commit_idx", as Sequin makes it of changes';
 COMMENT ON COLUMN audit_cdc_internal.log.record_pks IS 'null where record_id is the whole key, a single value';
+COMMENT ON COLUMN audit_cdc_internal.log.origin IS 'c: capture, b: its backfill, i: audit_ingest';
 COMMENT ON COLUMN audit_cdc_internal.log.replica_identity IS 'as pg_class.relreplident has it, where the message says it; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS 'what the row itself knows to be unknown; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_old_columns IS 'as unknown_columns, for the row before the change';

@@ -26,6 +26,7 @@ extension_sql_file!("../sql/install.sql", name = "install", bootstrap);
 extension_sql_file!("../sql/log.sql", name = "log", requires = ["install"]);
 extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["log"]);
 extension_sql_file!("../sql/rejects.sql", name = "rejects", requires = ["log"]);
+extension_sql_file!("../sql/sources.sql", name = "sources", requires = ["log"]);
 extension_sql_file!("../sql/record_keys.sql", name = "record_keys", requires = ["log", "cast"]);
 extension_sql_file!("../sql/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
 extension_sql_file!("../sql/projections.sql", name = "projections", requires = ["audit_logs"]);

@@ -1,6 +1,7 @@
 //! Settings under the prefix `audit_cdc`.
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use std::ffi::CStr;
 use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -17,6 +18,9 @@ static CAPTURE_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static CAPTURE_MAX_CHANGES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
 
 static RULE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static MAX_NEW_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
+static MAX_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(240);
+static MAX_NEW_TABLES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
 pub fn init() {
     GucRegistry::define_enum_guc(
@@ -65,7 +69,41 @@ pub fn init() {
         GucContext::Suset,
         GucFlags::UNIT_MS,
     );
+    define_limit(
+        c"audit_cdc.max_new_months",
+        c"How many new months one call of audit_ingest may add to the log.",
+        c"What is beyond is set aside. The present month and those beside it do not count.",
+        &MAX_NEW_MONTHS,
+    );
+    define_limit(
+        c"audit_cdc.max_months",
+        c"How many months the log may have before audit_ingest adds no more.",
+        c"What is beyond is set aside. Queries over the whole log lock each month's table.",
+        &MAX_MONTHS,
+    );
+    define_limit(
+        c"audit_cdc.max_new_tables",
+        c"How many source tables one call of audit_ingest may name that the log does not know.",
+        c"What is beyond is set aside.",
+        &MAX_NEW_TABLES,
+    );
     crate::pg::reserve_setting_prefix();
+}
+
+fn define_limit(name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static GucSetting<i32>) {
+    GucRegistry::define_int_guc(name, short, long, setting, 0, i32::MAX, GucContext::Suset, GucFlags::default());
+}
+
+pub fn max_new_months() -> usize {
+    MAX_NEW_MONTHS.get().unsigned_abs() as usize
+}
+
+pub fn max_months() -> usize {
+    MAX_MONTHS.get().unsigned_abs() as usize
+}
+
+pub fn max_new_tables() -> usize {
+    MAX_NEW_TABLES.get().unsigned_abs() as usize
 }
 
 pub fn capture_enabled() -> bool {

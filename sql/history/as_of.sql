@@ -7,33 +7,35 @@ CREATE FUNCTION audit_cdc_internal.moment(database_id text, at timestamptz, lsn 
 #variable_conflict use_variable
 DECLARE
   numbers CONSTANT integer[] := ARRAY(SELECT t.id FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = moment.database_id);
+  is_own CONSTANT boolean := audit_cdc_internal.is_own(moment.database_id);
   latest timestamptz;
   captured timestamptz;
+  captured_lsn bigint;
 BEGIN
-  latest := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND l.commit_lsn IS NOT NULL
+  latest := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
              ORDER BY l.commit_timestamp DESC LIMIT 1);
   IF lsn IS NOT NULL THEN
     last_lsn := least(lsn - '0/0', 9223372036854775807);
     SELECT max(l.commit_timestamp) FILTER (WHERE l.commit_lsn <= last_lsn), min(l.commit_timestamp) FILTER (WHERE l.commit_lsn > last_lsn)
-      INTO last_commit, next_commit FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers);
+      INTO last_commit, next_commit FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i');
     is_settled := next_commit IS NOT NULL;
   ELSE
     at := coalesce(at, 'infinity');
     last_commit := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
-                    WHERE l.commit_timestamp <= at AND l.audited_table = ANY (numbers) AND l.commit_lsn IS NOT NULL
+                    WHERE l.commit_timestamp <= at AND l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
                     ORDER BY l.commit_timestamp DESC LIMIT 1);
     -- commits overtake each other: the furthest one
     last_lsn := (SELECT max(l.commit_lsn) FROM audit_cdc_internal.log AS l
-                 WHERE l.commit_timestamp <= last_commit AND l.commit_timestamp > last_commit - interval '1 s' AND l.audited_table = ANY (numbers));
+                 WHERE l.commit_timestamp <= last_commit AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking() AND l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i'));
     next_commit := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
-                    WHERE l.commit_timestamp > at AND l.audited_table = ANY (numbers) AND l.commit_lsn IS NOT NULL
+                    WHERE l.commit_timestamp > at AND l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
                     ORDER BY l.commit_timestamp LIMIT 1);
     is_settled := at = 'infinity' OR next_commit IS NOT NULL;
   END IF;
-  SELECT greatest(c.last_commit, c.looked_at) INTO captured FROM audit_cdc_internal.captures AS c
-  WHERE moment.database_id = audit_cdc_internal.this_database() ->> 'id';
+  SELECT greatest(c.last_commit, c.looked_at), c.last_commit_lsn - '0/0' INTO captured, captured_lsn FROM audit_cdc_internal.captures AS c
+  WHERE is_own;
   -- Sequin may deliver for the second time 10 minutes later (its longest wait), and sends no end mark of a transaction
-  is_settled := CASE WHEN captured IS NOT NULL THEN is_settled OR at <= captured
+  is_settled := CASE WHEN captured IS NOT NULL THEN is_settled OR coalesce(at <= captured, last_lsn <= captured_lsn, false)
                      ELSE is_settled AND coalesce(last_commit < now() - interval '10 min', true) END;
 END
 $$;
@@ -43,10 +45,12 @@ CREATE FUNCTION audit_cdc_internal.tells_old_keys(audited audit_cdc_internal.aud
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
   ids CONSTANT text[] := audit_cdc_internal.record_ids(audited, of_key);
+  is_own CONSTANT boolean := audit_cdc_internal.is_own(audited.database_id);
 BEGIN
   RETURN coalesce((SELECT bool_and(d.replica_identity = 'full') FROM audit_cdc_internal.described_tables AS d
                    WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)),
-                  (SELECT bool_and(coalesce(l.replica_identity IN ('f', 'd'), false)) FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (audited.numbers) AND l.record_id = ANY (ids)),
+                  (SELECT bool_and(coalesce(l.replica_identity IN ('f', 'd'), false)) FROM audit_cdc_internal.log AS l
+                   WHERE l.audited_table = ANY (audited.numbers) AND l.record_id = ANY (ids) AND (NOT is_own OR l.origin <> 'i')),
                   false);
 END
 $$;
@@ -72,7 +76,7 @@ BEGIN
   ), moments AS (
     -- positions may have run backwards somewhere else in the database
     SELECT coalesce(r.run, 1) + CASE WHEN EXISTS (SELECT FROM events AS e WHERE at_lsn IS NULL AND e.is_placed AND e.run = r.run AND e.lsn > moment.last_lsn
-                                                    AND e.commit_timestamp < moment.last_commit - interval '1 s') THEN 1 ELSE 0 END AS run
+                                                    AND e.commit_timestamp < moment.last_commit - audit_cdc_internal.overtaking()) THEN 1 ELSE 0 END AS run
     FROM runs AS r
   )
   SELECT e.e, CASE WHEN e.is_placed THEN coalesce(e.run < m.run OR e.run = m.run AND e.lsn <= moment.last_lsn, false)

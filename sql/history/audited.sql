@@ -9,15 +9,32 @@ CREATE TYPE audit_cdc_internal.audited AS (
   key_types text[] -- as spelled_types() gives them
 );
 
+-- Commits overtake each other, and clocks are set, by less than this.
+CREATE FUNCTION audit_cdc_internal.overtaking() RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN interval '1 s';
+
+-- Was the source restored between a change and the next one by time? A commit that is later, and came later, has no position of its own then.
+CREATE FUNCTION audit_cdc_internal.runs_backwards(lsn bigint, committed timestamptz, id bigint,
+    lsn_before bigint, committed_before timestamptz, id_before bigint) RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN lsn <= lsn_before AND committed > committed_before + audit_cdc_internal.overtaking() AND id > id_before;
+
+-- Of this database only what capture stored is believed.
+CREATE FUNCTION audit_cdc_internal.is_own(database_id text) RETURNS boolean LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT coalesce(is_own.database_id = audit_cdc_internal.this_database() ->> 'id', false);
+END;
+
 -- Columns whose values are the key's in each of some entries, of one record if it is named; null where that leaves a choice.
-CREATE FUNCTION audit_cdc_internal.inferred_key(numbers integer[], of_record text) RETURNS text[]
+CREATE FUNCTION audit_cdc_internal.inferred_key(numbers integer[], of_record text, is_own boolean) RETURNS text[]
   LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 BEGIN
   RETURN (
   WITH entries AS (
     SELECT coalesce(l.new_values, l.old_values) AS image, coalesce(l.record_pks, ARRAY[l.record_id]) AS pks
     FROM audit_cdc_internal.log AS l
-    WHERE l.audited_table = ANY (numbers) AND l.record_id IS NOT NULL AND (of_record IS NULL OR l.record_id = of_record) AND l.action <> 'read' LIMIT 50
+    WHERE l.audited_table = ANY (numbers) AND l.record_id IS NOT NULL AND (of_record IS NULL OR l.record_id = of_record) AND l.action <> 'read'
+      AND (NOT is_own OR l.origin <> 'i') LIMIT 50
   ), fitting AS (
     SELECT k.place, i.key
     FROM entries AS e, unnest(e.pks) WITH ORDINALITY AS k(value, place), jsonb_each_text(e.image) AS i
@@ -35,6 +52,7 @@ CREATE FUNCTION audit_cdc_internal.key_of(audited audit_cdc_internal.audited, re
   LANGUAGE plpgsql STABLE AS $$
 DECLARE
   described audit_cdc_internal.described_tables;
+  is_own CONSTANT boolean := audit_cdc_internal.is_own(audited.database_id);
 BEGIN
   SELECT d.* INTO described FROM audit_cdc_internal.described_tables AS d
   WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
@@ -44,7 +62,7 @@ BEGIN
     types := described.key_types;
     RETURN;
   END IF;
-  IF relation IS NULL AND audited.database_id = audit_cdc_internal.this_database() ->> 'id' THEN
+  IF relation IS NULL AND is_own THEN
     relation := to_regclass(format('%I.%I', audited.table_schema, audited.table_name));
   END IF;
   SELECT array_agg(a.attname::text ORDER BY a.attnum),
@@ -53,7 +71,8 @@ BEGIN
   FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
   WHERE i.indrelid = relation AND i.indisprimary HAVING count(*) > 0;
   IF columns IS NULL THEN
-    columns := coalesce(CASE WHEN of_record IS NOT NULL THEN audit_cdc_internal.inferred_key(audited.numbers, of_record) END, audit_cdc_internal.inferred_key(audited.numbers, NULL));
+    columns := coalesce(CASE WHEN of_record IS NOT NULL THEN audit_cdc_internal.inferred_key(audited.numbers, of_record, is_own) END,
+                        audit_cdc_internal.inferred_key(audited.numbers, NULL, is_own));
   END IF;
 END
 $$;

@@ -3,7 +3,7 @@
 -- * An event is a change with its place in the order of its database, and with what it tells of its row before and after, without what is
 --   unknown. An update that gives another key is an event of both: `moved` for the old one.
 -- * The order is (run, lsn, idx). A read of Sequin's has only its time: it stands after the last commit not later than it.
--- * A run ends where positions run backwards: what committed later, and came later, has a lower position. The source was
+-- * A run ends where positions run backwards: what committed later, and came later, has no higher position. The source was
 --   restored then, and what it has of the run before nobody can tell. Clocks that are set, and commits that overtake each other
 --   by less than a second, end no run.
 
@@ -58,9 +58,10 @@ CREATE FUNCTION audit_cdc_internal.events(audited audit_cdc_internal.audited, re
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   key_columns CONSTANT text[] := audited.key_columns;
+  is_own CONSTANT boolean := audit_cdc_internal.is_own(audited.database_id);
 BEGIN
   RETURN QUERY
-  WITH entries AS NOT MATERIALIZED (
+  WITH entries AS NOT MATERIALIZED (SELECT u.* FROM (
     SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
       AND record_ids IS NULL
@@ -75,9 +76,11 @@ BEGIN
     SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
       AND record_ids IS NOT NULL AND l.record_id <> ALL (record_ids) AND l.may_change_key
+    ) AS u WHERE NOT is_own OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
   ), changes AS (
     SELECT e.id, e.commit_timestamp, e.commit_lsn, CASE WHEN e.action <> 'read' THEN e.commit_idx END AS commit_idx, e.action = 'truncate' AS truncates,
-           e.commit_lsn < lag(e.commit_lsn) OVER place AND e.commit_timestamp > lag(e.commit_timestamp) OVER place + interval '1 s' AND e.id > lag(e.id) OVER place AS runs_backwards
+           audit_cdc_internal.runs_backwards(e.commit_lsn, e.commit_timestamp, e.id, lag(e.commit_lsn) OVER place,
+                                             lag(e.commit_timestamp) OVER place, lag(e.id) OVER place) AS runs_backwards
     FROM entries AS e
     WINDOW place AS (PARTITION BY e.commit_lsn IS NULL ORDER BY e.commit_timestamp, e.commit_lsn, e.commit_idx, e.id)
   ), runs AS (

@@ -116,6 +116,7 @@ DECLARE
   wanted CONSTANT audit_cdc_internal.audited := CASE WHEN of_table IS NOT NULL THEN audit_cdc_internal.table_named(of_table, of_database, NULL) END;
   from_time CONSTANT timestamptz := CASE WHEN newest_first THEN since ELSE greatest(since, 'epoch'::timestamptz + after[1] * interval '1 microsecond') END;
   to_time CONSTANT timestamptz := CASE WHEN newest_first THEN least(until, 'epoch'::timestamptz + (after[1] + 1) * interval '1 microsecond') ELSE until END;
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
   entry record;
   line @extschema@.audit_history_line;
   audited audit_cdc_internal.audited;
@@ -129,6 +130,7 @@ BEGIN
     CROSS JOIN LATERAL (SELECT ARRAY[(extract(epoch FROM l.commit_timestamp) * 1000000)::bigint, coalesce(l.commit_lsn, 0), coalesce(l.commit_idx, 2147483647), l.id] AS place) AS p
     WHERE (of_id IS NULL OR l.id = of_id) AND (of_user IS NULL OR l.username = of_user) AND (of_request IS NULL OR l.request_id = of_request)
       AND (of_commit IS NULL OR l.commit_lsn = of_commit) AND (of_database IS NULL OR l.database_id = of_database)
+      AND (l.origin <> 'ingest' OR l.database_id IS DISTINCT FROM here)
       AND (of_table IS NULL OR (l.database_id, l.table_schema, l.table_name) = (wanted.database_id, wanted.table_schema, wanted.table_name))
       AND (from_time IS NULL OR l.commit_timestamp >= from_time) AND (to_time IS NULL OR l.commit_timestamp < to_time)
       AND (after IS NULL OR CASE WHEN newest_first THEN p.place < after ELSE p.place > after END)

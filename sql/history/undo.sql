@@ -91,7 +91,7 @@ BEGIN
                  audit_cdc_internal.not_sent_before(l), NULL)::audit_cdc_internal.chosen
       FROM audit_cdc_internal.record_lines(audited, key) AS l
       WHERE l.commit_lsn > coalesce(moment.last_lsn, 0) AND l.action <> 'read'
-        AND (moment.last_commit IS NULL OR l.commit_timestamp > moment.last_commit - interval '1 s') -- otherwise from before the source was restored
+        AND (moment.last_commit IS NULL OR l.commit_timestamp > moment.last_commit - audit_cdc_internal.overtaking()) -- otherwise from before the source was restored
         AND NOT (is_redo AND coalesce(l.metadata ?| '{undo,redo}', false)) -- what took them back is not made once more
       ORDER BY string_to_array(l.cursor, '.')::bigint[]);
     IF changes <> '{}' THEN
@@ -262,7 +262,8 @@ BEGIN
   IF (SELECT count(DISTINCT c.database_id) FROM unnest(changes) AS c) > 1 THEN
     RAISE EXCEPTION 'these are changes of several databases' USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the database_id.';
   END IF;
-  IF EXISTS (SELECT FROM (SELECT c.commit_lsn <= lag(c.commit_lsn) OVER place AND c.commit_timestamp > lag(c.commit_timestamp) OVER place + interval '1 s' AND c.change_id > lag(c.change_id) OVER place AS runs_backwards
+  IF EXISTS (SELECT FROM (SELECT audit_cdc_internal.runs_backwards(c.commit_lsn, c.commit_timestamp, c.change_id, lag(c.commit_lsn) OVER place,
+                                                                   lag(c.commit_timestamp) OVER place, lag(c.change_id) OVER place) AS runs_backwards
                           FROM unnest(changes) AS c WINDOW place AS (ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.change_id)) AS c WHERE c.runs_backwards) THEN
     RAISE EXCEPTION 'these are changes from before and after the source was restored' USING ERRCODE = 'invalid_parameter_value', HINT = 'Take those after it, by time or one by one.';
   END IF;

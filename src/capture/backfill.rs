@@ -7,6 +7,7 @@ use super::decode::{Catalog, Column, CommitTime, Position, ReplicaIdentity, Tabl
 use super::source::Source;
 use crate::ingest::take_captured;
 use crate::isolate::Isolation;
+use crate::message::Origin;
 use crate::pg::{
     BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, pinned, snapshot_is_fixed, text_rows,
 };
@@ -109,7 +110,7 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
             columns.iter().map(|value| value.as_deref().map_or(Value::Null, Value::Text)).collect();
         messages.push(batch.table.read(&at, &columns));
     }
-    take_captured(&messages, Isolation::Each);
+    take_captured(&messages, Origin::Backfill, Isolation::Each);
     let after: Option<Vec<Option<String>>> =
         rows.last().filter(|_| batch.key > 0).map(|row| batch.split(row).1.to_vec());
     let is_last = (batch.key > 0).then_some((rows.len() as i64) < i64::from(batch_size));

@@ -4,7 +4,7 @@ use super::decode::Commit;
 use super::slot::{Read, Slot};
 use crate::ingest::{capturing, take_captured};
 use crate::isolate::Isolation;
-use crate::message::Written;
+use crate::message::{Origin, Written};
 use crate::pg::{self, BuiltinOid, ErrorReport, Pass};
 use crate::statement::Statement;
 use pgrx::prelude::*;
@@ -74,10 +74,10 @@ fn take_pending(slot: &Slot, upto_nchanges: Option<i32>, isolation: Isolation) -
         bytes += Written::bytes(changes);
         waiting.append(changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
-            captured += take_captured(&std::mem::take(&mut waiting), isolation);
+            captured += take_captured(&std::mem::take(&mut waiting), Origin::Capture, isolation);
             bytes = 0;
         }
     })?;
-    captured += take_captured(&waiting, isolation);
+    captured += take_captured(&waiting, Origin::Capture, isolation);
     Ok((captured, read))
 }

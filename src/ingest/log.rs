@@ -1,9 +1,10 @@
 //! What an entry needs around its row: the lock, its partition, its record key, the tallies.
 
-use super::month::months;
+use super::limits::Limits;
+use super::month::{Month, months};
 use super::names::AuditedTable;
 use super::store::Stored;
-use crate::message::{Change, Identity, array_literal};
+use crate::message::{Change, Identity, Origin, array_literal};
 use crate::pg::{BuiltinOid, is_partition, lock_log};
 use crate::statement::Statement;
 use pgrx::datum::DatumWithOid;
@@ -24,6 +25,9 @@ thread_local! {
     static DIGESTS: Statement = const { Statement::new(
         "SELECT encode(sha256(convert_to(image::jsonb::text, 'UTF8')), 'hex')
          FROM unnest($1) WITH ORDINALITY AS i(image, place) ORDER BY place", &[TEXTARRAYOID]) };
+
+    static COUNT_MONTHS: Statement = const { Statement::new(
+        "SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_cdc_internal.log'::regclass", &[]) };
 
     static PARTITIONS: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.ensure_partitions($1)", &[TIMESTAMPTZARRAYOID]) };
@@ -53,6 +57,7 @@ pub fn lock() {
 pub struct Entry<'c, 'a> {
     pub change: &'c Change<'a>,
     pub identity: Identity,
+    pub origin: Origin,
     pub table: &'c AuditedTable,
 }
 
@@ -100,24 +105,38 @@ pub fn keep_record_keys(entries: &[Entry]) {
 }
 
 /// Of each read's image, in `jsonb`'s own spelling.
-pub fn image_digests(reads: &[&Change]) -> Vec<String> {
+pub fn image_digests<'c, 'a: 'c>(reads: impl Iterator<Item = &'c Change<'a>>) -> Vec<String> {
     DIGESTS.with(|digests| {
         digests.run(
-            || vec![reads.iter().map(|read| read.new_values).collect::<Vec<_>>().into()],
+            || vec![reads.map(|read| read.new_values).collect::<Vec<_>>().into()],
             |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect(),
         )
     })
 }
 
-pub fn ensure_partitions(entries: &[Entry]) {
-    let missing: Vec<_> = months(entries, |entry| entry.change.commit_microseconds)
+/// Returns the months of `entries` that stay without a partition, since the limits are reached.
+pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Month> {
+    let mut missing: Vec<_> = months(entries, |entry| entry.change.commit_microseconds)
         .filter(|(month, _)| !is_partition(&month.partition()))
-        .map(|(_, entries)| timestamp(entries[0].change.commit_microseconds))
+        .map(|(month, entries)| (month, timestamp(entries[0].change.commit_microseconds)))
         .collect();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let mut refused = Vec::new();
+    if let Some(limits) = limits {
+        let names: Vec<_> = missing.iter().map(|(month, _)| *month).collect();
+        let in_log = COUNT_MONTHS.with(|count| count.read(Vec::new, |rows| rows.first().get_one::<i64>()));
+        let made = limits.take_months(&names, Month::present(), in_log.unwrap_or_default() as usize);
+        refused = names.into_iter().filter(|month| !made.contains(month)).collect();
+        missing.retain(|(month, _)| made.contains(month));
+    }
     if !missing.is_empty() {
-        PARTITIONS.with(|partitions| partitions.run(|| vec![missing.into()], |_| Ok(())));
+        let times: Vec<_> = missing.into_iter().map(|(_, time)| time).collect();
+        PARTITIONS.with(|partitions| partitions.run(|| vec![times.into()], |_| Ok(())));
         crate::pg::notice_new_tables();
     }
+    refused
 }
 
 fn timestamp(unix_microseconds: i64) -> TimestampWithTimeZone {

@@ -5,17 +5,22 @@
 //! deadlock. (A retry meets its rejects in its own order; against a redelivery of the same messages it may be
 //! cancelled with 40P01.)
 
+mod delivery;
 mod large;
+mod limits;
 mod log;
 mod month;
 mod names;
 mod rejects;
 mod retry;
+mod sources;
 mod store;
 mod take;
 
 use crate::pg::{ErrorReport, pinned};
 use crate::settings::{OnReject, on_reject};
+use delivery::Delivery;
+use limits::Limits;
 use pgrx::prelude::*;
 use take::{Taken, take};
 
@@ -97,13 +102,15 @@ fn ingest<'a>(bodies: impl IntoIterator<Item = Option<&'a str>>) -> Result<Count
         ErrorReport::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "body must not be null", "audit_ingest")
             .set_hint("An empty batch is '{\"data\":[]}'.")
     })?;
-    let Taken { mut counts, rejected } = take(bodies);
+    let limits = Limits::of_a_call();
+    let delivery = Delivery::by_caller(&limits);
+    let Taken { mut counts, rejected } = take(bodies, &delivery);
     if on_reject() == OnReject::error
         && let Some(first) = rejected.iter().min_by_key(|rejected| rejected.position)
     {
         return Err(first.report());
     }
     counts.rejected = rejected.len() as i64;
-    rejects::set_aside(rejected);
+    rejects::set_aside(rejected, &delivery);
     Ok(counts)
 }

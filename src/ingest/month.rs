@@ -10,15 +10,25 @@ pub struct Month(Date);
 
 impl Month {
     /// Of a time since 1970-01-01 00:00 UTC.
-    fn of(microseconds: i64) -> Self {
+    pub fn of(microseconds: i64) -> Self {
         let time = Timestamp::from_microsecond(microseconds).unwrap_or_default();
         Self(time.to_zoned(TimeZone::UTC).date().first_of_month())
+    }
+
+    pub fn present() -> Self {
+        Self::of(Timestamp::now().as_microsecond())
     }
 
     /// Where the next month begins, since 1970-01-01 00:00 UTC.
     fn end(self) -> i64 {
         let next = self.0.saturating_add(1.month()).to_zoned(TimeZone::UTC);
         next.map_or(i64::MAX, |next| next.timestamp().as_microsecond())
+    }
+
+    /// In months.
+    pub fn distance(self, other: Self) -> u32 {
+        let number = |month: Self| i32::from(month.0.year()) * 12 + i32::from(month.0.month());
+        number(self).abs_diff(number(other))
     }
 
     pub fn partition(self) -> CString {

@@ -1,19 +1,18 @@
 //! Tables are named once; entries of the log carry a number.
 
+use super::limits::Limits;
 use crate::message::{Change, Table};
 use crate::pg::BuiltinOid;
 use crate::statement::Statement;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub struct AuditedTable {
     pub number: i32,
     /// An array literal; `None` where a key's text is the same wherever it comes from.
     pub key_types: Option<String>,
 }
-
-type Known<'c, 'a> = BTreeMap<&'c Table<'a>, Option<AuditedTable>>;
 
 const NAMES: &[BuiltinOid] = &[BuiltinOid::TEXTOID, BuiltinOid::TEXTOID, BuiltinOid::TEXTOID, BuiltinOid::TEXTOID];
 
@@ -29,25 +28,28 @@ thread_local! {
          VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", NAMES) };
 }
 
-/// The number of every table that `changes` name; unknown ones are added, in one order in every session.
-pub fn audited_tables<'c, 'a>(changes: &'c [Change<'a>]) -> BTreeMap<&'c Table<'a>, AuditedTable> {
-    let mut tables: Known = changes.iter().map(|change| (&change.table, None)).collect();
-    for (table, known) in &mut tables {
-        *known = find(table).or_else(|| {
-            ADD.with(|add| add.run(|| names(table), |_| Ok(())));
-            find(table)
-        });
-    }
-    let count = tables.len();
-    let known: BTreeMap<_, _> = tables.into_iter().filter_map(|(table, number)| Some((table, number?))).collect();
-    if known.len() < count {
+/// The number of every table that `changes` name; unknown ones are added, in one order in every session. Those beyond the limit are missing.
+pub fn audited_tables<'c, 'a>(
+    changes: &'c [Change<'a>],
+    limits: Option<&Limits>,
+) -> BTreeMap<&'c Table<'a>, AuditedTable> {
+    let named: BTreeSet<_> = changes.iter().map(|change| &change.table).collect();
+    let known = named.into_iter().filter_map(|table| {
+        let known = find(table).or_else(|| limits.is_none_or(Limits::takes_table).then(|| added(table)))?;
+        Some((table, known))
+    });
+    known.collect()
+}
+
+fn added(table: &Table) -> AuditedTable {
+    ADD.with(|add| add.run(|| names(table), |_| Ok(())));
+    find(table).unwrap_or_else(|| {
         ereport!(
             ERROR,
             PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             "could not read the number of an audited table that was just added"
         );
-    }
-    known
+    })
 }
 
 fn find(table: &Table) -> Option<AuditedTable> {

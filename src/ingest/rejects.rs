@@ -1,6 +1,7 @@
 //! What cannot be taken is set aside with its text, a SQLSTATE and a reason.
 
-use crate::message::{Change, Identity, Message, Reject, Table, text_digest};
+use super::delivery::Delivery;
+use crate::message::{Change, Identity, Message, Reject, Table, delivered_digest, text_digest};
 use crate::pg::{CaughtError, ErrorReport, subtransaction};
 use crate::sqlstate::SqlState;
 use crate::statement::Statement;
@@ -9,7 +10,7 @@ use pgrx::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::pg::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
+use crate::pg::BuiltinOid::{CHAROID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
 
 thread_local! {
     static CANONICAL: Statement = const { Statement::new("SELECT $1::jsonb::text", &[TEXTOID]) };
@@ -17,13 +18,13 @@ thread_local! {
     static SET_ASIDE: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.rejects AS r
            (digest, raw, sqlstate, reason, hint, batch_position, database_id, table_schema, table_name,
-            deliveries, created_at, last_delivered_at)
-         SELECT n.*, now(), now() FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS n
+            deliveries, created_at, last_delivered_at, origin, delivered_by)
+         SELECT n.*, now(), now(), $11, $12 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS n
          ON CONFLICT (digest) DO UPDATE
            SET deliveries = r.deliveries + excluded.deliveries, last_delivered_at = now(),
                sqlstate = excluded.sqlstate, reason = excluded.reason, hint = excluded.hint, stored_at = NULL",
         &[UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
-          TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID]) };
+          TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, CHAROID, TEXTOID]) };
 }
 
 /// Bytes up to which a text that was not understood is known again in another spelling.
@@ -122,11 +123,13 @@ pub fn refusal(error: &CaughtError) -> Option<Reject> {
     })
 }
 
-/// One row each, however often delivered.
-pub fn set_aside(rejected: Vec<Rejected>) {
+/// One row each, however often one role delivers it.
+pub fn set_aside(rejected: Vec<Rejected>, delivery: &Delivery) {
     let mut once: BTreeMap<Identity, (Rejected, i64)> = BTreeMap::new();
     for rejected in rejected {
-        once.entry(rejected.digest()).and_modify(|(_, deliveries)| *deliveries += 1).or_insert((rejected, 1));
+        once.entry(delivered_digest(&rejected.digest(), delivery.origin, delivery.by.as_deref()))
+            .and_modify(|(_, deliveries)| *deliveries += 1)
+            .or_insert((rejected, 1));
     }
     if once.is_empty() {
         return;
@@ -148,6 +151,8 @@ pub fn set_aside(rejected: Vec<Rejected>) {
                     table(|table| &table.schema).into(),
                     table(|table| &table.name).into(),
                     once.values().map(|(_, deliveries)| *deliveries).collect::<Vec<_>>().into(),
+                    delivery.origin.letter().into(),
+                    delivery.by.as_deref().into(),
                 ]
             },
             |_| Ok(()),

@@ -1,9 +1,11 @@
 //! What was set aside, tried again.
 
 use super::Counts;
+use super::delivery::Delivery;
+use super::limits::Limits;
 use super::rejects::set_aside;
 use super::take::{Taken, take, take_message};
-use crate::message::Reject;
+use crate::message::{Origin, Reject};
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
 use crate::pg::lock_retry;
 use crate::statement::Statement;
@@ -14,7 +16,7 @@ thread_local! {
          WHERE stored_at IS NULL AND ($1 IS NULL OR id = ANY ($1)) ORDER BY id", &[INT8ARRAYOID]) };
 
     static RAW: Statement = const { Statement::new(
-        "SELECT raw, batch_position IS NULL FROM audit_cdc_internal.rejects WHERE id = $1", &[INT8OID]) };
+        "SELECT raw, batch_position IS NULL, origin, delivered_by FROM audit_cdc_internal.rejects WHERE id = $1", &[INT8OID]) };
 
     static STORED: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), stored_at = now()
@@ -25,24 +27,28 @@ thread_local! {
          WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID, TEXTOID]) };
 }
 
-/// Each open reject (of `ids`, if given) once more, as if it were delivered now. Counts are of messages.
+/// Each open reject (of `ids`, if given) once more, as if it were delivered now by who delivered it. The limits are of one call for all. Counts are of messages.
 pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
     lock_retry();
     let open: Vec<i64> = OPEN.with(|open| {
         open.run(|| vec![ids.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
     });
+    let limits = Limits::of_a_call();
     let mut total = Counts::default();
     for id in open {
-        let (raw, is_body) = RAW.with(|raw| {
+        let (raw, is_body, origin, by) = RAW.with(|raw| {
             raw.run(
                 || vec![id.into()],
                 |rows| {
-                    let (raw, is_body) = rows.first().get_two::<String, bool>()?;
-                    Ok((raw.unwrap_or_default(), is_body == Some(true)))
+                    let row = rows.first();
+                    let origin = row.get::<i8>(3)?.map_or(Origin::Ingest, Origin::of);
+                    Ok((row.get::<String>(1)?.unwrap_or_default(), row.get(2)? == Some(true), origin, row.get(4)?))
                 },
             )
         });
-        let Taken { counts, rejected } = if is_body { take([raw.as_str()]) } else { take_message(&raw) };
+        let delivery = Delivery::again(origin, by, &limits);
+        let Taken { counts, rejected } =
+            if is_body { take([raw.as_str()], &delivery) } else { take_message(&raw, &delivery) };
         total.inserted += counts.inserted;
         total.duplicates += counts.duplicates;
         total.rejected += rejected.len() as i64;
@@ -51,7 +57,7 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
         match rejected.first() {
             Some(still) if !is_body || !readable => still_open(id, &still.reject),
             _ => {
-                set_aside(rejected);
+                set_aside(rejected, &delivery);
                 STORED.with(|stored| stored.run(|| vec![id.into()], |_| Ok(())));
             }
         }

@@ -30,6 +30,7 @@ const COLUMNS: &[&CStr] = &[
     c"unknown_columns",
     c"unknown_old_columns",
     c"may_change_key",
+    c"origin",
 ];
 const ACTION: usize = 2;
 const COMMIT_LSN: usize = 3;
@@ -139,6 +140,7 @@ fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
         sent.unknown_columns.as_deref().map_or(Value::Null, Value::Texts),
         sent.unknown_old_columns.as_deref().map_or(Value::Null, Value::Texts),
         if change.may_change_key() { Value::True } else { Value::Null },
+        Value::Char(entry.origin.letter()),
     ]
 }
 

@@ -1,13 +1,16 @@
 //! One body: understood, ordered, stored.
 
 use super::Counts;
+use super::delivery::Delivery;
 use super::large;
+use super::limits::{too_many_months, too_many_tables};
 use super::log::{self, Entry};
+use super::month::Month;
 use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
 use super::store::{self, Stored};
 use crate::isolate::{Isolation, at_once_or_isolated, isolated};
-use crate::message::{self, Action, Change, Identity, Message, Parsed, Reject, Table, Written};
+use crate::message::{self, Action, Change, Identity, Message, Origin, Parsed, Reject, Table, Written};
 use crate::pg::{check_for_interrupts, keep_freed_memory, snapshot_is_fixed};
 use crate::projection::{self, Projection};
 use crate::sqlstate::SqlState;
@@ -24,7 +27,7 @@ pub struct Taken<'a> {
 }
 
 /// Stores what can be stored of some bodies and says what cannot. Messages are counted through all of them.
-pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
+pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>, delivery: &Delivery) -> Taken<'a> {
     let (mut changes, mut rejected, mut earlier) = (Vec::new(), Vec::new(), 0);
     for body in bodies {
         check_for_interrupts();
@@ -32,7 +35,7 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
             Ok(parsed) => {
                 let count = parsed.len() as i32;
                 // collected in the place of what was parsed
-                let mut understood: Vec<Change> = understood(parsed, earlier, &mut rejected).collect();
+                let mut understood: Vec<Change> = understood(parsed, earlier, delivery, &mut rejected).collect();
                 if changes.is_empty() {
                     changes = understood;
                 } else {
@@ -43,30 +46,33 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>) -> Taken<'a> {
             Err(reject) => rejected.push(Rejected::body(body, reject)),
         }
     }
-    take_changes(changes, rejected, Isolation::Each)
+    take_changes(changes, delivery, rejected)
 }
 
 /// The same for the text of one message.
-pub fn take_message(text: &str) -> Taken<'_> {
+pub fn take_message<'a>(text: &'a str, delivery: &Delivery) -> Taken<'a> {
     let mut rejected = Vec::new();
-    let changes: Vec<Change> = understood(vec![Message::alone(text).parsed()], 0, &mut rejected).collect();
-    take_changes(changes, rejected, Isolation::Each)
+    let parsed = vec![Message::alone(text).parsed()];
+    let changes: Vec<Change> = understood(parsed, 0, delivery, &mut rejected).collect();
+    take_changes(changes, delivery, rejected)
 }
 
-/// Messages of capture: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
-pub fn take_captured(messages: &[Written], isolation: Isolation) -> i64 {
+/// Messages of capture or its backfill: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
+pub fn take_captured(messages: &[Written], origin: Origin, isolation: Isolation) -> i64 {
+    let delivery = Delivery::captured(origin, isolation);
     let mut rejected = Vec::new();
     let parsed = messages.iter().zip(1..).map(|(message, position)| message.parsed(position));
-    let changes: Vec<Change> = understood(parsed, 0, &mut rejected).collect();
-    let Taken { counts, rejected } = take_changes(changes, rejected, isolation);
+    let changes: Vec<Change> = understood(parsed, 0, &delivery, &mut rejected).collect();
+    let Taken { counts, rejected } = take_changes(changes, &delivery, rejected);
     let (with_large, others): (Vec<_>, Vec<_>) = rejected
         .into_iter()
         .map(|rejected| (source(messages, &rejected), rejected))
         .partition(|(message, _)| message.is_some());
-    set_aside(others.into_iter().map(|(_, rejected)| rejected).collect());
+    set_aside(others.into_iter().map(|(_, rejected)| rejected).collect(), &delivery);
     // whole, one at a time: together they may be too much
     for (message, rejected) in with_large {
-        set_aside(message.map(|message| rejected.with_text(message.whole())).into_iter().collect());
+        let whole = message.map(|message| rejected.with_text(message.whole()));
+        set_aside(whole.into_iter().collect(), &delivery);
     }
     counts.inserted
 }
@@ -82,15 +88,25 @@ pub fn capturing<R>(work: impl FnMut(Isolation) -> R) -> R {
     at_once_or_isolated(refusal, work)
 }
 
-/// Those that are changes. Places are counted on from `earlier`.
+/// Those that are changes, and of a source that may be delivered. Places are counted on from `earlier`.
 fn understood<'r, 'a: 'r>(
     parsed: impl IntoIterator<Item = Parsed<'a>, IntoIter: 'r>,
     earlier: i32,
+    delivery: &'r Delivery,
     rejected: &'r mut Vec<Rejected<'a>>,
 ) -> impl Iterator<Item = Change<'a>> + 'r {
     let further = move |message: Message<'a>| Message { position: earlier + message.position, ..message };
     parsed.into_iter().filter_map(move |parsed| match parsed {
-        Ok(change) => Some(Change { message: further(change.message), ..change }),
+        Ok(change) => {
+            let change = Change { message: further(change.message), ..change };
+            match delivery.sources.refusal(&change.table.database_id) {
+                None => Some(change),
+                Some(reject) => {
+                    rejected.push(Rejected::change(&change, reject));
+                    None
+                }
+            }
+        }
         Err((message, reject)) => {
             rejected.push(Rejected::message(further(message), reject));
             None
@@ -98,18 +114,27 @@ fn understood<'r, 'a: 'r>(
     })
 }
 
-fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>>, isolation: Isolation) -> Taken<'a> {
+fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejected: Vec<Rejected<'a>>) -> Taken<'a> {
     if changes.is_empty() {
         return Taken { counts: Counts::default(), rejected };
     }
     keep_freed_memory();
     log::lock();
     let large_annotations = large::large_annotations(&mut changes);
-    let tables = names::audited_tables(&changes);
+    let tables = names::audited_tables(&changes, delivery.limits);
     large::store(&large_annotations);
-    let mut waiting = identified(&changes, &tables, isolation, &mut rejected);
+    let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
     waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
-    log::ensure_partitions(&waiting);
+    let refused = log::ensure_partitions(&waiting, delivery.limits);
+    if !refused.is_empty() {
+        waiting.retain(|entry| {
+            let has_month = !refused.contains(&Month::of(entry.change.commit_microseconds));
+            if !has_month {
+                rejected.push(Rejected::change(entry.change, too_many_months()));
+            }
+            has_month
+        });
+    }
     log::keep_record_keys(&waiting);
     let projections = if waiting.is_empty() { Vec::new() } else { projection::active() };
     let mut all = Stored::default();
@@ -119,7 +144,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>
         firsts.sort_by_key(|entry| {
             (entry.change.commit_microseconds, entry.change.commit_lsn, entry.change.commit_idx, entry.identity)
         });
-        let refused = store(&firsts, &projections, isolation, &mut all);
+        let refused = store(&firsts, &projections, delivery.isolation, &mut all);
         // a copy of what was refused may differ from it where it matters
         waiting = Vec::new();
         for copy in copies {
@@ -143,25 +168,34 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, mut rejected: Vec<Rejected<'a>
 fn identified<'c, 'a>(
     changes: &'c [Change<'a>],
     tables: &'c BTreeMap<&'c Table<'a>, AuditedTable>,
-    isolation: Isolation,
+    delivery: &Delivery,
     rejected: &mut Vec<Rejected<'a>>,
 ) -> Vec<Entry<'c, 'a>> {
-    let entry = |change: &'c Change<'a>, digest: Option<&str>| Entry {
+    let entry = |(change, table): (&'c Change<'a>, &'c AuditedTable), digest: Option<&str>| Entry {
         change,
-        identity: change.identity(digest),
-        table: &tables[&change.table],
+        identity: change.identity(delivery.origin, digest),
+        origin: delivery.origin,
+        table,
     };
-    let (reads, changes): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.action == Action::Read);
-    let mut entries: Vec<_> = changes.into_iter().map(|change| entry(change, None)).collect();
+    let (mut reads, mut entries) = (Vec::new(), Vec::with_capacity(changes.len()));
+    for change in changes {
+        match tables.get(&change.table) {
+            None => rejected.push(Rejected::change(change, too_many_tables())),
+            Some(table) if change.action == Action::Read => reads.push((change, table)),
+            Some(table) => entries.push(entry((change, table), None)),
+        }
+    }
     let mut digests = Vec::new();
     for reads in reads.chunks(CHUNK_MESSAGES) {
         isolated(
-            isolation,
+            delivery.isolation,
             reads,
             &refusal,
-            &mut |reads| reads.iter().copied().zip(log::image_digests(reads)).collect::<Vec<_>>(),
+            &mut |reads| {
+                reads.iter().copied().zip(log::image_digests(reads.iter().map(|(read, _)| *read))).collect::<Vec<_>>()
+            },
             &mut digests,
-            &mut |read, reject| rejected.push(Rejected::change(read, reject)),
+            &mut |(read, _), reject| rejected.push(Rejected::change(read, reject)),
         );
     }
     entries.extend(digests.into_iter().flatten().map(|(read, digest)| entry(read, Some(&digest))));

@@ -213,6 +213,7 @@ pub(super) fn commit_time(text: &str) -> Result<i64, Reject> {
 mod tests {
     use super::super::table::UNKNOWN_DATABASE;
     use super::*;
+    use crate::message::Origin;
 
     const MESSAGE: &str = r#"{"action":"update","changes":{"qty":1.10},"record":{"id":1,"qty":2.00},"metadata":{
         "commit_idx":1,"commit_lsn":61536216,"commit_timestamp":"2026-11-22T21:09:42.850944Z",
@@ -348,7 +349,7 @@ mod tests {
 
     #[test]
     fn identity_separates_and_joins() {
-        let identity = |text: &str| change(text).expect("a message").identity(None);
+        let identity = |text: &str| change(text).expect("a message").identity(Origin::Ingest, None);
         let one = identity(MESSAGE);
         assert_eq!(one, identity(&MESSAGE.replace("1.10", "9")), "images are never compared");
         assert_eq!(one, identity(&MESSAGE.replace("[\"1\"]", "[]")), "nor is the record key part of it");
@@ -356,11 +357,17 @@ mod tests {
         {
             assert_ne!(one, identity(&MESSAGE.replace(from, to)), "{from} -> {to}");
         }
+        let captured = |origin| change(MESSAGE).expect("a message").identity(origin, None);
+        assert_ne!(one, captured(Origin::Capture), "what was delivered never stands for what was captured");
+        assert_eq!(captured(Origin::Capture), captured(Origin::Backfill));
         let read = MESSAGE.replace("\"update\"", "\"read\"");
         let other = read.replace("[\"1\"]", "[\"2\"]");
         let read = change(&read).expect("a read");
-        assert_ne!(read.identity(Some("a")), read.identity(Some("b")));
-        assert_ne!(read.identity(Some("a")), change(&other).expect("a read").identity(Some("a")));
+        assert_ne!(read.identity(Origin::Ingest, Some("a")), read.identity(Origin::Ingest, Some("b")));
+        assert_ne!(
+            read.identity(Origin::Ingest, Some("a")),
+            change(&other).expect("a read").identity(Origin::Ingest, Some("a"))
+        );
     }
 
     #[test]

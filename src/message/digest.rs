@@ -1,5 +1,6 @@
 //! Digests, of which nobody can craft two alike.
 
+use super::origin::Origin;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
@@ -31,6 +32,13 @@ impl Fields {
 /// Identity of a text as a whole, such as a message that could not be understood.
 pub fn text_digest(text: impl AsRef<[u8]>) -> Identity {
     Fields::default().add("text").add_bytes(text.as_ref()).identity()
+}
+
+/// Identity of a reject: two who deliver the same text have a reject each.
+pub fn delivered_digest(digest: &Identity, origin: Origin, by: Option<&str>) -> Identity {
+    let mut fields = Fields::default().add(origin.space()).add(by.unwrap_or_default());
+    fields.0.update(digest);
+    fields.identity()
 }
 
 pub fn hex_digest(text: &str) -> String {

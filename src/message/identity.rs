@@ -2,6 +2,7 @@
 
 use super::change::{Action, Change};
 use super::digest::{Fields, Identity};
+use super::origin::Origin;
 
 /// What the log holds under a change's identity and commit time.
 pub struct Logged {
@@ -13,11 +14,11 @@ pub struct Logged {
 }
 
 impl Change<'_> {
-    /// Database, table and idempotency key: neither of two databases, nor two tables, share a change.
+    /// The origin's space, database, table and idempotency key: neither of two databases, nor two tables, share a change.
     /// For a `read` also the record key and the image, by the digest that PostgreSQL took of it as
     /// `jsonb`: a whole backfill can have one key (Sequin's keys are described in the README).
-    pub fn identity(&self, image_digest: Option<&str>) -> Identity {
-        let fields = self.located(Fields::default());
+    pub fn identity(&self, origin: Origin, image_digest: Option<&str>) -> Identity {
+        let fields = self.located(Fields::default().add(origin.space()));
         match self.action {
             Action::Read => self.keyed(fields).add(image_digest.unwrap_or_default()).identity(),
             _ => fields.identity(),

@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import pytest
+from capture_helpers import publish, source, start, table  # noqa: F401
 from conftest import DATABASE_ID, batch, change, until
 from projection_helpers import code, run
 
@@ -202,14 +203,16 @@ def test_several_databases_and_schemas(db):
         assert "no change of this table" in notices(db, f"SELECT {call}"), call
 
 
-def test_a_row_type_is_of_this_database_first(db):
-    db.run("CREATE TABLE orders (id int PRIMARY KEY, v text)")
-    here = db.value("SELECT audit_cdc_internal.this_database() ->> 'id'")
-    db.ingest(batch([at(1, action="insert", row={"v": "a"}), at(1, action="insert", row={"v": "b"}, database="d2")]))
-    assert code(db.connect(), "SELECT audit_as_of(NULL::orders)") == "22023"
-    db.ingest(batch([at(1, action="insert", row={"v": "c"}, database=here)]))
-    assert db.rows("SELECT v FROM audit_as_of(NULL::orders)") == [("c",)] and code(db.connect(), "SELECT audit_as_of('orders')") == "22023"
-    assert db.rows("SELECT v FROM audit_as_of(NULL::orders, database_id => 'd2')") == [("b",)]
+def test_a_row_type_is_of_this_database_first(source):  # noqa: F811
+    table(source, "orders")
+    source.ingest(batch([at(1, action="insert", row={"v": "a"}), at(1, action="insert", row={"v": "b"}, database="d2")]))
+    assert code(source.connect(), "SELECT audit_as_of(NULL::orders)") == "22023"
+    publish(source)
+    start(source)
+    source.run("INSERT INTO orders VALUES (1, 'c')")
+    source.run("CALL audit_capture()")
+    assert source.rows("SELECT v FROM audit_as_of(NULL::orders)") == [("c",)] and code(source.connect(), "SELECT audit_as_of('orders')") == "22023"
+    assert source.rows("SELECT v FROM audit_as_of(NULL::orders, database_id => 'd2')") == [("b",)]
 
 
 def test_a_composite_key_in_any_spelling_of_json(db):

@@ -113,3 +113,49 @@ def test_history_of_one_record_uses_an_index(db):
                          ("request_id = 'r7-7'", "_request"), ("commit_timestamp BETWEEN '2026-03-01 07:00+00' AND '2026-03-01 07:30+00'", "_once"), ("id = 77", "_id")):
         plan = db.value(f"EXPLAIN (FORMAT json) SELECT * FROM audit_logs WHERE {where}")
         assert index in json.dumps(plan), where
+
+
+def monthly(years, **fields):
+    """A change in each month of these years."""
+    return [change(n, lsn=year, time=f"{year}-{n + 1:02}-15T00:00:00Z", **fields) for year in years for n in range(12)]
+
+
+def months(db):
+    return db.value("SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_cdc_internal.log'::regclass")
+
+
+def test_a_call_adds_so_many_months_and_no_more(db):
+    body = batch(monthly((2000, 2001)))
+    assert db.ingest(body) == (24, 12, 0, 12) and months(db) == 12
+    assert {time.year for (time,) in db.rows("SELECT commit_timestamp FROM audit_logs")} == {2001}, "those nearest to the present"
+    [(code, hint)] = db.rows("SELECT DISTINCT sqlstate, hint FROM audit_rejects")
+    assert code == "54000" and "audit_cdc.max_new_months" in hint and "audit_cdc.max_months" in hint
+    connection = db.connect()
+    connection.cursor().execute("SET audit_cdc.max_new_months = 5")
+    assert db.rows("SELECT inserted, rejected FROM audit_retry_rejects()", connection=connection) == [(5, 7)], "a retry of all is one call"
+    connection.cursor().execute("SET audit_cdc.max_new_months = 7")
+    assert db.rows("SELECT inserted, rejected FROM audit_retry_rejects()", connection=connection) == [(7, 0)]
+    assert db.ingest(body) == (24, 0, 24, 0)
+
+
+def test_the_log_has_so_many_months_and_no_more(db):
+    connection = db.connect()
+    connection.cursor().execute("SET audit_cdc.max_months = 6")
+    assert db.ingest(batch(monthly((2001,))), connection) == (12, 6, 0, 6)
+    assert db.ingest(batch(monthly((1990,))), connection) == (12, 0, 0, 12)
+    now = db.value("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')")
+    assert db.ingest(batch([change(time=now)]), connection) == (1, 1, 0, 0), "the present month is always there"
+
+
+def test_a_call_names_so_many_new_tables_and_no_more(db):
+    connection = db.connect()
+    connection.cursor().execute("SET audit_cdc.max_new_tables = 3")
+    body = batch([change(n, table=f"t{n}") for n in range(5)])
+    assert db.ingest(body, connection) == (5, 3, 0, 2)
+    assert db.rows("SELECT DISTINCT sqlstate FROM audit_rejects WHERE hint ~ 'audit_cdc.max_new_tables'") == [("54000",)]
+    assert db.ingest(body, connection) == (5, 5 - 3, 3, 0), "those that are known do not count"
+
+
+def test_only_superusers_set_the_limits(db):
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        db.run("SET ROLE audit_cdc_ingest; SET audit_cdc.max_new_months = 1000")

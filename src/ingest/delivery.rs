@@ -1,0 +1,68 @@
+//! Who hands over messages, and what holds for them.
+
+use super::limits::Limits;
+use super::sources::Sources;
+use crate::isolate::Isolation;
+use crate::message::Origin;
+use crate::pg::{self, BuiltinOid};
+use crate::statement::Statement;
+use pgrx::pg_sys::Oid;
+
+thread_local! {
+    static ALLOWED: Statement = const { Statement::new(
+        "SELECT role::oid, database_id FROM audit_cdc_internal.allowed_sources", &[] as &[BuiltinOid]) };
+}
+
+pub struct Delivery<'l> {
+    pub origin: Origin,
+    /// The role by whose rights it is judged; `None`: capture.
+    pub by: Option<String>,
+    pub sources: Sources,
+    /// `None`: none.
+    pub limits: Option<&'l Limits>,
+    pub isolation: Isolation,
+}
+
+impl<'l> Delivery<'l> {
+    pub fn captured(origin: Origin, isolation: Isolation) -> Self {
+        Self { origin, by: None, sources: Sources::default(), limits: None, isolation }
+    }
+
+    /// By the caller. Who has taken on a role (SET ROLE) is bound as that role is; if it is not, as who logged in.
+    pub fn by_caller(limits: &'l Limits) -> Self {
+        let rows = allowed();
+        let (outer, session) = (pg::outer_user(), pg::session_user());
+        let role = if named(&rows, outer).is_empty() { session } else { outer };
+        Self::by_role(Some(role), pg::role_name(role), &rows, limits)
+    }
+
+    /// What was set aside, as if it were delivered once more by who delivered it.
+    pub fn again(origin: Origin, by: Option<String>, limits: &'l Limits) -> Self {
+        match origin {
+            Origin::Ingest => {
+                let role = by.as_deref().and_then(pg::role_named);
+                Self::by_role(role, by, &allowed(), limits)
+            }
+            _ => Self::captured(origin, Isolation::Each),
+        }
+    }
+
+    fn by_role(role: Option<Oid>, by: Option<String>, rows: &[(Oid, String)], limits: &'l Limits) -> Self {
+        let here = pg::system_identifier();
+        let sources = role.map_or_else(|| Sources::none(here), |role| Sources::of(here, named(rows, role)));
+        Self { origin: Origin::Ingest, by, sources, limits: Some(limits), isolation: Isolation::Each }
+    }
+}
+
+/// What is allowed to any role.
+fn allowed() -> Vec<(Oid, String)> {
+    ALLOWED.with(|allowed| {
+        allowed.read(Vec::new, |rows| {
+            rows.map(|row| Ok((row.get(1)?.unwrap_or(Oid::INVALID), row.get(2)?.unwrap_or_default()))).collect()
+        })
+    })
+}
+
+fn named(rows: &[(Oid, String)], member: Oid) -> Vec<String> {
+    rows.iter().filter(|(role, _)| pg::is_member(member, *role)).map(|(_, database_id)| database_id.clone()).collect()
+}

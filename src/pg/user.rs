@@ -1,0 +1,41 @@
+use pgrx::pg_sys;
+use std::ffi::{CStr, CString};
+
+/// Who logged in (or SET SESSION AUTHORIZATION).
+pub fn session_user() -> pg_sys::Oid {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
+/// Whose rights the session has, whatever function runs: SET ROLE changes it, SECURITY DEFINER does not.
+pub fn outer_user() -> pg_sys::Oid {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetOuterUserId() }
+}
+
+/// Also through others; a superuser is a member only of what was granted to it.
+pub fn is_member(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: reads the catalogs' caches; oids need not be of roles.
+    unsafe { pg_sys::is_member_of_role_nosuper(member, role) }
+}
+
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: gives a palloced string, or null for no such role.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+pub fn role_named(name: &str) -> Option<pg_sys::Oid> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: reads the catalogs' caches; the name lives until it returns.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::InvalidOid).then_some(role)
+}
+
+/// With which the ids of this server's databases begin (`audit_cdc_internal.this_database()`).
+pub fn system_identifier() -> u64 {
+    // SAFETY: reads shared memory that does not change while the server runs.
+    unsafe { pg_sys::GetSystemIdentifier() }
+}
