@@ -68,7 +68,7 @@ impl Catalog for Source {
 
     fn left_out(&self, schema: &str, relation: u32) -> Vec<Range<u64>> {
         if schema == "audit_cdc_internal" {
-            return vec![0..u64::MAX];
+            return Vec::from([0..u64::MAX]);
         }
         self.excluded.get(&relation).cloned().unwrap_or_default()
     }
