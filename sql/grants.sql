@@ -42,6 +42,8 @@ BEGIN
       ('audit_cdc_admin', true, ARRAY[
         'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_look', 'begin_to_stop', 'end_capture', 'capture_worker',
         'begin_backfill', 'backfill_batch', 'backfilled']),
+      ('audit_cdc_worker', true, ARRAY[
+        'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted', 'lock_capture']),
       ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation', 'audit_in_transaction_block'])
     ) AS g(role, is_internal, names) CROSS JOIN LATERAL pg_catalog.unnest(g.names) AS f(name)
   LOOP

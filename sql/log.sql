@@ -3,7 +3,8 @@
 -- * Partitions by month of commit time: retention drops whole months, and every index stays small
 --   and is written at its right edge.
 -- * Exactly once is one unique index a partition, on (commit_timestamp, identity). The identity is a
---   128-bit digest of the origin's space (local or ingest), database, table and idempotency key (of a read also of record key and image), all
+--   128-bit digest of the origin's space (local or ingest), database, table and idempotency key (of a read also of
+--   record key and image), all
 --   taken from the message and from nothing that can change later. The partition column is part of
 --   what a change is, so uniqueness within each partition is uniqueness in the log.
 -- * Sharding by record later: the record's digest goes in front of that index and becomes the

@@ -1,4 +1,4 @@
--- Which source databases a role may deliver changes of. Nobody delivers those of this server's own: capture stores them.
+-- Which source databases a role may deliver changes of. Those of this server's own nobody delivers: capture stores them.
 
 CREATE TABLE audit_cdc_internal.allowed_sources (
   role regrole NOT NULL,
@@ -45,7 +45,8 @@ CREATE FUNCTION @extschema@.audit_revoke_source(role name, database_id text) RET
 DECLARE
   bound CONSTANT regrole := audit_cdc_internal.role_of_source(role, database_id);
 BEGIN
-  DELETE FROM audit_cdc_internal.allowed_sources AS a WHERE a.role = bound AND a.database_id = audit_revoke_source.database_id;
+  DELETE FROM audit_cdc_internal.allowed_sources AS a
+  WHERE a.role = bound AND a.database_id = audit_revoke_source.database_id;
   IF NOT FOUND THEN
     RETURN false;
   END IF;

@@ -12,27 +12,34 @@ DECLARE
   captured timestamptz;
   captured_lsn bigint;
 BEGIN
-  latest := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
+  latest := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
+             WHERE l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
              ORDER BY l.commit_timestamp DESC LIMIT 1);
   IF lsn IS NOT NULL THEN
     last_lsn := least(lsn - '0/0', 9223372036854775807);
     SELECT max(l.commit_timestamp) FILTER (WHERE l.commit_lsn <= last_lsn), min(l.commit_timestamp) FILTER (WHERE l.commit_lsn > last_lsn)
-      INTO last_commit, next_commit FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i');
+      INTO last_commit, next_commit FROM audit_cdc_internal.log AS l
+      WHERE l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i');
     is_settled := next_commit IS NOT NULL;
   ELSE
     at := coalesce(at, 'infinity');
     last_commit := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
-                    WHERE l.commit_timestamp <= at AND l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
+                    WHERE l.commit_timestamp <= at AND l.audited_table = ANY (numbers)
+                      AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
                     ORDER BY l.commit_timestamp DESC LIMIT 1);
     -- commits overtake each other: the furthest one
     last_lsn := (SELECT max(l.commit_lsn) FROM audit_cdc_internal.log AS l
-                 WHERE l.commit_timestamp <= last_commit AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking() AND l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i'));
+                 WHERE l.commit_timestamp <= last_commit
+                   AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking()
+                   AND l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i'));
     next_commit := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
-                    WHERE l.commit_timestamp > at AND l.audited_table = ANY (numbers) AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
+                    WHERE l.commit_timestamp > at AND l.audited_table = ANY (numbers)
+                      AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
                     ORDER BY l.commit_timestamp LIMIT 1);
     is_settled := at = 'infinity' OR next_commit IS NOT NULL;
   END IF;
-  SELECT greatest(c.last_commit, c.looked_at), c.last_commit_lsn - '0/0' INTO captured, captured_lsn FROM audit_cdc_internal.captures AS c
+  SELECT greatest(c.last_commit, c.looked_at), c.last_commit_lsn - '0/0' INTO captured, captured_lsn
+  FROM audit_cdc_internal.captures AS c
   WHERE is_own;
   -- Sequin may deliver for the second time 10 minutes later (its longest wait), and sends no end mark of a transaction
   is_settled := CASE WHEN captured IS NOT NULL THEN is_settled OR coalesce(at <= captured, last_lsn <= captured_lsn, false)

@@ -13,7 +13,8 @@ CREATE TYPE audit_cdc_internal.audited AS (
 CREATE FUNCTION audit_cdc_internal.overtaking() RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN interval '1 s';
 
--- Was the source restored between a change and the next one by time? A commit that is later, and came later, has no position of its own then.
+-- Was the source restored between a change and the next one by time? A commit that is later, and came later, has no
+-- higher position then.
 CREATE FUNCTION audit_cdc_internal.runs_backwards(lsn bigint, committed timestamptz, id bigint,
     lsn_before bigint, committed_before timestamptz, id_before bigint) RETURNS boolean
   LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -29,7 +29,8 @@ impl Limits {
         left > 0
     }
 
-    /// Which of the months that are missing may be made: those beside the present one in any case, of the others the nearest first.
+    /// Which of the months that are missing may be made: those beside the present one in any case, of the others the
+    /// nearest first.
     pub fn take_months(&self, missing: &[Month], present: Month, in_log: usize) -> Vec<Month> {
         let (mut made, mut others): (Vec<_>, Vec<_>) =
             missing.iter().copied().partition(|month| month.distance(present) <= 1);
@@ -43,8 +44,8 @@ impl Limits {
 }
 
 pub fn too_many_months() -> Reject {
-    Reject::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the log has no partition for the month of this commit, and may get no more")
-        .hint("Raise audit_cdc.max_new_months (of one call) or audit_cdc.max_months (of the log); audit_retry_rejects() takes it then.")
+    Reject::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the log lacks the month of this commit, and may get no more of them")
+        .hint("Raise audit_cdc.max_new_months or audit_cdc.max_months; audit_retry_rejects() takes it then.")
 }
 
 pub fn too_many_tables() -> Reject {

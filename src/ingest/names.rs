@@ -28,7 +28,8 @@ thread_local! {
          VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", NAMES) };
 }
 
-/// The number of every table that `changes` name; unknown ones are added, in one order in every session. Those beyond the limit are missing.
+/// The number of every table that `changes` name; unknown ones are added, in one order in every session. Those
+/// beyond the limit are missing.
 pub fn audited_tables<'c, 'a>(
     changes: &'c [Change<'a>],
     limits: Option<&Limits>,

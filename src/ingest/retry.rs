@@ -27,7 +27,8 @@ thread_local! {
          WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID, TEXTOID]) };
 }
 
-/// Each open reject (of `ids`, if given) once more, as if it were delivered now by who delivered it. The limits are of one call for all. Counts are of messages.
+/// Each open reject (of `ids`, if given) once more, as if it were delivered now by who delivered it. The
+/// limits are of one call for all. Counts are of messages.
 pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
     lock_retry();
     let open: Vec<i64> = OPEN.with(|open| {

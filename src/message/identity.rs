@@ -14,7 +14,8 @@ pub struct Logged {
 }
 
 impl Change<'_> {
-    /// The origin's space, database, table and idempotency key: neither of two databases, nor two tables, share a change.
+    /// The origin's space, database, table and idempotency key: neither of two databases, nor two tables, share a
+    /// change.
     /// For a `read` also the record key and the image, by the digest that PostgreSQL took of it as
     /// `jsonb`: a whole backfill can have one key (Sequin's keys are described in the README).
     pub fn identity(&self, origin: Origin, image_digest: Option<&str>) -> Identity {

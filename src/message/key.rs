@@ -10,7 +10,8 @@ use std::borrow::Cow;
 /// documentation, "B-Tree Indexes"): a longer key is named by its digest; `record_pks` has it whole.
 const LONGEST_RECORD_ID: usize = 2_000;
 
-/// What stands before such a digest. A key that itself begins so is named by its digest too: it must not pass for another.
+/// What stands before such a digest. A key that begins so itself is named by its digest too: it must not pass for
+/// another.
 const DIGEST: &str = "sha256:";
 
 /// The key's values as text, in the order of the message.
