@@ -15,7 +15,7 @@ thread_local! {
          ON CONFLICT DO NOTHING", &[UUIDOID, TEXTOID]) };
 }
 
-/// By identity, which is the order in which every session stores them.
+/// By the digest of what was sent.
 pub type LargeAnnotations<'a> = BTreeMap<Identity, Rc<Large<'a>>>;
 
 /// Those of `changes`. Changes with equal ones share them from here on.
@@ -33,8 +33,10 @@ pub fn large_annotations<'a>(changes: &mut [Change<'a>]) -> LargeAnnotations<'a>
     found
 }
 
+/// In one order in every session.
 pub fn store(annotations: &LargeAnnotations) {
-    for (id, large) in annotations {
-        STORE.with(|store| store.run(|| vec![Uuid::from_bytes(*id).into(), (&*large.text).into()], |_| Ok(())));
+    let by_id: BTreeMap<Identity, &Rc<Large>> = annotations.values().map(|large| (large.id, large)).collect();
+    for (id, large) in by_id {
+        STORE.with(|store| store.run(|| vec![Uuid::from_bytes(id).into(), (&*large.text).into()], |_| Ok(())));
     }
 }

@@ -35,13 +35,13 @@ pub struct Large<'a> {
 impl Annotations<'static> {
     /// Of a logical message. `None`: it says nothing.
     pub fn of_content(content: &[u8]) -> Option<Self> {
-        let (id, kept) = match json(content) {
+        let kept = match json(content) {
             Some("null") => return None,
-            Some(json) => (json.as_bytes(), kept(json)),
-            None => (content, Cow::Owned(unreadable(content))),
+            Some(json) => kept(json),
+            None => Cow::Owned(unreadable(content)),
         };
         Some(if kept.len() > MOST_IN_ENTRY {
-            Self::Large(Rc::new(Large::new(text_digest(id), Cow::Owned(kept.into_owned()))))
+            Self::Large(Rc::new(Large::new(text_digest(&*kept), Cow::Owned(kept.into_owned()))))
         } else {
             Self::Text(Cow::Owned(kept.into_owned()))
         })
@@ -64,9 +64,13 @@ impl<'a> Annotations<'a> {
 }
 
 impl<'a> Large<'a> {
-    /// Of JSON, whether or not `jsonb` takes it.
-    pub fn of_text(id: Identity, text: Cow<'a, str>) -> Self {
-        if jsonb_takes(&text) { Self::new(id, text) } else { Self::new(id, Cow::Owned(unreadable(text.as_bytes()))) }
+    /// Of JSON with this digest, whether or not `jsonb` takes it.
+    pub fn of_text(digest: Identity, text: Cow<'a, str>) -> Self {
+        if jsonb_takes(&text) {
+            return Self::new(digest, text);
+        }
+        let text = unreadable(text.as_bytes());
+        Self::new(text_digest(&text), Cow::Owned(text))
     }
 
     fn new(id: Identity, text: Cow<'a, str>) -> Self {
