@@ -1,6 +1,6 @@
 //! Nobody but the extension writes to its tables, and removing them is done on purpose.
 
-use crate::pg::{Call, ErrorReport, allow_removal, foreign_writer, is_superuser};
+use crate::pg::{Call, ErrorReport, allow_removal, foreign_writer, is_superuser, refuse_early};
 use pgrx::prelude::*;
 
 pgrx::extension_sql_file!(
@@ -15,10 +15,12 @@ fn own_writers_only(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport>
     foreign_writer(Call::new(fcinfo))
 }
 
-/// To call it is enough: it loads the library, whose hook looks at what is dropped.
+/// To call it loads the library, whose hook looks at what is dropped.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.before_removal() RETURNS event_trigger
   LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn before_removal() {}
+fn before_removal(fcinfo: pg_sys::FunctionCallInfo) {
+    refuse_early(Call::new(fcinfo));
+}
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_allow_removal() RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]

@@ -1,8 +1,9 @@
 //! Removing the log is refused where it happens: event triggers on what was dropped do not run for their own removal.
 
+use super::Call;
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::{PgList, PgSqlErrorCode, pg_sys};
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
@@ -51,6 +52,29 @@ unsafe extern "C-unwind" fn accessed(
         pg_sys::ObjectAccessType::OAT_DROP if !unsafe { is_internal(argument) } => removed(class, object),
         pg_sys::ObjectAccessType::OAT_POST_ALTER if class == pg_sys::NamespaceRelationId => altered(object),
         _ => {}
+    }
+}
+
+/// Before DROP EXTENSION has locked anything that a capture worker may hold.
+pub fn refuse_early(call: Call) {
+    // SAFETY: the context of an event trigger's call holds the statement; names of extensions are strings.
+    let is_named = unsafe {
+        let context = call.context();
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_EventTriggerData {
+            return;
+        }
+        let statement = (*context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        if statement.is_null() || (*statement).type_ != pg_sys::NodeTag::T_DropStmt {
+            return;
+        }
+        let drop = statement.cast::<pg_sys::DropStmt>();
+        (*drop).removeType == pg_sys::ObjectType::OBJECT_EXTENSION
+            && PgList::<pg_sys::String>::from_pg((*drop).objects)
+                .iter_ptr()
+                .any(|name| CStr::from_ptr((*name).sval) == c"audit_cdc")
+    };
+    if is_named && let Some(extension) = extension() {
+        removed(pg_sys::ExtensionRelationId, extension.oid);
     }
 }
 
