@@ -23,6 +23,15 @@ CREATE TABLE audit_cdc_internal.captures (
   last_error_at timestamptz
 );
 
+-- Captured transactions in which rules of projections ran: what they changed afterwards must not be fed to projections again.
+CREATE TABLE audit_cdc_internal.projecting_transactions (xid xid8 PRIMARY KEY);
+
+-- A complete pass has read what was committed when it began.
+CREATE FUNCTION audit_cdc_internal.forget_projecting_transactions(oldest bigint) RETURNS void LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  DELETE FROM audit_cdc_internal.projecting_transactions WHERE xid < oldest::text::xid8;
+END;
+
 -- As a source among others. A physical copy of the server has the same id.
 CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -219,6 +228,7 @@ BEGIN
   PERFORM pg_drop_replication_slot(s.slot_name)
   FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot;
   DELETE FROM audit_cdc_internal.captures;
+  DELETE FROM audit_cdc_internal.projecting_transactions;
 END
 $$;
 

@@ -43,7 +43,8 @@ BEGIN
         'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_look', 'begin_to_stop', 'end_capture', 'capture_worker',
         'begin_backfill', 'backfill_batch', 'backfilled']),
       ('audit_cdc_worker', true, ARRAY[
-        'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted', 'lock_capture']),
+        'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted', 'lock_capture',
+        'forget_projecting_transactions']),
       ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation', 'audit_in_transaction_block'])
     ) AS g(role, is_internal, names) CROSS JOIN LATERAL pg_catalog.unnest(g.names) AS f(name)
   LOOP
@@ -79,10 +80,11 @@ GRANT USAGE ON TYPE audit_cdc_internal.action TO audit_cdc_worker;
 GRANT USAGE ON SEQUENCE audit_cdc_internal.log_id_seq TO audit_cdc_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA audit_cdc_internal TO audit_cdc_worker;
 GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.large_annotations, audit_cdc_internal.record_keys, audit_cdc_internal.rejects,
-  audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
+  audit_cdc_internal.projecting_transactions, audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
 GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.rejects, audit_cdc_internal.tallies,
   audit_cdc_internal.unprojected, audit_cdc_internal.ingest_reads TO audit_cdc_worker;
-GRANT DELETE ON audit_cdc_internal.unprojected TO audit_cdc_worker;
+GRANT UPDATE (slow_since) ON audit_cdc_internal.projections TO audit_cdc_worker;
+GRANT DELETE ON audit_cdc_internal.projecting_transactions, audit_cdc_internal.unprojected TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.is_captured() OWNER TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.capture_pass(integer) OWNER TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.advance_capture() OWNER TO audit_cdc_worker;

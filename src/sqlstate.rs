@@ -18,6 +18,7 @@ impl SqlState {
     pub const SQL_JSON_MEMBER_NOT_FOUND: Self = Self(*b"2203A");
     pub const UNIQUE_VIOLATION: Self = Self(*b"23505");
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
+    pub const TRIGGERED_DATA_CHANGE_VIOLATION: Self = Self(*b"27000");
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
 

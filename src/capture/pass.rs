@@ -21,6 +21,12 @@ thread_local! {
     static DISTANCE: Statement = const { Statement::new(
         "SELECT (pg_current_wal_flush_lsn() - restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1", &[BuiltinOid::TEXTOID]) };
 
+    static OLDEST: Statement = const { Statement::new(
+        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint", &[]) };
+
+    static FORGET: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.forget_projecting_transactions($1)", &[BuiltinOid::INT8OID]) };
+
     static CAPTURED: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.note_captured($1, $2, $3)", &[BuiltinOid::INT8OID, BuiltinOid::INT8OID, BuiltinOid::TIMESTAMPTZOID]) };
 }
@@ -49,6 +55,8 @@ fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
     if far.is_some_and(|distance| distance as u64 > FAR) {
         pg::log_running_transactions();
     }
+    // who is older has committed, so that what he wrote is read below
+    let oldest = OLDEST.with(|oldest| oldest.read(Vec::new, |rows| rows.first().get_one::<i64>()));
     pg::flush_wal();
     let flushed = pg::flushed_lsn();
     let (captured, read) = capturing(|isolation| take_pending(&slot, upto_nchanges, isolation))?;
@@ -60,6 +68,9 @@ fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
     // where the slot is advanced to may be on disk sooner
     pg::commit_to_disk();
     let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
+    if is_complete {
+        FORGET.with(|forget| forget.read(|| vec![oldest.into()], |_| Ok(())));
+    }
     let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
     let pass = Pass { slot: CString::new(slot.slot).unwrap_or_default(), reached, began_at, is_complete };
     pg::note_read(pass.clone());
@@ -74,10 +85,18 @@ fn take_pending(slot: &Slot, upto_nchanges: Option<i32>, isolation: Isolation) -
         bytes += Written::bytes(changes);
         waiting.append(changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
-            captured += take_captured(&std::mem::take(&mut waiting), Origin::Capture, isolation);
+            captured += take_parts(&std::mem::take(&mut waiting), isolation);
             bytes = 0;
         }
     })?;
-    captured += take_captured(&waiting, Origin::Capture, isolation);
+    captured += take_parts(&waiting, isolation);
     Ok((captured, read))
+}
+
+/// Changes that rules have caused go their own way.
+fn take_parts(changes: &[Written], isolation: Isolation) -> i64 {
+    changes
+        .chunk_by(|one, two| one.is_of_a_rule == two.is_of_a_rule)
+        .map(|part| take_captured(part, Origin::Capture, isolation))
+        .sum()
 }

@@ -18,6 +18,10 @@ thread_local! {
 
     static DATABASE: Statement = const { Statement::new("SELECT audit_cdc_internal.this_database()::text", &[]) };
 
+    static RAN_RULES: Statement = const { Statement::new(
+        "SELECT EXISTS (SELECT FROM audit_cdc_internal.projecting_transactions WHERE xid::text::bigint & 4294967295 = $1)",
+        &[BuiltinOid::INT8OID]) };
+
     static EXCLUDED: Statement = const { Statement::new(
         "SELECT relation, (from_lsn - '0/0')::bigint, (until_lsn - '0/0')::bigint FROM audit_cdc_internal.excluded_relations",
         &[]) };
@@ -68,14 +72,27 @@ impl Catalog for Source {
 
     fn left_out(&self, schema: &str, relation: u32) -> Vec<Range<u64>> {
         if schema == "audit_cdc_internal" {
-            return Vec::from([0..u64::MAX]);
+            return std::iter::once(0..u64::MAX).collect();
         }
         self.excluded.get(&relation).cloned().unwrap_or_default()
+    }
+
+    fn ran_rules(&self, xid: u32) -> bool {
+        ran_rules(xid) || {
+            wait_for_commits();
+            ran_rules(xid)
+        }
     }
 
     fn database(&self) -> &str {
         &self.database
     }
+}
+
+fn ran_rules(xid: u32) -> bool {
+    let found =
+        || RAN_RULES.with(|ran| ran.read(|| vec![i64::from(xid).into()], |rows| rows.first().get_one::<bool>()));
+    as_extension(|| with_new_snapshot(found)) == Some(true)
 }
 
 /// `None`: there is no such table.

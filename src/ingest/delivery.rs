@@ -21,11 +21,13 @@ pub struct Delivery<'l> {
     /// `None`: none.
     pub limits: Option<&'l Limits>,
     pub isolation: Isolation,
+    /// Projections have caused the changes: they are not fed to projections again.
+    pub is_of_a_rule: bool,
 }
 
 impl<'l> Delivery<'l> {
     pub fn captured(origin: Origin, isolation: Isolation) -> Self {
-        Self { origin, by: None, sources: Sources::default(), limits: None, isolation }
+        Self { origin, by: None, sources: Sources::default(), limits: None, isolation, is_of_a_rule: false }
     }
 
     /// By the caller. Who has taken on a role (SET ROLE) is bound as that role is; if it is not, as who logged in.
@@ -50,7 +52,14 @@ impl<'l> Delivery<'l> {
     fn by_role(role: Option<Oid>, by: Option<String>, rows: &[(Oid, String)], limits: &'l Limits) -> Self {
         let here = pg::system_identifier();
         let sources = role.map_or_else(|| Sources::none(here), |role| Sources::of(here, named(rows, role)));
-        Self { origin: Origin::Ingest, by, sources, limits: Some(limits), isolation: Isolation::Each }
+        Self {
+            origin: Origin::Ingest,
+            by,
+            sources,
+            limits: Some(limits),
+            isolation: Isolation::Each,
+            is_of_a_rule: false,
+        }
     }
 }
 

@@ -57,10 +57,11 @@ pub fn take_message<'a>(text: &'a str, delivery: &Delivery) -> Taken<'a> {
     take_changes(changes, delivery, rejected)
 }
 
-/// Messages of capture or its backfill: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
+/// Messages of capture or its backfill, all or none of which rules have caused: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
 pub fn take_captured(messages: &[Written], origin: Origin, isolation: Isolation) -> i64 {
-    let delivery = Delivery::captured(origin, isolation);
     let mut rejected = Vec::new();
+    let is_of_a_rule = messages.first().is_some_and(|message| message.is_of_a_rule);
+    let delivery = Delivery { is_of_a_rule, ..Delivery::captured(origin, isolation) };
     let parsed = messages.iter().zip(1..).map(|(message, position)| message.parsed(position));
     let changes: Vec<Change> = understood(parsed, 0, &delivery, &mut rejected).collect();
     let Taken { counts, rejected } = take_changes(changes, &delivery, rejected);
@@ -136,7 +137,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
         });
     }
     log::keep_record_keys(&waiting);
-    let projections = if waiting.is_empty() { Vec::new() } else { projection::active() };
+    let projections = if waiting.is_empty() { Vec::new() } else { projection::active(delivery.is_of_a_rule) };
     let mut all = Stored::default();
     while !waiting.is_empty() {
         let (mut firsts, copies) = first_copies(waiting);

@@ -17,6 +17,8 @@ pub struct Written {
     /// `None`: it must be read.
     pub known: Option<Known>,
     pub large: Option<LargePart>,
+    /// Its transaction had run rules of projections before it: it must not be fed to projections again.
+    pub is_of_a_rule: bool,
 }
 
 /// Annotations that many messages share, and where they stand in this one.

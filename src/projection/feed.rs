@@ -4,6 +4,7 @@ use super::fill::last_log_id;
 use super::run::{Patience, Projection, Taken, run_text};
 use crate::message::Reject;
 use crate::pg::{BuiltinOid, LogRow, log_rows, notice_new_tables, return_fed_rows, rolled_back, try_share_projection};
+use crate::sqlstate::SqlState;
 use crate::statement::Statement;
 use pgrx::Uuid;
 use pgrx::prelude::*;
@@ -19,6 +20,9 @@ pgrx::extension_sql_file!("../../sql/audit_logs.sql", name = "audit_logs", requi
 fn new_log(fcinfo: pg_sys::FunctionCallInfo) {
     return_fed_rows(fcinfo);
 }
+
+const LOOP: &str =
+    "the change comes from a transaction in which projections were filled: fed again, it might never end";
 
 thread_local! {
     static ANY: Statement = const { Statement::new(
@@ -80,13 +84,14 @@ macro_rules! entries_of {
 use {entries_of, not_found, unprojected};
 
 /// The enabled projections. They stay so while the caller holds its lock on the log.
-pub fn active() -> Vec<Projection> {
+pub fn active(is_of_a_rule: bool) -> Vec<Projection> {
     // most logs have none, and to look for one is cheap
     if ANY.with(|any| any.run(Vec::new, |rows| Ok(rows.is_empty()))) {
         return Vec::new();
     }
     let mut active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
     for projection in &mut active {
+        projection.is_looping = is_of_a_rule;
         let is_filled_here = FILLING.with(|filling| filling.borrow().contains(&projection.id));
         projection.is_free = !is_filled_here && try_share_projection(projection.id);
         if projection.is_free && projection.is_waiting && !projection.is_slow.get() {
@@ -113,7 +118,10 @@ pub fn while_filling<T>(projection: i32, work: impl FnOnce() -> T) -> T {
 /// Feeds new entries to each of `projections`.
 pub fn feed(projections: &[Projection], entries: &[LogRow]) {
     for projection in projections {
-        if projection.is_free && !projection.is_slow.get() {
+        if projection.is_free && projection.is_looping {
+            let reject = Reject::new(SqlState::TRIGGERED_DATA_CHANGE_VIOLATION, LOOP);
+            note_refused(projection, entries.iter().map(|entry| (*entry, reject.clone())).collect());
+        } else if projection.is_free && !projection.is_slow.get() {
             let Taken { refused, postponed } = projection.run(entries, Patience::Short);
             note_refused(projection, refused);
             note_waiting(projection, &postponed);

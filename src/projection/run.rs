@@ -29,6 +29,12 @@ const FORBIDDEN: &str = "the target's owner has not the rights of the rule's own
 thread_local! {
     static CURSORS: Statement = const { Statement::new("SELECT name FROM pg_catalog.pg_cursor()", &[]) };
 
+    /// What the transaction does from here on may be a rule's doing (see `src/capture/decode/stream.rs`).
+    static MARK: Statement = const { Statement::new(
+        "WITH marked AS (INSERT INTO audit_cdc_internal.projecting_transactions SELECT pg_current_xact_id() FROM audit_cdc_internal.captures
+                         ON CONFLICT DO NOTHING RETURNING xid)
+         SELECT pg_logical_emit_message(true, 'audit_cdc.rule', '') FROM marked", &[]) };
+
     static SLOW: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.projections SET slow_since = now() WHERE id = $1 AND slow_since IS NULL", &[BuiltinOid::INT4OID]) };
 
@@ -57,6 +63,8 @@ pub struct Projection {
     is_forbidden: bool,
     /// A run took longer than `audit_cdc.rule_timeout`; its entries wait for somebody who can wait, too.
     pub is_slow: Cell<bool>,
+    /// What it is fed was caused by rules.
+    pub is_looping: bool,
     /// Nobody is filling it.
     pub is_free: bool,
 }
@@ -96,6 +104,7 @@ impl Projection {
                 is_waiting: row["is_waiting"].value()?.unwrap_or_default(),
                 is_forbidden: row["is_forbidden"].value()?.unwrap_or(true),
                 is_slow: Cell::new(row["is_slow"].value()?.unwrap_or_default()),
+                is_looping: false,
                 is_free: true,
             });
         }
@@ -112,6 +121,7 @@ impl Projection {
             let refused = entries.iter().map(|entry| (*entry, reject.clone())).collect();
             return Taken { refused, postponed: Vec::new() };
         }
+        MARK.with(|mark| mark.run(Vec::new, |_| Ok(())));
         let limit = rule_timeout().filter(|_| patience == Patience::Short && !is_limited());
         // after each attempt that failed, when what it did is rolled back
         let judge = |error: &CaughtError| {

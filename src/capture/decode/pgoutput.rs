@@ -16,6 +16,7 @@ pub enum Message<'a> {
     Begin {
         commit_lsn: u64,
         commit_time: i64,
+        xid: u32,
     },
     Commit {
         commit_lsn: u64,
@@ -123,8 +124,7 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
     let message = match rest.byte()? {
         b'B' => {
             let (commit_lsn, commit_time) = (rest.u64()?, rest.u64()? as i64);
-            rest.u32()?;
-            Message::Begin { commit_lsn, commit_time }
+            Message::Begin { commit_lsn, commit_time, xid: rest.u32()? }
         }
         b'C' => {
             rest.byte()?;

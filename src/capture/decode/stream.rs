@@ -13,6 +13,8 @@ use std::ops::Range;
 /// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 const SET: &str = "sequin:transaction_annotations.set";
+/// Says that a rule of a projection is about to run in the transaction. Anybody may write such a message, so the catalog is asked.
+const RULE: &str = "audit_cdc.rule";
 const CLEAR: &str = "sequin:transaction_annotations.clear";
 
 /// What the stream does not say of tables and types: the source's catalogs do, as they are now.
@@ -21,6 +23,8 @@ pub trait Catalog {
     fn keys(&self, relation: u32) -> Keys;
     /// Of the log itself, or excluded: what commits in one of these is left out.
     fn left_out(&self, schema: &str, relation: u32) -> Vec<Range<u64>>;
+    /// Did rules of projections run in a committed transaction? Of those that wait to be captured no two have the same 32 bits.
+    fn ran_rules(&self, xid: u32) -> bool;
     /// `{"id":…,"name":…}`
     fn database(&self) -> &str;
 }
@@ -42,6 +46,7 @@ pub struct Decoder<C> {
 }
 
 struct Transaction {
+    xid: u32,
     lsn: u64,
     commit_time: i64,
     time: CommitTime,
@@ -49,6 +54,8 @@ struct Transaction {
     next_idx: u32,
     annotations: Option<Annotations<'static>>,
     has_changes: bool,
+    /// From here on.
+    is_of_a_rule: bool,
 }
 
 /// The end of a transaction.
@@ -83,10 +90,18 @@ impl<C: Catalog> Decoder<C> {
     /// Appends the changes that one message of the stream stands for, each as a message, and tells whether it ends a transaction.
     pub fn decode(&mut self, bytes: &[u8], changes: &mut Vec<Written>) -> Result<Option<Commit>, Failure> {
         match message(bytes)? {
-            Message::Begin { commit_lsn: lsn, commit_time } => {
+            Message::Begin { commit_lsn: lsn, commit_time, xid } => {
                 let time = CommitTime::of(commit_time);
-                self.transaction =
-                    Some(Transaction { lsn, commit_time, time, next_idx: 0, annotations: None, has_changes: false });
+                self.transaction = Some(Transaction {
+                    xid,
+                    lsn,
+                    commit_time,
+                    time,
+                    next_idx: 0,
+                    annotations: None,
+                    has_changes: false,
+                    is_of_a_rule: false,
+                });
             }
             Message::Commit { end_lsn, .. } => {
                 let Transaction { lsn, commit_time, has_changes, .. } =
@@ -103,6 +118,9 @@ impl<C: Catalog> Decoder<C> {
                 match prefix {
                     SET => transaction.annotations = Annotations::of_content(content),
                     CLEAR => transaction.annotations = None,
+                    RULE if !transaction.is_of_a_rule => {
+                        transaction.is_of_a_rule = self.catalog.ran_rules(transaction.xid);
+                    }
                     _ => {}
                 }
             }
@@ -166,7 +184,7 @@ impl<C: Catalog> Decoder<C> {
         for relation in relations {
             let (table, left_out) = self.tables.get(relation).ok_or(Failure::OutOfPlace)?;
             if !left_out.iter().any(|left_out| left_out.contains(&position.lsn)) {
-                changes.push(change(table, &position));
+                changes.push(Written { is_of_a_rule: transaction.is_of_a_rule, ..change(table, &position) });
             }
         }
         transaction.has_changes |= changes.len() > before;

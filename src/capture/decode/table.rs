@@ -236,7 +236,7 @@ impl Table {
                 unknown_old_columns,
             })
         };
-        Written { known: known(), text: json, large }
+        Written { known: known(), text: json, large, is_of_a_rule: false }
     }
 
     fn push_members<'r>(&self, json: &mut String, values: impl Iterator<Item = (usize, &'r Value<'r>)>) {
