@@ -226,8 +226,8 @@ def test_an_entry_that_knows_better(db):
     """As a capture from the WAL will: its own list counts, whatever the description says."""
     db.ingest(batch([change(0, action="delete", record={"id": 1, "note": None})]))
     db.run("SELECT audit_describe_tables('d1', %s)", described("default", "2026-01-01 00:00+00"))
-    db.run("""INSERT INTO audit_cdc_internal.log (id, commit_timestamp, created_at, identity, audited_table, action, idempotency_key, old_values, unknown_columns, unknown_old_columns)
-              SELECT id + 1, commit_timestamp, now(), gen_random_uuid(), audited_table, action, 'k', old_values, '{}', '{id}' FROM audit_cdc_internal.log""")
+    db.run("""INSERT INTO audit_cdc_internal.log (id, commit_timestamp, created_at, identity, audited_table, action, origin, idempotency_key, old_values, unknown_columns, unknown_old_columns)
+              SELECT id + 1, commit_timestamp, now(), gen_random_uuid(), audited_table, action, origin, 'k', old_values, '{}', '{id}' FROM audit_cdc_internal.log""")
     assert db.rows("SELECT unknown_columns, unknown_old_columns FROM audit_logs ORDER BY id") == [(["note"], ["note"]), ([], ["id"])]
 
 
