@@ -21,7 +21,9 @@ def emptied():
     if value("SELECT to_regprocedure('audit_capture_status()') IS NOT NULL") and value("SELECT count(*) FROM audit_capture_status()"):
         execute("CALL audit_capture_stop(discard_pending => true)")
     execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
-    execute("DROP EXTENSION IF EXISTS audit_cdc CASCADE; DROP SCHEMA IF EXISTS rival CASCADE; DROP PUBLICATION IF EXISTS bench")
+    if value("SELECT to_regprocedure('audit_allow_removal()') IS NOT NULL"):
+        execute("SELECT audit_allow_removal(); DROP EXTENSION audit_cdc CASCADE")
+    execute("DROP SCHEMA IF EXISTS rival CASCADE; DROP PUBLICATION IF EXISTS bench")
     execute("CREATE EXTENSION audit_cdc")
 
 
