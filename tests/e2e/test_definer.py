@@ -27,11 +27,13 @@ GRANTED = {
     "or_here": "the id of this database, as in audit_logs",
     "steps": "what audit_undo_sql() gives",
     "run_steps": "runs with the caller's rights",
+    "is_run_as_owner": "whether the caller has the rights of a table's owner",
+    "run_statement": "runs with the caller's rights, or those of a role whose rights the caller has",
     "lock_capture": "a lock that audit_capture() takes; an admin's",
     "capture_pass": "what audit_capture() does, without advancing the slot",
     "capture_pending": "what audit_capture() does",
-    "advance_capture": "the admin's; see A6 of the issue",
-    "note_look": "a time that audit_capture_status() shows",
+    "advance_capture": "lets go of what this session's last committed pass has read, and of nothing else",
+    "note_look": "when this session's last complete pass began, shown by audit_capture_status()",
     "begin_to_stop": "what audit_capture_stop() begins with",
     "end_capture": "what audit_capture_stop(discard_pending => true) does",
     "capture_worker": "a process number that audit_capture_status() shows",
@@ -94,7 +96,7 @@ def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
 def test_what_roles_may_call_inside_is_known(db):
     granted = {name for (name,) in db.rows(f"""
         SELECT m.proname FROM ({MEMBERS}) AS m JOIN pg_proc AS p ON p.oid = m.signature::regprocedure
-        CROSS JOIN LATERAL aclexplode(p.proacl) AS a WHERE m.nspname = 'audit_cdc_internal' AND a.grantee <> p.proowner""")}
+        CROSS JOIN LATERAL aclexplode(p.proacl) AS a WHERE m.nspname = 'audit_cdc_internal' AND a.grantee NOT IN (p.proowner, 'audit_cdc_worker'::regrole)""")}
     assert granted == GRANTED.keys()
 
 

@@ -275,7 +275,10 @@ def test_functions_with_more_rights_than_their_callers_run_under_the_pinned_sett
 def test_arrays_are_read_alike_under_any_setting(db):
     session = db.connect(options="-c array_nulls=off -c xmloption=document")
     assert db.value("SELECT audit_cast(NULL::text[], '[\"a\", null, \"NULL\"]')", connection=session) == ["a", None, "NULL"]
-    assert db.value("SELECT audit_cast(NULL::xml, '\"<a/>text\"')::text", connection=session) == "<a/>text"
+    try:
+        assert db.value("SELECT audit_cast(NULL::xml, '\"<a/>text\"')::text", connection=session) == "<a/>text"
+    except psycopg2.errors.InvalidCharacterValueForCast:  # a server that is built without libxml refuses any
+        assert code(db, "SELECT '<a/>'::xml") == "0A000"
 
 
 def test_an_error_of_reading_the_slot_is_in_the_servers_log(paused):
