@@ -41,7 +41,7 @@ CREATE VIEW audit_cdc_internal.published_tables AS
   JOIN pg_namespace AS n ON n.nspname = t.schemaname
   JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
   WHERE t.schemaname <> 'audit_cdc_internal'
-    AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_relations WHERE until_lsn IS NULL);
+    AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_tables WHERE until_lsn IS NULL);
 
 -- Names of what is captured of a table: itself, its partitions, or the root under whose name it is. Null: nothing.
 CREATE FUNCTION audit_cdc_internal.captured_of(relation oid) RETURNS text LANGUAGE sql STABLE

@@ -141,7 +141,7 @@ BEGIN
         FROM pg_publication_tables AS t
         JOIN pg_namespace AS n ON n.nspname = t.schemaname JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
         WHERE t.pubname = publication AND t.schemaname <> 'audit_cdc_internal' AND c.relkind = 'r'
-          AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_relations WHERE until_lsn IS NULL)) AS t
+          AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_tables WHERE until_lsn IS NULL)) AS t
   WHERE t.is_refused OR t.relreplident <> 'f';
   IF refused IS NOT NULL AND (SELECT p.pubupdate OR p.pubdelete FROM pg_publication AS p WHERE p.pubname = publication) THEN
     RAISE WARNING 'while they are published, PostgreSQL refuses UPDATE and DELETE of tables whose replica identity is missing or not published whole'

@@ -1,6 +1,7 @@
 -- Tables that capture leaves out: by somebody who owns them and is an admin, for a reason, on record.
 
--- Rows are never deleted. A change is left out if its commit is at or after from_lsn and before until_lsn.
+-- Rows are never deleted. A change is left out if its commit is at or after from_lsn and before until_lsn. Partitions have rows of
+-- their own: one that is attached later is captured until an admin excludes it too.
 CREATE TABLE audit_cdc_internal.excluded_tables (
   relation oid NOT NULL,
   table_schema name NOT NULL,
@@ -16,14 +17,6 @@ CREATE TABLE audit_cdc_internal.excluded_tables (
   PRIMARY KEY (relation, from_lsn)
 );
 CREATE UNIQUE INDEX excluded_tables_now ON audit_cdc_internal.excluded_tables (relation) WHERE until_lsn IS NULL;
-
--- With their partitions. No lock is taken on any.
-CREATE VIEW audit_cdc_internal.excluded_relations AS
-  WITH RECURSIVE parts AS (
-    SELECT relation, from_lsn, until_lsn FROM audit_cdc_internal.excluded_tables
-    UNION SELECT i.inhrelid, p.from_lsn, p.until_lsn
-    FROM parts AS p JOIN pg_inherits AS i ON i.inhparent = p.relation JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition)
-  SELECT * FROM parts;
 
 CREATE VIEW @extschema@.audit_excluded_tables AS
   SELECT relation::regclass AS relation, table_schema, table_name, reason, excluded_by, excluded_at, from_lsn,
@@ -43,6 +36,7 @@ COMMENT ON COLUMN @extschema@.audit_excluded_tables.included_at IS 'when; null: 
 COMMENT ON COLUMN @extschema@.audit_excluded_tables.until_lsn IS 'what commits from this position on is captured again; null: it is excluded';
 
 COMMENT ON FUNCTION @extschema@.audit_exclude_table(regclass, text) IS
-'Leaves a table, and its partitions, out of capture: what commits from now on is not in the log. reason is kept in audit_excluded_tables, with who called it and when. For members of audit_cdc_admin that own the table. Errors: 22004 (null), 22023 (empty reason), 42501 (not its owner and admin), 42809 (not a table), 42710 (excluded already).';
+'Leaves a table, and the partitions that it has now, out of capture: what commits from now on is not in the log. Called again, it takes in
+partitions that came since. reason is kept in audit_excluded_tables, with who called it and when. For members of audit_cdc_admin that own the table. Errors: 22004 (null), 22023 (empty reason), 42501 (not its owner and admin), 42809 (not a table), 42710 (all of it is excluded already).';
 COMMENT ON FUNCTION @extschema@.audit_include_table(regclass, text) IS
 'Ends what audit_exclude_table() began: what commits from now on is captured again, if the publication has the table. It waits for a pass of capture that is under way. For members of audit_cdc_admin that own the table. Errors: 22004 (null), 22023 (empty reason), 42501 (not its owner and admin), 42809 (not a table), 55000 (not excluded).';

@@ -21,13 +21,14 @@ thread_local! {
     static EXCLUDE: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.excluded_tables (relation, table_schema, table_name, reason, excluded_by)
          SELECT c.oid, n.nspname, c.relname, $3, pg_get_userbyid($2)
-         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
+         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE c.oid = $1 OR c.oid IN (SELECT relid FROM pg_partition_tree($1))
          ON CONFLICT (relation) WHERE until_lsn IS NULL DO NOTHING RETURNING relation", &[OIDOID, OIDOID, TEXTOID]) };
 
     static INCLUDE: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.excluded_tables
          SET included_reason = $3, included_by = pg_get_userbyid($2), included_at = clock_timestamp(), until_lsn = pg_current_wal_insert_lsn()
-         WHERE relation = $1 AND until_lsn IS NULL RETURNING relation", &[OIDOID, OIDOID, TEXTOID]) };
+         WHERE (relation = $1 OR relation IN (SELECT relid FROM pg_partition_tree($1))) AND until_lsn IS NULL RETURNING relation", &[OIDOID, OIDOID, TEXTOID]) };
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_exclude_table(relation regclass, reason text)

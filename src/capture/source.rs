@@ -23,7 +23,7 @@ thread_local! {
         &[BuiltinOid::INT8OID]) };
 
     static EXCLUDED: Statement = const { Statement::new(
-        "SELECT relation, (from_lsn - '0/0')::bigint, (until_lsn - '0/0')::bigint FROM audit_cdc_internal.excluded_relations",
+        "SELECT relation, (from_lsn - '0/0')::bigint, (until_lsn - '0/0')::bigint FROM audit_cdc_internal.excluded_tables",
         &[]) };
 }
 

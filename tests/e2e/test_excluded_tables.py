@@ -84,6 +84,20 @@ def test_what_is_excluded_and_included_is_on_record(paused):
     assert len(excluded(paused)) == 1
 
 
+def test_who_attaches_a_table_to_an_excluded_one_does_not_hide_it(paused):
+    """Its owner alone can do that; to exclude it takes an admin."""
+    paused.run("CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+    paused.run("SELECT audit_exclude_table('parts', 'a test')")
+    paused.run("ALTER TABLE t ALTER id SET NOT NULL; ALTER TABLE parts ATTACH PARTITION t FOR VALUES FROM (0) TO (100)")
+    paused.run("INSERT INTO t VALUES (1, 'a'); INSERT INTO parts VALUES (2, 'b')")
+    capture(paused)
+    assert paused.rows("SELECT record_id FROM audit_logs ORDER BY 1") == [("1",), ("2",)]
+    paused.run("SELECT audit_exclude_table('parts', 'with what has come since')")
+    paused.run("INSERT INTO t VALUES (3, 'c')")
+    capture(paused)
+    assert paused.value("SELECT count(*) FROM audit_logs") == 2
+
+
 def test_a_partition_is_excluded_with_its_table(paused):
     paused.run("CREATE TABLE p (id int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT")
     paused.run("SELECT audit_exclude_table('p', 'a test')")
