@@ -106,8 +106,10 @@ def test_a_large_one_is_captured_once(paused):
     assert len(read) == 300 and all(message["metadata"]["transaction_annotations"] == annotations for message in read)
     assert capture(paused) == 300
     comes_out_whole(paused, 300, annotations)
-    # the same messages by the other way: known already, and nothing is stored again
-    assert paused.ingest(batch(read[:9])) == (9, 0, 9, 0)
+    # the same annotation by the other way, of another source: it is not stored again
+    for message in read[:9]:
+        message["metadata"]["database"]["id"] = "elsewhere"
+    assert paused.ingest(batch(read[:9])) == (9, 9, 0, 0)
     assert paused.value("SELECT count(*) FROM audit_cdc_internal.large_annotations") == 1
 
 
