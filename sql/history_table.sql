@@ -78,7 +78,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text) IS 'Serves audit_create_history.';
 
 CREATE FUNCTION @extschema@.audit_create_history(source regclass, history text DEFAULT NULL, database_id text DEFAULT NULL)
-  RETURNS regclass LANGUAGE plpgsql AS $$
+  RETURNS regclass LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   called record;
   layout record;
@@ -110,8 +110,9 @@ DECLARE
   layout record;
 BEGIN
   SELECT d.* INTO described FROM @extschema@.audit_described_tables AS d
-  WHERE d.database_id = audit_create_history.database_id AND d.table_schema = audit_create_history.table_schema
-    AND d.table_name = audit_create_history.table_name
+  WHERE d.database_id OPERATOR(pg_catalog.=) audit_create_history.database_id
+    AND d.table_schema OPERATOR(pg_catalog.=) audit_create_history.table_schema
+    AND d.table_name OPERATOR(pg_catalog.=) audit_create_history.table_name
   ORDER BY d.valid_from DESC LIMIT 1;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'table "%.%" of database "%" is not described', table_schema, table_name, database_id
@@ -124,7 +125,7 @@ BEGIN
          pg_catalog.string_agg(pg_catalog.format('%s %s', c.key, c.value), ', ' ORDER BY k.place, c.key) FILTER (WHERE pg_catalog.to_regtype(c.value) IS NULL) AS absent
     INTO layout
   FROM pg_catalog.jsonb_each_text(described.column_types) AS c
-  LEFT JOIN pg_catalog.unnest(described.key_columns) WITH ORDINALITY AS k(name, place) ON k.name = c.key;
+  LEFT JOIN pg_catalog.unnest(described.key_columns) WITH ORDINALITY AS k(name, place) ON k.name OPERATOR(pg_catalog.=) c.key;
   IF layout.absent IS NOT NULL THEN
     RAISE NOTICE 'types that this database does not have become text: %', layout.absent;
   END IF;

@@ -58,7 +58,8 @@ CREATE VIEW audit_cdc_internal.runnable_projections AS
          p.fed_to, p.rule,
          format(E'INSERT INTO %s (%s) SELECT %2$s FROM (%s\n) AS rule',
                 CASE WHEN EXISTS (SELECT FROM pg_class WHERE oid = p.target) THEN p.target::text
-                     ELSE quote_ident('the dropped target of ' || p.name) END,
+                     -- nobody can make a table there, and take its place
+                     ELSE 'pg_catalog.' || quote_ident('the dropped target of ' || p.name) END,
                 (SELECT string_agg(quote_ident(c), ', ' ORDER BY place) FROM unnest(p.columns) WITH ORDINALITY AS u(c, place)), p.rule) AS statement,
          (SELECT 'SET CONSTRAINTS ' || string_agg(DISTINCT format('%I.%I', n.nspname, c.conname), ', ') || ' IMMEDIATE'
           FROM pg_constraint AS c JOIN pg_namespace AS n ON n.oid = c.connamespace

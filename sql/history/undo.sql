@@ -201,6 +201,21 @@ BEGIN
 END
 $$;
 
+-- A table that a foreign key would change along, and whose owner has not the rights of this one's: to look at its rows would run that owner's code
+-- (types, casts, row security) with these rights.
+CREATE FUNCTION audit_cdc_internal.stranger_along(target audit_cdc_internal.target, from_row jsonb, to_row jsonb) RETURNS text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT min(c.conrelid::regclass::text)
+  FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid JOIN pg_class AS t ON t.oid = c.confrelid
+  WHERE c.contype = 'f' AND c.confrelid = target.relation AND from_row IS NOT NULL
+    AND CASE WHEN to_row IS NULL THEN c.confdeltype IN ('c', 'n', 'd')
+             ELSE c.confupdtype IN ('c', 'n', 'd') AND EXISTS (
+               SELECT FROM pg_attribute AS a WHERE a.attrelid = c.confrelid AND a.attnum = ANY (c.confkey)
+                 AND from_row -> a.attname::text IS DISTINCT FROM to_row -> a.attname::text) END
+    AND NOT pg_has_role(r.relowner, t.relowner, 'USAGE');
+END;
+
 CREATE FUNCTION audit_cdc_internal.why_not(change audit_cdc_internal.chosen, target audit_cdc_internal.target, is_redo boolean) RETURNS text
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -211,6 +226,7 @@ DECLARE
   from_row CONSTANT jsonb := CASE WHEN is_redo THEN change.old_row ELSE change.new_row END;
   to_row CONSTANT jsonb := CASE WHEN is_redo THEN change.new_row ELSE change.old_row END;
   gone text[];
+  stranger text;
 BEGIN
   IF change.action = 'truncate' THEN
     RETURN CASE WHEN is_redo THEN 'a truncate is not redone' ELSE 'a truncate is not undone: audit_as_of() gives the rows before it' END;
@@ -242,6 +258,10 @@ BEGIN
   END IF;
   gone := ARRAY(SELECT t.key FROM jsonb_each(to_row) AS t WHERE target.types <> '{}' AND NOT target.types ? t.key AND t.key <> ALL (target.generated)
                   AND CASE WHEN from_row IS NULL THEN t.value <> 'null' ELSE from_row -> t.key IS DISTINCT FROM t.value END ORDER BY t.key);
+  stranger := audit_cdc_internal.stranger_along(target, from_row, to_row);
+  IF stranger IS NOT NULL THEN
+    RETURN format('rows of %s may go along, and its owner lacks the rights of the table''s owner', stranger);
+  END IF;
   IF gone <> '{}' THEN
     RETURN format('the table does not have %s any more', array_to_string(gone, ', '));
   END IF;
@@ -343,6 +363,7 @@ DECLARE
   conflicts pg_catalog.int8 := 0;
   outcomes pg_catalog.jsonb[] := '{}';
   in_force pg_catalog.jsonb; -- without ours
+  others pg_catalog.jsonb; -- of its members, those without a parameter of their own
 BEGIN
   BEGIN
     in_force := @extschema@.audit_annotate(NULL::text, NULL::text, NULL::text, pg_catalog.jsonb_build_object(call, what), NULL::jsonb) OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
@@ -382,8 +403,10 @@ BEGIN
     -- what comes later in the transaction is not of the undo
     PERFORM @extschema@.audit_annotate_clear();
     IF in_force OPERATOR(pg_catalog.<>) '{"metadata": {}}' THEN
+      others := in_force OPERATOR(pg_catalog.-) ARRAY['username', 'source', 'request_id', 'metadata'];
       PERFORM @extschema@.audit_annotate(in_force OPERATOR(pg_catalog.->>) 'username', in_force OPERATOR(pg_catalog.->>) 'source', in_force OPERATOR(pg_catalog.->>) 'request_id',
-        nullif(in_force OPERATOR(pg_catalog.->) 'metadata', '{}'), nullif(in_force OPERATOR(pg_catalog.-) ARRAY['username', 'source', 'request_id', 'metadata'], '{}'));
+        CASE WHEN in_force OPERATOR(pg_catalog.->) 'metadata' OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb THEN in_force OPERATOR(pg_catalog.->) 'metadata' END,
+        CASE WHEN others OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb THEN others END);
     END IF;
     IF outcomes OPERATOR(pg_catalog.=) '{}' THEN
       RAISE NOTICE 'nothing is to be %', done USING HINT = 'Only changes that the log has are taken, no backfilled rows, and without database_id those of this database.';

@@ -11,6 +11,18 @@ pub fn lock_log() {
     }
 }
 
+/// As an INSERT locks it, until the transaction ends: it is not dropped, nor given to another owner or another trigger.
+pub fn lock_table(table: pg_sys::Oid) {
+    // SAFETY: the lock is of the current transaction; there may be no such table.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
+}
+
+/// The same, unless somebody stands in the way.
+pub fn try_lock_table(table: pg_sys::Oid) -> bool {
+    // SAFETY: as above.
+    unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
+}
+
 /// Locks on objects of ours, which no SQL can take (advisory locks anybody can).
 fn tag(table: &CStr, object: i32) -> pg_sys::LOCKTAG {
     // SAFETY: the names are constants.

@@ -51,6 +51,11 @@ unsafe extern "C-unwind" fn accessed(
         // SAFETY: of a drop, the argument is an ObjectAccessDrop.
         pg_sys::ObjectAccessType::OAT_DROP if !unsafe { is_internal(argument) } => removed(class, object),
         pg_sys::ObjectAccessType::OAT_POST_ALTER if class == pg_sys::NamespaceRelationId => altered(object),
+        pg_sys::ObjectAccessType::OAT_POST_CREATE | pg_sys::ObjectAccessType::OAT_POST_ALTER
+            if class == pg_sys::ProcedureRelationId =>
+        {
+            made_routine(object);
+        }
         _ => {}
     }
 }
@@ -135,6 +140,36 @@ fn altered(schema: pg_sys::Oid) {
     }
 }
 
+/// An overload beside a function of ours may fit a call better, and would be called in its place.
+fn made_routine(routine: pg_sys::Oid) {
+    let Some(extension) = extension() else { return };
+    if is_superuser() || is_own_script(extension.oid) {
+        return;
+    }
+    let routines = |read: &dyn Fn(&pg_sys::FormData_pg_proc) -> bool| {
+        first_row(pg_sys::ProcedureRelationId, |row| {
+            // SAFETY: a row of pg_proc begins with this struct.
+            let row = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_proc>() };
+            read(row).then_some(row.proname)
+        })
+    };
+    let Some(name) = routines(&|row| row.oid == routine && row.pronamespace == extension.extnamespace) else { return };
+    let is_like_ours = routines(&|row| {
+        row.proname.data == name.data
+            && row.oid != routine
+            // SAFETY: reads the catalogs.
+            && unsafe { pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, row.oid) } == extension.oid
+    })
+    .is_some();
+    if is_like_ours {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied to make a function beside one of audit_cdc that has its name",
+            "Choose another name or another schema. A superuser may.",
+        );
+    }
+}
+
 fn refuse(sqlstate: PgSqlErrorCode, message: &'static str, hint: &str) {
     ErrorReport::new(sqlstate, message, "refuse").set_hint(hint).report(PgLogLevel::ERROR);
 }
@@ -176,7 +211,9 @@ fn first_row<T>(table: pg_sys::Oid, read: impl Fn(pg_sys::HeapTuple) -> Option<T
         if relation.is_null() {
             return None;
         }
-        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, null_mut(), 0, null_mut());
+        // a row that is just being made counts
+        let snapshot = &raw mut pg_sys::SnapshotSelfData;
+        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, null_mut());
         let rows = std::iter::from_fn(|| Some(pg_sys::systable_getnext(scan)).filter(|row| !row.is_null()));
         let found = rows.into_iter().find_map(read);
         pg_sys::systable_endscan(scan);

@@ -23,12 +23,13 @@ pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs code of `owner` that the current user has only called: with the rights of whichever of the two has less.
+/// Runs code of `owner` that the current user has only called, so that the owner gains nothing: as the owner, unless the owner has all rights of
+/// the current user anyway.
 pub fn with_least_rights<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let user = current_user();
     // SAFETY: reads the catalogs' caches.
-    let is_covered = unsafe { pg_sys::has_privs_of_role(user, owner) };
-    restricted(if is_covered { owner } else { user }, &[], work)
+    let is_covered = unsafe { pg_sys::has_privs_of_role(owner, user) };
+    restricted(if is_covered { user } else { owner }, &[], work)
 }
 
 /// Does the current user have all rights of another role, and is another?

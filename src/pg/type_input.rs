@@ -1,7 +1,7 @@
 use super::role::with_least_rights;
 use crate::capture::Kind;
 use crate::cast::Shape;
-use pgrx::{PgTupleDesc, pg_sys};
+use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
 /// A type's input function, and what decides how values of the type are encoded.
@@ -13,8 +13,8 @@ pub struct TypeInput {
     pub shape: Shape,
     /// Of the category of strings: any text is a value of it.
     pub is_textual: bool,
-    /// Of a domain somewhere in the type, whose conditions are code of its owner.
-    domain_owner: Option<pg_sys::Oid>,
+    /// Whose code may run when a value is read.
+    code_owner: Option<pg_sys::Oid>,
 }
 
 impl TypeInput {
@@ -29,8 +29,8 @@ impl TypeInput {
             let (mut category, mut preferred) = (0, false);
             pg_sys::get_type_category_preferred(base, &mut category, &mut preferred);
             let is_textual = category as u8 == pg_sys::TYPCATEGORY_STRING;
-            let domain_owner = domain_owner(oid);
-            Self { function, parameter, oid, modifier, shape: shape(oid), is_textual, domain_owner }
+            let code_owner = code_owner(oid);
+            Self { function, parameter, oid, modifier, shape: shape(oid), is_textual, code_owner }
         }
     }
 
@@ -41,7 +41,7 @@ impl TypeInput {
         let mut read = || unsafe {
             pg_sys::InputFunctionCall(&mut self.function, text.as_ptr().cast_mut(), self.parameter, self.modifier)
         };
-        match self.domain_owner {
+        match self.code_owner {
             None => read(),
             Some(owner) => with_least_rights(owner, read),
         }
@@ -118,33 +118,20 @@ fn shape(oid: pg_sys::Oid) -> Shape {
     }
 }
 
-/// Who owns the domains of which values of a type may consist. Of several, one who is no superuser.
-fn domain_owner(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    let mut owners = Vec::new();
-    add_domain_owners(oid, &mut owners);
-    // SAFETY: reads the catalogs' caches.
-    owners.iter().copied().find(|owner| unsafe { !pg_sys::superuser_arg(*owner) }).or(owners.first().copied())
-}
-
-fn add_domain_owners(oid: pg_sys::Oid, owners: &mut Vec<pg_sys::Oid>) {
-    let Some(row) = type_row(oid) else { return };
-    match row.typtype as u8 {
-        pg_sys::TYPTYPE_DOMAIN => {
-            owners.push(row.typowner);
-            add_domain_owners(row.typbasetype, owners);
-        }
-        pg_sys::TYPTYPE_COMPOSITE => {
-            // SAFETY: the descriptor is counted, and let go when it is dropped.
-            let layout = unsafe { PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(oid, -1)) };
-            layout.iter().filter(|column| !column.is_dropped()).for_each(|column| {
-                add_domain_owners(column.type_oid().value(), owners);
-            });
-        }
-        // SAFETY: reads the catalogs' caches.
-        pg_sys::TYPTYPE_RANGE => add_domain_owners(unsafe { pg_sys::get_range_subtype(oid) }, owners),
-        pg_sys::TYPTYPE_MULTIRANGE => add_domain_owners(unsafe { pg_sys::get_multirange_range(oid) }, owners),
-        _ if row.typelem != pg_sys::InvalidOid => add_domain_owners(row.typelem, owners),
-        _ => {}
+/// Whose code may run when a value of the type is read: the owner of the outermost type that users have made and that may hold a domain, whether
+/// it does now or not. What stands within it is that owner's choice.
+fn code_owner(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let row = type_row(oid)?;
+    let holds_types = matches!(
+        row.typtype as u8,
+        pg_sys::TYPTYPE_DOMAIN | pg_sys::TYPTYPE_COMPOSITE | pg_sys::TYPTYPE_RANGE | pg_sys::TYPTYPE_MULTIRANGE
+    );
+    if holds_types && oid.to_u32() >= pg_sys::FirstNormalObjectId {
+        Some(row.typowner)
+    } else if row.typelem != pg_sys::InvalidOid {
+        code_owner(row.typelem)
+    } else {
+        None
     }
 }
 

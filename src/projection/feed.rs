@@ -1,14 +1,19 @@
 //! New entries, and those that waited, on their way to the projections.
 
 use super::fill::last_log_id;
-use super::run::{Patience, Projection, Taken, run_text};
+use super::run::{LONGEST_LOCK, Patience, Projection, Taken, is_passing, judge, run_text};
 use crate::message::Reject;
-use crate::pg::{BuiltinOid, LogRow, log_rows, notice_new_tables, return_fed_rows, rolled_back, try_share_projection};
+use crate::pg::{
+    BuiltinOid, LogRow, lock_table, log_rows, notice_new_tables, return_fed_rows, rolled_back, subtransaction,
+    try_lock_table, try_share_projection, with_settings,
+};
+use crate::settings::rule_timeout;
 use crate::sqlstate::SqlState;
 use crate::statement::Statement;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::cell::RefCell;
+use std::time::Instant;
 
 use BuiltinOid::{INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID};
 
@@ -25,8 +30,8 @@ const LOOP: &str =
     "the change comes from a transaction in which projections were filled: fed again, it might never end";
 
 thread_local! {
-    static ANY: Statement = const { Statement::new(
-        "SELECT FROM audit_cdc_internal.projections WHERE fed_to IS NULL LIMIT 1", &[]) };
+    static TARGETS: Statement = const { Statement::new(
+        "SELECT target::oid FROM audit_cdc_internal.projections WHERE fed_to IS NULL", &[]) };
 
     static ACTIVE: Statement = const { Statement::new(
         "SELECT * FROM audit_cdc_internal.runnable_projections WHERE fed_to IS NULL ORDER BY id", &[]) };
@@ -86,15 +91,23 @@ use {entries_of, not_found, unprojected};
 /// The enabled projections. They stay so while the caller holds its lock on the log.
 pub fn active(is_of_a_rule: bool) -> Vec<Projection> {
     // most logs have none, and to look for one is cheap
-    if ANY.with(|any| any.run(Vec::new, |rows| Ok(rows.is_empty()))) {
+    let targets: Vec<pg_sys::Oid> = TARGETS.with(|targets| {
+        targets.run(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or(pg_sys::Oid::INVALID))).collect())
+    });
+    if targets.is_empty() {
         return Vec::new();
     }
+    // what is read of a target now holds until the transaction ends
+    let locked: Vec<pg_sys::Oid> = targets.into_iter().filter(|target| is_locked(*target)).collect();
+    let start = Instant::now();
     let mut active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
     for projection in &mut active {
         projection.is_looping = is_of_a_rule;
         let is_filled_here = FILLING.with(|filling| filling.borrow().contains(&projection.id));
-        projection.is_free = !is_filled_here && try_share_projection(projection.id);
-        if projection.is_free && projection.is_waiting && !projection.is_slow.get() {
+        projection.is_free =
+            !is_filled_here && locked.contains(&projection.target) && try_share_projection(projection.id);
+        let may_catch_up = projection.is_free && projection.is_waiting && !projection.is_slow.get();
+        if may_catch_up && has_time(start) {
             // in steps, so that no ingest has to do it all
             catch_up_step(projection, false, 0, i64::MAX, Patience::Short);
         }
@@ -117,11 +130,12 @@ pub fn while_filling<T>(projection: i32, work: impl FnOnce() -> T) -> T {
 
 /// Feeds new entries to each of `projections`.
 pub fn feed(projections: &[Projection], entries: &[LogRow]) {
+    let start = Instant::now();
     for projection in projections {
         if projection.is_free && projection.is_looping {
             let reject = Reject::new(SqlState::TRIGGERED_DATA_CHANGE_VIOLATION, LOOP);
             note_refused(projection, entries.iter().map(|entry| (*entry, reject.clone())).collect());
-        } else if projection.is_free && !projection.is_slow.get() {
+        } else if projection.is_free && !projection.is_slow.get() && has_time(start) {
             let Taken { refused, postponed } = projection.run(entries, Patience::Short);
             note_refused(projection, refused);
             note_waiting(projection, &postponed);
@@ -129,6 +143,22 @@ pub fn feed(projections: &[Projection], entries: &[LogRow]) {
             note_waiting(projection, entries);
         }
     }
+}
+
+/// Locks a target, unless somebody holds it for longer than an ingest waits.
+fn is_locked(target: pg_sys::Oid) -> bool {
+    let wait = || with_settings(&[("lock_timeout", Some(LONGEST_LOCK))], || lock_table(target));
+    try_lock_table(target)
+        || match subtransaction(wait) {
+            Ok(()) => true,
+            Err(error) if judge(&error).is_some_and(|reject| is_passing(reject.sqlstate)) => false,
+            Err(error) => error.rethrow(),
+        }
+}
+
+/// Many rules that are just in time take long together: what comes after the time of one of them waits.
+fn has_time(start: Instant) -> bool {
+    rule_timeout().is_none_or(|timeout| start.elapsed() < timeout)
 }
 
 /// Feeds what waits now, and what failed too if `failed`. Returns how many entries the rule has taken.

@@ -6,7 +6,7 @@ use super::fill::{fill, settle};
 use super::rule;
 use super::run::{Projection, run_text};
 use crate::capture::exclude_new_table;
-use crate::pg::{ErrorReport, as_extension, current_user, lock_projection, setting};
+use crate::pg::{ErrorReport, as_extension, current_user, lock_projection, lock_table, setting};
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
 
@@ -346,8 +346,14 @@ fn changed() {
     CHANGED.with(|changed| changed.run(Vec::new, |_| Ok(())));
 }
 
+/// With its target locked, so that none takes its place.
 fn find(name: &str) -> Option<Projection> {
-    as_extension(|| FIND.with(|find| find.run(|| vec![name.into()], |rows| Ok(Projection::read_all(rows)?.pop()))))
+    let find = || FIND.with(|find| find.run(|| vec![name.into()], |rows| Ok(Projection::read_all(rows)?.pop())));
+    as_extension(|| {
+        let target = find()?.target;
+        lock_table(target);
+        find().filter(|projection| projection.target == target)
+    })
 }
 
 fn found(name: &str) -> Result<Projection, ErrorReport> {

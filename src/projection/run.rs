@@ -21,7 +21,7 @@ const MOST_PLANS: usize = 100;
 /// So long one ingest looks for the entries that a rule cannot take.
 const LONGEST_SEARCH: Duration = Duration::from_secs(5);
 /// So long one ingest waits for somebody who has locked what a rule needs.
-const LONGEST_LOCK: &str = "500ms";
+pub const LONGEST_LOCK: &str = "500ms";
 
 const TOO_SLOW: &str = "the rule takes longer than audit_cdc.rule_timeout";
 const FORBIDDEN: &str = "the target's owner has not the rights of the rule's owner";
@@ -39,6 +39,8 @@ thread_local! {
         "UPDATE audit_cdc_internal.projections SET slow_since = now() WHERE id = $1 AND slow_since IS NULL", &[BuiltinOid::INT4OID]) };
 
     static TEMPORARY: Statement = const { Statement::new("SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = $1", &[BuiltinOid::OIDOID]) };
+
+    static TEMPORARY_NAMES: Statement = const { Statement::new("SELECT relname::text FROM pg_catalog.pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'p', 'v', 'f')", &[BuiltinOid::OIDOID]) };
 
     static PLANS: RefCell<HashMap<PlanKey, Rc<OwnedPreparedStatement>>> = RefCell::default();
 }
@@ -195,6 +197,7 @@ impl Projection {
 
     fn attempt(&self, entries: &[LogRow], patience: Patience) {
         show_progress_again();
+        self.refuse_temporary_names();
         let settings: &[_] = if patience == Patience::Short { &[("lock_timeout", Some(LONGEST_LOCK))] } else { &[] };
         self.with_rights_and(settings, || {
             self.with_constraints_checked_at_once(|| {
@@ -204,6 +207,21 @@ impl Projection {
                 });
             });
         });
+    }
+
+    /// What a rule names and what is gone must not be found among the temporary tables and views of whoever has the session: its entries wait
+    /// for another session.
+    fn refuse_temporary_names(&self) {
+        let Some(schema) = temporary_schema() else { return };
+        let names: Vec<String> = TEMPORARY_NAMES.with(|names| {
+            names.run(|| vec![schema.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
+        });
+        let rule = self.rule.to_lowercase();
+        if names.iter().any(|name| rule.contains(&name.to_lowercase())) {
+            let message =
+                format!("this session has a temporary relation that the rule of projection \"{}\" names", self.name);
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message, "rule").report(PgLogLevel::ERROR);
+        }
     }
 
     /// With the rights of the rule's owner.
@@ -274,7 +292,7 @@ pub fn run_text(statement: &str) {
 
 /// Whatever a rule raises is its own affair and never stops an ingest. Raised is only what PostgreSQL itself says to this
 /// session: cancel, timeout, shutdown.
-fn judge(error: &CaughtError) -> Option<Reject> {
+pub fn judge(error: &CaughtError) -> Option<Reject> {
     let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else { return None };
     let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
     let is_interrupt = sqlstate.class() == b"57" && report.file().ends_with("postgres.c");
@@ -287,6 +305,6 @@ fn judge_finally(error: &CaughtError) -> Option<Reject> {
 }
 
 /// Conflicts between transactions, and locks that others hold: tried again they may be gone.
-fn is_passing(sqlstate: SqlState) -> bool {
-    sqlstate.class() == b"40" || sqlstate.0 == *b"55P03"
+pub fn is_passing(sqlstate: SqlState) -> bool {
+    sqlstate.class() == b"40" || matches!(&sqlstate.0, b"55P03" | b"55006")
 }

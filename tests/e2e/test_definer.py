@@ -107,3 +107,18 @@ def test_every_statement_of_the_install_script_meant_postgresql(db):
         JOIN pg_depend AS m ON (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'
         WHERE p.pronamespace <> 'pg_catalog'::regnamespace
           AND NOT EXISTS (SELECT FROM pg_depend AS x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'e')""") == []
+
+
+def test_bodies_without_a_pinned_path_name_their_operators(db):
+    """What people call runs under their search_path, which the database's owner may set for a superuser too. The rest runs within what pins it."""
+    called_by_people = {signature for signature, in db.rows("""SELECT p.oid::regprocedure::text FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+        WHERE a.grantee NOT IN (p.proowner, 'audit_cdc_worker'::regrole)""")}
+    bodies = [function for function in members(db) if function["signature"] in called_by_people and not function["is_bound"] and function["lanname"] != "c"
+              and not any(setting.startswith("search_path=") for setting in function["settings"])]
+    assert len(bodies) > 5
+    found = set()
+    for function in bodies:
+        body = re.sub(r"--[^\n]*|'(?:[^']|'')*'|OPERATOR\(pg_catalog\.[^)]*\)", " ", function["prosrc"])
+        body = re.sub(r":=|=>|::|\.\.|\b(?:ERRCODE|DETAIL|HINT)\s*=", " ", body)
+        found |= {(function["signature"], word) for word in re.findall(r"[<>=+*/~^|-]+|\b(?:nullif|like|between|similar|distinct from)\b|\bIN\s*\(", body, re.I) if word not in ("*", "-")}
+    assert found == set()

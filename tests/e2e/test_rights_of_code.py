@@ -29,7 +29,7 @@ def mallory(source):
     source.run(f"CREATE SCHEMA lair AUTHORIZATION rights_mallory; GRANT USAGE ON SCHEMA lair TO PUBLIC; "
                "SET ROLE rights_mallory; CREATE TABLE lair.loot (who text); GRANT ALL ON lair.loot TO PUBLIC;" + CLIMB)
     yield source
-    source.run("DROP OWNED BY rights_mallory CASCADE; DROP OWNED BY rights_clerk CASCADE")
+    source.run("DROP OWNED BY rights_mallory, rights_clerk, rights_dbo CASCADE")
     admin(f"ALTER DATABASE {source.name} OWNER TO postgres; DROP ROLE rights_mallory; DROP ROLE rights_clerk; DROP ROLE rights_dbo")
 
 
@@ -55,13 +55,35 @@ def test_a_backfill_reads_what_row_security_hides_from_the_owner(mallory):
 
 
 @pytest.mark.parametrize("type_", ["lair.dom", "lair.dom[]", "lair.pair", "lair.outer_dom"])
-@pytest.mark.parametrize("caller, expected", [("postgres", "rights_mallory"), ("rights_clerk", "rights_clerk")])
-def test_a_cast_runs_the_conditions_of_a_domain_with_the_lesser_rights(mallory, type_, caller, expected):
+@pytest.mark.parametrize("caller", ["postgres", "rights_clerk"])
+def test_a_cast_runs_the_conditions_of_a_domain_with_its_owners_rights(mallory, type_, caller):
+    """Whoever calls lends her nothing: a clerk's rights to read the log are no more hers than a superuser's are."""
     mallory.run(f"SET ROLE rights_mallory; CREATE TYPE lair.pair AS (a int, b lair.dom); CREATE DOMAIN lair.outer_dom AS lair.dom; CREATE TABLE lair.t (id {type_}); TRUNCATE lair.loot")
     mallory.run("GRANT audit_cdc_reader TO rights_clerk")
     value = {"lair.dom[]": "[1, 2]", "lair.pair": '"(1,2)"'}.get(type_, "7")
     mallory.run(f"SET ROLE {caller}; SELECT audit_row(NULL::lair.t, '{{\"id\": {value}}}')")
-    assert ran_as(mallory) == {expected}
+    assert ran_as(mallory) == {"rights_mallory"}
+
+
+def test_a_domain_beside_somebody_elses_runs_as_who_put_it_there(mallory):
+    mallory.run("SET ROLE rights_clerk; CREATE DOMAIN pg_temp.nothing AS int")
+    mallory.run("CREATE SCHEMA desk AUTHORIZATION rights_clerk; GRANT USAGE ON SCHEMA desk TO PUBLIC; SET ROLE rights_clerk; CREATE DOMAIN desk.dom AS int")
+    mallory.run("SET ROLE rights_mallory; CREATE TYPE lair.both AS (a desk.dom, b lair.dom); CREATE TABLE lair.p (id int, p lair.both)")
+    mallory.run("""SELECT audit_row(NULL::lair.p, '{"id": 1, "p": "(1,2)"}')""")
+    assert ran_as(mallory) == {"rights_mallory"}
+
+
+def test_a_type_that_gets_a_domain_while_it_is_read(mallory):
+    mallory.run("""SET ROLE rights_mallory; CREATE TYPE lair.later AS (a int);
+        CREATE FUNCTION lair.grow(value int) RETURNS boolean LANGUAGE plpgsql AS $$
+        BEGIN ALTER TYPE lair.later ADD ATTRIBUTE d lair.dom; RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END $$;
+        CREATE DOMAIN lair.growing AS int CHECK (lair.grow(value)); CREATE TABLE lair.g (id lair.growing, c lair.later)""")
+    with mallory.connect().cursor() as cursor:
+        try:
+            cursor.execute("""SELECT audit_row(NULL::lair.g, '{"id": 1, "c": "(1,2)"}')""")
+        except psycopg2.Error:
+            pass
+    assert ran_as(mallory) <= {"rights_mallory"}
 
 
 def test_code_of_a_domain_leaves_nothing_in_the_session_that_casts(mallory):
@@ -99,6 +121,93 @@ def test_a_deferred_trigger_does_not_wait_for_the_superusers_commit(mallory):
     assert ran_as(mallory) == {"rights_mallory"}
 
 
+def test_undo_does_not_look_at_rows_of_strangers(mallory):
+    """Her table refers to the superuser's; its types and policies would run while undo looks whether her rows go along."""
+    mallory.run("CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO PUBLIC; CREATE TABLE app.parent (id int PRIMARY KEY, v text); ALTER TABLE app.parent REPLICA IDENTITY FULL; "
+                "GRANT REFERENCES ON app.parent TO rights_mallory; INSERT INTO app.parent VALUES (1, 'a')")
+    mallory.run("SET ROLE rights_mallory; CREATE TABLE lair.child (id lair.dom PRIMARY KEY, pid int REFERENCES app.parent ON UPDATE CASCADE ON DELETE CASCADE); "
+                "ALTER TABLE lair.child REPLICA IDENTITY FULL; INSERT INTO lair.child VALUES (10, 1)")
+    begin(mallory)
+    mallory.run("UPDATE app.parent SET id = 2; UPDATE app.parent SET v = 'b'")
+    capture(mallory)
+    mallory.run("TRUNCATE lair.loot")
+    lsn = mallory.value("SELECT min(commit_lsn) FROM audit_logs")
+    outcomes = {outcome for outcome, in mallory.rows("SELECT outcome FROM audit_undo(commit_lsn => %s)", lsn)}
+    assert any("lair.child" in outcome for outcome in outcomes), outcomes
+    assert ran_as(mallory) == set()
+
+
+TAKEN = "the dropped target of feed"
+
+
+def test_nobody_takes_the_place_of_a_target_that_is_gone(mallory):
+    table(mallory, "t")
+    begin(mallory)
+    mallory.run("CREATE TABLE lair.feed (id bigint); GRANT CREATE ON SCHEMA lair TO PUBLIC; SELECT audit_exclude_table('lair.feed', 'a test'); "
+                "SELECT audit_create_projection('feed', 'SELECT id FROM audit_new_logs', 'lair.feed')")
+    mallory.run(f"SET ROLE rights_mallory; DROP TABLE lair.feed; CREATE TABLE lair.\"{TAKEN}\" (id bigint); CREATE TABLE lair.feed (id bigint)")
+    for place in ("lair.feed", f'lair."{TAKEN}"'):
+        mallory.run(f"SET ROLE rights_mallory; CREATE TRIGGER climbing BEFORE INSERT ON {place} FOR EACH ROW EXECUTE FUNCTION lair.fire()")
+    mallory.run("INSERT INTO t VALUES (1, 'a')")
+    capture(mallory)
+    relay = mallory.connect()
+    for sql in (f'CREATE TEMP TABLE "{TAKEN}" (id bigint)', f'CREATE TRIGGER climbing BEFORE INSERT ON pg_temp."{TAKEN}" FOR EACH ROW EXECUTE FUNCTION lair.fire()',
+                "SET search_path = pg_temp, lair, public", "SELECT public.audit_ingest('[]')"):
+        relay.cursor().execute(sql)
+    assert mallory.value("SELECT count(*) FROM audit_logs WHERE table_name = 't'") == 1
+    assert mallory.rows("SELECT DISTINCT sqlstate FROM audit_projection_failures") == [("42P01",)]
+    assert ran_as(mallory) == set()
+
+
+def test_what_a_rule_names_and_is_gone_is_not_found_in_the_session_of_a_relay(mallory):
+    body = ('[{"action":"insert","record":{"id":%d},"changes":null,"metadata":{"commit_lsn":%d,"commit_idx":0,"commit_timestamp":"2026-03-01T09:00:00Z",'
+            '"record_pks":["1"],"table_schema":"s","table_name":"t","database":{"id":"d"}}}]')
+    mallory.run("CREATE TABLE lookup (id text); CREATE TABLE feed (log_id bigint)")
+    mallory.run("SELECT audit_create_projection('feed', 'SELECT l.id AS log_id FROM audit_new_logs AS l LEFT JOIN lookup AS k ON k.id = l.record_id')")
+    mallory.run("DROP TABLE lookup; GRANT audit_cdc_ingest TO rights_mallory")
+    relay = mallory.connect(user="rights_mallory")
+    relay.cursor().execute("CREATE TEMP VIEW lookup AS SELECT 'x'::text AS id FROM lair.climb() AS c WHERE c")
+    assert mallory.ingest(body % (1, 1), connection=relay)[1] == 1
+    assert ran_as(mallory) == set()
+    assert mallory.rows("SELECT waiting, failures FROM audit_projections") == [(1, 0)]
+    mallory.run("CREATE TABLE lookup (id text)")
+    assert mallory.ingest(body % (2, 2))[1] == 1
+    assert mallory.value("SELECT count(*) FROM feed") == 2
+
+
+def test_rules_that_are_just_in_time_do_not_add_up(paused):
+    """The time of one is the time of all: what comes after it waits."""
+    paused.run("CREATE SCHEMA feeds")
+    for n in (1, 2, 3):
+        paused.run(f"CREATE TABLE feeds.f{n} (log_id bigint); SELECT audit_exclude_table('feeds.f{n}', 'a test'); "
+                   f"SELECT audit_create_projection('f{n}', 'SELECT l.id AS log_id FROM audit_new_logs AS l, LATERAL (SELECT pg_sleep(CASE WHEN l.id > 0 THEN 0.7 END)) AS s', 'feeds.f{n}')")
+    admin("ALTER SYSTEM SET audit_cdc.rule_timeout = '1s'")
+    admin("SELECT pg_reload_conf()")
+    until(lambda: paused.value("SHOW audit_cdc.rule_timeout") == "1s")
+    paused.run("INSERT INTO t VALUES (1, 'a')")
+    capture(paused)
+    assert paused.rows("SELECT name, waiting FROM audit_projections ORDER BY name") == [("f1", 0), ("f2", 0), ("f3", 1)]
+
+
+@pytest.mark.parametrize("made", ["FUNCTION audit_undo(change integer) RETURNS text LANGUAGE sql AS 'SELECT NULL::text'",
+                                  "FUNCTION audit_ingest(varchar) RETURNS text LANGUAGE sql AS 'SELECT NULL::text'",
+                                  "PROCEDURE audit_capture(a int) LANGUAGE sql AS 'SELECT 1'"])
+def test_nobody_makes_an_overload_beside_ours(mallory, made):
+    admin(f"ALTER DATABASE {mallory.name} OWNER TO rights_dbo")
+    mallory.run("ALTER SCHEMA public OWNER TO pg_database_owner; CREATE SCHEMA IF NOT EXISTS elsewhere AUTHORIZATION rights_dbo")
+    as_dbo = dict(user="rights_dbo")
+    assert code(mallory, f"CREATE {made}", **as_dbo) == "42501"
+    dbo = mallory.connect(**as_dbo)
+    dbo.cursor().execute("CREATE FUNCTION public.audit_of_our_own() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    dbo.cursor().execute("SET search_path = elsewhere")
+    dbo.cursor().execute(f"CREATE {made}")
+    name = "ROUTINE " + made.split(" ", 1)[1].split(" RETURNS")[0].split(" LANGUAGE")[0]
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        dbo.cursor().execute(f"ALTER {name} SET SCHEMA public")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        dbo.cursor().execute("ALTER FUNCTION public.audit_of_our_own() RENAME TO audit_row")
+
+
 # shadows of whatever our code may name
 SHADOWS = """
 CREATE FUNCTION evil.trapped() RETURNS void LANGUAGE plpgsql AS $$
@@ -126,6 +235,7 @@ BEGIN
     FROM pg_catalog.pg_operator AS r JOIN pg_catalog.pg_type AS l ON l.oid = r.oprleft JOIN pg_catalog.pg_type AS t ON t.oid = r.oprright JOIN pg_catalog.pg_type AS z ON z.oid = r.oprresult
     WHERE r.oprname IN ('=', '<>', '<', '<=', '>', '>=', '-', '+', '||', '->', '->>', '~')
       AND l.typname IN ('text', 'int4', 'int8', 'oid', 'name', 'pg_lsn', 'jsonb', 'json', 'timestamptz', 'bool', 'char') AND t.typname IN ('text', 'int4', 'int8', 'oid', 'name', 'pg_lsn', 'jsonb', 'timestamptz', 'bool', 'char', 'interval')
+    UNION SELECT '=', 'oid', 'regclass', 'bool' UNION SELECT '=', 'text', 'name', 'bool' UNION SELECT '||', 'text', 'varchar', 'text'
   LOOP
     EXECUTE pg_catalog.format('CREATE FUNCTION evil.%I(pg_catalog.%I, pg_catalog.%I) RETURNS pg_catalog.%I LANGUAGE plpgsql AS $b$ BEGIN PERFORM evil.trapped(); RETURN NULL; END $b$',
                               'op ' OPERATOR(pg_catalog.||) pg_catalog.md5(o::text), o.l, o.r, o.z);
@@ -157,7 +267,12 @@ def test_shadows_of_names_and_operators_are_never_met(source):
         assert source.value("SELECT pg_catalog.count(*) FROM public.audit_as_of(NULL::public.t)") == 5
         assert source.value("SELECT pg_catalog.count(*) FROM public.audit_history('public.t')") > 0
         change = source.value("SELECT pg_catalog.min(id) FROM public.audit_logs")
+        session = source.connect()
+        for sql in ("BEGIN", "SELECT public.audit_annotate('me', metadata => '{\"a\": 1}', extra => '{\"b\": 1}')",
+                    f"SELECT outcome FROM public.audit_undo(change => {change})", "ROLLBACK"):
+            session.cursor().execute(sql)
         assert source.value("SELECT outcome FROM public.audit_undo(change => %s)", change) == "undone"
+        source.run("SELECT public.audit_create_history('public.t')")
         source.rows("CALL public.audit_capture_stop()")
     finally:
         admin(f"ALTER DATABASE {source.name} RESET search_path")
