@@ -178,7 +178,7 @@ CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)
   LANGUAGE plpgsql AS $$
 DECLARE
   pending_to pg_catalog.pg_lsn;
-  pass record;
+  pass pg_catalog.record;
 BEGIN
   captured := 0;
   pending_to := pg_catalog.pg_current_wal_insert_lsn();

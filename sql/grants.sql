@@ -1,3 +1,22 @@
+-- A function beside one of ours that has its name might be called in its place.
+DO $$
+DECLARE
+  strangers text;
+BEGIN
+  SELECT string_agg(p.oid::regprocedure::text, ', ') INTO strangers
+  FROM pg_proc AS p JOIN pg_roles AS r ON r.oid = p.proowner
+  WHERE p.pronamespace = '@extschema@'::regnamespace AND NOT r.rolsuper AND r.rolname <> 'audit_cdc_worker'
+    AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+    AND p.proname IN (SELECT o.proname FROM pg_proc AS o JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'
+                      JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+                      WHERE e.extname = 'audit_cdc' AND o.pronamespace = p.pronamespace);
+  IF strangers IS NOT NULL THEN
+    RAISE EXCEPTION 'schema "%" has functions of others with names of this extension''s', '@extschema@'
+      USING ERRCODE = 'duplicate_function', DETAIL = strangers, HINT = 'Drop them, or install into another schema.';
+  END IF;
+END
+$$;
+
 -- Last: every object is there. Nobody gets anything but what stands here.
 DO $do$
 DECLARE

@@ -107,7 +107,7 @@ CREATE FUNCTION @extschema@.audit_create_history(database_id text, table_schema 
   RETURNS regclass LANGUAGE plpgsql AS $$
 DECLARE
   described @extschema@.audit_described_tables;
-  layout record;
+  layout pg_catalog.record;
 BEGIN
   SELECT d.* INTO described FROM @extschema@.audit_described_tables AS d
   WHERE d.database_id OPERATOR(pg_catalog.=) audit_create_history.database_id
@@ -129,7 +129,7 @@ BEGIN
   IF layout.absent IS NOT NULL THEN
     RAISE NOTICE 'types that this database does not have become text: %', layout.absent;
   END IF;
-  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(table_name, '_history'))), pg_catalog.current_schema()::text,
+  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(table_name, '_history'))), pg_catalog.current_schema()::pg_catalog.text,
            layout.names, layout.types, NULL::integer[], layout.type_names, described.key_columns, database_id, table_schema, table_name);
 END
 $$;

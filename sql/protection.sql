@@ -41,7 +41,7 @@ $$;
 -- Each of these may reach the extension, its schema or its tables, by CASCADE too. What refuses is the library's hook (src/pg/removal.rs).
 CREATE EVENT TRIGGER audit_cdc_before_removal ON ddl_command_start
   WHEN TAG IN ('ALTER AGGREGATE', 'ALTER EXTENSION', 'ALTER FUNCTION', 'ALTER PROCEDURE', 'ALTER ROUTINE', 'ALTER SCHEMA',
-               'ALTER TABLE', 'CREATE AGGREGATE', 'CREATE FUNCTION', 'CREATE PROCEDURE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP FUNCTION', 'DROP INDEX',
+               'ALTER TABLE', 'CREATE AGGREGATE', 'CREATE FUNCTION', 'CREATE PROCEDURE', 'CREATE TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP FUNCTION', 'DROP INDEX',
                'DROP LANGUAGE', 'DROP OPERATOR', 'DROP OPERATOR CLASS', 'DROP OPERATOR FAMILY', 'DROP OWNED', 'DROP PROCEDURE',
                'DROP ROUTINE', 'DROP SCHEMA', 'DROP SEQUENCE', 'DROP TABLE', 'DROP TYPE', 'DROP VIEW')
   EXECUTE FUNCTION audit_cdc_internal.before_removal();

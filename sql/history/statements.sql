@@ -103,6 +103,9 @@ BEGIN ATOMIC
   SELECT CASE WHEN v.literal = 'NULL' THEN format('%I IS NULL', name)
               WHEN v.type = 'json' THEN format('%I::jsonb::text = %L', name, v.value::text)
               WHEN v.type = 'jsonb' THEN format('%I::text = %L', name, v.value::text)
+              -- of a type of users': by its output function, since they may have made the cast
+              WHEN to_regtype(v.type)::oid >= 16384
+                THEN format('pg_catalog.format(''%%s'', %I) = pg_catalog.format(''%%s'', %s)', name, v.literal)
               WHEN NOT audit_cdc_internal.is_plain(v.type) THEN v.is_text || format(' = %s::text', v.literal)
               WHEN name = ANY (target.coarse) THEN format('%I = %s AND ', name, v.literal) || v.is_text || format(' = %s::%s::text', v.literal, v.type)
               ELSE format('%I = %s', name, v.literal) END
@@ -121,7 +124,9 @@ END;
 CREATE FUNCTION audit_cdc_internal.is_older(target audit_cdc_internal.target, image jsonb) RETURNS text
   LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT coalesce(string_agg(CASE WHEN target.older_values ? t.key THEN format(' AND (%1$I IS NULL OR %1$I::text COLLATE "C" = %2$L::%3$s::text)', t.key, target.older_values ->> t.key, t.value)
+  SELECT coalesce(string_agg(CASE WHEN target.older_values ? t.key AND to_regtype(t.value)::oid >= 16384
+                                    THEN format(' AND (%1$I IS NULL OR pg_catalog.format(''%%s'', %1$I) = %2$L)', t.key, target.older_values ->> t.key)
+                                  WHEN target.older_values ? t.key THEN format(' AND (%1$I IS NULL OR %1$I::text COLLATE "C" = %2$L::%3$s::text)', t.key, target.older_values ->> t.key, t.value)
                                   ELSE format(' AND %I IS NULL', t.key) END, '' ORDER BY t.key COLLATE "C"), '')
   FROM jsonb_each_text(target.types) AS t WHERE NOT image ? t.key AND t.key <> ALL (target.generated);
 END;

@@ -366,7 +366,7 @@ DECLARE
   others pg_catalog.jsonb; -- of its members, those without a parameter of their own
 BEGIN
   BEGIN
-    in_force := @extschema@.audit_annotate(NULL::text, NULL::text, NULL::text, pg_catalog.jsonb_build_object(call, what), NULL::jsonb) OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
+    in_force := @extschema@.audit_annotate(NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.text, pg_catalog.jsonb_build_object(call, what), NULL::pg_catalog.jsonb) OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
     SET CONSTRAINTS ALL DEFERRED;
     FOR one IN EXECUTE pg_catalog.format('SELECT * FROM @extschema@.%I($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)', pg_catalog.concat('audit_', call, '_sql'))
                USING of_change, of_table, of_key, of_at, of_lsn, of_commit, of_request, of_user, of_since, of_until, of_database

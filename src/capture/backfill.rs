@@ -11,6 +11,7 @@ use crate::message::Origin;
 use crate::pg::{
     BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, pinned, snapshot_is_fixed, text_rows,
 };
+use crate::projection::temporary_types;
 use crate::statement::Statement;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use pgrx::Uuid;
@@ -82,6 +83,12 @@ fn backfill_batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> 
 }
 
 fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bool, ErrorReport> {
+    // what code of the table's owner names must not be found among them
+    if temporary_types() > 0 {
+        let message = "a backfill does not run in a session that has temporary objects";
+        return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message, "backfill_batch")
+            .set_hint("Call it in a new session."));
+    }
     if snapshot_is_fixed() {
         let message = "a backfill reads under READ COMMITTED only";
         return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION, message, "backfill_batch")

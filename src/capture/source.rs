@@ -23,7 +23,9 @@ thread_local! {
         &[BuiltinOid::INT8OID]) };
 
     static EXCLUDED: Statement = const { Statement::new(
-        "SELECT relation, (from_lsn - '0/0')::bigint, (until_lsn - '0/0')::bigint FROM audit_cdc_internal.excluded_tables",
+        "SELECT relation, (from_lsn - '0/0')::bigint, (until_lsn - '0/0')::bigint FROM audit_cdc_internal.excluded_tables AS e
+         WHERE NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                           WHERE c.oid = e.relation AND (c.relname, n.nspname) <> (e.table_name, e.table_schema))",
         &[]) };
 }
 

@@ -33,6 +33,7 @@ fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Er
     let call = Call::new(fcinfo);
     let (Some(oid), Some(value)) = (call.type_of(0), call.jsonb(1)) else { return Ok(None) };
     let (_, input) = call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context)));
+    input.require_least_rights();
     match caught(|| reading(|| datum(input, &value))) {
         Ok(Ok(datum)) => Ok(datum.and_then(|datum| crate::pg::any_element(datum, oid))),
         Ok(Err(NotSent)) => Err(not_sent("value", input)),
@@ -64,6 +65,7 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
     let Members(members) = serde_json::from_str(&image).map_err(|_| {
         ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "image is not a JSON object", "audit_row")
     })?;
+    row_type.require_least_rights();
     let unknown = call.texts(2).unwrap_or_default();
     let being_read = Cell::new(None);
     let mut value = |place, Column { name, input }: &mut Column, before| {

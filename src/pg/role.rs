@@ -1,5 +1,8 @@
 use super::caught;
+use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
+use pgrx::pg_sys::elog::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
 use std::ffi::{CString, c_int};
 
 /// A setting and its value; `None` resets it to the session's default.
@@ -23,19 +26,32 @@ pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs code of `owner` that the current user has only called, so that the owner gains nothing: as the owner, unless the owner has all rights of
-/// the current user anyway.
+/// Runs code of `owner` that the current user has only called, with the rights of whichever of the two has less.
 pub fn with_least_rights<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let user = current_user();
+    restricted(if has_rights_of(owner, user) { user } else { owner }, &[], work)
+}
+
+/// Where neither has all rights of the other, one would lend them: that is refused.
+pub fn require_least_rights(owner: pg_sys::Oid) {
+    let user = current_user();
+    if !has_rights_of(owner, user) && !has_rights_of(user, owner) {
+        let message = "permission denied to run the conditions of another role's type";
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, "require_least_rights")
+            .set_detail("The type is a domain, or may hold one, and neither its owner nor the caller has all rights of the other.")
+            .set_hint("Become a member of the role that owns the type, or read the values as jsonb.")
+            .report(PgLogLevel::ERROR);
+    }
+}
+
+fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
     // SAFETY: reads the catalogs' caches.
-    let is_covered = unsafe { pg_sys::has_privs_of_role(owner, user) };
-    restricted(if is_covered { user } else { owner }, &[], work)
+    unsafe { pg_sys::has_privs_of_role(role, other) }
 }
 
 /// Does the current user have all rights of another role, and is another?
 pub fn covers(other: pg_sys::Oid) -> bool {
-    // SAFETY: reads the catalogs' caches.
-    other != current_user() && unsafe { pg_sys::has_privs_of_role(current_user(), other) }
+    other != current_user() && has_rights_of(current_user(), other)
 }
 
 /// Runs `work` with the rights of the capture worker's role, which is no superuser.

@@ -46,6 +46,11 @@ impl RowType {
         type_name(self.oid, -1)
     }
 
+    /// As `TypeInput::require_least_rights`, for each column.
+    pub fn require_least_rights(&self) {
+        self.columns.iter().flatten().for_each(|column| column.input.require_least_rights());
+    }
+
     pub fn column(&self, place: usize) -> Option<&Column> {
         self.columns.get(place)?.as_ref()
     }

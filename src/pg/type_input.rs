@@ -1,4 +1,4 @@
-use super::role::with_least_rights;
+use super::role::{require_least_rights, with_least_rights};
 use crate::capture::Kind;
 use crate::cast::Shape;
 use pgrx::pg_sys;
@@ -45,6 +45,11 @@ impl TypeInput {
             None => read(),
             Some(owner) => with_least_rights(owner, read),
         }
+    }
+
+    /// An error if neither the caller nor whose code may run has all rights of the other.
+    pub fn require_least_rights(&self) {
+        self.code_owner.into_iter().for_each(require_least_rights);
     }
 
     pub fn name(&self) -> String {

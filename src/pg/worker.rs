@@ -144,6 +144,8 @@ impl CaptureWorker {
                     pg_sys::ReplicationSlotRelease();
                 }
             }
+            // locks that a rule has taken for the session, advisory ones
+            pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID);
             pg_sys::pgstat_report_stat(true);
         }
         report_activity(pg_sys::BackendState::STATE_IDLE, activity);

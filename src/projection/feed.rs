@@ -98,8 +98,8 @@ pub fn active(is_of_a_rule: bool) -> Vec<Projection> {
         return Vec::new();
     }
     // what is read of a target now holds until the transaction ends
-    let locked: Vec<pg_sys::Oid> = targets.into_iter().filter(|target| is_locked(*target)).collect();
     let start = Instant::now();
+    let locked: Vec<pg_sys::Oid> = targets.into_iter().filter(|target| is_locked(*target, start)).collect();
     let mut active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
     for projection in &mut active {
         projection.is_looping = is_of_a_rule;
@@ -146,14 +146,16 @@ pub fn feed(projections: &[Projection], entries: &[LogRow]) {
 }
 
 /// Locks a target, unless somebody holds it for longer than an ingest waits.
-fn is_locked(target: pg_sys::Oid) -> bool {
+fn is_locked(target: pg_sys::Oid, start: Instant) -> bool {
     let wait = || with_settings(&[("lock_timeout", Some(LONGEST_LOCK))], || lock_table(target));
-    try_lock_table(target)
-        || match subtransaction(wait) {
-            Ok(()) => true,
-            Err(error) if judge(&error).is_some_and(|reject| is_passing(reject.sqlstate)) => false,
-            Err(error) => error.rethrow(),
-        }
+    if try_lock_table(target) || !has_time(start) {
+        return try_lock_table(target);
+    }
+    match subtransaction(wait) {
+        Ok(()) => true,
+        Err(error) if judge(&error).is_some_and(|reject| is_passing(reject.sqlstate)) => false,
+        Err(error) => error.rethrow(),
+    }
 }
 
 /// Many rules that are just in time take long together: what comes after the time of one of them waits.

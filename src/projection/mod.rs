@@ -10,4 +10,4 @@ mod rule;
 mod run;
 
 pub use feed::{active, feed};
-pub use run::Projection;
+pub use run::{Projection, temporary_types};

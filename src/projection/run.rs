@@ -3,7 +3,7 @@
 use crate::isolate::{Isolation, isolated};
 use crate::message::Reject;
 use crate::pg::{
-    BuiltinOid, CaughtError, ErrorReport, LogRow, feeding, has_expired, is_limited, limited, restricted,
+    BuiltinOid, CaughtError, ErrorReport, LogRow, as_extension, feeding, has_expired, is_limited, limited, restricted,
     show_progress_again, subtransaction, temporary_schema, tried, with_pinned,
 };
 use crate::settings::rule_timeout;
@@ -39,8 +39,6 @@ thread_local! {
         "UPDATE audit_cdc_internal.projections SET slow_since = now() WHERE id = $1 AND slow_since IS NULL", &[BuiltinOid::INT4OID]) };
 
     static TEMPORARY: Statement = const { Statement::new("SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = $1", &[BuiltinOid::OIDOID]) };
-
-    static TEMPORARY_NAMES: Statement = const { Statement::new("SELECT relname::text FROM pg_catalog.pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'p', 'v', 'f')", &[BuiltinOid::OIDOID]) };
 
     static PLANS: RefCell<HashMap<PlanKey, Rc<OwnedPreparedStatement>>> = RefCell::default();
 }
@@ -197,7 +195,7 @@ impl Projection {
 
     fn attempt(&self, entries: &[LogRow], patience: Patience) {
         show_progress_again();
-        self.refuse_temporary_names();
+        self.refuse_temporary_objects();
         let settings: &[_] = if patience == Patience::Short { &[("lock_timeout", Some(LONGEST_LOCK))] } else { &[] };
         self.with_rights_and(settings, || {
             self.with_constraints_checked_at_once(|| {
@@ -209,18 +207,14 @@ impl Projection {
         });
     }
 
-    /// What a rule names and what is gone must not be found among the temporary tables and views of whoever has the session: its entries wait
-    /// for another session.
-    fn refuse_temporary_names(&self) {
-        let Some(schema) = temporary_schema() else { return };
-        let names: Vec<String> = TEMPORARY_NAMES.with(|names| {
-            names.run(|| vec![schema.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
-        });
-        let rule = self.rule.to_lowercase();
-        if names.iter().any(|name| rule.contains(&name.to_lowercase())) {
-            let message =
-                format!("this session has a temporary relation that the rule of projection \"{}\" names", self.name);
-            ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message, "rule").report(PgLogLevel::ERROR);
+    /// What a rule, or a function of the rule's owner, names must not be found among the temporary objects of whoever has the session: its
+    /// entries wait for a session without any.
+    fn refuse_temporary_objects(&self) {
+        if temporary_types() > 0 {
+            let message = format!("projection \"{}\" is not filled in a session that has temporary objects", self.name);
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message, "rule")
+                .set_hint("Its entries wait for the next ingest or capture in another session.")
+                .report(PgLogLevel::ERROR);
         }
     }
 
@@ -243,8 +237,10 @@ impl Projection {
         settings.extend(self.settings.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
         settings.extend_from_slice(more);
         let temporary = temporary_types();
-        let cursors: Vec<String> = CURSORS.with(|cursors| {
-            cursors.run(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
+        let cursors: Vec<String> = as_extension(|| {
+            CURSORS.with(|cursors| {
+                cursors.run(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
+            })
         });
         let result = with_pinned(&cursors, || restricted(self.rule_owner, &settings, work));
         if temporary_types() != temporary {
@@ -280,9 +276,10 @@ impl Projection {
 
 /// How many types and tables this session has in the schema that is searched first. Not every release of PostgreSQL refuses
 /// all of them in a security-restricted operation, and one called `text` would be met by whoever has the session.
-fn temporary_types() -> i64 {
+pub fn temporary_types() -> i64 {
     let Some(schema) = temporary_schema() else { return 0 };
-    TEMPORARY.with(|types| types.run(|| vec![schema.into()], |rows| rows.first().get_one())).unwrap_or(0)
+    as_extension(|| TEMPORARY.with(|types| types.run(|| vec![schema.into()], |rows| rows.first().get_one())))
+        .unwrap_or(0)
 }
 
 /// Runs a statement that is not prepared.
