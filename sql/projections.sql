@@ -25,7 +25,7 @@ CREATE TABLE audit_cdc_internal.projections (
 
 -- Entries that have not reached their target: waiting (sqlstate is null) or refused.
 CREATE TABLE audit_cdc_internal.unprojected (
-  projection integer NOT NULL REFERENCES audit_cdc_internal.projections ON DELETE CASCADE,
+  projection integer NOT NULL, -- no foreign key: a parallel pg_restore may load this table before that of projections
   log_id bigint NOT NULL,
   commit_timestamp timestamptz NOT NULL, -- with the identity where it stands in the log
   identity uuid NOT NULL,

@@ -216,6 +216,7 @@ fn audit_drop_projection(name: Option<&str>) -> Result<(), ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
     as_extension(|| {
         settle();
+        FORGET.with(|forget| forget.run(|| vec![projection.id.into()], |_| Ok(())));
         DROP.with(|drop| drop.run(|| vec![projection.id.into()], |_| Ok(())));
         changed();
     });
