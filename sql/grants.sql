@@ -63,7 +63,7 @@ BEGIN
         'begin_backfill', 'backfill_batch', 'backfilled']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted', 'lock_capture',
-        'forget_projecting_transactions', 'weaker_owners']),
+        'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'end_gaps', 'this_database']),
       ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation', 'audit_in_transaction_block'])
     ) AS g(role, is_internal, names) CROSS JOIN LATERAL pg_catalog.unnest(g.names) AS f(name)
   LOOP
@@ -90,7 +90,7 @@ GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin; -
 GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.audit_rejects, @extschema@.audit_described_tables,
   @extschema@.audit_projections, @extschema@.audit_projection_failures, @extschema@.audit_projection_progress, @extschema@.audit_backfills,
   @extschema@.audit_last_changes, @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
-  @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources TO audit_cdc_reader;
+  @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 
 -- What capture and ingest may: with these rights the worker's role writes the log, and no others. The functions that it owns run as it.
@@ -98,7 +98,7 @@ GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_worker;
 GRANT USAGE ON TYPE audit_cdc_internal.action TO audit_cdc_worker;
 GRANT USAGE ON SEQUENCE audit_cdc_internal.log_id_seq TO audit_cdc_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA audit_cdc_internal TO audit_cdc_worker;
-GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.large_annotations, audit_cdc_internal.record_keys, audit_cdc_internal.rejects,
+GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.gaps, audit_cdc_internal.gap_ends, audit_cdc_internal.large_annotations, audit_cdc_internal.record_keys, audit_cdc_internal.rejects,
   audit_cdc_internal.projecting_transactions, audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
 GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.rejects, audit_cdc_internal.tallies,
   audit_cdc_internal.unprojected, audit_cdc_internal.ingest_reads TO audit_cdc_worker;

@@ -1,0 +1,113 @@
+-- What the log does not have, and why. A gap is written once; where it ends, and which backfill closed it, are rows of their own.
+--
+-- * A gap of one table has its relation; a gap of all captured tables has none.
+-- * It has ended when changes are captured again. It is closed when a backfill that began after its end is complete: what the rows are
+--   now is in the log again. What happened to them within the gap stays unknown.
+
+CREATE TABLE audit_cdc_internal.gaps (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  database_id text NOT NULL, -- of which the relations are; a restored copy has another
+  relation oid,
+  table_schema text,
+  table_name text,
+  reason text NOT NULL,
+  from_lsn pg_lsn NOT NULL,
+  from_time timestamptz,
+  noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  detail text,
+  CHECK (num_nonnulls(relation, table_schema, table_name) IN (0, 3))
+);
+CREATE TABLE audit_cdc_internal.gap_ends (
+  gap_id bigint PRIMARY KEY, -- no foreign key: a parallel restore loads tables in any order
+  to_lsn pg_lsn NOT NULL,
+  to_time timestamptz NOT NULL
+);
+CREATE TABLE audit_cdc_internal.gap_closings (
+  gap_id bigint NOT NULL,
+  relation oid NOT NULL,
+  backfill_id uuid NOT NULL,
+  complete_lsn pg_lsn NOT NULL,
+  closed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (gap_id, relation)
+);
+
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gaps
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+ALTER TABLE audit_cdc_internal.gaps ENABLE ALWAYS TRIGGER append_only;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_ends
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+ALTER TABLE audit_cdc_internal.gap_ends ENABLE ALWAYS TRIGGER append_only;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_closings
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+ALTER TABLE audit_cdc_internal.gap_closings ENABLE ALWAYS TRIGGER append_only;
+
+-- Of every gap the one that has not ended stays: the same reason is not noted twice.
+CREATE FUNCTION audit_cdc_internal.note_gap(
+    relation oid, reason text, from_lsn pg_lsn, from_time timestamptz DEFAULT NULL, detail text DEFAULT NULL) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.gaps (database_id, relation, table_schema, table_name, reason, from_lsn, from_time, detail)
+  SELECT audit_cdc_internal.this_database() ->> 'id', c.oid, n.nspname, c.relname, note_gap.reason, note_gap.from_lsn,
+         note_gap.from_time, note_gap.detail
+  FROM (SELECT) AS one
+  LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON c.oid = note_gap.relation
+  WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.gaps AS g
+                    WHERE g.relation IS NOT DISTINCT FROM note_gap.relation AND g.reason = note_gap.reason
+                      AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
+                      AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id));
+END;
+
+-- From a position on, the changes of a table are captured again; relation null: of all tables.
+CREATE FUNCTION audit_cdc_internal.end_gaps(relation oid, reasons text[], to_lsn pg_lsn) RETURNS void LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.gap_ends (gap_id, to_lsn, to_time)
+  SELECT g.id, greatest(end_gaps.to_lsn, g.from_lsn), clock_timestamp() FROM audit_cdc_internal.gaps AS g
+  WHERE g.relation IS NOT DISTINCT FROM end_gaps.relation AND g.reason = ANY (end_gaps.reasons)
+    AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
+  ON CONFLICT DO NOTHING;
+END;
+
+-- A backfill that began at a position, and is complete at another, closes what had ended before it began.
+CREATE FUNCTION audit_cdc_internal.close_gaps(relation oid, backfill_id uuid, began_lsn pg_lsn, complete_lsn pg_lsn) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.gap_closings (gap_id, relation, backfill_id, complete_lsn)
+  SELECT g.id, close_gaps.relation, close_gaps.backfill_id, close_gaps.complete_lsn
+  FROM audit_cdc_internal.gaps AS g JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
+  WHERE coalesce(g.relation, close_gaps.relation) = close_gaps.relation AND e.to_lsn <= close_gaps.began_lsn
+    AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
+  ON CONFLICT DO NOTHING;
+END;
+
+CREATE VIEW @extschema@.audit_gaps AS
+  SELECT g.id AS gap_id, g.table_schema, g.table_name, g.reason, g.detail, g.from_lsn, g.from_time, e.to_lsn, e.to_time, g.noticed_at,
+         c.closed_at IS NULL OR o.tables IS NOT NULL AS is_open, o.tables AS open_tables, c.closed_by, c.closed_at
+  FROM audit_cdc_internal.gaps AS g
+  LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
+  CROSS JOIN LATERAL (SELECT array_agg(DISTINCT x.backfill_id) AS closed_by, max(x.closed_at) AS closed_at
+                      FROM audit_cdc_internal.gap_closings AS x WHERE x.gap_id = g.id) AS c
+  CROSS JOIN LATERAL (SELECT array_agg(format('%I.%I', p.table_schema, p.table_name) ORDER BY p.table_schema, p.table_name) AS tables
+                      FROM audit_cdc_internal.published_tables AS p
+                      WHERE p.relation = coalesce(g.relation, p.relation)
+                        AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_closings AS x
+                                        WHERE x.gap_id = g.id AND x.relation = p.relation)) AS o;
+COMMENT ON VIEW @extschema@.audit_gaps IS 'every change that the log of this database may not have: between which positions, of which table, and why';
+COMMENT ON COLUMN @extschema@.audit_gaps.gap_id IS 'number of the gap';
+COMMENT ON COLUMN @extschema@.audit_gaps.table_schema IS 'schema of the table when the gap was noticed; null: all captured tables';
+COMMENT ON COLUMN @extschema@.audit_gaps.table_name IS 'name of the table when the gap was noticed; null: all captured tables';
+COMMENT ON COLUMN @extschema@.audit_gaps.reason IS 'why changes are missing, in one or two words';
+COMMENT ON COLUMN @extschema@.audit_gaps.detail IS 'what is known besides; may be null';
+COMMENT ON COLUMN @extschema@.audit_gaps.from_lsn IS 'what committed before this position is in the log';
+COMMENT ON COLUMN @extschema@.audit_gaps.from_time IS 'time of the last captured commit before the gap; null: not known';
+COMMENT ON COLUMN @extschema@.audit_gaps.to_lsn IS 'what commits from this position on is captured again; null: the gap goes on';
+COMMENT ON COLUMN @extschema@.audit_gaps.to_time IS 'when that was noted; null: the gap goes on';
+COMMENT ON COLUMN @extschema@.audit_gaps.noticed_at IS 'when the gap was noticed';
+COMMENT ON COLUMN @extschema@.audit_gaps.is_open IS 'true until audit_backfill() has read, after its end, each of its tables that is captured now';
+COMMENT ON COLUMN @extschema@.audit_gaps.open_tables IS 'captured tables that audit_backfill() has not read since; null: none';
+COMMENT ON COLUMN @extschema@.audit_gaps.closed_by IS 'backfills that closed it, as in audit_backfills; null: none';
+COMMENT ON COLUMN @extschema@.audit_gaps.closed_at IS 'when the last of them was complete; null: none';
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gaps', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gaps_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_ends', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_closings', '');
