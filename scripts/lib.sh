@@ -159,6 +159,11 @@ throwaway_server() {
 	log_line_prefix = '%m [%p] '
 	timezone = 'UTC'
 	EOF
+    # newer minor releases read slots with these output plugins only
+    local plugins
+    if plugins=$(as_postgres "$BIN/postgres" -D "$folder/data" -C output_plugin_libraries 2>/dev/null); then
+        echo "output_plugin_libraries = '$plugins, audit_cdc'" | as_postgres tee -a "$folder/data/postgresql.conf" >/dev/null
+    fi
     export PGHOST=$folder/socket PGPORT=5432 PGUSER=postgres PGDATABASE=postgres PATH=$BIN:$PATH
     export AUDIT_BIN=$BIN AUDIT_DATA=$folder/data
     "$TOP/scripts/server" start

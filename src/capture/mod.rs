@@ -13,6 +13,6 @@ mod slot;
 mod source;
 mod worker;
 
-pub use decode::Kind;
+pub use decode::{Kind, Prefix, ReplicaIdentity, Writer, wire};
 pub use exclude::exclude_new_table;
 pub use worker::init;

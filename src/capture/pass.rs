@@ -67,7 +67,7 @@ fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
     }
     // where the slot is advanced to may be on disk sooner
     pg::commit_to_disk();
-    let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
+    let is_complete = !read.is_cut && upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
     if is_complete {
         FORGET.with(|forget| forget.read(|| vec![oldest.into()], |_| Ok(())));
     }
@@ -81,9 +81,9 @@ fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
 fn take_pending(slot: &Slot, upto_nchanges: Option<i32>, isolation: Isolation) -> Result<(i64, Read), ErrorReport> {
     let (mut captured, mut bytes) = (0, 0);
     let mut waiting: Vec<Written> = Vec::new();
-    let read = slot.read(upto_nchanges, |changes| {
-        bytes += Written::bytes(changes);
-        waiting.append(changes);
+    let read = slot.read(upto_nchanges, |decoded| {
+        bytes += Written::bytes(&decoded.changes);
+        waiting.append(&mut decoded.changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
             captured += take_parts(&std::mem::take(&mut waiting), isolation);
             bytes = 0;

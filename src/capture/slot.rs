@@ -1,9 +1,9 @@
 //! Reading a slot, without consuming it.
 
-use super::decode::{Commit, Decoder, Failure};
+use super::decode::{Commit, Decoded, Decoder, End, Failure};
 use super::source::Source;
 use crate::message::Written;
-use crate::pg::{Cursor, ErrorReport, as_extension, pinned, quietly};
+use crate::pg::{BuiltinOid, Cursor, ErrorReport, as_extension, pinned, quietly};
 use crate::statement::Statement;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -28,12 +28,17 @@ pgrx::extension_sql_file!(
 );
 
 /// PostgreSQL puts what it peeks into a file where it is large; from there it is read in steps.
-const PEEK: &CStr = c"SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, $2, 'proto_version', '1', 'publication_names', quote_ident($3), 'messages', 'true')";
+const PEEK: &CStr = c"SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, $2, 'publication', $3)";
 const FETCHED: i64 = 1_000;
+
+const PLUGIN_NAME: &str = "audit_cdc";
 
 thread_local! {
     static CAPTURED: Statement = const { Statement::new(
-        "SELECT slot::text, publication::text, EXISTS (SELECT FROM pg_publication WHERE pubname = publication) FROM audit_cdc_internal.captures", &[]) };
+        "SELECT slot::text, publication::text FROM audit_cdc_internal.captures", &[]) };
+
+    static PLUGIN: Statement = const { Statement::new(
+        "SELECT plugin::text FROM pg_replication_slots WHERE slot_name = $1", &[BuiltinOid::TEXTOID]) };
 }
 
 /// A slot and the publication that is read from it.
@@ -51,15 +56,17 @@ pub struct Read {
     pub end_lsn: u64,
     /// Messages of the stream.
     pub count: i64,
+    /// It goes on, but cannot be read.
+    pub is_cut: bool,
 }
 
 impl Slot {
     /// The one that is captured.
     pub fn captured() -> Result<Self, ErrorReport> {
         let row = CAPTURED.with(|captured| {
-            captured.read(Vec::new, |rows| rows.first().get_three::<String, String, bool>().or(Ok((None, None, None))))
+            captured.read(Vec::new, |rows| rows.first().get_two::<String, String>().or(Ok((None, None))))
         });
-        let (Some(slot), Some(publication), Some(is_there)) = row else {
+        let (Some(slot), Some(publication)) = row else {
             return Err(ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "nothing is captured in this database",
@@ -67,40 +74,72 @@ impl Slot {
             )
             .set_hint("Start with audit_capture_start(publication)."));
         };
-        // earlier releases fail by themselves where its changes are; 18 passes over them
-        if cfg!(feature = "pg18") && !is_there {
-            let message = format!("publication \"{publication}\" does not exist");
-            return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, "captured")
-                .set_hint("Create it again, or CALL audit_capture_stop(discard_pending => true)."));
-        }
         Ok(Self { slot, publication })
     }
 
-    /// Gives the committed changes to `take`, in steps; it takes them out of the list. Stops after the transaction in which the stream's
-    /// messages reach `upto`.
-    pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Vec<Written>)) -> Result<Read, ErrorReport> {
+    /// Gives what is committed to `take`, in steps; it takes it out of the lists. Stops after the transaction in which the stream's
+    /// messages reach `upto`, and where something changed while there was no publication: an error, unless something was committed before.
+    pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Decoded)) -> Result<Read, ErrorReport> {
+        self.require_our_plugin()?;
         let mut decoder = Decoder::new(Source::here());
-        let (mut changes, mut read) = (Vec::new(), Read::default());
+        let (mut decoded, mut read) = (Decoded::default(), Read::default());
         let arguments = [self.slot.as_str().into(), upto.into(), self.publication.as_str().into()];
         let mut cursor = Cursor::open(PEEK, &arguments);
         loop {
+            let mut whole = 0;
             let decode = |messages: &[&[u8]]| {
                 for message in messages {
-                    if let Some(commit) = decoder.decode(message, &mut changes)? {
-                        read.end_lsn = commit.end_lsn;
-                        read.last = Some(commit).filter(|commit| commit.has_changes).or(read.last);
+                    match decoder.decode(message, &mut decoded)? {
+                        Some(End::Commit(commit)) => {
+                            read.end_lsn = commit.end_lsn;
+                            read.last = Some(commit).filter(|commit| commit.has_changes).or(read.last);
+                            whole = decoded.changes.len();
+                        }
+                        Some(End::NoPublication) => {
+                            decoded.changes.truncate(whole);
+                            read.is_cut = true;
+                            return Ok(0);
+                        }
+                        None => {}
                     }
                 }
                 Ok(messages.len() as i64)
             };
             // the first fetch does all the work of the server
-            let fetched = quietly(|| cursor.fetch_bytes(FETCHED, decode));
-            match fetched.map_err(|failure| self.report(failure))? {
+            let fetched = quietly(|| cursor.fetch_bytes(FETCHED, decode)).map_err(|failure| self.report(failure))?;
+            if read.is_cut && read.end_lsn == 0 {
+                return Err(self.no_publication());
+            }
+            take(&mut decoded);
+            match fetched {
                 0 => return Ok(read),
                 fetched => read.count += fetched,
             }
-            take(&mut changes);
         }
+    }
+
+    fn require_our_plugin(&self) -> Result<(), ErrorReport> {
+        let plugin = PLUGIN.with(|plugin| {
+            plugin.read(|| vec![self.slot.as_str().into()], |rows| rows.first().get_one::<String>().or(Ok(None)))
+        });
+        match plugin {
+            Some(plugin) if plugin != PLUGIN_NAME => {
+                let message = format!("replication slot \"{}\" was not made for audit_cdc", self.slot);
+                let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+                Err(ErrorReport::new(code, message, "read")
+                    .set_detail(format!("Its output plugin is \"{plugin}\"."))
+                    .set_hint("Make one with the output plugin audit_cdc, as audit_capture_start() does."))
+            }
+            // one that does not exist is PostgreSQL's to tell
+            _ => Ok(()),
+        }
+    }
+
+    fn no_publication(&self) -> ErrorReport {
+        let message = format!("publication \"{}\" does not exist", self.publication);
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, "read")
+            .set_detail("Something was changed while it did not exist. What of it was to be captured is not known.")
+            .set_hint("Create it again, CALL audit_capture_stop(discard_pending => true), and start again.")
     }
 
     fn report(&self, failure: Failure) -> ErrorReport {
@@ -131,6 +170,6 @@ fn audit_changes(
         }
     };
     let mut messages = Vec::new();
-    pinned(|| slot.read(upto_nchanges, |changes| messages.append(changes)))?;
+    pinned(|| slot.read(upto_nchanges, |decoded| messages.append(&mut decoded.changes)))?;
     Ok(SetOfIterator::new(messages.into_iter().map(|message: Written| message.whole().into_owned())))
 }

@@ -1,6 +1,6 @@
 //! What a transaction says of its changes. It never refuses them: what `jsonb` cannot hold is kept as text.
 
-use super::digest::{Identity, hex_digest_of, text_digest};
+use super::digest::{Identity, hex, hex_digest_of, text_digest};
 use super::holdable::jsonb_takes;
 use super::json::{Object, string};
 use serde_json::value::RawValue;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 /// Bytes of annotations that stand in each entry. Larger ones are stored once.
 const MOST_IN_ENTRY: usize = 2_000;
 /// Bytes of an unreadable text that are kept.
-const MOST_KEPT: usize = 2_000;
+pub const MOST_KEPT: usize = 2_000;
 /// Members that the log's indexes and views lift, as text up to so many bytes (sql/log.sql, `lifted`).
 const LIFTED: [&str; 3] = ["username", "source", "request_id"];
 const MOST_LIFTED: usize = 2_000;
@@ -40,11 +40,20 @@ impl Annotations<'static> {
             Some(json) => kept(json),
             None => Cow::Owned(unreadable(content)),
         };
-        Some(if kept.len() > MOST_IN_ENTRY {
+        Some(Self::of_kept(kept))
+    }
+
+    /// Of a logical message that is too large to carry: its beginning, and what is known of the whole.
+    pub fn of_omitted(beginning: &[u8], bytes: u64, sha256: &[u8; 32]) -> Self {
+        Self::of_kept(unreadable_whole(beginning, bytes, &hex(sha256)).into())
+    }
+
+    fn of_kept(kept: Cow<str>) -> Self {
+        if kept.len() > MOST_IN_ENTRY {
             Self::Large(Rc::new(Large::new(text_digest(&*kept), Cow::Owned(kept.into_owned()))))
         } else {
             Self::Text(Cow::Owned(kept.into_owned()))
-        })
+        }
     }
 }
 
@@ -89,18 +98,24 @@ fn json(content: &[u8]) -> Option<&str> {
 }
 
 fn unreadable(content: &[u8]) -> String {
+    if content.len() > MOST_KEPT {
+        unreadable_whole(content, content.len() as u64, &hex_digest_of(content))
+    } else {
+        format!("{{\"unreadable\": {}}}", beginning(content))
+    }
+}
+
+fn unreadable_whole(content: &[u8], bytes: u64, sha256: &str) -> String {
+    format!("{{\"unreadable\": {}, \"bytes\": {bytes}, \"sha256\": \"{sha256}\"}}", beginning(content))
+}
+
+/// As much as is kept of it, without half a character.
+fn beginning(content: &[u8]) -> String {
+    let is_start = |place: &usize| content.get(*place).is_some_and(|byte| byte & 0xC0 != 0x80);
     let is_cut = content.len() > MOST_KEPT;
-    let is_start = |place: &usize| content[*place] & 0xC0 != 0x80; // of a character
     let end =
         if is_cut { (MOST_KEPT - 3..=MOST_KEPT).rev().find(is_start).unwrap_or(MOST_KEPT) } else { content.len() };
-    let text = String::from_utf8_lossy(&content[..end]).replace('\0', "\\u0000");
-    let text = quoted(&text);
-    if is_cut {
-        let (bytes, sha256) = (content.len(), hex_digest_of(content));
-        format!("{{\"unreadable\": {text}, \"bytes\": {bytes}, \"sha256\": \"{sha256}\"}}")
-    } else {
-        format!("{{\"unreadable\": {text}}}")
-    }
+    quoted(&String::from_utf8_lossy(&content[..end]).replace('\0', "\\u0000"))
 }
 
 /// Of members that stand twice the last counts, as in `jsonb`.

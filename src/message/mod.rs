@@ -19,10 +19,10 @@ mod rekeyed;
 mod table;
 mod written;
 
-pub use annotations::{Annotations, Large, kept};
+pub use annotations::{Annotations, Large, MOST_KEPT, kept};
 pub use body::{Message, Parsed, changes};
 pub use change::{Action, Change};
-pub use digest::{Identity, delivered_digest, text_digest};
+pub use digest::{Identity, delivered_digest, sha256, text_digest};
 pub use identity::Logged;
 pub use key::array_literal;
 pub use origin::Origin;

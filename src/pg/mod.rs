@@ -9,6 +9,7 @@ mod memory;
 mod moment;
 mod partition;
 mod pinned;
+mod plugin;
 mod portal;
 mod progress;
 mod removal;

@@ -18,7 +18,7 @@ def source(db):
     # from 18 on, REPLICA IDENTITY FULL wants generated columns published
     options = " WITH (publish_generated_columns = stored)" if db.connect().server_version >= 180000 else ""
     db.run("CREATE PUBLICATION everything FOR ALL TABLES" + options)
-    db.run("SELECT pg_create_logical_replication_slot(current_database(), 'pgoutput')")
+    db.run("SELECT pg_create_logical_replication_slot(current_database(), 'audit_cdc')")
     yield db
     db.run("SELECT pg_drop_replication_slot(current_database())")
 

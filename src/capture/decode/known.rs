@@ -1,8 +1,8 @@
 //! What a message is known to say is what is read from it.
 
-use super::pgoutput::{Old, ReplicaIdentity, Value};
 use super::table::{Column, CommitTime, Position, Table};
 use super::value::{Kind, string};
+use super::wire::{Old, ReplicaIdentity, Value};
 use crate::message::{Annotations, Change, Large, Message, Written};
 use crate::sqlstate::SqlState;
 use proptest::prelude::*;

@@ -1,15 +1,17 @@
-//! From the bytes of `pgoutput` to messages as Sequin writes them: `pgoutput` reads one message of the stream, `stream` keeps what the
-//! earlier ones said, `table` writes a change, `value` a value. Without PostgreSQL, and total on any bytes.
+//! From the bytes of our output plugin to messages as Sequin writes them: `write` and `wire` are the two sides of one message of the stream,
+//! `stream` keeps what the earlier ones said, `table` writes a change, `value` a value. Without PostgreSQL, and total on any bytes.
 
-mod pgoutput;
 mod stream;
 mod table;
 mod value;
+pub mod wire;
+mod write;
 
-pub use pgoutput::{ReplicaIdentity, Value};
-pub use stream::{Catalog, Commit, Decoder, Failure, Keys};
+pub use stream::{Catalog, Commit, Decoded, Decoder, End, Failure};
 pub use table::{Column, CommitTime, Position, Table};
 pub use value::{Kind, string};
+pub use wire::{Prefix, ReplicaIdentity, Value};
+pub use write::Writer;
 
 #[cfg(test)]
 mod known;

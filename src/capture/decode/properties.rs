@@ -1,27 +1,16 @@
-//! Whole streams: as PostgreSQL sends them, and damaged.
+//! Whole streams: as our output plugin sends them, and damaged.
 
-use super::pgoutput::{ReplicaIdentity, message};
-use super::stream::{Catalog, Commit, Decoder, Failure, Keys};
+use super::stream::{Catalog, Commit, Decoded, Decoder, End, Failure};
 use super::value::Kind;
-use crate::message::{Message, Written};
+use super::wire::{Column, Filter, Omitted, Relation, ReplicaIdentity, message};
+use super::write::Writer;
+use crate::message::{Annotations, Message, Written};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
 struct Fixed;
 impl Catalog for Fixed {
-    fn kind(&self, type_oid: u32) -> Kind {
-        match type_oid {
-            23 => Kind::Integer,
-            1007 => Kind::Array { element: Box::new(Kind::Integer), delimiter: ',' },
-            114 => Kind::Json,
-            1186 => Kind::Interval,
-            _ => Kind::Text,
-        }
-    }
-    fn keys(&self, _: u32) -> Keys {
-        Keys { primary_key: vec!["id".into()], generated: vec!["g".into()] }
-    }
-    fn left_out(&self, _: &str, relation: u32) -> Vec<std::ops::Range<u64>> {
+    fn left_out(&self, relation: u32) -> Vec<std::ops::Range<u64>> {
         match relation {
             9 => std::iter::once(0..u64::MAX).collect(),
             8 => std::iter::once(0..10).collect(),
@@ -36,114 +25,234 @@ impl Catalog for Fixed {
     }
 }
 
-const BEGIN: &[u8] = b"B\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\0\0\0\0\x01";
-const COMMIT: &[u8] = b"C\0\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x0c\0\0\0\0\0\0\0\0";
-const INSERT: &[u8] = b"I\0\0\0\x07N\0\x02t\0\0\0\x011t\0\0\0\x01a";
-
-fn table(oid: u8, identity: u8) -> Vec<u8> {
-    let key = u8::from(identity == b'f');
-    let columns: [&[u8]; 2] = [b"\x01id\0\0\0\0\x17\xff\xff\xff\xff", b"v\0\0\0\0\x19\xff\xff\xff\xff"];
-    [b"R\0\0\0", &[oid][..], b"public\0t\0", &[identity], b"\0\x02", columns[0], &[key], columns[1]].concat()
+fn written(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::default();
+    write(&mut writer);
+    writer.bytes().to_vec()
 }
 
-fn annotation(flags: u8, content: &str) -> Vec<u8> {
-    let length = (content.len() as u32).to_be_bytes();
-    [b"M", &[flags][..], &[0; 8], b"sequin:transaction_annotations.set\0", &length, content.as_bytes()].concat()
+fn begin() -> Vec<u8> {
+    written(|writer| writer.begin(9, 0, 1))
 }
 
-fn decoded(stream: &[&[u8]]) -> Result<(Vec<String>, Vec<Commit>), Failure> {
-    let mut decoder = Decoder::new(Fixed);
-    let (mut changes, mut commits) = (Vec::new(), Vec::new());
-    for bytes in stream {
-        commits.extend(decoder.decode(bytes, &mut changes)?);
+fn commit() -> Vec<u8> {
+    written(|writer| writer.commit(12))
+}
+
+fn insert(idx: u32, relation: u32) -> Vec<u8> {
+    written(|writer| {
+        writer.insert(idx, relation);
+        row(writer, &[Some("1"), Some("a")]);
+    })
+}
+
+fn row(writer: &mut Writer, values: &[Option<&str>]) {
+    writer.row(values.len());
+    for value in values {
+        match value {
+            Some(text) => writer.text(|bytes| bytes.extend_from_slice(text.as_bytes())),
+            None => writer.null(),
+        }
     }
-    Ok((changes.into_iter().map(|change: Written| change.text).collect(), commits))
+}
+
+fn table(number: u32, identity: ReplicaIdentity) -> Vec<u8> {
+    let column = |name: &str, kind, is_identity| Column { name: name.to_owned(), kind, is_identity };
+    let columns = vec![column("id", Kind::Integer, true), column("v", Kind::Text, identity == ReplicaIdentity::Full)];
+    described(number, identity, columns)
+}
+
+fn described(number: u32, identity: ReplicaIdentity, columns: Vec<Column>) -> Vec<u8> {
+    written(|writer| {
+        writer.relation(&Relation {
+            number,
+            oid: number,
+            schema: "public".into(),
+            name: "t".into(),
+            identity,
+            columns,
+            key: vec![0],
+            never_sent: vec!["g".into()],
+        });
+    })
+}
+
+fn annotation(content: &str) -> Vec<u8> {
+    written(|writer| writer.set_annotations(content.as_bytes()))
+}
+
+fn decoded(stream: &[&[u8]]) -> Result<(Vec<String>, Vec<End>), Failure> {
+    let mut decoder = Decoder::new(Fixed);
+    let (mut decoded, mut ends) = (Decoded::default(), Vec::new());
+    for bytes in stream {
+        ends.extend(decoder.decode(bytes, &mut decoded)?);
+    }
+    Ok((decoded.changes.into_iter().map(|change: Written| change.text).collect(), ends))
 }
 
 #[test]
 fn a_change_its_place_and_its_commit() {
-    let stream = [
-        BEGIN,
-        &table(7, b'd'),
-        &annotation(1, "{\"username\": \"ada\"}"),
-        &annotation(0, "\"stray\""),
-        INSERT,
-        COMMIT,
+    let stream: [&[u8]; 5] = [
+        &begin(),
+        &table(7, ReplicaIdentity::Default),
+        &annotation("{\"username\": \"ada\"}"),
+        &insert(1, 7),
+        &commit(),
     ];
-    let (changes, commits) = decoded(&stream).expect("a good stream");
+    let (changes, ends) = decoded(&stream).expect("a good stream");
     assert_eq!(
         changes,
         [
             r#"{"action":"insert","changes":null,"metadata":{"commit_idx":1,"commit_lsn":9,"commit_timestamp":"2000-01-01T00:00:00.000000Z","database":{"id":"d","name":"n"},"idempotency_key":"OTox","record_pks":["1"],"replica_identity":"default","table_name":"t","table_schema":"public","transaction_annotations":{"username": "ada"},"unknown_columns":["g"],"unknown_old_columns":[]},"record":{"id":1,"v":"a"}}"#
         ]
     );
-    assert_eq!(commits, [Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: true }]);
+    assert_eq!(ends, [End::Commit(Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: true })]);
 }
 
 #[test]
 fn what_comes_out_of_place_is_an_error() {
-    let described = table(7, b'd');
-    for stream in [&[INSERT][..], &[BEGIN, INSERT], &[described.as_slice(), INSERT], &[COMMIT]] {
+    let (begin, described, insert, commit) = (begin(), table(7, ReplicaIdentity::Default), insert(0, 7), commit());
+    let schema_change = written(|writer| writer.schema_change(0, 1));
+    for stream in [&[&insert[..]][..], &[&begin, &insert], &[&described, &insert], &[&commit], &[&schema_change]] {
         assert_eq!(decoded(stream), Err(Failure::OutOfPlace));
     }
 }
 
 #[test]
-fn tables_of_the_log_are_passed_over_and_take_their_places() {
-    let own = [b"I\0\0\0\x09".as_slice(), &INSERT[5..]].concat();
+fn excluded_tables_are_passed_over() {
+    let full = ReplicaIdentity::Full;
+    let (own, other) = (table(9, full), table(7, full));
     let (changes, _) =
-        decoded(&[BEGIN, &table(9, b'd'), &table(7, b'd'), &own, INSERT, COMMIT]).expect("a good stream");
-    let before = [b"I\0\0\0\x08".as_slice(), &INSERT[5..]].concat();
-    let (_, commits) =
-        decoded(&[BEGIN, &table(9, b'd'), &table(8, b'd'), &own, &before, COMMIT]).expect("a good stream");
-    assert!(!commits[0].has_changes);
+        decoded(&[&begin(), &own, &other, &insert(0, 9), &insert(1, 7), &commit()]).expect("a good stream");
+    let (_, ends) =
+        decoded(&[&begin(), &own, &table(8, full), &insert(0, 9), &insert(1, 8), &commit()]).expect("a good stream");
+    assert_eq!(ends, [End::Commit(Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: false })]);
     assert_eq!(changes.len(), 1);
     assert!(changes[0].contains("\"commit_idx\":1,"), "{changes:?}");
 }
 
 #[test]
+fn a_schema_change_has_its_place_and_its_annotations() {
+    let mut decoder = Decoder::new(Fixed);
+    let mut decoded = Decoded::default();
+    let schema_change = |idx, id| written(|writer| writer.schema_change(idx, id));
+    let clear = written(Writer::clear_annotations);
+    let described = table(7, ReplicaIdentity::Full);
+    for bytes in
+        [&begin(), &annotation("{}"), &schema_change(1, 5), &described, &insert(2, 7), &clear, &schema_change(4, 6)]
+    {
+        assert_eq!(decoder.decode(bytes, &mut decoded), Ok(None));
+    }
+    let told: Vec<_> = decoded
+        .schema_changes
+        .iter()
+        .map(|change| {
+            let is_annotated = matches!(&change.annotations, Some(Annotations::Text(text)) if text == "{}");
+            (change.id, change.commit_lsn, change.commit_idx, change.commit_time, is_annotated)
+        })
+        .collect();
+    assert_eq!(told, [(5, 9, 1, 0, true), (6, 9, 4, 0, false)]);
+    assert_eq!(decoded.changes.len(), 1);
+}
+
+#[test]
+fn without_a_publication_the_stream_ends() {
+    let (_, ends) = decoded(&[&begin(), &written(Writer::no_publication)]).expect("a good stream");
+    assert_eq!(ends, [End::NoPublication]);
+}
+
+#[test]
 fn a_delete_with_a_key_knows_only_the_key() {
-    let delete = b"D\0\0\0\x07K\0\x02t\0\0\0\x011n";
-    let (changes, _) = decoded(&[BEGIN, &table(7, b'd'), delete, COMMIT]).expect("a good stream");
+    let delete = written(|writer| {
+        writer.delete(0, 7);
+        writer.old(false);
+        row(writer, &[Some("1"), None]);
+    });
+    let (changes, _) =
+        decoded(&[&begin(), &table(7, ReplicaIdentity::Default), &delete, &commit()]).expect("a good stream");
     assert!(changes[0].contains(r#""unknown_columns":["v","g"]"#) && changes[0].contains(r#""record_pks":["1"]"#));
+}
+
+#[derive(Debug, Clone)]
+enum Cell {
+    Null,
+    Unchanged,
+    Omitted(u64),
+    Text(String),
+}
+
+fn cells() -> impl Strategy<Value = Vec<Cell>> {
+    let cell = prop_oneof![
+        Just(Cell::Null),
+        Just(Cell::Unchanged),
+        any::<u64>().prop_map(Cell::Omitted),
+        ".{0,12}".prop_map(Cell::Text),
+        prop::sample::select(vec!["7", "{1,NULL,{2}}", "{\"a\":[1e9]}", "P1Y2M3DT4H5M6.7S", "-5"])
+            .prop_map(|text| Cell::Text(text.to_owned())),
+    ];
+    prop::collection::vec(cell, 0..4)
+}
+
+fn write_cells(writer: &mut Writer, cells: &[Cell]) {
+    writer.row(cells.len());
+    for cell in cells {
+        match cell {
+            Cell::Null => writer.null(),
+            Cell::Unchanged => writer.unchanged(),
+            Cell::Omitted(bytes) => writer.omitted_value(Omitted { bytes: *bytes, sha256: &[9; 32] }),
+            Cell::Text(text) => writer.text(|bytes| bytes.extend_from_slice(text.as_bytes())),
+        }
+    }
 }
 
 /// One message of any kind, mostly well-formed.
 fn any_message() -> impl Strategy<Value = Vec<u8>> {
-    let value =
-        prop_oneof![
-            Just(b"n".to_vec()),
-            Just(b"u".to_vec()),
-            ".{0,12}".prop_map(|text: String| [b"t", &(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat()),
-            prop::sample::select(vec!["7", "{1,NULL,{2}}", "{\"a\":[1e9]}", "P1Y2M3DT4H5M6.7S", "-5"])
-                .prop_map(|text| [b"t", &(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat()),
-        ];
-    let row = prop::collection::vec(value, 0..4)
-        .prop_map(|row| [&(row.len() as u16).to_be_bytes()[..], &row.concat()].concat());
-    let column = ("[a-z ]{0,4}", prop::sample::select(vec![23u32, 25, 114, 1007, 1186]), 0u8..2).prop_map(
-        |(name, kind, is_key)| {
-            [&[is_key][..], name.as_bytes(), b"\0", &kind.to_be_bytes(), b"\xff\xff\xff\xff"].concat()
-        },
-    );
-    let relation = (prop::collection::vec(column, 0..4), prop::sample::select(b"dnfi".to_vec())).prop_map(
-        |(columns, identity)| {
-            let count = (columns.len() as u16).to_be_bytes();
-            [b"R\0\0\0\x07public\0t\0", &[identity][..], &count, &columns.concat()].concat()
-        },
-    );
-    let changed = |kind: &'static [u8]| row.clone().prop_map(move |row| [kind, &row].concat());
-    let updated = (prop::sample::select(b"KO".to_vec()), row.clone(), row.clone())
-        .prop_map(|(mark, old, new)| [b"U\0\0\0\x07", &[mark][..], &old, b"N", &new].concat());
+    let array = Kind::Array { element: Box::new(Kind::Integer), delimiter: ',' };
+    let kinds = vec![Kind::Integer, Kind::Text, Kind::Json, array, Kind::Interval];
+    let column = ("[a-z ]{0,4}", prop::sample::select(kinds), any::<bool>())
+        .prop_map(|(name, kind, is_identity)| Column { name, kind, is_identity });
+    let identity = prop::sample::select(b"dnfi".to_vec())
+        .prop_map(|letter| ReplicaIdentity::of(letter).unwrap_or(ReplicaIdentity::Full));
+    let relation =
+        (prop::collection::vec(column, 0..4), identity).prop_map(|(columns, identity)| described(7, identity, columns));
+    let inserted = (0..3_u32, cells()).prop_map(|(idx, new)| {
+        written(|writer| {
+            writer.insert(idx, 7);
+            write_cells(writer, &new);
+        })
+    });
+    let old = prop::option::of((any::<bool>(), cells()));
+    let filter = prop::sample::select(vec![Filter::Stayed, Filter::Left, Filter::Entered]);
+    let updated = (filter, old, cells()).prop_map(|(filter, old, new)| {
+        written(|writer| {
+            writer.update(0, 7, filter);
+            match old {
+                Some((is_whole, old)) => {
+                    writer.old(is_whole);
+                    write_cells(writer, &old);
+                }
+                None => writer.no_old(),
+            }
+            write_cells(writer, &new);
+        })
+    });
+    let deleted = (any::<bool>(), cells()).prop_map(|(is_whole, old)| {
+        written(|writer| {
+            writer.delete(1, 7);
+            writer.old(is_whole);
+            write_cells(writer, &old);
+        })
+    });
     prop_oneof![
-        Just(BEGIN.to_vec()),
-        Just(COMMIT.to_vec()),
-        Just(b"T\0\0\0\x01\0\0\0\0\x07".to_vec()),
-        (0u8..2, "\\PC{0,8}").prop_map(|(flags, content)| annotation(flags, &content)),
+        Just(begin()),
+        Just(commit()),
+        Just(written(|writer| writer.truncate(0, &[7]))),
+        Just(written(|writer| writer.schema_change(0, 1))),
+        Just(written(|writer| writer.set_omitted_annotations(Omitted { bytes: 3, sha256: &[9; 32] }, b"{\xff"))),
+        "\\PC{0,8}".prop_map(|content| annotation(&content)),
         relation,
-        changed(b"I\0\0\0\x07N"),
-        changed(b"U\0\0\0\x07N"),
-        changed(b"D\0\0\0\x07K"),
-        changed(b"D\0\0\0\x07O"),
+        inserted,
+        deleted,
         updated,
         prop::collection::vec(any::<u8>(), 0..20),
     ]
@@ -164,12 +273,10 @@ proptest! {
             }
         }
         let mut decoder = Decoder::new(Fixed);
-        let described = table(7, b'f');
-        let begun: [&[u8]; 2] = [BEGIN, &described];
-        for bytes in begun.into_iter().chain(stream.iter().map(Vec::as_slice)) {
-            let mut changes = Vec::new();
-            let _ = decoder.decode(bytes, &mut changes);
-            for change in &changes {
+        for bytes in [begin(), table(7, ReplicaIdentity::Full)].iter().chain(&stream) {
+            let mut decoded = Decoded::default();
+            let _ = decoder.decode(bytes, &mut decoded);
+            for change in &decoded.changes {
                 let text = &change.text;
                 prop_assert!(serde_json::from_str::<&RawValue>(text).is_ok(), "{text}");
                 let read = Message::alone(text).parsed();
@@ -182,14 +289,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_message_or_an_error(kind in prop::sample::select(b"BCMRIUDTOYx".to_vec()), tail: Vec<u8>) {
+    fn any_bytes_are_a_message_or_an_error(kind in prop::sample::select(b"BCsocrRIUDTSPx".to_vec()), tail: Vec<u8>) {
         let _ = message(&[&[kind], tail.as_slice()].concat());
-    }
-}
-
-#[test]
-fn identities_have_their_letters() {
-    for (letter, name) in [(b'f', "full"), (b'd', "default"), (b'i', "index"), (b'n', "nothing")] {
-        assert_eq!(ReplicaIdentity::of(letter).map(ReplicaIdentity::as_str), Some(name));
     }
 }

@@ -1,8 +1,8 @@
 //! What the stream has said so far, and the changes of its transactions.
 
-use super::pgoutput::{Malformed, Message, Relation, ReplicaIdentity, message};
 use super::table::{Column, CommitTime, Position, Table};
-use super::value::{Kind, string};
+use super::value::string;
+use super::wire::{Filter, Malformed, Message, Relation, message};
 use crate::message::{Annotations, Written, known_time};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -12,28 +12,15 @@ use std::ops::Range;
 
 /// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
-const SET: &str = "sequin:transaction_annotations.set";
-/// Says that a rule of a projection is about to run in the transaction. Anybody may write such a message, so the catalog is asked.
-const RULE: &str = "audit_cdc.rule";
-const CLEAR: &str = "sequin:transaction_annotations.clear";
 
-/// What the stream does not say of tables and types: the source's catalogs do, as they are now.
+/// What the stream does not say: the source's catalogs do, as they are now.
 pub trait Catalog {
-    fn kind(&self, type_oid: u32) -> Kind;
-    fn keys(&self, relation: u32) -> Keys;
-    /// Of the log itself, or excluded: what commits in one of these is left out.
-    fn left_out(&self, schema: &str, relation: u32) -> Vec<Range<u64>>;
+    /// Excluded: what commits in one of these is left out.
+    fn left_out(&self, relation: u32) -> Vec<Range<u64>>;
     /// Did rules of projections run in a committed transaction? Of those that wait to be captured no two have the same 32 bits.
     fn ran_rules(&self, xid: u32) -> bool;
     /// `{"id":…,"name":…}`
     fn database(&self) -> &str;
-}
-
-/// Names of columns.
-#[derive(Default)]
-pub struct Keys {
-    pub primary_key: Vec<String>,
-    pub generated: Vec<String>,
 }
 
 pub struct Decoder<C> {
@@ -50,12 +37,38 @@ struct Transaction {
     lsn: u64,
     commit_time: i64,
     time: CommitTime,
-    /// Counts changes, truncates and logical messages.
-    next_idx: u32,
     annotations: Option<Annotations<'static>>,
     has_changes: bool,
     /// From here on.
     is_of_a_rule: bool,
+}
+
+/// What the stream has told, in the order of commits; who reads it takes it out.
+#[derive(Default)]
+pub struct Decoded {
+    pub changes: Vec<Written>,
+    pub schema_changes: Vec<SchemaChange>,
+}
+
+/// A row of `audit_cdc_internal.schema_changes` was committed.
+#[derive(Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "for the log of schema changes"))]
+pub struct SchemaChange {
+    pub id: i64,
+    pub commit_lsn: u64,
+    /// Its place among the changes of the transaction.
+    pub commit_idx: u32,
+    /// Microseconds since 2000-01-01.
+    pub commit_time: i64,
+    pub annotations: Option<Annotations<'static>>,
+}
+
+/// What a message ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Commit(Commit),
+    /// While there was no publication, something changed: what was to be captured of it nobody knows.
+    NoPublication,
 }
 
 /// The end of a transaction.
@@ -87,8 +100,9 @@ impl<C: Catalog> Decoder<C> {
         Self { catalog, tables: HashMap::new(), transaction: None, key: Default::default() }
     }
 
-    /// Appends the changes that one message of the stream stands for, each as a message, and tells whether it ends a transaction.
-    pub fn decode(&mut self, bytes: &[u8], changes: &mut Vec<Written>) -> Result<Option<Commit>, Failure> {
+    /// Appends what one message of the stream stands for, each change as a message, and tells what it ends.
+    pub fn decode(&mut self, bytes: &[u8], decoded: &mut Decoded) -> Result<Option<End>, Failure> {
+        let changes = &mut decoded.changes;
         match message(bytes)? {
             Message::Begin { commit_lsn: lsn, commit_time, xid } => {
                 let time = CommitTime::of(commit_time);
@@ -97,75 +111,82 @@ impl<C: Catalog> Decoder<C> {
                     lsn,
                     commit_time,
                     time,
-                    next_idx: 0,
                     annotations: None,
                     has_changes: false,
                     is_of_a_rule: false,
                 });
             }
-            Message::Commit { end_lsn, .. } => {
+            Message::Commit { end_lsn } => {
                 let Transaction { lsn, commit_time, has_changes, .. } =
                     self.transaction.take().ok_or(Failure::OutOfPlace)?;
-                return Ok(Some(Commit { lsn, end_lsn, time: commit_time, has_changes }));
+                return Ok(Some(End::Commit(Commit { lsn, end_lsn, time: commit_time, has_changes })));
             }
+            Message::NoPublication => return Ok(Some(End::NoPublication)),
             Message::Relation(relation) => {
-                let left_out = self.catalog.left_out(&relation.schema, relation.oid);
-                self.tables.insert(relation.oid, (self.table(&relation), left_out));
+                let left_out = self.catalog.left_out(relation.oid);
+                self.tables.insert(relation.number, (self.table(&relation), left_out));
             }
-            Message::Logical { transactional: true, prefix, content } => {
-                let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
-                transaction.next_idx += 1;
-                match prefix {
-                    SET => transaction.annotations = Annotations::of_content(content),
-                    CLEAR => transaction.annotations = None,
-                    RULE if !transaction.is_of_a_rule => {
-                        transaction.is_of_a_rule = self.catalog.ran_rules(transaction.xid);
-                    }
-                    _ => {}
-                }
+            Message::SetAnnotations(content) => self.transaction()?.annotations = Annotations::of_content(content),
+            Message::SetOmittedAnnotations(omitted, beginning) => {
+                let annotations = Annotations::of_omitted(beginning, omitted.bytes, omitted.sha256);
+                self.transaction()?.annotations = Some(annotations);
             }
-            // not of any transaction: it explains nobody's changes
-            Message::Logical { transactional: false, .. } | Message::Origin | Message::Type => {}
-            Message::Insert { relation, new } => {
-                self.change(&[relation], changes, |table, at| table.inserted(at, &new))?;
+            Message::ClearAnnotations => self.transaction()?.annotations = None,
+            Message::Rule => {
+                let Transaction { xid, is_of_a_rule, .. } = *self.transaction()?;
+                self.transaction()?.is_of_a_rule = is_of_a_rule || self.catalog.ran_rules(xid);
             }
-            Message::Update { relation, old, new } => {
-                self.change(&[relation], changes, |table, at| table.updated(at, old.as_ref(), &new))?;
+            Message::SchemaChange { idx, id } => {
+                let transaction = self.transaction()?;
+                decoded.schema_changes.push(SchemaChange {
+                    id,
+                    commit_lsn: transaction.lsn,
+                    commit_idx: idx,
+                    commit_time: transaction.commit_time,
+                    annotations: transaction.annotations.clone(),
+                });
             }
-            Message::Delete { relation, old } => {
-                self.change(&[relation], changes, |table, at| table.deleted(at, &old))?;
+            Message::Insert { idx, relation, new } => {
+                self.change(idx, &[relation], changes, |table, at| table.inserted(at, &new))?;
             }
-            Message::Truncate { relations } => self.change(&relations, changes, |table, at| table.truncated(at))?,
+            Message::Update { idx, relation, filter, old, new } => {
+                self.change(idx, &[relation], changes, |table, at| match (filter, &old) {
+                    (Filter::Left, Some(old)) => table.deleted(at, old),
+                    (Filter::Entered, _) => table.inserted(at, &new),
+                    (_, old) => table.updated(at, old.as_ref(), &new),
+                })?;
+            }
+            Message::Delete { idx, relation, old } => {
+                self.change(idx, &[relation], changes, |table, at| table.deleted(at, &old))?;
+            }
+            Message::Truncate { idx, relations } => {
+                self.change(idx, &relations, changes, |table, at| table.truncated(at))?;
+            }
         }
         Ok(None)
     }
 
-    fn table(&self, relation: &Relation) -> Table {
-        let Relation { oid, schema, name, identity, .. } = relation;
-        let Keys { mut primary_key, mut generated } = self.catalog.keys(*oid);
-        // the identity is of the change's own time, the catalogs are of now
-        if *identity == ReplicaIdentity::Default {
-            let is_identity = relation.columns.iter().filter(|column| column.is_identity);
-            primary_key = is_identity.map(|column| column.name.clone()).collect();
-        }
-        generated.retain(|name| relation.columns.iter().all(|column| column.name != *name));
-        let columns = relation.columns.iter();
-        let columns =
-            columns.map(|column| Column::new(&column.name, self.catalog.kind(column.type_oid), column.is_identity));
-        Table::new(self.catalog.database(), (schema, name), *identity, columns.collect(), &primary_key, &generated)
+    fn transaction(&mut self) -> Result<&mut Transaction, Failure> {
+        self.transaction.as_mut().ok_or(Failure::OutOfPlace)
     }
 
-    /// One change for each of `relations` (a TRUNCATE may name several), all at the next place of the transaction, which those that are
-    /// not to be logged take too.
+    fn table(&self, relation: &Relation) -> Table {
+        let Relation { schema, name, identity, columns, key, never_sent, .. } = relation;
+        let key: Vec<String> =
+            key.iter().filter_map(|place| columns.get(usize::from(*place))).map(|column| column.name.clone()).collect();
+        let columns = columns.iter().map(|c| Column::new(&c.name, c.kind.clone(), c.is_identity)).collect();
+        Table::new(self.catalog.database(), (schema, name), *identity, columns, &key, never_sent)
+    }
+
+    /// One change for each of `relations` (a TRUNCATE may name several), all at one place of the transaction.
     fn change(
         &mut self,
+        idx: u32,
         relations: &[u32],
         changes: &mut Vec<Written>,
         change: impl Fn(&Table, &Position) -> Written,
     ) -> Result<(), Failure> {
         let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
-        let idx = transaction.next_idx;
-        transaction.next_idx += 1;
         let (place, idempotency_key) = &mut self.key;
         place.clear();
         let _ = write!(place, "{}:{idx}", transaction.lsn);

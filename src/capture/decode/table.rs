@@ -1,7 +1,7 @@
 //! One table, as the stream or the catalogs describe it, and its changes as JSON messages.
 
-use super::pgoutput::{Old, ReplicaIdentity, Value};
 use super::value::{Kind, push_json, push_string, string};
+use super::wire::{Old, ReplicaIdentity, Value};
 use crate::message::{About, Action, Annotations, Known, LargePart, Written};
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -250,7 +250,7 @@ impl Table {
             json.push_str(&column.name);
             json.push(':');
             match value {
-                Value::Null => json.push_str("null"),
+                Value::Null | Value::Omitted(_) => json.push_str("null"),
                 Value::Unchanged => json.push_str(UNCHANGED),
                 Value::Text(text) => push_json(json, text, &column.kind),
             }

@@ -20,6 +20,29 @@ pub enum Kind {
     Array { element: Box<Kind>, delimiter: char },
 }
 
+impl Kind {
+    const PLAIN: [(u8, Self); 8] = [
+        (b't', Self::Text),
+        (b'b', Self::Boolean),
+        (b'i', Self::Integer),
+        (b'f', Self::Float),
+        (b'j', Self::Json),
+        (b's', Self::Timestamp),
+        (b'z', Self::TimestampTz),
+        (b'v', Self::Interval),
+    ];
+
+    /// Of those that are no arrays.
+    pub(super) fn plain(letter: u8) -> Option<Self> {
+        Self::PLAIN.into_iter().find(|(known, _)| *known == letter).map(|(_, kind)| kind)
+    }
+
+    /// An array's is that of text.
+    pub(super) fn letter(&self) -> u8 {
+        Self::PLAIN.iter().find(|(_, known)| known == self).map_or(b't', |(letter, _)| *letter)
+    }
+}
+
 /// Appends the JSON text.
 pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
     let plain = match kind {

@@ -1,0 +1,223 @@
+//! What is known of tables, until something says that it is not so any more.
+
+use super::describe::describe;
+use super::filter::RowFilter;
+use super::output::{Output, Stream};
+use super::row::{Columns, Row};
+use crate::capture::wire::{Filter, Relation};
+use pg_sys::ReorderBufferChangeType as Change;
+use pg_sys::SysCacheIdentifier::{NAMESPACEOID, PUBLICATIONNAMESPACEMAP, PUBLICATIONOID, PUBLICATIONRELMAP};
+use pgrx::prelude::*;
+use std::cell::{Cell, RefCell};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, c_int};
+
+pub enum Table {
+    /// The log's own.
+    OfTheLog,
+    SchemaChanges,
+    Unpublished,
+    /// There is no publication of the name.
+    NoPublication,
+    Published(Box<Published>),
+}
+
+/// A table, and how its changes are told.
+pub struct Published {
+    pub number: u32,
+    /// Not sent yet.
+    pub description: Option<Relation>,
+    pub columns: Columns,
+    pub filter: Option<RowFilter>,
+    pub actions: pg_sys::PublicationActions,
+    /// Rows before a change are logged whole.
+    pub is_full: bool,
+    /// It is published as the root of its partitions.
+    pub is_within_root: bool,
+    /// Holds what PostgreSQL's functions keep.
+    pub memory: pg_sys::MemoryContext,
+}
+
+/// By number. With each, the tables on whose description it depends.
+pub struct Tables {
+    known: HashMap<u32, (Table, Vec<u32>)>,
+    /// All of these.
+    depended_on: HashSet<u32>,
+    memory: pg_sys::MemoryContext,
+}
+
+impl Tables {
+    /// `memory` lives as long.
+    pub fn new(memory: pg_sys::MemoryContext) -> Self {
+        watch();
+        STALE.with(|stale| stale.clear());
+        Self { known: HashMap::new(), depended_on: HashSet::new(), memory }
+    }
+
+    /// A table that is open, as it is now.
+    pub fn table(&mut self, relation: pg_sys::Relation, publication: &CStr) -> &mut Table {
+        if STALE.with(|stale| stale.is_any.get()) {
+            self.forget();
+        }
+        // SAFETY: it is open.
+        let number = unsafe { (*relation).rd_id.to_u32() };
+        let known = match self.known.entry(number) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let (table, depends_on) = describe(relation, publication, self.memory);
+                self.depended_on.extend(&depends_on);
+                place.insert((table, depends_on))
+            }
+        };
+        &mut known.0
+    }
+
+    /// What is not as it was.
+    fn forget(&mut self) {
+        let (all, tables) = STALE.with(Stale::take);
+        let is_stale = |depends_on: &[u32]| all || depends_on.iter().any(|table| tables.contains(table));
+        if all || tables.iter().any(|table| self.depended_on.contains(table)) {
+            self.known.retain(|_, (table, depends_on)| {
+                let is_stale = is_stale(depends_on);
+                if let (true, Table::Published(table)) = (is_stale, table) {
+                    // SAFETY: it is a child of ours, and nobody else holds anything of it.
+                    unsafe { pg_sys::MemoryContextDelete(table.memory) };
+                }
+                !is_stale
+            });
+        }
+    }
+}
+
+impl Published {
+    /// Sends a change, if it is to be told.
+    pub fn tell(
+        &mut self,
+        output: &mut Output,
+        stream: Stream,
+        (action, idx): (Change::Type, u32),
+        (old, new): (Option<&Row>, Option<&Row>),
+    ) {
+        let Some(filter) = self.passes(action, old, new) else { return };
+        self.describe(output, stream);
+        let Self { number, columns, is_full, .. } = self;
+        output.send(stream, |writer| match (action, old, new) {
+            (Change::REORDER_BUFFER_CHANGE_INSERT, _, Some(new)) => {
+                writer.insert(idx, *number);
+                columns.write(writer, new);
+            }
+            (Change::REORDER_BUFFER_CHANGE_UPDATE, old, Some(new)) => {
+                writer.update(idx, *number, filter);
+                match old {
+                    Some(old) => {
+                        writer.old(*is_full);
+                        columns.write(writer, old);
+                    }
+                    None => writer.no_old(),
+                }
+                columns.write(writer, new);
+            }
+            (_, Some(old), _) => {
+                writer.delete(idx, *number);
+                writer.old(*is_full);
+                columns.write(writer, old);
+            }
+            _ => {}
+        });
+    }
+
+    /// By what number a TRUNCATE names it, if it is to be told. Of partitions that are published as their root it is not: the root's other rows stay.
+    pub fn truncated(&mut self, output: &mut Output, stream: Stream) -> Option<u32> {
+        if !self.actions.pubtruncate || self.is_within_root {
+            return None;
+        }
+        self.describe(output, stream);
+        Some(self.number)
+    }
+
+    fn describe(&mut self, output: &mut Output, stream: Stream) {
+        if let Some(description) = self.description.take() {
+            output.describe(stream, &description);
+        }
+    }
+
+    /// `None`: it is not published.
+    fn passes(&mut self, action: Change::Type, old: Option<&Row>, new: Option<&Row>) -> Option<Filter> {
+        let actions = &self.actions;
+        let is_published = match action {
+            Change::REORDER_BUFFER_CHANGE_INSERT => actions.pubinsert && new.is_some(),
+            Change::REORDER_BUFFER_CHANGE_UPDATE => actions.pubupdate && new.is_some(),
+            // without the row before it, nobody knows what was deleted
+            Change::REORDER_BUFFER_CHANGE_DELETE => actions.pubdelete && old.is_some(),
+            _ => false,
+        };
+        if !is_published {
+            return None;
+        }
+        match &mut self.filter {
+            None => Some(Filter::Stayed),
+            Some(filter) => filter.passes(old, new),
+        }
+    }
+}
+
+/// What PostgreSQL has told since it was last asked.
+#[derive(Default)]
+struct Stale {
+    is_any: Cell<bool>,
+    is_all: Cell<bool>,
+    tables: RefCell<HashSet<u32>>,
+}
+
+/// More are taken for all.
+const MOST_STALE: usize = 10_000;
+
+thread_local! {
+    static STALE: Stale = Stale::default();
+    static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Stale {
+    fn add(&self, table: Option<u32>) {
+        self.is_any.set(true);
+        let mut tables = self.tables.borrow_mut();
+        match table {
+            Some(table) if tables.len() < MOST_STALE => drop(tables.insert(table)),
+            _ => self.is_all.set(true),
+        }
+    }
+
+    fn take(&self) -> (bool, HashSet<u32>) {
+        self.is_any.set(false);
+        (self.is_all.replace(false), self.tables.take())
+    }
+
+    fn clear(&self) {
+        self.take();
+    }
+}
+
+/// There are few places for who wants to be told: once a process.
+fn watch() {
+    if !IS_WATCHED.replace(true) {
+        // SAFETY: the callbacks live as long as the process.
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
+            for cache in [PUBLICATIONOID, PUBLICATIONRELMAP, PUBLICATIONNAMESPACEMAP, NAMESPACEOID] {
+                pg_sys::CacheRegisterSyscacheCallback(cache as c_int, Some(catalog_changed), pg_sys::Datum::null());
+            }
+        }
+    }
+}
+
+/// Zero: any table.
+#[pg_guard]
+unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, table: pg_sys::Oid) {
+    STALE.with(|stale| stale.add(Some(table.to_u32()).filter(|table| *table != 0)));
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn catalog_changed(_argument: pg_sys::Datum, _cache: c_int, _hash: u32) {
+    STALE.with(|stale| stale.add(None));
+}
