@@ -17,6 +17,7 @@ CREATE TABLE audit_cdc_internal.projections (
   rule_owner regrole NOT NULL,
   setting_names text[] NOT NULL,
   setting_values text[] NOT NULL,
+  strangers bigint[] NOT NULL, -- what the rule names and roles own that lack its owner's rights (src/pg/bound.rs); of another database after a restore
   fed_to bigint, -- disabled: the last entry that was fed; null: enabled
   created_at timestamptz NOT NULL DEFAULT now(),
   rebuilt_at timestamptz,
@@ -54,7 +55,7 @@ END;
 -- fails them must fail by itself. One whose name is shared by somebody else's table is left alone: what waits to be
 -- checked there would be checked with the rights of the rule's owner.
 CREATE VIEW audit_cdc_internal.runnable_projections AS
-  SELECT p.id, p.name, p.target::oid AS target, p.rule_owner::oid AS rule_owner, p.setting_names, p.setting_values,
+  SELECT p.id, p.name, p.target::oid AS target, p.rule_owner::oid AS rule_owner, p.setting_names, p.setting_values, p.strangers,
          p.fed_to, p.rule,
          format(E'INSERT INTO %s (%s) SELECT %2$s FROM (%s\n) AS rule',
                 CASE WHEN EXISTS (SELECT FROM pg_class WHERE oid = p.target) THEN p.target::text

@@ -1,8 +1,9 @@
 //! What people keep an audit log for: lives of records, tables as they were, undo and redo, activity. All of it is SQL that reads the log;
 //! only undo and redo write, and not to it.
 
-use crate::pg::{covers, owner, restricted, setting, with_settings};
-use crate::statement::succeeded;
+use crate::pg::{
+    BoundStatement, Meaning, covers, current_user, locked_owner, owner, restricted, setting, with_settings,
+};
 use pgrx::prelude::*;
 
 /// Is the caller somebody else than the table's owner and has all the owner's rights, as a superuser has? Then statements of undo and redo run as
@@ -21,11 +22,10 @@ fn run_statement(relation: Option<pg_sys::Oid>, statement: &str) -> i64 {
     let path =
         format!("pg_catalog, {}", setting("search_path").filter(|path| !path.is_empty()).unwrap_or("\"\"".into()));
     let settings = [("search_path", Some(path.as_str()))];
-    let run = || succeeded(Spi::connect_mut(|client| Ok(client.update(statement, None, &[])?.len() as i64)));
-    match relation.and_then(owner).filter(|owner| covers(*owner)) {
-        Some(owner) => restricted(owner, &settings, run),
-        None => with_settings(&settings, run),
-    }
+    let relation = relation.unwrap_or(pg_sys::InvalidOid);
+    let owner = locked_owner(relation).unwrap_or_else(current_user);
+    let run = || BoundStatement::prepare(statement, Meaning::of_table(relation, owner)).run() as i64;
+    if covers(owner) { restricted(owner, &settings, run) } else { with_settings(&settings, run) }
 }
 
 extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "capture"]);

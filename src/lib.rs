@@ -43,6 +43,7 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 pub extern "C-unwind" fn _PG_init() {
     settings::init();
     pg::guard_removal();
+    pg::guard_names();
     if pg::is_preloading() {
         capture::init();
     }

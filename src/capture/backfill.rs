@@ -9,7 +9,8 @@ use crate::ingest::take_captured;
 use crate::isolate::Isolation;
 use crate::message::Origin;
 use crate::pg::{
-    BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, pinned, snapshot_is_fixed, text_rows,
+    BoundStatement, BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, pinned, snapshot_is_fixed,
+    text_rows,
 };
 use crate::projection::temporary_types;
 use crate::statement::Statement;
@@ -97,7 +98,7 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
     let source = Source::here();
     let Some(batch) = Batch::next(&source, (backfill_id, relation, batch_size)) else { return Ok(false) };
     let moment = Moment::now();
-    let rows = as_owner_of(relation, || text_rows(&batch.query));
+    let rows = as_owner_of(relation, |meaning| text_rows(&BoundStatement::prepare(&batch.query, meaning)));
     let time = CommitTime::of(moment.time);
     let mut messages = Vec::with_capacity(rows.len());
     for row in rows.iter().filter(|row| moment.is_after(row.xmin)) {

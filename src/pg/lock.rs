@@ -17,7 +17,13 @@ pub fn lock_table(table: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
-/// The same, unless somebody stands in the way.
+/// As a SELECT locks it, until the transaction ends: it is not dropped, renamed, nor given to another owner.
+pub(super) fn lock_against_change(table: pg_sys::Oid) {
+    // SAFETY: as above.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
+}
+
+/// As an INSERT, unless somebody stands in the way.
 pub fn try_lock_table(table: pg_sys::Oid) -> bool {
     // SAFETY: as above.
     unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 mod board;
+mod bound;
 mod call;
 mod lock;
 mod log_rows;
@@ -27,6 +28,7 @@ mod worker;
 mod writer;
 
 pub use board::{desk, is_preloaded};
+pub use bound::{BoundStatement, Meaning, Object, Strangers, guard_names};
 pub use call::Call;
 pub use lock::{
     lock_capture, lock_log, lock_partitions, lock_projection, lock_retry, lock_table, try_lock_table,
@@ -42,11 +44,13 @@ pub use pinned::{pinned, pinned_settings, reading};
 pub use portal::{Cursor, with_pinned};
 pub use progress::{show_progress, show_progress_again, with_progress};
 pub use removal::{allow_removal, guard_removal, is_superuser, refuse_early};
-pub use role::{as_extension, as_owner_of, covers, current_user, owner, quietly, restricted, setting, with_settings};
+pub use role::{
+    as_extension, as_owner_of, covers, current_user, locked_owner, owner, quietly, restricted, setting, with_settings,
+};
 pub use row::{Column, RowType};
 pub use slot::{Pass, confirm_slot, drop_slot_if_rolled_back, note_read, stored_pass};
 pub use subtransaction::{rolled_back, subtransaction, tried};
-pub use texts::{TextRow, text_rows};
+pub use texts::{TextRow, first_texts, text_rows};
 pub use timeout::{has_expired, is_limited, limited};
 pub use type_input::{TypeInput, kind_of_type, type_name};
 pub use user::{is_member, outer_user, role_name, role_named, session_user, system_identifier};

@@ -1,6 +1,6 @@
 //! Removing the log is refused where it happens: event triggers on what was dropped do not run for their own removal.
 
-use super::Call;
+use super::{Call, bound};
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgList, PgSqlErrorCode, pg_sys};
@@ -56,6 +56,7 @@ unsafe extern "C-unwind" fn accessed(
         {
             made_routine(object);
         }
+        pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => bound::executed(object),
         _ => {}
     }
 }

@@ -1,4 +1,6 @@
+use super::bound::Meaning;
 use super::caught;
+use super::lock::lock_against_change;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 use pgrx::pg_sys::elog::PgLogLevel;
@@ -17,13 +19,18 @@ pub fn restricted<T>(role: pg_sys::Oid, settings: &[Setting], work: impl FnOnce(
 
 /// Runs a query of ours over a table, with the rights of its owner: what the table's owner has put into it (domains, operators, row filters)
 /// gets no others. Row security hides nothing, as it hides nothing from the WAL.
-pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    match owner(table) {
-        Some(owner) => {
-            with_rights(owner, pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS, &[], work)
-        }
-        None => work(),
+pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce(Meaning) -> T) -> T {
+    let owner = locked_owner(table).unwrap_or_else(current_user);
+    let flags = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;
+    with_rights(owner, flags, &[], || work(Meaning::of_table(table, owner)))
+}
+
+/// Who owns a table, and goes on to until the transaction ends.
+pub fn locked_owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    if table != pg_sys::InvalidOid {
+        lock_against_change(table);
     }
+    owner(table)
 }
 
 /// Runs code of `owner` that the current user has only called, with the rights of whichever of the two has less.
@@ -44,7 +51,7 @@ pub fn require_least_rights(owner: pg_sys::Oid) {
     }
 }
 
-fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+pub(super) fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
     // SAFETY: reads the catalogs' caches.
     unsafe { pg_sys::has_privs_of_role(role, other) }
 }
@@ -149,13 +156,29 @@ fn extension_owner() -> pg_sys::Oid {
 
 /// `None`: there is no such table.
 pub fn owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: reads the catalogs' caches; the entry is a pg_class row, released after reading.
+    owner_of(pg_sys::RelationRelationId, table)
+}
+
+/// Of a table, a function or a type. `None`: there is none.
+pub(super) fn owner_of(class: pg_sys::Oid, object: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    use pg_sys::SysCacheIdentifier::{PROCOID, RELOID, TYPEOID};
+    let cache = match class {
+        pg_sys::RelationRelationId => RELOID,
+        pg_sys::ProcedureRelationId => PROCOID,
+        _ => TYPEOID,
+    };
+    // SAFETY: reads the catalogs' caches; the entry is a row of that catalog, released after reading.
     unsafe {
-        let entry = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, table.into());
+        let entry = pg_sys::SearchSysCache1(cache as i32, object.into());
         if entry.is_null() {
             return None;
         }
-        let owner = (*pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_class>()).relowner;
+        let row = pg_sys::GETSTRUCT(entry);
+        let owner = match class {
+            pg_sys::RelationRelationId => (*row.cast::<pg_sys::FormData_pg_class>()).relowner,
+            pg_sys::ProcedureRelationId => (*row.cast::<pg_sys::FormData_pg_proc>()).proowner,
+            _ => (*row.cast::<pg_sys::FormData_pg_type>()).typowner,
+        };
         pg_sys::ReleaseSysCache(entry);
         Some(owner)
     }

@@ -4,13 +4,14 @@
 use super::feed::catch_up;
 use super::fill::{fill, settle};
 use super::rule;
-use super::run::{Projection, run_text};
+use super::run::Projection;
 use crate::capture::exclude_new_table;
-use crate::pg::{ErrorReport, as_extension, current_user, lock_projection, lock_table, setting};
+use crate::pg::{ErrorReport, Meaning, Strangers, as_extension, current_user, lock_projection, lock_table, setting};
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
+use std::cell::RefCell;
 
-use crate::pg::BuiltinOid::{BOOLOID, INT4OID, INT8OID, OIDOID, TEXTARRAYOID, TEXTOID};
+use crate::pg::BuiltinOid::{BOOLOID, INT4OID, INT8ARRAYOID, INT8OID, OIDOID, TEXTARRAYOID, TEXTOID};
 
 pgrx::extension_sql_file!(
     "../../sql/projection_functions.sql",
@@ -41,15 +42,15 @@ thread_local! {
 
     static ADD: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.projections
-           (name, target, columns, rule, rule_owner, setting_names, setting_values)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING id",
-        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID]) };
+           (name, target, columns, rule, rule_owner, setting_names, setting_values, strangers)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id",
+        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID]) };
 
     static ALTER: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.projections
-         SET columns = $3, rule = $4, setting_names = $6, setting_values = $7
+         SET columns = $3, rule = $4, setting_names = $6, setting_values = $7, strangers = $8
          WHERE name = $1 AND target = $2 AND rule_owner = $5 RETURNING id",
-        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID]) };
+        &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID]) };
 
     static FED_TO: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.projections SET fed_to = $2, rebuilt_at = CASE WHEN $3 THEN now() ELSE rebuilt_at END WHERE id = $1",
@@ -149,7 +150,9 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     rule::check_statement(&projection);
     let table = rule::table_name(projection.target);
     projection.with_rights_and(rule::ALL_ROWS, || {
-        projection.with_constraints_checked_at_once(|| run_text(&format!("DELETE FROM {table}")));
+        projection.with_constraints_checked_at_once(|| {
+            projection.bound(&format!("DELETE FROM {table}")).run();
+        });
     });
     if !rule::is_empty(&projection, &table) {
         let message = format!("table \"{table}\" is not empty after DELETE");
@@ -233,7 +236,8 @@ fn keep(
 ) -> Result<bool, ErrorReport> {
     let settings = settings_of_now();
     let borrowed: Vec<_> = settings.iter().map(|(name, value)| (*name, Some(value.as_str()))).collect();
-    let columns = crate::pg::restricted(owner, &borrowed, || rule::columns(rule))?;
+    let meaning = Meaning { table: None, role: owner, strangers: Strangers::Asked(RefCell::default()) };
+    let (columns, strangers) = crate::pg::restricted(owner, &borrowed, || rule::columns((rule, meaning)))?;
     rule::check_target(target, &columns)?;
     let (names, values): (Vec<&str>, Vec<String>) = settings.into_iter().unzip();
     Ok(as_extension(|| {
@@ -248,6 +252,7 @@ fn keep(
                         owner.into(),
                         names.into(),
                         values.into(),
+                        strangers.into(),
                     ]
                 },
                 |rows| Ok(!rows.is_empty()),
@@ -316,7 +321,7 @@ fn settings_of_now() -> Vec<(&'static str, String)> {
 
 /// A rule with a star in it may give other columns than when it was made.
 fn with_columns_of_now(projection: Projection) -> Result<Projection, ErrorReport> {
-    let columns = projection.with_rights(|| rule::columns(&projection.rule))?;
+    let (columns, _) = projection.with_rights(|| rule::columns(projection.rule()))?;
     rule::check_target(projection.target, &columns)?;
     as_extension(|| COLUMNS.with(|statement| statement.run(|| vec![projection.id.into(), columns.into()], |_| Ok(()))));
     found(&projection.name)

@@ -1,8 +1,8 @@
 //! Is a rule a query whose result the target can take?
 
 use super::run::Projection;
-use crate::pg::{CaughtError, ErrorReport, as_extension, caught};
-use crate::statement::{Statement, succeeded};
+use crate::pg::{BoundStatement, CaughtError, ErrorReport, Meaning, Object, as_extension, caught, first_texts};
+use crate::statement::Statement;
 use pgrx::prelude::*;
 
 use crate::pg::BuiltinOid::{OIDOID, TEXTARRAYOID};
@@ -32,27 +32,17 @@ thread_local! {
         "SELECT name FROM unnest($1) AS name GROUP BY name HAVING count(*) > 1 LIMIT 1", &[TEXTARRAYOID]) };
 }
 
-/// The names of the columns that `rule` gives. Runs under the rights and settings of its owner. A cursor, since that is
-/// refused for several statements.
-pub fn columns(rule: &str) -> Result<Vec<String>, ErrorReport> {
-    let columns = || {
-        succeeded(Spi::connect(|client| {
-            let mut cursor = client.try_open_cursor(&*format!("SELECT * FROM ({rule}\n) AS rule LIMIT 0"), &[])?;
-            let result = cursor.fetch(1)?;
-            (1..=result.columns()?).map(|ordinal| result.column_name(ordinal)).collect()
-        }))
-    };
-    caught(columns).map_err(|error| match &error {
+/// The names of the columns that `rule` gives, and what it names that others own. Runs under the rights and settings of its owner.
+pub fn columns((rule, meaning): (&str, Meaning)) -> Result<(Vec<String>, Vec<Object>), ErrorReport> {
+    let query = caught(|| BoundStatement::prepare(&format!("SELECT * FROM ({rule}\n) AS rule"), meaning));
+    let query = query.map_err(|error| match &error {
         CaughtError::PostgresError(cause) if cause.sql_error_code() == PgSqlErrorCode::ERRCODE_SYNTAX_ERROR => {
             not_a_query(cause.message())
         }
-        CaughtError::PostgresError(cause)
-            if cause.sql_error_code() == PgSqlErrorCode::ERRCODE_INVALID_CURSOR_DEFINITION =>
-        {
-            not_a_query("several statements")
-        }
         _ => error.rethrow(),
-    })
+    })?;
+    let columns = query.columns().ok_or_else(|| not_a_query("several statements"))?;
+    Ok((columns, query.strangers()))
 }
 
 fn not_a_query(why: &str) -> ErrorReport {
@@ -149,13 +139,10 @@ pub fn table_name(table: pg_sys::Oid) -> String {
 pub fn check_statement(projection: &Projection) {
     let explain = format!("EXPLAIN (VERBOSE, COSTS OFF) {}", projection.statement);
     let reads_new_entries = projection.with_rights(|| {
-        succeeded(Spi::connect(|client| {
-            let mut found = false;
-            for row in client.select(&*explain, None, &[])? {
-                found |= row.get::<String>(1)?.is_some_and(|line| line.contains("audit_cdc_internal.new_log()"));
-            }
-            Ok(found)
-        }))
+        first_texts(&projection.bound(&explain))
+            .iter()
+            .flatten()
+            .any(|line| line.contains("audit_cdc_internal.new_log()"))
     });
     if !reads_new_entries {
         report(PgSqlErrorCode::ERRCODE_WARNING, "the rule does not read audit_new_logs".into())
@@ -165,11 +152,7 @@ pub fn check_statement(projection: &Projection) {
 }
 
 pub fn is_empty(projection: &Projection, table: &str) -> bool {
-    projection.with_rights_and(ALL_ROWS, || {
-        succeeded(Spi::connect(|client| {
-            Ok(client.select(&*format!("SELECT FROM {table} LIMIT 1"), None, &[])?.is_empty())
-        }))
-    })
+    projection.with_rights_and(ALL_ROWS, || projection.bound(&format!("SELECT FROM {table} LIMIT 1")).run() == 0)
 }
 
 struct Column {

@@ -3,14 +3,15 @@
 use crate::isolate::{Isolation, isolated};
 use crate::message::Reject;
 use crate::pg::{
-    BuiltinOid, CaughtError, ErrorReport, LogRow, as_extension, feeding, has_expired, is_limited, limited, restricted,
-    show_progress_again, subtransaction, temporary_schema, tried, with_pinned,
+    BoundStatement, BuiltinOid, CaughtError, ErrorReport, LogRow, Meaning, Object, Strangers, as_extension, feeding,
+    has_expired, is_limited, limited, restricted, show_progress_again, subtransaction, temporary_schema, tried,
+    with_pinned,
 };
 use crate::settings::rule_timeout;
 use crate::sqlstate::SqlState;
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
-use pgrx::spi::{OwnedPreparedStatement, SpiResult, SpiTupleTable};
+use pgrx::spi::{SpiResult, SpiTupleTable};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -40,11 +41,11 @@ thread_local! {
 
     static TEMPORARY: Statement = const { Statement::new("SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = $1", &[BuiltinOid::OIDOID]) };
 
-    static PLANS: RefCell<HashMap<PlanKey, Rc<OwnedPreparedStatement>>> = RefCell::default();
+    static PLANS: RefCell<HashMap<PlanKey, Rc<BoundStatement>>> = RefCell::default();
 }
 
-/// Owner, settings and statement: all of them are folded into a plan.
-type PlanKey = (pg_sys::Oid, Vec<(String, String)>, String);
+/// Owner, settings, statement, and what it may name: all of them are folded into a plan.
+type PlanKey = (pg_sys::Oid, Vec<(String, String)>, String, pg_sys::Oid, Vec<Object>);
 
 pub struct Projection {
     pub id: i32,
@@ -52,9 +53,11 @@ pub struct Projection {
     pub target: pg_sys::Oid,
     pub rule_owner: pg_sys::Oid,
     settings: Vec<(String, String)>,
+    /// What belongs to others, and was there when the rule was made.
+    strangers: Vec<Object>,
     /// The last entry that was fed before it was disabled.
     pub fed_to: Option<i64>,
-    pub rule: String,
+    rule: String,
     pub statement: String,
     immediate: Option<String>,
     deferred: Option<String>,
@@ -96,6 +99,7 @@ impl Projection {
                 target: row["target"].value()?.unwrap_or(pg_sys::InvalidOid),
                 rule_owner: row["rule_owner"].value()?.unwrap_or(pg_sys::InvalidOid),
                 settings: texts("setting_names")?.into_iter().zip(texts("setting_values")?).collect(),
+                strangers: row["strangers"].value()?.unwrap_or_default(),
                 fed_to: row["fed_to"].value()?,
                 rule: text("rule")?,
                 statement: text("statement")?,
@@ -200,9 +204,7 @@ impl Projection {
         self.with_rights_and(settings, || {
             self.with_constraints_checked_at_once(|| {
                 let plan = self.plan();
-                feeding(entries.iter(), || {
-                    succeeded(Spi::connect_mut(|client| client.update(&*plan, None, &[]).map(drop)))
-                });
+                feeding(entries.iter(), || plan.run());
             });
         });
     }
@@ -256,13 +258,24 @@ impl Projection {
         self.deferred.iter().for_each(|statement| run_text(statement));
     }
 
-    fn plan(&self) -> Rc<OwnedPreparedStatement> {
-        let key = (self.rule_owner, self.settings.clone(), self.statement.clone());
+    /// A statement over the target, which runs with the rights of the rule's owner.
+    pub fn bound(&self, statement: &str) -> BoundStatement {
+        let strangers = Strangers::Known(self.strangers.clone());
+        BoundStatement::prepare(statement, Meaning { table: Some(self.target), role: self.rule_owner, strangers })
+    }
+
+    /// The rule alone.
+    pub fn rule(&self) -> (&str, Meaning) {
+        let strangers = Strangers::Known(self.strangers.clone());
+        (&self.rule, Meaning { table: None, role: self.rule_owner, strangers })
+    }
+
+    fn plan(&self) -> Rc<BoundStatement> {
+        let key = (self.rule_owner, self.settings.clone(), self.statement.clone(), self.target, self.strangers.clone());
         if let Some(plan) = PLANS.with(|plans| plans.borrow().get(&key).cloned()) {
             return plan;
         }
-        let plan = Spi::connect_mut(|client| Ok(client.prepare_mut(self.statement.as_str(), &[])?.keep()));
-        let plan = Rc::new(succeeded(plan));
+        let plan = Rc::new(self.bound(&self.statement));
         PLANS.with(|plans| {
             let mut plans = plans.borrow_mut();
             if plans.len() >= MOST_PLANS {
