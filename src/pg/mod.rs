@@ -4,6 +4,7 @@
 mod board;
 mod bound;
 mod call;
+mod ending;
 mod lock;
 mod log_rows;
 mod memory;

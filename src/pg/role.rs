@@ -1,5 +1,6 @@
 use super::bound::Meaning;
 use super::caught;
+use super::ending::Unending;
 use super::lock::lock_against_change;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
@@ -118,7 +119,10 @@ fn with_rights<T>(role: pg_sys::Oid, flags: u32, settings: &[Setting], work: imp
     for (name, value) in settings {
         set(name, *value, pg_sys::GucContext::PGC_USERSET);
     }
+    // whatever others' code does, the session goes on
+    let unending = (flags & pg_sys::SECURITY_RESTRICTED_OPERATION != 0).then(Unending::begin);
     let result = work();
+    drop(unending);
     // SAFETY: as above.
     unsafe {
         pg_sys::AtEOXact_GUC(false, nesting);

@@ -58,6 +58,25 @@ def test_no_error_of_a_rule_stops_an_ingest(db, name):
     assert state(db) == (True, 0, 0)
 
 
+@pytest.mark.parametrize("setting, ending", [("exit_on_error", "RAISE EXCEPTION 'the end'"), ("transaction_timeout", "PERFORM pg_sleep(0.2)")])
+@pytest.mark.parametrize("how", ["in it", "of it"])
+def test_no_setting_of_a_rule_ends_the_session(roles, db, setting, ending, how):
+    """A function that sets it, or one that has it set."""
+    if db.connect().server_version < 170000 and setting == "transaction_timeout":
+        pytest.skip("not in this release")
+    owner, value = roles("audit_cdc_reader"), "on" if setting == "exit_on_error" else "1ms"
+    db.run(f"GRANT CREATE ON SCHEMA public TO {owner}")
+    session = db.connect(user=owner)
+    run(session, FEED)
+    of_it, in_it = (f"SET {setting} = '{value}'", "") if how == "of it" else ("", f"PERFORM set_config('{setting}', '{value}', false);")
+    run(session, f"CREATE FUNCTION f(text) RETURNS text LANGUAGE plpgsql {of_it} AS $$ BEGIN {in_it} {ending}; RETURN $1; END $$")
+    run(session, "SELECT audit_create_projection('feed', %s)", RULE.replace("new_values ->> 'value'", "f(new_values ->> 'value')"))
+    relay = db.connect()
+    assert db.ingest(values("a"), relay)[1] == 1
+    assert state(db) == (True, 0, 1) and db.ingest(values("b", first=1), relay)[1] == 1
+    assert run(relay, f"SET {setting} = DEFAULT; SHOW {setting}") == [("off" if setting == "exit_on_error" else "0",)]
+
+
 def test_a_locked_target_makes_entries_wait_not_the_ingest(db):
     project(db)
     owner = db.connect()
