@@ -2,7 +2,7 @@
 
 use super::decode::Commit;
 use super::slot::{Read, Slot};
-use crate::ingest::{capturing, take_captured};
+use crate::ingest::{capturing, make_months_ahead, take_captured};
 use crate::isolate::Isolation;
 use crate::message::{Origin, Written};
 use crate::pg::{self, BuiltinOid, ErrorReport, Pass};
@@ -65,6 +65,7 @@ fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
         CAPTURED
             .with(|statement| statement.run(|| vec![captured.into(), (lsn as i64).into(), time.into()], |_| Ok(())));
     }
+    make_months_ahead();
     // where the slot is advanced to may be on disk sooner
     pg::commit_to_disk();
     let is_complete = !read.is_cut && upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));

@@ -5,7 +5,7 @@ use super::month::{Month, months};
 use super::names::AuditedTable;
 use super::store::Stored;
 use crate::message::{Change, Identity, Origin, array_literal};
-use crate::pg::{BuiltinOid, is_partition, lock_log};
+use crate::pg::{BuiltinOid, is_partition, lock_log, try_lock_partitions};
 use crate::statement::Statement;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -137,6 +137,17 @@ pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Mont
         crate::pg::notice_new_tables();
     }
     refused
+}
+
+/// Makes the present month and the next, unless somebody is just making others. So who needs them later waits for nobody.
+pub fn make_months_ahead() {
+    let present = Month::present();
+    let missing = [present, present.next()].into_iter().filter(|month| !is_partition(&month.partition()));
+    let starts: Vec<_> = missing.map(|month| timestamp(month.start())).collect();
+    if !starts.is_empty() && try_lock_partitions() {
+        PARTITIONS.with(|partitions| partitions.run(|| vec![starts.into()], |_| Ok(())));
+        crate::pg::notice_new_tables();
+    }
 }
 
 fn timestamp(unix_microseconds: i64) -> TimestampWithTimeZone {

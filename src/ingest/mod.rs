@@ -24,6 +24,7 @@ use limits::Limits;
 use pgrx::prelude::*;
 use take::{Taken, take};
 
+pub use log::make_months_ahead;
 pub use take::{capturing, take_captured};
 
 pgrx::extension_sql_file!(

@@ -19,10 +19,17 @@ impl Month {
         Self::of(Timestamp::now().as_microsecond())
     }
 
-    /// Where the next month begins, since 1970-01-01 00:00 UTC.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1.month()))
+    }
+
+    /// When it begins, since 1970-01-01 00:00 UTC.
+    pub fn start(self) -> i64 {
+        self.0.to_zoned(TimeZone::UTC).map_or(i64::MAX, |start| start.timestamp().as_microsecond())
+    }
+
     fn end(self) -> i64 {
-        let next = self.0.saturating_add(1.month()).to_zoned(TimeZone::UTC);
-        next.map_or(i64::MAX, |next| next.timestamp().as_microsecond())
+        self.next().start()
     }
 
     /// In months.

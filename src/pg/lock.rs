@@ -72,6 +72,11 @@ pub fn lock_partitions() {
     acquire(&tag(c"log", 0), pg_sys::ExclusiveLock, true);
 }
 
+/// The same, unless somebody else is making some.
+pub fn try_lock_partitions() -> bool {
+    acquire(&tag(c"log", 0), pg_sys::ExclusiveLock, false)
+}
+
 /// Who has it retries rejects. Until the transaction ends.
 pub fn lock_retry() {
     acquire(&tag(c"rejects", 0), pg_sys::ExclusiveLock, true);

@@ -4,7 +4,8 @@ import json
 
 import psycopg2
 import pytest
-from conftest import batch, change
+from capture_helpers import captured, source  # noqa: F401
+from conftest import batch, change, until
 
 
 def peak_memory(db, connection):
@@ -154,6 +155,18 @@ def test_a_call_names_so_many_new_tables_and_no_more(db):
     assert db.ingest(body, connection) == (5, 3, 0, 2)
     assert db.rows("SELECT DISTINCT sqlstate FROM audit_rejects WHERE hint ~ 'audit_cdc.max_new_tables'") == [("54000",)]
     assert db.ingest(body, connection) == (5, 5 - 3, 3, 0), "those that are known do not count"
+
+
+def test_an_open_transaction_that_made_a_month_does_not_hold_up_capture(captured):
+    """The present month and the next are there before they are needed."""
+    until(lambda: months(captured) == 2)
+    relay = captured.connect()
+    relay.cursor().execute("BEGIN")
+    assert captured.ingest(batch([change(time="2020-01-01T00:00:00Z")]), relay) == (1, 1, 0, 0)
+    captured.run("INSERT INTO t VALUES (1, 'a')")
+    until(lambda: captured.value("SELECT count(*) FROM audit_logs") == 1, 20)
+    relay.cursor().execute("COMMIT")
+    assert months(captured) == 3
 
 
 def test_only_superusers_set_the_limits(db):
