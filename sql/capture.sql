@@ -122,6 +122,7 @@ BEGIN
   SELECT s.lsn INTO start_lsn FROM pg_create_logical_replication_slot(slot, 'audit_cdc') AS s;
   PERFORM audit_cdc_internal.drop_slot_if_rolled_back(slot);
   INSERT INTO audit_cdc_internal.captures (publication, slot) VALUES (publication, slot);
+  PERFORM audit_cdc_internal.record_tables();
   targets := (SELECT string_agg(format('%s (projection "%s")', t.captured, p.name), ', ' ORDER BY p.name)
               FROM audit_cdc_internal.projections AS p CROSS JOIN LATERAL audit_cdc_internal.captured_of(p.target) AS t(captured)
               WHERE t.captured IS NOT NULL);

@@ -90,7 +90,7 @@ GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin; -
 GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.audit_rejects, @extschema@.audit_described_tables,
   @extschema@.audit_projections, @extschema@.audit_projection_failures, @extschema@.audit_projection_progress, @extschema@.audit_backfills,
   @extschema@.audit_last_changes, @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
-  @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps TO audit_cdc_reader;
+  @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps, @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 
 -- What capture and ingest may: with these rights the worker's role writes the log, and no others. The functions that it owns run as it.

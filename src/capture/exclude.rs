@@ -26,9 +26,12 @@ thread_local! {
          ON CONFLICT (relation) WHERE until_lsn IS NULL DO NOTHING RETURNING relation", &[OIDOID, OIDOID, TEXTOID]) };
 
     static INCLUDE: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.excluded_tables
-         SET included_reason = $3, included_by = pg_get_userbyid($2), included_at = clock_timestamp(), until_lsn = pg_current_wal_insert_lsn()
-         WHERE (relation = $1 OR relation IN (SELECT relid FROM pg_partition_tree($1))) AND until_lsn IS NULL RETURNING relation", &[OIDOID, OIDOID, TEXTOID]) };
+        "WITH included AS (
+           UPDATE audit_cdc_internal.excluded_tables
+           SET included_reason = $3, included_by = pg_get_userbyid($2), included_at = clock_timestamp(), until_lsn = pg_current_wal_insert_lsn()
+           WHERE (relation = $1 OR relation IN (SELECT relid FROM pg_partition_tree($1))) AND until_lsn IS NULL
+           RETURNING relation, from_lsn, until_lsn, excluded_at)
+         SELECT audit_cdc_internal.note_exclusion(relation, from_lsn, until_lsn, excluded_at) FROM included", &[OIDOID, OIDOID, TEXTOID]) };
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_exclude_table(relation regclass, reason text)

@@ -9,6 +9,7 @@ mod control;
 mod decode;
 mod exclude;
 mod pass;
+mod schema_changes;
 mod slot;
 mod source;
 mod worker;

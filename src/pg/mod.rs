@@ -5,6 +5,7 @@ mod board;
 mod bound;
 mod call;
 mod ending;
+mod event;
 mod lock;
 mod log_rows;
 mod memory;
@@ -31,6 +32,7 @@ mod writer;
 pub use board::{desk, is_preloaded};
 pub use bound::{BoundStatement, Meaning, Object, Strangers, guard_names};
 pub use call::Call;
+pub use event::Event;
 pub use lock::{
     lock_capture, lock_log, lock_partitions, lock_projection, lock_retry, lock_table, try_lock_partitions,
     try_lock_table, try_share_projection,
@@ -44,10 +46,12 @@ pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 pub use pinned::{pinned, pinned_settings, reading};
 pub use portal::{Cursor, with_pinned};
 pub use progress::{show_progress, show_progress_again, with_progress};
+pub use removal::{allow_removal, guard_removal, has_capture, is_superuser, refuse_early};
 pub use removal::{allow_removal, guard_removal, is_superuser, refuse_early};
 pub use role::{
     as_extension, as_owner_of, covers, current_user, locked_owner, owner, quietly, restricted, setting, with_settings,
 };
+pub use role::{as_extension, as_owner_of, covers, current_user, owner, quietly, restricted, setting, with_settings};
 pub use row::{Column, RowType};
 pub use slot::{Pass, confirm_slot, drop_slot_if_rolled_back, note_read, stored_pass};
 pub use subtransaction::{rolled_back, subtransaction, tried};
@@ -123,6 +127,16 @@ pub fn temporary_schema() -> Option<pg_sys::Oid> {
 pub fn with_new_snapshot<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: taken away below; after an error the end of the transaction does it.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = work();
+    // SAFETY: the one pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
+/// The same, also where the transaction sees only what was there when it began.
+pub fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: copied, and taken away below; after an error the end of the transaction does it.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
     let result = work();
     // SAFETY: the one pushed above.
     unsafe { pg_sys::PopActiveSnapshot() };

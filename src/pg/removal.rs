@@ -141,6 +141,11 @@ fn altered(schema: pg_sys::Oid) {
     }
 }
 
+/// Is this database captured?
+pub fn has_capture() -> bool {
+    has_row(relation(internal_schema(), c"captures"))
+}
+
 /// An overload beside a function of ours may fit a call better, and would be called in its place.
 fn made_routine(routine: pg_sys::Oid) {
     let Some(extension) = extension() else { return };
