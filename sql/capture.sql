@@ -123,6 +123,9 @@ BEGIN
   PERFORM audit_cdc_internal.drop_slot_if_rolled_back(slot);
   INSERT INTO audit_cdc_internal.captures (publication, slot) VALUES (publication, slot);
   PERFORM audit_cdc_internal.record_tables();
+  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
+  SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
   targets := (SELECT string_agg(format('%s (projection "%s")', t.captured, p.name), ', ' ORDER BY p.name)
               FROM audit_cdc_internal.projections AS p CROSS JOIN LATERAL audit_cdc_internal.captured_of(p.target) AS t(captured)
               WHERE t.captured IS NOT NULL);

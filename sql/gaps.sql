@@ -61,7 +61,8 @@ END;
 CREATE FUNCTION audit_cdc_internal.end_gaps(relation oid, reasons text[], to_lsn pg_lsn) RETURNS void LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   INSERT INTO audit_cdc_internal.gap_ends (gap_id, to_lsn, to_time)
-  SELECT g.id, greatest(end_gaps.to_lsn, g.from_lsn), clock_timestamp() FROM audit_cdc_internal.gaps AS g
+  SELECT g.id, CASE g.reason WHEN 'continued' THEN end_gaps.to_lsn -- its from_lsn is of another server
+                         ELSE greatest(end_gaps.to_lsn, g.from_lsn) END, clock_timestamp() FROM audit_cdc_internal.gaps AS g
   WHERE g.relation IS NOT DISTINCT FROM end_gaps.relation AND g.reason = ANY (end_gaps.reasons)
     AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
   ON CONFLICT DO NOTHING;

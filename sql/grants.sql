@@ -56,7 +56,7 @@ BEGIN
       ('audit_cdc_admin', false, ARRAY[
         'audit_retry_rejects', 'audit_describe_tables', 'audit_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',
-         'audit_exclude_table', 'audit_include_table', 'audit_allow_source', 'audit_revoke_source']),
+         'audit_exclude_table', 'audit_include_table', 'audit_allow_source', 'audit_revoke_source', 'audit_continue']),
       -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
       ('audit_cdc_admin', true, ARRAY[
         'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_look', 'begin_to_stop', 'end_capture', 'capture_worker',
@@ -90,7 +90,8 @@ GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin; -
 GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.audit_rejects, @extschema@.audit_described_tables,
   @extschema@.audit_projections, @extschema@.audit_projection_failures, @extschema@.audit_projection_progress, @extschema@.audit_backfills,
   @extschema@.audit_last_changes, @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
-  @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps, @extschema@.audit_schema_changes TO audit_cdc_reader;
+  @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps, @extschema@.audit_continuations,
+  @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 
 -- What capture and ingest may: with these rights the worker's role writes the log, and no others. The functions that it owns run as it.

@@ -28,13 +28,18 @@ fn run_statement(relation: Option<pg_sys::Oid>, statement: &str) -> i64 {
     if covers(owner) { restricted(owner, &settings, run) } else { with_settings(&settings, run) }
 }
 
-extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "capture"]);
+extension_sql_file!(
+    "../sql/history/audited.sql",
+    name = "history_audited",
+    requires = ["audit_logs", "capture", "continuations"]
+);
+extension_sql_file!("../sql/history/doubts.sql", name = "history_doubts", requires = ["history_audited", "rejects"]);
 extension_sql_file!("../sql/history/events.sql", name = "history_events", requires = ["history_audited"]);
 extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = ["install"]);
 extension_sql_file!(
     "../sql/history/as_of.sql",
     name = "history_as_of",
-    requires = ["history_events", "history_diff", "cast"]
+    requires = ["history_events", "history_doubts", "history_diff", "cast"]
 );
 extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_as_of"]);
 extension_sql_file!("../sql/history/statements.sql", name = "history_statements", requires = ["history"]);

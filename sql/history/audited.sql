@@ -6,7 +6,11 @@ CREATE TYPE audit_cdc_internal.audited AS (
   table_name text,
   numbers integer[], -- in audited_tables
   key_columns text[], -- in the order of record_pks; null: nobody can tell
-  key_types text[] -- as spelled_types() gives them
+  key_types text[], -- as spelled_types() gives them
+  databases text[], -- database_id, and those from which this database goes on, the oldest first
+  positions_before bigint[], -- of each of them: what its positions count on from
+  is_own boolean, -- it is of this database: only what capture stored is believed
+  is_named boolean -- the caller gave its database_id
 );
 
 -- Commits overtake each other, and clocks are set, by less than this.
@@ -19,12 +23,6 @@ CREATE FUNCTION audit_cdc_internal.runs_backwards(lsn bigint, committed timestam
     lsn_before bigint, committed_before timestamptz, id_before bigint) RETURNS boolean
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN lsn <= lsn_before AND committed > committed_before + audit_cdc_internal.overtaking() AND id > id_before;
-
--- Of this database only what capture stored is believed.
-CREATE FUNCTION audit_cdc_internal.is_own(database_id text) RETURNS boolean LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT coalesce(is_own.database_id = audit_cdc_internal.this_database() ->> 'id', false);
-END;
 
 -- Columns whose values are the key's in each of some entries, of one record if it is named; null where that leaves a choice.
 CREATE FUNCTION audit_cdc_internal.inferred_key(numbers integer[], of_record text, is_own boolean) RETURNS text[]
@@ -53,17 +51,16 @@ CREATE FUNCTION audit_cdc_internal.key_of(audited audit_cdc_internal.audited, re
   LANGUAGE plpgsql STABLE AS $$
 DECLARE
   described audit_cdc_internal.described_tables;
-  is_own CONSTANT boolean := audit_cdc_internal.is_own(audited.database_id);
 BEGIN
   SELECT d.* INTO described FROM audit_cdc_internal.described_tables AS d
-  WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
+  WHERE d.database_id = ANY (audited.databases) AND (d.table_schema, d.table_name) = (audited.table_schema, audited.table_name)
   ORDER BY d.valid_from DESC LIMIT 1;
   IF FOUND THEN
     columns := described.key_columns;
     types := described.key_types;
     RETURN;
   END IF;
-  IF relation IS NULL AND is_own THEN
+  IF relation IS NULL AND audited.is_own THEN
     relation := to_regclass(format('%I.%I', audited.table_schema, audited.table_name));
   END IF;
   SELECT array_agg(a.attname::text ORDER BY a.attnum),
@@ -72,8 +69,8 @@ BEGIN
   FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
   WHERE i.indrelid = relation AND i.indisprimary HAVING count(*) > 0;
   IF columns IS NULL THEN
-    columns := coalesce(CASE WHEN of_record IS NOT NULL THEN audit_cdc_internal.inferred_key(audited.numbers, of_record, is_own) END,
-                        audit_cdc_internal.inferred_key(audited.numbers, NULL, is_own));
+    columns := coalesce(CASE WHEN of_record IS NOT NULL THEN audit_cdc_internal.inferred_key(audited.numbers, of_record, audited.is_own) END,
+                        audit_cdc_internal.inferred_key(audited.numbers, NULL, audited.is_own));
   END IF;
 END
 $$;
@@ -86,9 +83,11 @@ DECLARE
   parts text[];
   found audit_cdc_internal.audited;
   here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  wanted CONSTANT text[] := (SELECT d.ids FROM audit_cdc_internal.databases_of(coalesce(database_id, here)) AS d);
   is_here boolean;
   many integer;
   described text;
+  names text[];
 BEGIN
   IF name IS NULL THEN
     parts := (SELECT ARRAY[n.nspname, c.relname] FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation);
@@ -103,23 +102,32 @@ BEGIN
     RAISE EXCEPTION 'table_name must not be null' USING ERRCODE = 'null_value_not_allowed';
   END IF;
   SELECT max(g.database_id), max(g.table_schema), max(g.table_name), max(g.numbers), count(*), bool_or(g.database_id = here),
-         string_agg(format('%I.%I of database_id %s', g.table_schema, g.table_name, g.database_id), ', ' ORDER BY g.table_schema, g.table_name, g.database_id)
-    INTO found.database_id, found.table_schema, found.table_name, found.numbers, many, is_here, described
-  FROM (SELECT t.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers
+         string_agg(format('%I.%I of database_id %s', g.table_schema, g.table_name, g.database_id), ', ' ORDER BY g.table_schema, g.table_name, g.database_id),
+         array_agg(format('%I.%I', g.table_schema, g.table_name))
+    INTO found.database_id, found.table_schema, found.table_name, found.numbers, many, is_here, described, names
+  FROM (SELECT n.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers
         FROM audit_cdc_internal.audited_tables AS t
-        WHERE (table_named.database_id IS NULL OR t.database_id = table_named.database_id)
+        CROSS JOIN LATERAL (SELECT CASE WHEN t.database_id = ANY (wanted) THEN coalesce(table_named.database_id, here) ELSE t.database_id END) AS n(database_id)
+        WHERE (table_named.database_id IS NULL OR t.database_id = ANY (wanted))
           AND (t.table_name = parts[cardinality(parts)] AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
                OR t.table_name = table_named.name)
-        GROUP BY t.database_id, t.table_schema, t.table_name) AS g;
+        GROUP BY n.database_id, t.table_schema, t.table_name) AS g;
   IF many = 0 THEN
     RETURN NULL;
   ELSIF many > 1 THEN
     IF table_named.database_id IS NULL AND relation IS NOT NULL AND is_here THEN -- a row type is of this database
-      RETURN audit_cdc_internal.table_named(name, here, relation, of_record);
+      found := audit_cdc_internal.table_named(name, here, relation, of_record);
+      found.is_named := false;
+      RETURN found;
     END IF;
     RAISE EXCEPTION 'the log has several tables of this name'
-      USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are %s.', described), HINT = 'Name the schema with it, or its database_id.';
+      USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are %s.', described), HINT = concat('Name the schema with it, or its database_id.', (
+        SELECT format(' If this database goes on from %s: audit_continue(%1$L, reason).', string_agg(s.database_id, ', '))
+        FROM audit_cdc_internal.other_captured(names) AS s HAVING count(*) = 1));
   END IF;
+  SELECT d.ids, d.positions_before, d.is_own INTO found.databases, found.positions_before, found.is_own
+  FROM audit_cdc_internal.databases_of(found.database_id) AS d;
+  found.is_named := table_named.database_id IS NOT NULL;
   SELECT k.columns, k.types INTO found.key_columns, found.key_types FROM audit_cdc_internal.key_of(found, relation, of_record) AS k;
   RETURN found;
 END

@@ -28,7 +28,9 @@ CREATE TYPE audit_cdc_internal.event AS (
   username text,
   source text,
   request_id text,
-  metadata jsonb
+  metadata jsonb,
+  database_id text,
+  commit_lsn bigint -- as in audit_logs; lsn counts on from the databases before
 );
 
 -- record_key as the values of a row give it.
@@ -58,30 +60,32 @@ CREATE FUNCTION audit_cdc_internal.events(audited audit_cdc_internal.audited, re
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   key_columns CONSTANT text[] := audited.key_columns;
-  is_own CONSTANT boolean := audit_cdc_internal.is_own(audited.database_id);
 BEGIN
   RETURN QUERY
   WITH entries AS NOT MATERIALIZED (SELECT u.* FROM (
     SELECT l.* FROM audit_cdc_internal.entries AS l
-    WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
+    WHERE l.database_id = ANY (audited.databases) AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
       AND record_ids IS NULL
     UNION ALL
     SELECT l.* FROM audit_cdc_internal.entries AS l
-    WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name) AND l.record_id = ANY (record_ids)
+    WHERE l.database_id = ANY (audited.databases) AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name) AND l.record_id = ANY (record_ids)
     UNION ALL
     SELECT l.* FROM audit_cdc_internal.entries AS l
-    WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
+    WHERE l.database_id = ANY (audited.databases) AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
       AND record_ids IS NOT NULL AND l.record_id IS NULL AND (l.action = 'truncate' OR l.id = lone)
     UNION ALL
     SELECT l.* FROM audit_cdc_internal.entries AS l
-    WHERE (l.database_id, l.table_schema, l.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
+    WHERE l.database_id = ANY (audited.databases) AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
       AND record_ids IS NOT NULL AND l.record_id <> ALL (record_ids) AND l.may_change_key
-    ) AS u WHERE NOT is_own OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
+    ) AS u WHERE NOT audited.is_own OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
+  ), positioned AS NOT MATERIALIZED (
+    SELECT e.id, e.commit_timestamp, e.commit_idx, e.action,
+           e.commit_lsn + audited.positions_before[array_position(audited.databases, e.database_id)] AS commit_lsn FROM entries AS e
   ), changes AS (
     SELECT e.id, e.commit_timestamp, e.commit_lsn, CASE WHEN e.action <> 'read' THEN e.commit_idx END AS commit_idx, e.action = 'truncate' AS truncates,
            audit_cdc_internal.runs_backwards(e.commit_lsn, e.commit_timestamp, e.id, lag(e.commit_lsn) OVER place,
                                              lag(e.commit_timestamp) OVER place, lag(e.id) OVER place) AS runs_backwards
-    FROM entries AS e
+    FROM positioned AS e
     WINDOW place AS (PARTITION BY e.commit_lsn IS NULL ORDER BY e.commit_timestamp, e.commit_lsn, e.commit_idx, e.id)
   ), runs AS (
     SELECT c.*, 1 + count(*) FILTER (WHERE c.runs_backwards) OVER (ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.id) AS run FROM changes AS c
@@ -118,7 +122,7 @@ BEGIN
   )
   SELECT k.id, k.run, k.lsn, k.idx, k.commit_lsn IS NOT NULL, k.truncates, k.commit_timestamp, e.action, k.record_id, e.key, e.other_key,
          k.row_before, k.new_values - k.not_sent, CASE WHEN k.action = 'delete' THEN k.not_sent ELSE k.not_sent_before END, k.not_sent, k.left_as_they_were, k.old_values,
-         k.username, k.source, k.request_id, k.metadata
+         k.username, k.source, k.request_id, k.metadata, k.database_id, k.commit_lsn
   FROM known AS k
   CROSS JOIN LATERAL (SELECT k.action, CASE WHEN k.action <> 'truncate' THEN k.key_now END AS key, k.key_before AS other_key
                       UNION ALL SELECT 'moved', k.key_before, k.key_now WHERE k.key_before <> k.key_now) AS e

@@ -24,8 +24,8 @@ DECLARE
   columns text[] := ARRAY(SELECT jsonb_object_keys(coalesce(e.after, '{}')) UNION SELECT unnest(coalesce(e.unknown, '{}')));
 BEGIN
   RETURN ROW(
-    e.id, audited.database_id, audited.table_schema, audited.table_name, e.record_id, e.action,
-    CASE WHEN e.is_placed THEN e.lsn END, CASE WHEN e.idx < 2147483647 THEN e.idx END, e.commit_timestamp, e.username, e.source, e.request_id, e.metadata,
+    e.id, e.database_id, audited.table_schema, audited.table_name, e.record_id, e.action,
+    e.commit_lsn, CASE WHEN e.idx < 2147483647 THEN e.idx END, e.commit_timestamp, e.username, e.source, e.request_id, e.metadata,
     old_row, new_row,
     CASE WHEN e.action = 'update' THEN (SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}') FROM jsonb_each(audit_cdc_internal.diff(old_row, new_row)) AS d
                                         WHERE d.value ?& ARRAY['old', 'new'])
@@ -117,6 +117,8 @@ DECLARE
   from_time CONSTANT timestamptz := CASE WHEN newest_first THEN since ELSE greatest(since, 'epoch'::timestamptz + after[1] * interval '1 microsecond') END;
   to_time CONSTANT timestamptz := CASE WHEN newest_first THEN least(until, 'epoch'::timestamptz + (after[1] + 1) * interval '1 microsecond') ELSE until END;
   here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
+  databases CONSTANT text[] := CASE WHEN of_database IS NOT NULL THEN (SELECT d.ids FROM audit_cdc_internal.databases_of(of_database) AS d) END;
   entry record;
   line @extschema@.audit_history_line;
   audited audit_cdc_internal.audited;
@@ -126,20 +128,21 @@ BEGIN
     RETURN;
   END IF;
   FOR entry IN
-    SELECT l.*, p.place FROM audit_cdc_internal.entries AS l
+    SELECT l.*, p.place, CASE WHEN l.database_id = ANY (own) AND (databases IS NULL OR of_database = here) THEN here ELSE l.database_id END AS of_log
+    FROM audit_cdc_internal.entries AS l
     CROSS JOIN LATERAL (SELECT ARRAY[(extract(epoch FROM l.commit_timestamp) * 1000000)::bigint, coalesce(l.commit_lsn, 0), coalesce(l.commit_idx, 2147483647), l.id] AS place) AS p
     WHERE (of_id IS NULL OR l.id = of_id) AND (of_user IS NULL OR l.username = of_user) AND (of_request IS NULL OR l.request_id = of_request)
-      AND (of_commit IS NULL OR l.commit_lsn = of_commit) AND (of_database IS NULL OR l.database_id = of_database)
-      AND (l.origin <> 'ingest' OR l.database_id IS DISTINCT FROM here)
-      AND (of_table IS NULL OR (l.database_id, l.table_schema, l.table_name) = (wanted.database_id, wanted.table_schema, wanted.table_name))
+      AND (of_commit IS NULL OR l.commit_lsn = of_commit) AND (databases IS NULL OR l.database_id = ANY (databases))
+      AND (l.origin <> 'ingest' OR l.database_id <> ALL (own))
+      AND (of_table IS NULL OR l.database_id = ANY (wanted.databases) AND (l.table_schema, l.table_name) = (wanted.table_schema, wanted.table_name))
       AND (from_time IS NULL OR l.commit_timestamp >= from_time) AND (to_time IS NULL OR l.commit_timestamp < to_time)
       AND (after IS NULL OR CASE WHEN newest_first THEN p.place < after ELSE p.place > after END)
     ORDER BY CASE WHEN newest_first THEN NULL ELSE l.commit_timestamp END, CASE WHEN newest_first THEN l.commit_timestamp END DESC,
              CASE WHEN newest_first THEN NULL ELSE p.place END, CASE WHEN newest_first THEN p.place END DESC
     LIMIT max_rows
   LOOP
-    IF (audited.database_id, audited.table_schema, audited.table_name) IS DISTINCT FROM (entry.database_id, entry.table_schema, entry.table_name) THEN
-      audited := audit_cdc_internal.table_named(format('%I.%I', entry.table_schema, entry.table_name), entry.database_id, NULL, entry.record_id);
+    IF (audited.database_id, audited.table_schema, audited.table_name) IS DISTINCT FROM (entry.of_log, entry.table_schema, entry.table_name) THEN
+      audited := audit_cdc_internal.table_named(format('%I.%I', entry.table_schema, entry.table_name), entry.of_log, NULL, entry.record_id);
     END IF;
     line := audit_cdc_internal.line_of(audited, entry.id, entry.record_key);
     line.cursor := array_to_string(entry.place, '.');
@@ -153,7 +156,8 @@ CREATE FUNCTION audit_cdc_internal.history(of_table text, relation oid, key text
     of_database text, after text, newest_first boolean, max_rows integer) RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  wanted CONSTANT audit_cdc_internal.audited := CASE WHEN key IS NOT NULL OR relation IS NOT NULL THEN audit_cdc_internal.table_named(of_table, of_database, relation, key) END;
+  wanted CONSTANT audit_cdc_internal.audited := CASE WHEN of_table IS NOT NULL OR relation IS NOT NULL OR key IS NOT NULL THEN audit_cdc_internal.table_named(of_table, of_database, relation, key) END;
+  any_table CONSTANT audit_cdc_internal.audited := audit_cdc_internal.any_table(of_database);
   after_place bigint[];
 BEGIN
   IF key IS NULL AND of_table IS NULL AND relation IS NULL AND of_user IS NULL AND of_request IS NULL AND of_commit IS NULL AND since IS NULL AND until IS NULL THEN
@@ -172,11 +176,18 @@ BEGIN
   IF cardinality(after_place) <> 4 OR after_place[1] NOT BETWEEN 0 AND 10000000000000000 THEN
     RAISE EXCEPTION 'after is not a cursor that audit_history() has given' USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  IF key IS NULL THEN
-    RETURN QUERY SELECT * FROM audit_cdc_internal.lines(NULL, CASE WHEN wanted IS NULL THEN of_table ELSE format('%I.%I', wanted.table_schema, wanted.table_name) END,
-                                                        of_user, of_request, of_commit, since, until, of_database, after_place, newest_first, max_rows);
-  ELSIF wanted IS NULL THEN
+  IF wanted IS NULL AND (of_table IS NOT NULL OR relation IS NOT NULL) THEN
     PERFORM audit_cdc_internal.warn_of_no_changes();
+    RETURN;
+  ELSIF wanted IS NULL THEN
+    PERFORM audit_cdc_internal.say_doubts(any_table, since, until, NULL, true);
+  ELSE
+    PERFORM audit_cdc_internal.say_doubts(wanted, since, until, NULL, true);
+  END IF;
+  PERFORM audit_cdc_internal.say_if_unsettled(CASE WHEN wanted IS NULL THEN any_table ELSE wanted END, until);
+  IF key IS NULL THEN
+    RETURN QUERY SELECT * FROM audit_cdc_internal.lines(NULL, CASE WHEN wanted IS NOT NULL THEN format('%I.%I', wanted.table_schema, wanted.table_name) END,
+                                                        of_user, of_request, of_commit, since, until, coalesce(of_database, wanted.database_id), after_place, newest_first, max_rows);
   ELSE
     RETURN QUERY
     SELECT l.* FROM audit_cdc_internal.record_lines(wanted, key) AS l CROSS JOIN LATERAL (SELECT string_to_array(l.cursor, '.')::bigint[] AS place) AS p

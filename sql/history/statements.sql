@@ -58,13 +58,13 @@ BEGIN
   ELSE
     SELECT (SELECT jsonb_object_agg(c.key, audit_cdc_internal.type_here(c.value)) FROM jsonb_each_text(d.column_types) AS c), d.never_sent,
            ARRAY(SELECT c.key FROM jsonb_each_text(d.column_types) AS c WHERE c.value = 'numeric') INTO target.types, target.generated, target.coarse FROM audit_cdc_internal.described_tables AS d
-    WHERE (d.database_id, d.table_schema, d.table_name) = (audited.database_id, audited.table_schema, audited.table_name)
+    WHERE d.database_id = ANY (audited.databases) AND (d.table_schema, d.table_name) = (audited.table_schema, audited.table_name)
     ORDER BY d.valid_from DESC LIMIT 1;
   END IF;
   SELECT ARRAY(SELECT t.key FROM jsonb_object_keys(target.types) AS t(key) WHERE t.key <> ALL (p.attnames) AND t.key <> ALL (coalesce(target.generated, '{}')) ORDER BY t.key), p.rowfilter IS NOT NULL
     INTO target.unpublished, target.is_filtered
   FROM audit_cdc_internal.captures AS c JOIN pg_publication_tables AS p ON p.pubname = c.publication
-  WHERE (p.schemaname, p.tablename) = (audited.table_schema, audited.table_name) AND audited.database_id = audit_cdc_internal.this_database() ->> 'id';
+  WHERE (p.schemaname, p.tablename) = (audited.table_schema, audited.table_name) AND audited.is_own;
   target.unpublished := coalesce(target.unpublished, '{}');
   target.types := coalesce(target.types, '{}');
   target.generated := coalesce(target.generated, '{}');

@@ -6,7 +6,8 @@
 
 CREATE TYPE audit_cdc_internal.chosen AS (
   change_id bigint, table_schema text, table_name text, record_id text, database_id text, action text,
-  commit_lsn bigint, commit_idx integer, commit_timestamp timestamptz, old_row jsonb, new_row jsonb, unknown_old_columns text[], unknown_columns text[],
+  commit_lsn bigint, -- counted on from the databases before, as events have it
+  commit_idx integer, commit_timestamp timestamptz, old_row jsonb, new_row jsonb, unknown_old_columns text[], unknown_columns text[],
   not_sent_before text[], -- of what was before it, the message itself had not these; null: nothing
   doubt text -- why it cannot be taken back or made again, whatever it says
 );
@@ -85,13 +86,13 @@ BEGIN
     IF audited IS NULL THEN
       RETURN;
     END IF;
-    SELECT m.last_lsn, m.last_commit INTO moment FROM audit_cdc_internal.moment(audited.database_id, chosen.at, chosen.lsn) AS m;
+    SELECT m.last_lsn, m.last_commit, m.last_id INTO moment FROM audit_cdc_internal.moment(audited, chosen.at, chosen.lsn) AS m;
     changes := ARRAY(
-      SELECT ROW(l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+      SELECT ROW(l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, p.position, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
                  audit_cdc_internal.not_sent_before(l), NULL)::audit_cdc_internal.chosen
-      FROM audit_cdc_internal.record_lines(audited, key) AS l
-      WHERE l.commit_lsn > coalesce(moment.last_lsn, 0) AND l.action <> 'read'
-        AND (moment.last_commit IS NULL OR l.commit_timestamp > moment.last_commit - audit_cdc_internal.overtaking()) -- otherwise from before the source was restored
+      FROM audit_cdc_internal.record_lines(audited, key) AS l CROSS JOIN LATERAL (SELECT split_part(l.cursor, '.', 2)::bigint AS position) AS p
+      WHERE l.commit_lsn IS NOT NULL AND p.position > coalesce(moment.last_lsn, 0) AND l.action <> 'read'
+        AND (moment.last_commit IS NULL OR l.id > moment.last_id OR l.commit_timestamp > moment.last_commit - audit_cdc_internal.overtaking()) -- otherwise from before the source was restored
         AND NOT (is_redo AND coalesce(l.metadata ?| '{undo,redo}', false)) -- what took them back is not made once more
       ORDER BY string_to_array(l.cursor, '.')::bigint[]);
     IF changes <> '{}' THEN
@@ -109,9 +110,11 @@ BEGIN
     IF of_user IS NOT NULL AND of_commit IS NULL AND of_request IS NULL AND (since IS NULL OR until IS NULL) THEN
       RAISE EXCEPTION 'a user''s changes are taken of a time range' USING ERRCODE = 'invalid_parameter_value', HINT = 'With username, give since and until.';
     END IF;
-    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+    RETURN QUERY SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action,
+                        l.commit_lsn + coalesce(own.positions_before[array_position(own.ids, l.database_id)], 0), l.commit_idx, l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
                         audit_cdc_internal.not_sent_before(l), NULL::text
-    FROM audit_cdc_internal.lines(of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l WHERE l.action <> 'read';
+    FROM audit_cdc_internal.own_databases() AS own,
+         audit_cdc_internal.lines(of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l WHERE l.action <> 'read';
   END IF;
 END
 $$;
@@ -278,8 +281,11 @@ DECLARE
   changes CONSTANT audit_cdc_internal.chosen[] := ARRAY(
     SELECT c FROM audit_cdc_internal.chosen(is_redo, of_change, of_table, key, at, lsn, of_commit, of_request, of_user, since, until, of_database) AS c);
   waits CONSTANT audit_cdc_internal.wait[] := ARRAY(SELECT w FROM audit_cdc_internal.waits(changes, is_redo) AS w);
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
 BEGIN
-  IF (SELECT count(DISTINCT c.database_id) FROM unnest(changes) AS c) > 1 THEN
+  -- a position is of one database, also where one goes on from another
+  IF (SELECT count(DISTINCT CASE WHEN of_commit IS NULL AND c.database_id = ANY (own) THEN here ELSE c.database_id END) FROM unnest(changes) AS c) > 1 THEN
     RAISE EXCEPTION 'these are changes of several databases' USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the database_id.';
   END IF;
   IF EXISTS (SELECT FROM (SELECT audit_cdc_internal.runs_backwards(c.commit_lsn, c.commit_timestamp, c.change_id, lag(c.commit_lsn) OVER place,
@@ -287,10 +293,18 @@ BEGIN
                           FROM unnest(changes) AS c WINDOW place AS (ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.change_id)) AS c WHERE c.runs_backwards) THEN
     RAISE EXCEPTION 'these are changes from before and after the source was restored' USING ERRCODE = 'invalid_parameter_value', HINT = 'Take those after it, by time or one by one.';
   END IF;
+  PERFORM audit_cdc_internal.say_doubts(
+    CASE WHEN of_database IS NOT NULL THEN (SELECT d.ids FROM audit_cdc_internal.databases_of(of_database) AS d) END,
+    CASE WHEN changes <> '{}' THEN ARRAY(SELECT DISTINCT format('%I.%I', c.table_schema, c.table_name) FROM unnest(changes) AS c)
+         WHEN of_table IS NOT NULL THEN ARRAY(SELECT DISTINCT format('%I.%I', t.table_schema, t.table_name) FROM audit_cdc_internal.audited_tables AS t
+                                              WHERE of_table IN (t.table_name, format('%s.%s', t.table_schema, t.table_name), format('%I.%I', t.table_schema, t.table_name))) END,
+    of_database IS NULL OR of_database = here, NULL, NULL, NULL, false);
+  PERFORM audit_cdc_internal.say_if_unsettled(audit_cdc_internal.any_table(of_database), until);
   RETURN QUERY
   WITH RECURSIVE targets AS MATERIALIZED (
-    SELECT c.table_schema, c.table_name, audit_cdc_internal.target_of(audit_cdc_internal.table_named(format('%I.%I', c.table_schema, c.table_name), c.database_id, NULL, min(c.record_id))) AS target
-    FROM unnest(changes) AS c GROUP BY c.table_schema, c.table_name, c.database_id
+    SELECT c.table_schema, c.table_name, audit_cdc_internal.target_of(audit_cdc_internal.table_named(format('%I.%I', c.table_schema, c.table_name), d.id, NULL, min(c.record_id))) AS target
+    FROM unnest(changes) AS c CROSS JOIN LATERAL (SELECT CASE WHEN c.database_id = ANY (own) THEN here ELSE c.database_id END AS id) AS d
+    GROUP BY c.table_schema, c.table_name, d.id
   ), ordered AS MATERIALIZED (
     SELECT row_number() OVER () AS place, c FROM audit_cdc_internal.in_order(changes, waits, is_redo) AS c
   ), to_do AS MATERIALIZED (

@@ -8,6 +8,8 @@ use crate::sqlstate::SqlState;
 pub struct Sources {
     /// What the ids of this server's own databases begin with; `None`: whatever is captured.
     local: Option<String>,
+    /// Ids of databases that this one goes on from.
+    continued: Vec<String>,
     /// `None`: any.
     allowed: Option<Vec<String>>,
 }
@@ -15,12 +17,20 @@ pub struct Sources {
 impl Sources {
     /// Of a role with these rows in `audit_allowed_sources`; without any it may name any database but this server's.
     pub fn of(system_identifier: u64, named: Vec<String>) -> Self {
-        Self { local: Some(format!("{system_identifier}.")), allowed: Some(named).filter(|named| !named.is_empty()) }
+        Self {
+            local: Some(format!("{system_identifier}.")),
+            continued: Vec::new(),
+            allowed: Some(named).filter(|named| !named.is_empty()),
+        }
     }
 
     /// Of a role that is no more: nobody can tell what it might.
     pub fn none(system_identifier: u64) -> Self {
         Self { allowed: Some(Vec::new()), ..Self::of(system_identifier, Vec::new()) }
+    }
+
+    pub fn and_continued(self, continued: Vec<String>) -> Self {
+        Self { continued, ..self }
     }
 
     pub fn refusal(&self, database_id: &str) -> Option<Reject> {
@@ -31,6 +41,12 @@ impl Sources {
                     "database_id \"{database_id}\" is of this server, whose changes only capture may store"
                 ))
                 .hint("audit_capture_start() captures a database of this server."),
+            );
+        }
+        if self.continued.iter().any(|continued| continued == database_id) {
+            return Some(
+                refused(format!("database_id \"{database_id}\" is one that this database goes on from"))
+                    .hint("audit_continuations lists these; only what capture stored of them counts."),
             );
         }
         let allowed = self.allowed.as_ref()?;
@@ -68,6 +84,12 @@ mod tests {
         let bound = Sources::of(72, vec!["d1".into(), "d2".into()]);
         assert!(!is_refused(&bound, "d1") && !is_refused(&bound, "d2") && is_refused(&bound, "d3"));
         assert!(is_refused(&Sources::none(72), "d1"));
+    }
+
+    #[test]
+    fn nobody_delivers_changes_of_a_database_that_is_gone_on_from() {
+        let sources = Sources::of(72, vec!["71.5".into(), "d1".into()]).and_continued(vec!["71.5".into()]);
+        assert!(is_refused(&sources, "71.5") && !is_refused(&sources, "d1"));
     }
 
     #[test]

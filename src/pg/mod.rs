@@ -47,11 +47,9 @@ pub use pinned::{pinned, pinned_settings, reading};
 pub use portal::{Cursor, with_pinned};
 pub use progress::{show_progress, show_progress_again, with_progress};
 pub use removal::{allow_removal, guard_removal, has_capture, is_superuser, refuse_early};
-pub use removal::{allow_removal, guard_removal, is_superuser, refuse_early};
 pub use role::{
     as_extension, as_owner_of, covers, current_user, locked_owner, owner, quietly, restricted, setting, with_settings,
 };
-pub use role::{as_extension, as_owner_of, covers, current_user, owner, quietly, restricted, setting, with_settings};
 pub use row::{Column, RowType};
 pub use slot::{Pass, confirm_slot, drop_slot_if_rolled_back, note_read, stored_pass};
 pub use subtransaction::{rolled_back, subtransaction, tried};
