@@ -238,19 +238,20 @@ def test_names_that_want_quotes(db):
 
 def test_on_a_read_only_standby_by_a_reader(db, tmp_path):
     from conftest import admin
+    from relay_helpers import free_port
     db.run("CREATE TABLE orders (id int PRIMARY KEY, v text)")
     db.ingest(batch(LIFE))
     admin("DROP ROLE IF EXISTS auditor")
     admin("CREATE ROLE auditor LOGIN IN ROLE audit_cdc_reader")
-    binaries, folder = os.environ["AUDIT_BIN"], tmp_path / "standby"
+    binaries, folder, port = os.environ["AUDIT_BIN"], tmp_path / "standby", free_port()
     run_ = lambda *words: subprocess.run(words, check=True, capture_output=True, user="postgres" if os.getuid() == 0 else None)
     tmp_path.chmod(0o777)
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
     run_(f"{binaries}/pg_basebackup", "-h", os.environ["PGHOST"], "-p", os.environ["PGPORT"], "-U", "postgres", "-D", str(folder), "-R", "-X", "stream", "-c", "fast")
     try:
-        run_(f"{binaries}/pg_ctl", "-D", str(folder), "-w", "-l", str(tmp_path / "log"), "-o", f"-c port=5999 -c unix_socket_directories={tmp_path} -c hot_standby=on", "start")
-        standby = db.connect(host=str(tmp_path), port=5999, user="auditor")
+        run_(f"{binaries}/pg_ctl", "-D", str(folder), "-w", "-l", str(tmp_path / "log"), "-o", f"-c port={port} -c unix_socket_directories={tmp_path} -c hot_standby=on", "start")
+        standby = db.connect(host=str(tmp_path), port=port, user="auditor")
         until(lambda: run(standby, "SELECT count(*) FROM audit_logs") == [(4,)])
         assert run(standby, "SELECT pg_is_in_recovery()") == [(True,)]
         assert run(standby, "SELECT v FROM audit_as_of(NULL::orders, %s)", T.format(3)) == [("b",)]
