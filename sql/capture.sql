@@ -77,6 +77,33 @@ BEGIN
 END
 $$;
 
+-- An error that names all that is to be set. Only newer minor releases have output_plugin_libraries; without a worker capture works.
+CREATE FUNCTION audit_cdc_internal.require_settings() RETURNS void LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  plugins CONSTANT text := current_setting('output_plugin_libraries', true);
+  has_wal CONSTANT boolean := current_setting('wal_level') = 'logical';
+  has_plugin CONSTANT boolean := plugins IS NULL
+    OR EXISTS (SELECT FROM string_to_table(plugins, ',') AS p(library) WHERE btrim(p.library, ' "') = 'audit_cdc');
+  has_worker CONSTANT boolean := audit_cdc_internal.is_preloaded();
+BEGIN
+  IF has_wal AND has_plugin THEN
+    RETURN;
+  END IF;
+  RAISE EXCEPTION 'capture needs other settings of the server' USING ERRCODE = 'object_not_in_prerequisite_state',
+    DETAIL = concat_ws(' ',
+      CASE WHEN NOT has_wal THEN format('wal_level is %s.', current_setting('wal_level')) END,
+      CASE WHEN NOT has_plugin THEN 'output_plugin_libraries does not name audit_cdc.' END,
+      CASE WHEN NOT has_worker THEN 'shared_preload_libraries does not name audit_cdc, so no worker would capture.' END),
+    HINT = concat_ws(' ',
+      CASE WHEN NOT has_wal THEN 'ALTER SYSTEM SET wal_level = logical.' END,
+      CASE WHEN NOT has_plugin THEN format('ALTER SYSTEM SET output_plugin_libraries = %s.',
+        concat_ws(', ', nullif(plugins, ''), 'audit_cdc')) END,
+      CASE WHEN NOT has_worker THEN format('ALTER SYSTEM SET shared_preload_libraries = %s.',
+        concat_ws(', ', nullif(current_setting('shared_preload_libraries'), ''), 'audit_cdc')) END,
+      CASE WHEN has_wal AND has_worker THEN 'Then SELECT pg_reload_conf().' ELSE 'Then restart the server.' END);
+END
+$$;
+
 CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
@@ -89,12 +116,7 @@ BEGIN
   IF publication IS NULL THEN
     RAISE EXCEPTION 'publication must not be null' USING ERRCODE = 'null_value_not_allowed';
   END IF;
-  IF current_setting('wal_level') <> 'logical' THEN
-    RAISE EXCEPTION 'capture needs wal_level = logical'
-      USING ERRCODE = 'object_not_in_prerequisite_state',
-            DETAIL = format('It is %s.', current_setting('wal_level')),
-            HINT = 'ALTER SYSTEM SET wal_level = logical, and shared_preload_libraries to what it is and audit_cdc; then restart the server.';
-  END IF;
+  PERFORM audit_cdc_internal.require_settings();
   IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
     RAISE EXCEPTION 'publication "%" does not exist', publication
       USING ERRCODE = 'undefined_object',
@@ -119,8 +141,7 @@ BEGIN
       USING ERRCODE = 'duplicate_object',
             HINT = format('If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).', slot);
   END IF;
-  SELECT s.lsn INTO start_lsn FROM pg_create_logical_replication_slot(slot, 'audit_cdc') AS s;
-  PERFORM audit_cdc_internal.drop_slot_if_rolled_back(slot);
+  start_lsn := audit_cdc_internal.new_slot(slot);
   INSERT INTO audit_cdc_internal.captures (publication, slot) VALUES (publication, slot);
   PERFORM audit_cdc_internal.record_tables();
   INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
@@ -175,7 +196,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
-'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (wal_level, captured already, a published table is the target of a projection and not excluded), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
+'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. A NOTICE names tables that are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (settings of the server, captured already, a published table is the target of a projection and not excluded), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
 
 -- What is committed now. Commits.
 CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)

@@ -89,7 +89,7 @@ BEGIN
          pg_catalog.array_agg(a.atttypid::pg_catalog.regtype ORDER BY a.attnum) AS types,
          pg_catalog.array_agg(a.atttypmod ORDER BY a.attnum) AS modifiers,
          coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
-                    FILTER (WHERE EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = source AND i.indisprimary AND a.attnum = ANY (i.indkey))),
+                    FILTER (WHERE EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = source AND i.indisprimary AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))),
                   '{}') AS key
     INTO layout
   FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped;

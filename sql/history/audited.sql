@@ -66,7 +66,7 @@ BEGIN
   SELECT array_agg(a.attname::text ORDER BY a.attnum),
          audit_cdc_internal.spelled_types(array_agg(a.attname::text ORDER BY a.attnum), jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)))
     INTO columns, types
-  FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+  FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
   WHERE i.indrelid = relation AND i.indisprimary HAVING count(*) > 0;
   IF columns IS NULL THEN
     columns := coalesce(CASE WHEN of_record IS NOT NULL THEN audit_cdc_internal.inferred_key(audited.numbers, of_record, audited.is_own) END,

@@ -12,11 +12,11 @@ fn lock_capture() {
     pg::lock_capture();
 }
 
-/// A slot that `audit_capture_start` has just created; a rolled back start takes it along.
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.drop_slot_if_rolled_back(slot name) RETURNS void
+/// Makes a slot of ours; a rolled back start takes it along. Returns the position from which on it can be read.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.new_slot(slot name) RETURNS pg_lsn
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn drop_slot_if_rolled_back(slot: &CStr) {
-    pg::drop_slot_if_rolled_back(slot);
+fn new_slot(slot: &CStr) -> i64 {
+    pg::new_slot(slot) as i64
 }
 
 thread_local! {

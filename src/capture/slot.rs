@@ -21,7 +21,7 @@ pgrx::extension_sql_file!(
         advance_capture,
         note_look,
         pinned_settings,
-        drop_slot_if_rolled_back,
+        new_slot,
         is_preloaded,
         start_capture_worker
     ]

@@ -10,6 +10,7 @@ mod lock;
 mod log_rows;
 mod memory;
 mod moment;
+mod new_slot;
 mod partition;
 mod pinned;
 mod plugin;
@@ -40,6 +41,7 @@ pub use lock::{
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use memory::keep_freed_memory;
 pub use moment::{Moment, wait_for_commits};
+pub use new_slot::new_slot;
 pub use partition::{Found, Partition, is_partition, with_partition};
 pub use pgrx::pg_sys::BuiltinOid;
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
@@ -51,7 +53,7 @@ pub use role::{
     as_extension, as_owner_of, covers, current_user, locked_owner, owner, quietly, restricted, setting, with_settings,
 };
 pub use row::{Column, RowType};
-pub use slot::{Pass, confirm_slot, drop_slot_if_rolled_back, note_read, stored_pass};
+pub use slot::{Pass, confirm_slot, note_read, stored_pass};
 pub use subtransaction::{rolled_back, subtransaction, tried};
 pub use texts::{TextRow, first_texts, text_rows};
 pub use timeout::{has_expired, is_limited, limited};

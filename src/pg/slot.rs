@@ -24,7 +24,7 @@ pub struct Pass {
 }
 
 /// PostgreSQL keeps a slot whose transaction is rolled back. This one goes with it.
-pub fn drop_slot_if_rolled_back(slot: &CStr) {
+pub(super) fn drop_slot_if_rolled_back(slot: &CStr) {
     CREATED.set(Some((slot.to_owned(), watched_subtransaction())));
 }
 

@@ -1,0 +1,63 @@
+use super::slot::drop_slot_if_rolled_back;
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_char, c_int};
+
+// PostgreSQL's own ways to read its WAL (PostgreSQL source, `xlogutils.h`), which it wants as C functions
+unsafe extern "C-unwind" {
+    fn read_local_xlog_page(
+        state: *mut pg_sys::XLogReaderState,
+        page: pg_sys::XLogRecPtr,
+        length: c_int,
+        record: pg_sys::XLogRecPtr,
+        buffer: *mut c_char,
+    ) -> c_int;
+    fn wal_segment_open(
+        state: *mut pg_sys::XLogReaderState,
+        segment: pg_sys::XLogSegNo,
+        timeline: *mut pg_sys::TimeLineID,
+    );
+    fn wal_segment_close(state: *mut pg_sys::XLogReaderState);
+}
+
+/// Makes a slot that our output plugin reads, and waits until it can be read from. Returns that position. It goes with a rollback.
+///
+/// As pg_create_logical_replication_slot does (PostgreSQL source, `slotfuncs.c`). Where others do DDL meanwhile, PostgreSQL begins and ends
+/// subtransactions within, and goes on under another memory context and resource owner: a statement in whose midst that happens fails.
+pub fn new_slot(name: &CStr) -> u64 {
+    // SAFETY: we are in a transaction; an error leaves a slot that goes with it; memory context and resource owner are put back.
+    unsafe {
+        let (memory, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::CheckSlotPermissions();
+        pg_sys::CheckLogicalDecodingRequirements();
+        let persistency = pg_sys::ReplicationSlotPersistency::RS_EPHEMERAL;
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pg_sys::ReplicationSlotCreate(name.as_ptr(), true, persistency, false);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        pg_sys::ReplicationSlotCreate(name.as_ptr(), true, persistency, false, false, false);
+        // not sooner: another's slot of this name is not ours to drop
+        drop_slot_if_rolled_back(name);
+        let mut reading = pg_sys::XLogReaderRoutine {
+            page_read: Some(read_local_xlog_page),
+            segment_open: Some(wal_segment_open),
+            segment_close: Some(wal_segment_close),
+        };
+        let decoding = pg_sys::CreateInitDecodingContext(
+            c"audit_cdc".as_ptr(),
+            std::ptr::null_mut(),
+            false,
+            u64::from(pg_sys::InvalidXLogRecPtr),
+            &mut reading,
+            None,
+            None,
+            None,
+        );
+        pg_sys::DecodingContextFindStartpoint(decoding);
+        pg_sys::MemoryContextSwitchTo(memory);
+        pg_sys::CurrentResourceOwner = owner;
+        pg_sys::FreeDecodingContext(decoding);
+        pg_sys::ReplicationSlotPersist();
+        let start = (*pg_sys::MyReplicationSlot).data.confirmed_flush;
+        pg_sys::ReplicationSlotRelease();
+        start
+    }
+}
