@@ -100,7 +100,7 @@ GRANT USAGE ON TYPE audit_cdc_internal.action TO audit_cdc_worker;
 GRANT USAGE ON SEQUENCE audit_cdc_internal.log_id_seq TO audit_cdc_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA audit_cdc_internal TO audit_cdc_worker;
 GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.gaps, audit_cdc_internal.gap_ends, audit_cdc_internal.large_annotations, audit_cdc_internal.record_keys, audit_cdc_internal.rejects,
-  audit_cdc_internal.projecting_transactions, audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
+  audit_cdc_internal.projecting_transactions, audit_cdc_internal.schema_change_positions, audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
 GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.rejects, audit_cdc_internal.tallies,
   audit_cdc_internal.unprojected, audit_cdc_internal.ingest_reads TO audit_cdc_worker;
 GRANT UPDATE (slow_since) ON audit_cdc_internal.projections TO audit_cdc_worker;

@@ -11,7 +11,8 @@ CREATE TABLE audit_cdc_internal.schema_change_positions (
   commit_lsn bigint NOT NULL,
   commit_idx bigint NOT NULL,
   commit_timestamp timestamptz NOT NULL,
-  annotations jsonb
+  annotations jsonb, -- as in the log
+  large_annotations uuid
 );
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.schema_change_positions
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
@@ -150,10 +151,14 @@ CREATE VIEW @extschema@.audit_schema_changes AS
          audit_cdc_internal.lifted(p.annotations, 'username') AS username,
          audit_cdc_internal.lifted(p.annotations, 'source') AS source,
          audit_cdc_internal.lifted(p.annotations, 'request_id') AS request_id,
-         nullif(p.annotations -> 'metadata', 'null') AS metadata, p.annotations,
+         nullif(a.annotations -> 'metadata', 'null') AS metadata, a.annotations,
          s.xid, s.recorded_at, p.commit_lsn, p.commit_idx, p.commit_timestamp
   FROM audit_cdc_internal.schema_changes AS s
-  LEFT JOIN audit_cdc_internal.schema_change_positions AS p ON p.id = s.id;
+  LEFT JOIN audit_cdc_internal.schema_change_positions AS p ON p.id = s.id
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN p.large_annotations IS NULL THEN p.annotations
+                ELSE (SELECT g.annotations FROM audit_cdc_internal.large_annotations AS g WHERE g.id = p.large_annotations)
+           END AS annotations) AS a;
 COMMENT ON VIEW @extschema@.audit_schema_changes IS 'DDL on captured tables, on tables that were captured, and on the captured publication; also what capture found when it started';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.id IS 'number of the entry; grows, with gaps, in the order of commands';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.database_id IS 'as in audit_logs';

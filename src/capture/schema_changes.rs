@@ -1,12 +1,17 @@
 //! DDL is in the log: event triggers note what a command did to captured tables, in its own transaction.
 //! sql/schema_changes.sql decides what is noted.
 
+use super::decode::SchemaChange;
+use crate::ingest::{LargeAnnotations, store_large_annotations};
+use crate::message::Annotations;
 use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, as_extension, pinned, with_latest_snapshot};
 use crate::statement::Statement;
+use pgrx::Uuid;
 use pgrx::fn_call::{Arg, fn_call};
 use pgrx::prelude::*;
+use std::rc::Rc;
 
-use BuiltinOid::TEXTOID;
+use BuiltinOid::{INT8OID, TEXTOID, TIMESTAMPTZOID, UUIDOID};
 
 pgrx::extension_sql_file!("../../sql/schema_states.sql", name = "schema_states", requires = ["gaps", "capture"]);
 pgrx::extension_sql_file!(
@@ -18,6 +23,10 @@ pgrx::extension_sql_file!(
 thread_local! {
     static RECORD: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.record_schema_changes($1, $2::name, $3::jsonb)", &[TEXTOID, TEXTOID, TEXTOID]) };
+
+    static POSITION: Statement = const { Statement::new(
+        "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6) ON CONFLICT DO NOTHING",
+        &[INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID]) };
 
     static REWRITE: Statement = const { Statement::new("SELECT audit_cdc_internal.record_rewrite()", &[]) };
 }
@@ -59,4 +68,30 @@ fn differences(event: &Event) -> Result<Option<String>, ErrorReport> {
         let message = format!("cannot tell what a command has changed: {error}");
         ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, message, "differences")
     })
+}
+
+/// Capture has found entries in the WAL. Each is noted once, however often it is found.
+pub fn note_positions(found: &[SchemaChange]) {
+    let large: LargeAnnotations = found
+        .iter()
+        .filter_map(|change| match &change.annotations {
+            Some(Annotations::Large(large)) => Some((large.id, Rc::clone(large))),
+            _ => None,
+        })
+        .collect();
+    store_large_annotations(&large);
+    for SchemaChange { id, commit_lsn, commit_idx, commit_time, annotations } in found {
+        let (annotations, large) = match annotations {
+            None => (None, None),
+            Some(Annotations::Text(text)) => (Some(&**text), None),
+            Some(Annotations::Large(large)) => (large.lifted.as_deref(), Some(Uuid::from_bytes(large.id))),
+        };
+        let time = TimestampWithTimeZone::try_from(*commit_time)
+            .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
+        let arguments = || {
+            let (lsn, idx) = (*commit_lsn as i64, i64::from(*commit_idx));
+            vec![(*id).into(), lsn.into(), idx.into(), time.into(), annotations.into(), large.into()]
+        };
+        POSITION.with(|position| position.run(arguments, |_| Ok(())));
+    }
 }

@@ -24,6 +24,7 @@ use limits::Limits;
 use pgrx::prelude::*;
 use take::{Taken, take};
 
+pub use large::{LargeAnnotations, store as store_large_annotations};
 pub use log::make_months_ahead;
 pub use take::{capturing, take_captured};
 

@@ -3,8 +3,8 @@
 import subprocess
 
 import pytest
-from capture_helpers import paused, publish, source, start, stop, table  # noqa: F401
-from conftest import Database, admin
+from capture_helpers import capture, paused, publish, setting, source, start, stop, table, worker  # noqa: F401
+from conftest import Database, admin, until
 from projection_helpers import code, roles, run  # noqa: F401
 
 NEW = "SELECT coalesce(max(id), 0) FROM audit_schema_changes"
@@ -226,6 +226,44 @@ def test_what_is_excluded_is_no_gap_until_it_is_included(paused):
     assert gaps(paused) == []
     paused.run("SELECT audit_include_table('t', 'a test')")
     assert gaps(paused, "table_name, reason, from_lsn < to_lsn, is_open") == [("t", "excluded", True, True)]
+
+
+# --- its place among the changes
+
+
+def test_its_place_in_the_transaction(source):
+    table(source)
+    publish(source, "TABLE t")  # not the log's own tables
+    start(source)
+    setting(enabled="off")
+    until(lambda: worker(source, "state = 'idle'"))
+    since = source.value(NEW)
+    source.run("BEGIN; INSERT INTO t VALUES (1); ALTER TABLE t ADD c int; INSERT INTO t VALUES (2); ALTER TABLE t RENAME TO u; INSERT INTO u VALUES (3); COMMIT")
+    source.run("BEGIN; ALTER TABLE u ADD d int; ROLLBACK")
+    places = "commit_lsn, commit_idx, commit_timestamp"
+    assert entries(source, since, places) == [(None, None, None)] * 2
+    assert (capture(source), capture(source)) == (3, 0)
+    order = source.rows(f"""
+        SELECT name FROM (SELECT table_name || (new_values ->> 'id') AS name, {places} FROM audit_logs
+                          UNION ALL SELECT command_tag, {places} FROM audit_schema_changes WHERE id > %s) AS a
+        ORDER BY commit_lsn, commit_idx""", since)
+    assert [name for (name,) in order] == ["t1", "ALTER TABLE", "t2", "ALTER TABLE", "u3"]
+    assert source.value(f"SELECT count(DISTINCT (commit_lsn, commit_timestamp)) FROM (SELECT {places} FROM audit_logs UNION ALL "
+                        f"SELECT {places} FROM audit_schema_changes WHERE id > %s) AS a", since) == 1
+
+
+def test_who_and_why(paused):
+    since = paused.value(NEW)
+    paused.run("BEGIN; SELECT audit_annotate('ada', 'cli', 'r1', '{\"why\": \"a test\"}'); ALTER TABLE t ADD c int; SELECT audit_annotate_clear(); ALTER TABLE t ADD d int; COMMIT")
+    paused.run("BEGIN; SELECT audit_annotate('ada', extra => jsonb_build_object('long', repeat('x', 100000))); ALTER TABLE t ADD e int; ALTER TABLE t ADD f int; COMMIT")
+    paused.run("BEGIN; SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', '{\"x\": \"\\u0000\"}'); DROP TABLE t; COMMIT")
+    capture(paused)
+    one, none, large, again, bad = entries(paused, since, "username, source, request_id, metadata, annotations")
+    assert one == ("ada", "cli", "r1", {"why": "a test"}, {"username": "ada", "source": "cli", "request_id": "r1", "metadata": {"why": "a test"}})
+    assert none == (None, None, None, None, None)
+    assert large == again and large[0] == "ada" and len(large[4]["long"]) == 100000
+    assert list(bad[4]) == ["unreadable"]
+    assert paused.value("SELECT count(*) FROM audit_cdc_internal.large_annotations") == 1
 
 
 # --- nobody forges or stops it

@@ -7,7 +7,7 @@ mod value;
 pub mod wire;
 mod write;
 
-pub use stream::{Catalog, Commit, Decoded, Decoder, End, Failure};
+pub use stream::{Catalog, Commit, Decoded, Decoder, End, Failure, SchemaChange};
 pub use table::{Column, CommitTime, Position, Table};
 pub use value::{Kind, string};
 pub use wire::{Prefix, ReplicaIdentity, Value};

@@ -52,7 +52,6 @@ pub struct Decoded {
 
 /// A row of `audit_cdc_internal.schema_changes` was committed.
 #[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "for the log of schema changes"))]
 pub struct SchemaChange {
     pub id: i64,
     pub commit_lsn: u64,
