@@ -98,7 +98,8 @@ BEGIN
     SELECT max(e.run) FILTER (WHERE at_lsn IS NOT NULL OR e.commit_timestamp <= coalesce(at_time, 'infinity')) AS run FROM events AS e
   ), moments AS (
     -- positions may have run backwards somewhere else in the database: what committed, and came, later has none as high
-    SELECT coalesce(r.run, 1) + CASE WHEN EXISTS (SELECT FROM events AS e WHERE at_lsn IS NULL AND e.is_placed AND e.run = r.run AND e.lsn > moment.last_lsn
+    SELECT coalesce(r.run, 1) + CASE WHEN NOT EXISTS (SELECT FROM events AS e WHERE e.id = moment.last_id)
+                                      AND EXISTS (SELECT FROM events AS e WHERE at_lsn IS NULL AND e.is_placed AND e.run = r.run AND e.lsn > moment.last_lsn
                                                     AND e.commit_timestamp < moment.last_commit - audit_cdc_internal.overtaking() AND e.id < moment.last_id) THEN 1 ELSE 0 END AS run
     FROM runs AS r
   )

@@ -4,8 +4,8 @@
 --   unknown. An update that gives another key is an event of both: `moved` for the old one.
 -- * The order is (run, lsn, idx). A read of Sequin's has only its time: it stands after the last commit not later than it.
 -- * A run ends where positions run backwards: what committed later, and came later, has no higher position. The source was
---   restored then, and what it has of the run before nobody can tell. Clocks that are set, and commits that overtake each other
---   by less than a second, end no run.
+--   restored then, and what it has of the run before nobody can tell. Commits that overtake each other by less than a second
+--   end no run, nor do clocks that are set back: where fewer of these explain what came in any order, no source was restored.
 
 CREATE TYPE audit_cdc_internal.event AS (
   id bigint, -- in audit_logs
@@ -87,8 +87,15 @@ BEGIN
                                              lag(e.commit_timestamp) OVER place, lag(e.id) OVER place) AS runs_backwards
     FROM positioned AS e
     WINDOW place AS (PARTITION BY e.commit_lsn IS NULL ORDER BY e.commit_timestamp, e.commit_lsn, e.commit_idx, e.id)
+  ), clock AS NOT MATERIALIZED (
+    SELECT count(*) FILTER (WHERE w.is_restored) > count(*) FILTER (WHERE w.is_set_back) AS explains FROM (
+      SELECT audit_cdc_internal.runs_backwards(p.commit_lsn, p.commit_timestamp, p.id, lag(p.commit_lsn) OVER by_time,
+                                               lag(p.commit_timestamp) OVER by_time, lag(p.id) OVER by_time) AS is_restored,
+             p.commit_timestamp < lag(p.commit_timestamp) OVER by_position - audit_cdc_internal.overtaking() AS is_set_back
+      FROM positioned AS p WHERE p.commit_lsn IS NOT NULL
+      WINDOW by_time AS (ORDER BY p.commit_timestamp, p.commit_lsn, p.commit_idx, p.id), by_position AS (ORDER BY p.commit_lsn, p.commit_idx, p.id)) AS w
   ), runs AS (
-    SELECT c.*, 1 + count(*) FILTER (WHERE c.runs_backwards) OVER (ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.id) AS run FROM changes AS c
+    SELECT c.*, 1 + count(*) FILTER (WHERE c.runs_backwards AND NOT (SELECT k.explains FROM clock AS k)) OVER (ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.id) AS run FROM changes AS c
   ), placed AS (
     SELECT r.*, coalesce(r.commit_lsn, max(r.commit_lsn) OVER (PARTITION BY r.run ORDER BY r.commit_timestamp RANGE UNBOUNDED PRECEDING), 0) AS lsn, coalesce(r.commit_idx, 2147483647) AS idx
     FROM runs AS r

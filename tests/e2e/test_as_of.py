@@ -262,3 +262,16 @@ def test_on_a_read_only_standby_by_a_reader(db, tmp_path):
     finally:
         subprocess.run([f"{binaries}/pg_ctl", "-D", str(folder), "-m", "immediate", "stop"], capture_output=True, user="postgres" if os.getuid() == 0 else None)
         db.run("DROP ROLE auditor")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 2, 0), (2, 0, 3, 1)])
+def test_a_clock_that_is_set_back_is_no_restore(db, order):
+    """Positions go on, times do not; whatever the order of delivery."""
+    messages = [at(second, lsn=lsn, action=action, changes=changes, row={"v": v}) for lsn, second, action, changes, v in (
+        (100, 20, "insert", None, "a"), (200, 40, "update", {"v": "a"}, "b"), (300, 10, "update", {"v": "b"}, "c"), (400, 21, "update", {"v": "c"}, "d"))]
+    for n in order:
+        db.ingest(batch([messages[n]]))
+    assert db.rows("SELECT new_row ->> 'v', note FROM audit_history('orders', '1')") == [("a", None), ("b", None), ("c", None), ("d", None)]
+    assert db.rows("SELECT r ->> 'v' FROM audit_as_of('orders') AS r") == [("d",)] and db.rows("SELECT * FROM audit_as_of_unknown('orders')") == []
+    for lsn, v in ((100, "a"), (200, "b"), (300, "c"), (400, "d")):
+        assert db.rows("SELECT r ->> 'v' FROM audit_as_of('orders', lsn => '0/0'::pg_lsn + %s) AS r", lsn) == [(v,)]
