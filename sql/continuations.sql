@@ -73,6 +73,14 @@ BEGIN ATOMIC
                              o.ids[cardinality(o.ids)] = databases_of.database_id AS is_last) AS n;
 END;
 
+-- For rules of projections, which outlive a move: the ids of the log that a database_id is of.
+CREATE FUNCTION audit_cdc_internal.one_log(database_id text) RETURNS text[]
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT CASE WHEN one_log.database_id = ANY (o.ids) THEN o.ids ELSE ARRAY[one_log.database_id] END
+  FROM audit_cdc_internal.own_databases() AS o;
+END;
+
 CREATE FUNCTION @extschema@.audit_continue(database_id text, reason text) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE

@@ -85,13 +85,19 @@ CREATE VIEW @extschema@.audit_gaps AS
          c.closed_at IS NULL OR o.tables IS NOT NULL AS is_open, o.tables AS open_tables, c.closed_by, c.closed_at
   FROM audit_cdc_internal.gaps AS g
   LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
+  -- what a database had from before it went on elsewhere is closed with the gap of that
+  CROSS JOIN LATERAL (SELECT max(s.id) AS id FROM audit_cdc_internal.gaps AS s
+                      WHERE s.reason = 'continued' AND s.id > g.id AND s.database_id <> g.database_id) AS move
+  CROSS JOIN LATERAL (SELECT CASE WHEN g.relation IS NULL OR move.id IS NULL THEN g.relation
+    ELSE coalesce(to_regclass(quote_ident(g.table_schema) || '.' || quote_ident(g.table_name)), 0) END AS relation) AS h -- the table here
   CROSS JOIN LATERAL (SELECT array_agg(DISTINCT x.backfill_id) AS closed_by, max(x.closed_at) AS closed_at
-                      FROM audit_cdc_internal.gap_closings AS x WHERE x.gap_id = g.id) AS c
+                      FROM audit_cdc_internal.gap_closings AS x
+                      WHERE x.gap_id = g.id OR x.gap_id = move.id AND x.relation = coalesce(h.relation, x.relation)) AS c
   CROSS JOIN LATERAL (SELECT array_agg(format('%I.%I', p.table_schema, p.table_name) ORDER BY p.table_schema, p.table_name) AS tables
                       FROM audit_cdc_internal.published_tables AS p
-                      WHERE p.relation = coalesce(g.relation, p.relation)
+                      WHERE p.relation = coalesce(h.relation, p.relation)
                         AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_closings AS x
-                                        WHERE x.gap_id = g.id AND x.relation = p.relation)) AS o;
+                                        WHERE x.gap_id IN (g.id, move.id) AND x.relation = p.relation)) AS o;
 COMMENT ON VIEW @extschema@.audit_gaps IS 'every change that the log of this database may not have: between which positions, of which table, and why';
 COMMENT ON COLUMN @extschema@.audit_gaps.gap_id IS 'number of the gap';
 COMMENT ON COLUMN @extschema@.audit_gaps.table_schema IS 'schema of the table when the gap was noticed; null: all captured tables';

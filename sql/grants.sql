@@ -52,7 +52,7 @@ BEGIN
       -- views, and functions that run with the reader's rights, call them
       ('audit_cdc_reader', true, ARRAY[
         'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'diff', 'keep_private', 'table_named', 'relation_of', 'columns_of',
-        'rows_as_of', 'unknown_as_of', 'history', 'or_here', 'steps', 'run_steps', 'is_run_as_owner', 'run_statement']),
+        'rows_as_of', 'unknown_as_of', 'history', 'or_here', 'one_log', 'steps', 'run_steps', 'is_run_as_owner', 'run_statement']),
       ('audit_cdc_admin', false, ARRAY[
         'audit_retry_rejects', 'audit_describe_tables', 'audit_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',

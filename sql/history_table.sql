@@ -66,7 +66,7 @@ CROSS JOIN LATERAL audit_cdc_internal.typed_row(NULL::%s,
   l.unknown_columns) AS r
 WHERE l.table_schema = %L AND l.table_name = %L', qualified, table_schema, table_name);
   IF database_id IS NOT NULL THEN
-    rule := rule || format(' AND l.database_id = %L', database_id);
+    rule := rule || format(' AND l.database_id = ANY ((SELECT audit_cdc_internal.one_log(%L))::text[])', database_id);
   END IF;
   IF EXISTS (SELECT FROM @extschema@.audit_projections AS p WHERE p.name = called) THEN
     called := qualified;

@@ -21,7 +21,7 @@ BEGIN
     WHERE l.action IN ('insert', 'update', 'delete', 'truncate')%2$s%3$s$rule$,
     CASE WHEN tenant_column IS NULL THEN 'NULL' ELSE format('coalesce(l.new_values, l.old_values) ->> %L', tenant_column) END,
     CASE WHEN tables IS NOT NULL THEN format(' AND (l.table_name = ANY (%L) OR l.table_schema || ''.'' || l.table_name = ANY (%1$L))', tables) ELSE '' END,
-    CASE WHEN database_id IS NOT NULL THEN format(' AND l.database_id = %L', database_id) ELSE '' END), qualified::regclass, true);
+    CASE WHEN database_id IS NOT NULL THEN format(' AND l.database_id = ANY ((SELECT audit_cdc_internal.one_log(%L))::text[])', database_id) ELSE '' END), qualified::regclass, true);
   RETURN qualified::regclass;
 END
 $$;

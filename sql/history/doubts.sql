@@ -62,23 +62,26 @@ END;
 -- databases: whose entries are read, with those they go on from; null: of any. names: of the tables, as %I.%I; null: of all.
 -- since, until, until_position (as events have it): null is no bound. is_range: what happened is asked for, not only what came of it.
 CREATE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean, since timestamptz, until timestamptz, until_position bigint, is_range boolean)
-  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
-BEGIN ATOMIC
-  WITH gaps AS (
-    SELECT g.*, row_number() OVER (PARTITION BY g.is_open ORDER BY g.gap_id DESC) AS place
-    FROM audit_cdc_internal.gaps_of(databases, names, since, until, until_position, is_range) AS g
-  ), few AS (
-    SELECT g.is_open, concat(string_agg(g.described, ' ' ORDER BY g.gap_id) FILTER (WHERE g.place <= 3),
-                             CASE WHEN count(*) > 3 THEN format(' There are %s more.', count(*) - 3) END) AS described
-    FROM gaps AS g GROUP BY g.is_open
-  )
-  SELECT true, concat('the log may miss changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END), f.described,
-         'audit_gaps lists them. Once a gap has ended, CALL audit_backfill() of the table makes the log right from then on.'
-  FROM few AS f WHERE f.is_open
-  UNION ALL
-  SELECT false, 'what happened within a gap of the log is unknown', f.described, 'audit_gaps lists them. A backfill told what came of it.'
-  FROM few AS f WHERE NOT f.is_open
-  UNION ALL
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  IF EXISTS (SELECT FROM audit_cdc_internal.gaps) THEN
+    RETURN QUERY
+    WITH gaps AS (
+      SELECT g.*, row_number() OVER (PARTITION BY g.is_open ORDER BY g.gap_id DESC) AS place
+      FROM audit_cdc_internal.gaps_of(databases, names, since, until, until_position, is_range) AS g
+    ), few AS (
+      SELECT g.is_open, concat(string_agg(g.described, ' ' ORDER BY g.gap_id) FILTER (WHERE g.place <= 3),
+                               CASE WHEN count(*) > 3 THEN format(' There are %s more.', count(*) - 3) END) AS described
+      FROM gaps AS g GROUP BY g.is_open
+    )
+    SELECT true, concat('the log may miss changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END), f.described,
+           'audit_gaps lists them. Once a gap has ended, CALL audit_backfill() of the table makes the log right from then on.'
+    FROM few AS f WHERE f.is_open
+    UNION ALL
+    SELECT false, 'what happened within a gap of the log is unknown', f.described, 'audit_gaps lists them. A backfill told what came of it.'
+    FROM few AS f WHERE NOT f.is_open;
+  END IF;
+  RETURN QUERY
   SELECT true, concat('changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END, ' were set aside, and are not in the answer'), NULL,
          'audit_rejects has them; audit_retry_rejects() tries to store them.'
   FROM audit_cdc_internal.own_databases() AS o
@@ -92,7 +95,8 @@ BEGIN ATOMIC
          format('That is %s.', string_agg(c.described, '; ')),
          format('If this database goes on from it, say so: audit_continue(%L, reason). To read that one alone, name its database_id.', min(c.database_id) FILTER (WHERE c.ordinality = 1))
   FROM audit_cdc_internal.other_captured(names) WITH ORDINALITY AS c WHERE say_others HAVING count(*) > 0;
-END;
+END
+$$;
 
 CREATE FUNCTION audit_cdc_internal.say_unsettled(is_own boolean, last_commit timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -103,7 +107,7 @@ END
 $$;
 
 CREATE FUNCTION audit_cdc_internal.say_doubts(databases text[], names text[], say_others boolean, since timestamptz, until timestamptz, until_position bigint, is_range boolean)
-  RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+  RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   one audit_cdc_internal.doubt;
 BEGIN

@@ -186,7 +186,7 @@ BEGIN
   END IF;
   PERFORM audit_cdc_internal.say_if_unsettled(CASE WHEN wanted IS NULL THEN any_table ELSE wanted END, until);
   IF key IS NULL THEN
-    RETURN QUERY SELECT * FROM audit_cdc_internal.lines(NULL, CASE WHEN wanted IS NOT NULL THEN format('%I.%I', wanted.table_schema, wanted.table_name) END,
+    RETURN QUERY SELECT * FROM audit_cdc_internal.lines(NULL, CASE WHEN wanted.table_name IS NOT NULL THEN format('%I.%I', wanted.table_schema, wanted.table_name) END,
                                                         of_user, of_request, of_commit, since, until, coalesce(of_database, wanted.database_id), after_place, newest_first, max_rows);
   ELSE
     RETURN QUERY

@@ -256,3 +256,35 @@ def test_not_in_a_circle(paused, moved):
     paused.run("INSERT INTO audit_cdc_internal.continued_databases (old_id, new_id, reason, continued_by, last_lsn, last_commit) VALUES (%s, %s, 'x', 'x', 1, now())", old, db.value(HERE))
     with pytest.raises(psycopg2.errors.InvalidParameterValue, match="goes on from this one"):
         go_on(paused, db.value(HERE))
+
+
+def test_gaps_of_the_old_one_end_with_the_move(paused, moved):
+    """Its tables have other numbers here, and its positions are of another server."""
+    paused.run("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1)")
+    old = filled(paused)
+    for table in ("t", "u", None):
+        paused.run("SELECT audit_cdc_internal.note_gap(to_regclass(%s), 'by hand', '0/1')", table)
+    db = moved(paused)
+    go_on(db, old)
+    db.rows("SELECT audit_capture_start('audited')")
+    close = "SELECT audit_cdc_internal.close_gaps({}::regclass, gen_random_uuid(), pg_current_wal_insert_lsn(), pg_current_wal_insert_lsn())"
+    is_open = "SELECT coalesce(table_name, reason), is_open, open_tables FROM audit_gaps ORDER BY gap_id"
+    assert len(about(said(db, "SELECT audit_as_of('t')"), "may miss")) == 1
+    db.rows(close.format("'t'"))
+    assert db.rows(is_open) == [("t", False, None), ("u", True, ["public.u"]), ("by hand", True, ["public.u"]), ("continued", True, ["public.u"])]
+    assert about(said(db, "SELECT audit_as_of('t')"), "may miss") == [] and len(about(said(db, "SELECT audit_as_of('u')"), "may miss")) == 1
+    db.rows(close.format("'u'"))
+    assert {found for _, found, _ in db.rows(is_open)} == {False}
+    assert about(said(db, "SELECT audit_history(since => '2000-01-01')"), "may miss") == []
+
+
+def test_projections_of_the_old_one_go_on(paused, moved):
+    old = filled(paused)
+    paused.run("SELECT audit_create_history('t', database_id => %s), audit_create_activity(database_id => %s)", old, old)
+    db = moved(paused)
+    db.run("SELECT audit_exclude_table('t_history', 'a target'), audit_exclude_table('activity', 'a target')")
+    started(db)
+    go_on(db, old)
+    changed(db, "UPDATE t SET v = 'aaa' WHERE id = 1")
+    assert db.rows("SELECT v FROM t_history WHERE id = 1 ORDER BY audit_id") == [("a",), ("aa",), ("aaa",)]
+    assert db.rows("SELECT changed FROM activity WHERE record_id = '1' AND action = 'update' ORDER BY id") == [({"v": {"old": "a", "new": "aa"}},), ({"v": {"old": "aa", "new": "aaa"}},)]

@@ -25,6 +25,7 @@ GRANTED = {
     "unknown_as_of": "what audit_as_of_unknown() gives",
     "history": "what audit_history() gives",
     "or_here": "the id of this database, as in audit_logs",
+    "one_log": "ids that audit_continuations shows",
     "steps": "what audit_undo_sql() gives",
     "run_steps": "runs with the caller's rights",
     "is_run_as_owner": "whether the caller has the rights of a table's owner",
