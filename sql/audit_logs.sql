@@ -73,9 +73,9 @@ COMMENT ON COLUMN @extschema@.audit_logs.table_name IS 'for a partition, the nam
 COMMENT ON COLUMN @extschema@.audit_logs.record_id IS 'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a key; "sha256:" and a digest for a key that is over 2,000 bytes or begins so itself';
 COMMENT ON COLUMN @extschema@.audit_logs.record_key IS 'record_id in one spelling, by the key''s types in the table''s latest description: the same for all entries of a record';
 COMMENT ON COLUMN @extschema@.audit_logs.record_pks IS 'the key''s values as sent, in column order; null if the message had none';
-COMMENT ON COLUMN @extschema@.audit_logs.action IS 'insert, update, delete, read (a backfill found the row so) or truncate';
-COMMENT ON COLUMN @extschema@.audit_logs.commit_lsn IS 'LSN of the commit record as a 64-bit number; null for read';
-COMMENT ON COLUMN @extschema@.audit_logs.commit_idx IS 'place in the transaction, from 0, with gaps; null for read';
+COMMENT ON COLUMN @extschema@.audit_logs.action IS 'insert, update, delete, truncate, read (a backfill found the row so) or complete (all rows were read: records that it did not meet are gone)';
+COMMENT ON COLUMN @extschema@.audit_logs.commit_lsn IS 'LSN of the commit record as a 64-bit number; of a read of Sequin''s null';
+COMMENT ON COLUMN @extschema@.audit_logs.commit_idx IS 'place in the transaction, from 0, with gaps; null for read and complete';
 COMMENT ON COLUMN @extschema@.audit_logs.commit_timestamp IS 'commit time in the source, to the microsecond; for read the time of reading';
 COMMENT ON COLUMN @extschema@.audit_logs.old_values IS 'update: previous values of the changed columns; delete: the old row; insert and read: null';
 COMMENT ON COLUMN @extschema@.audit_logs.new_values IS 'the row after the change; delete: null';
@@ -94,4 +94,4 @@ COMMENT ON COLUMN @extschema@.audit_logs.origin IS 'how the entry came: capture 
 CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
   FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 
-COMMENT ON VIEW @extschema@.audit_new_logs IS 'for the rule of a projection: the entries of audit_logs that are being fed to it, in the order of commits; empty elsewhere';
+COMMENT ON VIEW @extschema@.audit_new_logs IS 'for the rule of a projection: the entries of audit_logs, but for those of action complete, that are being fed to it, in the order of commits; empty elsewhere';

@@ -60,7 +60,7 @@ BEGIN
       -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
       ('audit_cdc_admin', true, ARRAY[
         'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_look', 'begin_to_stop', 'end_capture', 'capture_worker',
-        'begin_backfill', 'backfill_batch', 'backfilled']),
+        'begin_backfill', 'backfill_stage', 'begin_table', 'backfill_batch', 'complete_backfill', 'backfilled']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted', 'lock_capture',
         'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'end_gaps', 'this_database']),

@@ -15,7 +15,7 @@
 --   and a parent that an extension made would make them a second time, under the same names.
 -- * Names of database and table are kept once, in audited_tables.
 
-CREATE TYPE audit_cdc_internal.action AS ENUM ('insert', 'update', 'delete', 'read', 'truncate');
+CREATE TYPE audit_cdc_internal.action AS ENUM ('insert', 'update', 'delete', 'read', 'truncate', 'complete');
 
 CREATE TABLE audit_cdc_internal.audited_tables (
   id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -39,7 +39,7 @@ extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires =
 extension_sql_file!(
     "../sql/history/as_of.sql",
     name = "history_as_of",
-    requires = ["history_events", "history_doubts", "history_diff", "cast"]
+    requires = ["history_events", "history_doubts", "history_diff", "cast", "gaps"]
 );
 extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_as_of"]);
 extension_sql_file!("../sql/history/statements.sql", name = "history_statements", requires = ["history"]);

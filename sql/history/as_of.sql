@@ -117,7 +117,7 @@ CREATE FUNCTION audit_cdc_internal.keyless_rows(past audit_cdc_internal.event[],
 BEGIN ATOMIC
   WITH events AS (
     SELECT e.* FROM (SELECT p.*, true AS is_past FROM unnest(past) AS p UNION ALL SELECT l.*, false FROM unnest(later) AS l) AS e
-    WHERE e.action <> 'truncate' AND e.run = here AND e.truncates = (SELECT coalesce(max(n.truncates), 0) FROM unnest(past) AS n)
+    WHERE e.action NOT IN ('truncate', 'complete') AND e.run = here AND e.truncates = (SELECT coalesce(max(n.truncates), 0) FROM unnest(past) AS n)
   ), doubts AS (
     SELECT CASE WHEN EXISTS (SELECT FROM events AS e WHERE e.is_past AND e.action IN ('update', 'delete') AND (e.unknown_before IS NULL OR e.unknown_before <> '{}'))
                   THEN 'without a key, a change whose old row was not sent may have been of it'
@@ -172,6 +172,18 @@ BEGIN ATOMIC
   SELECT known ?& audited.key_columns AND audit_cdc_internal.key_in(known, audited) <> record_key AND EXISTS (SELECT FROM jsonb_each_text(known) AS k WHERE k.value = record_key);
 END;
 
+-- Is a moment before the first gap in which a record may have ended whose last event is known? Where no gap was noted, nobody can tell.
+CREATE FUNCTION audit_cdc_internal.is_before_gap(audited audit_cdc_internal.audited, last_lsn bigint, at timestamptz, lsn pg_lsn) RETURNS boolean
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT coalesce((SELECT CASE WHEN lsn IS NOT NULL THEN lsn < g.from_lsn ELSE at <= g.from_time END
+                   FROM audit_cdc_internal.gaps AS g LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
+                   WHERE g.database_id = audited.database_id
+                     AND (g.relation IS NULL OR (g.table_schema, g.table_name) = (audited.table_schema, audited.table_name))
+                     AND (e.to_lsn IS NULL OR e.to_lsn > '0/0'::pg_lsn + greatest(last_lsn - audited.positions_before[cardinality(audited.positions_before)], 0))
+                   ORDER BY g.from_lsn LIMIT 1), false);
+END;
+
 -- One row for each record that the log knows of: as it was at the position.
 CREATE FUNCTION audit_cdc_internal.records_as_of(audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
     OUT record_id text, OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
@@ -186,7 +198,7 @@ BEGIN
   ), untold AS (
     SELECT w.* FROM (
       SELECT s.id, s.place, s.is_past, s.action, s.record_key, s.other_key,
-             CASE WHEN lag(s.action) OVER key NOT IN ('delete', 'moved') AND lag(s.truncates) OVER key = s.truncates AND lag(s.run) OVER key = s.run THEN lag(s.place) OVER key END AS last_seen
+             CASE WHEN lag(s.action) OVER key NOT IN ('delete', 'moved', 'complete') AND lag(s.truncates) OVER key = s.truncates AND lag(s.run) OVER key = s.run THEN lag(s.place) OVER key END AS last_seen
       FROM events AS s
       WINDOW key AS (PARTITION BY s.record_key ORDER BY s.run, s.lsn, s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC)) AS w
     WHERE w.action = 'update' AND w.other_key IS NULL AND w.record_key <> '' OR w.action = 'delete' AND coalesce(w.record_key, '') = ''
@@ -225,6 +237,8 @@ BEGIN
               OR (p.state).by_change AND audit_cdc_internal.contradicts((p.state).known, CASE (n.event).action WHEN 'read' THEN (n.event).after ELSE (n.event).before END)
             ELSE (n.event).action IN ('delete', 'moved', 'read') OR (n.event).action = 'update' AND (n.event).other_key = n.record_key END
           THEN 'a gap: its next change does not follow'
+        WHEN (p.state).alive AND (n.event).action = 'complete' AND n.truncates = t.truncates
+          AND NOT audit_cdc_internal.is_before_gap(audited, p.last_place[2], at_time, at_lsn) THEN 'a gap: a later backfill did not meet it'
         WHEN (p.state).alive AND p.last_place < d.since THEN 'a change that does not tell its old key may have been of it'
         WHEN (p.state).alive AND (p.state).known ->> audited.key_columns[1] <> p.record_key AND audit_cdc_internal.has_former_key((p.state).known, p.record_key, audited)
           THEN 'the table has another key by now'

@@ -6,6 +6,8 @@
 -- * A run ends where positions run backwards: what committed later, and came later, has no higher position. The source was
 --   restored then, and what it has of the run before nobody can tell. Commits that overtake each other by less than a second
 --   end no run, nor do clocks that are set back: where fewer of these explain what came in any order, no source was restored.
+-- * `complete` says that a backfill has met every row there is: each record of which nothing is told since it began ends there, by an event
+--   of its own.
 
 CREATE TYPE audit_cdc_internal.event AS (
   id bigint, -- in audit_logs
@@ -15,9 +17,9 @@ CREATE TYPE audit_cdc_internal.event AS (
   is_placed boolean, -- false: a read without position of its own
   truncates integer, -- how often the table was truncated up to here
   commit_timestamp timestamptz,
-  action text, -- as in audit_logs, or moved
+  action text, -- as in audit_logs, or moved; complete: it had ended before
   record_id text,
-  record_key text, -- null: a truncate, or a table without key
+  record_key text, -- null: a truncate, a whole table's complete, or a table without key
   other_key text, -- update: record_key before it, null if unknown; moved: after it
   before jsonb, -- what is known of the row before; null: there was none
   after jsonb, -- what is known of the row after
@@ -56,11 +58,17 @@ BEGIN ATOMIC
 END;
 
 -- Of a table, in order (the caller plans it by plan_cache_mode: a table's events as a custom plan, those of records as a generic one); with record_ids those of these records, the truncates, and what moved away from any key; also the entry without key that has the id lone.
-CREATE FUNCTION audit_cdc_internal.events(audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL) RETURNS SETOF audit_cdc_internal.event
+CREATE FUNCTION audit_cdc_internal.events(audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL, with_ends boolean DEFAULT true)
+  RETURNS SETOF audit_cdc_internal.event
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   key_columns CONSTANT text[] := audited.key_columns;
 BEGIN
+  IF with_ends AND EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (audited.numbers)
+                             AND l.record_id IS NULL AND l.action = 'complete' AND (NOT audited.is_own OR l.origin <> 'i')) THEN
+    RETURN QUERY SELECT e.* FROM audit_cdc_internal.events_and_ends(audited, record_ids, lone) AS e;
+    RETURN;
+  END IF;
   RETURN QUERY
   WITH entries AS NOT MATERIALIZED (SELECT u.* FROM (
     SELECT l.* FROM audit_cdc_internal.entries AS l
@@ -72,7 +80,7 @@ BEGIN
     UNION ALL
     SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE l.database_id = ANY (audited.databases) AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-      AND record_ids IS NOT NULL AND l.record_id IS NULL AND (l.action = 'truncate' OR l.id = lone)
+      AND record_ids IS NOT NULL AND l.record_id IS NULL AND (l.action IN ('truncate', 'complete') OR l.id = lone)
     UNION ALL
     SELECT l.* FROM audit_cdc_internal.entries AS l
     WHERE l.database_id = ANY (audited.databases) AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
@@ -131,11 +139,38 @@ BEGIN
          k.row_before, k.new_values - k.not_sent, CASE WHEN k.action = 'delete' THEN k.not_sent ELSE k.not_sent_before END, k.not_sent, k.left_as_they_were, k.old_values,
          k.username, k.source, k.request_id, k.metadata, k.database_id, k.commit_lsn
   FROM known AS k
-  CROSS JOIN LATERAL (SELECT k.action, CASE WHEN k.action <> 'truncate' THEN k.key_now END AS key, k.key_before AS other_key
+  CROSS JOIN LATERAL (SELECT k.action, CASE WHEN k.action NOT IN ('truncate', 'complete') THEN k.key_now END AS key, k.key_before AS other_key
                       UNION ALL SELECT 'moved', k.key_before, k.key_now WHERE k.key_before <> k.key_now) AS e
   ORDER BY k.run, k.lsn, k.idx, k.commit_timestamp, k.id, e.action = 'moved' DESC;
 END
 $$;
+
+-- The same where backfills are complete: a record ends at the first that began after its last event, and was complete before its next.
+CREATE FUNCTION audit_cdc_internal.events_and_ends(audited audit_cdc_internal.audited, record_ids text[], lone bigint)
+  RETURNS SETOF audit_cdc_internal.event LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH events AS MATERIALIZED (
+    SELECT e.*, e AS event, e.action = 'moved' AS is_moved, lead(ARRAY[e.run, e.lsn, e.idx]) OVER (
+             PARTITION BY e.record_key ORDER BY e.run, e.lsn, e.idx, e.commit_timestamp, e.id, e.action = 'moved' DESC) AS next_place
+    FROM audit_cdc_internal.events(audited, record_ids, lone, false) AS e
+  ), completes AS MATERIALIZED (
+    SELECT c.event, ARRAY[c.run, c.lsn, c.idx] AS place, c.truncates,
+           CASE WHEN jsonb_typeof(c.metadata -> 'began_lsn') = 'number'
+                THEN ARRAY[c.run, least(greatest((c.metadata -> 'began_lsn')::numeric + c.lsn - c.commit_lsn, 0), c.lsn)::bigint] END AS began
+    FROM events AS c WHERE c.action = 'complete'
+  ), ends AS (
+    SELECT ROW((c.event).id, (c.event).run, (c.event).lsn, (c.event).idx, true, c.truncates, (c.event).commit_timestamp, 'complete', e.record_id, e.record_key, NULL,
+               (SELECT jsonb_object_agg(k, e.after -> k) FROM unnest(audited.key_columns) AS k WHERE e.after ? k),
+               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, (c.event).metadata, (c.event).database_id, (c.event).commit_lsn)::audit_cdc_internal.event AS event
+    FROM events AS e
+    CROSS JOIN LATERAL (SELECT c.* FROM completes AS c
+                        WHERE ARRAY[e.run, e.lsn] < c.began AND c.truncates = e.truncates AND (e.next_place IS NULL OR c.place < e.next_place)
+                        ORDER BY c.place LIMIT 1) AS c
+    WHERE e.record_key IS NOT NULL AND e.action NOT IN ('delete', 'moved')
+  )
+  SELECT (u.event).* FROM (SELECT e.event FROM events AS e UNION ALL SELECT e.event FROM ends AS e) AS u
+  ORDER BY (u.event).run, (u.event).lsn, (u.event).idx, (u.event).commit_timestamp, (u.event).id, (u.event).action = 'moved' DESC;
+END;
 
 -- What is known of a record at a position: the events of its key up to there, in order.
 CREATE TYPE audit_cdc_internal.state AS (
@@ -175,7 +210,7 @@ BEGIN
     WHEN event.action = 'update' AND event.other_key <> event.record_key AND (alive OR alive IS NULL AND state.by_change) OR alive IS NULL AND state.by_change AND event.action IN ('delete', 'moved') THEN
       -- two rows have the key for a time (it is deferrable): which one stays is not known until a change tells
       RETURN ROW(NULL, NULL, '{}', true, event.run, event.truncates, event.id)::audit_cdc_internal.state;
-    WHEN event.action IN ('delete', 'moved', 'truncate') THEN
+    WHEN event.action IN ('delete', 'moved', 'truncate', 'complete') THEN
       RETURN ROW(false, NULL, '{}', true, event.run, event.truncates, event.id)::audit_cdc_internal.state;
     WHEN event.action = 'read' AND NOT event.is_placed AND state.by_change THEN
       -- fills only what no change says

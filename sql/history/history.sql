@@ -17,9 +17,10 @@ DECLARE
     WHEN 'insert' THEN follows
     WHEN 'read' THEN follows AND e.is_placed AND before.by_change AND audit_cdc_internal.contradicts(before.known, e.after)
     WHEN 'truncate' THEN false
+    WHEN 'complete' THEN false
     ELSE coalesce(before.alive IS NOT TRUE AND before.run = e.run AND (e.action = 'delete' OR e.other_key = e.record_key), false)
          OR coalesce(follows AND before.by_change AND audit_cdc_internal.contradicts(before.known, e.before), false) END;
-  old_row jsonb := CASE WHEN e.action IN ('update', 'delete', 'truncate') THEN CASE WHEN follows AND is_gap IS NOT TRUE THEN before.known ELSE '{}' END || coalesce(e.before, '{}') END;
+  old_row jsonb := CASE WHEN e.action IN ('update', 'delete', 'truncate', 'complete') THEN CASE WHEN follows AND is_gap IS NOT TRUE THEN before.known ELSE '{}' END || coalesce(e.before, '{}') END;
   new_row jsonb := CASE WHEN e.action IN ('insert', 'update', 'read') THEN CASE WHEN is_gap OR after.run IS NULL THEN e.after ELSE after.known END END;
   columns text[] := ARRAY(SELECT jsonb_object_keys(coalesce(e.after, '{}')) UNION SELECT unnest(coalesce(e.unknown, '{}')));
 BEGIN
@@ -30,10 +31,11 @@ BEGIN
     CASE WHEN e.action = 'update' THEN (SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}') FROM jsonb_each(audit_cdc_internal.diff(old_row, new_row)) AS d
                                         WHERE d.value ?& ARRAY['old', 'new'])
          WHEN e.action <> 'read' THEN audit_cdc_internal.diff(old_row, new_row) END,
-    CASE WHEN e.action IN ('update', 'delete', 'truncate')
-         THEN ARRAY(SELECT c FROM unnest(columns || coalesce(CASE e.action WHEN 'truncate' THEN before.unknown ELSE e.unknown_before END, '{}')) AS c WHERE NOT old_row ? c GROUP BY c ORDER BY c) ELSE '{}' END,
+    CASE WHEN e.action IN ('update', 'delete', 'truncate', 'complete')
+         THEN ARRAY(SELECT c FROM unnest(columns || coalesce(CASE WHEN e.action IN ('truncate', 'complete') THEN before.unknown ELSE e.unknown_before END, '{}')) AS c WHERE NOT old_row ? c GROUP BY c ORDER BY c) ELSE '{}' END,
     CASE WHEN new_row IS NULL THEN '{}' ELSE ARRAY(SELECT c FROM unnest(e.unknown) AS c WHERE NOT new_row ? c ORDER BY c) END,
     CASE WHEN is_gap THEN 'the log misses a change before this one'
+         WHEN e.action = 'complete' THEN 'gone: a backfill did not meet it, and the log does not tell how it ended'
          WHEN before.run < e.run THEN 'the source was restored before this one: positions ran backwards'
          WHEN e.action = 'update' AND e.other_key IS NULL AND before.alive IS NOT TRUE THEN 'the key before this change is unknown'
          WHEN e.action = 'update' AND e.other_key IS NULL AND e.record_key <> '' THEN 'the key before this change was not sent: old_row is the row that had this one'

@@ -11,15 +11,18 @@ BEGIN
   IF e.action = 'truncate' THEN
     RETURN NEXT format('TRUNCATE %s;', target.name);
     RETURN;
-  ELSIF e.action = 'delete' THEN
+  ELSIF e.action IN ('delete', 'complete') THEN
     key_before := e.before;
+  END IF;
+  IF e.action = 'complete' AND (e.before ?& target.key_columns) IS NOT TRUE THEN -- the whole table's
+    RETURN;
   END IF;
   IF target.key_columns <> '{}' THEN
     that_row := audit_cdc_internal.is_row(target, key_before, target.key_columns);
   ELSE -- one of those that are equal
     that_row := audit_cdc_internal.one_of(target, audit_cdc_internal.is_row(target, e.before, audit_cdc_internal.columns_in(target, e.before)));
   END IF;
-  IF e.action = 'delete' THEN
+  IF e.action IN ('delete', 'complete') THEN
     RETURN NEXT format('DELETE FROM %s WHERE %s;', target.name, that_row);
     RETURN;
   END IF;

@@ -100,6 +100,9 @@ BEGIN
       IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.new_row IS NULL) THEN -- the row that is there now is another one
         doubt := coalesce(doubt, audit_cdc_internal.not_published(audit_cdc_internal.target_of(audited)));
       END IF;
+      IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.action = 'complete') THEN
+        doubt := coalesce(doubt, 'a backfill did not meet it: how it ended is not in the log');
+      END IF;
     END IF;
     RETURN QUERY SELECT o.* FROM audit_cdc_internal.in_one(changes, doubt) AS o;
   ELSE
@@ -233,6 +236,9 @@ DECLARE
 BEGIN
   IF change.action = 'truncate' THEN
     RETURN CASE WHEN is_redo THEN 'a truncate is not redone' ELSE 'a truncate is not undone: audit_as_of() gives the rows before it' END;
+  END IF;
+  IF change.action = 'complete' THEN
+    RETURN 'a backfill did not meet it: how it ended is not in the log';
   END IF;
   IF change.table_schema IN ('pg_catalog', 'information_schema', 'pg_toast', 'audit_cdc_internal') THEN
     RETURN 'its table is one of the system';

@@ -2,15 +2,17 @@
 //!
 //! A batch is read just after a position of the WAL of which is known that the reader sees all that was committed before it. A row that
 //! was committed after it is left out: its change is in the log by itself. So each `read` is exact at its position.
+//!
+//! When all is read, and what changed meanwhile is captured, an entry says that the table is complete: what was not met is gone.
 
 use super::decode::{Catalog, Column, CommitTime, Position, ReplicaIdentity, Table, Value, string};
 use super::source::Source;
 use crate::ingest::take_captured;
 use crate::isolate::Isolation;
-use crate::message::Origin;
+use crate::message::{Origin, Written};
 use crate::pg::{
-    BoundStatement, BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, pinned, snapshot_is_fixed,
-    text_rows,
+    BoundStatement, BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, lock_to_read, pinned,
+    snapshot_is_fixed, text_rows,
 };
 use crate::projection::temporary_types;
 use crate::statement::Statement;
@@ -22,15 +24,26 @@ use pgrx::spi::{SpiHeapTupleData, SpiResult};
 use BuiltinOid::{BOOLOID, INT4OID, INT8OID, OIDOID, TEXTARRAYOID, UUIDOID};
 
 pgrx::extension_sql_file!("../../sql/backfill.sql", name = "backfill", requires = ["capture", backfill_batch]);
+pgrx::extension_sql_file!(
+    "../../sql/backfill_complete.sql",
+    name = "backfill_complete",
+    requires = ["gaps", complete_backfill]
+);
 
 thread_local! {
     static NEXT: Statement = const { Statement::new(
-        "SELECT table_schema, table_name, replica_identity, columns, types, key_columns, query FROM audit_cdc_internal.next_batch($1, $2, $3)",
+        "SELECT table_schema, table_name, replica_identity, columns, types, key_columns, query, restarts
+         FROM audit_cdc_internal.next_batch($1, $2, $3)",
         &[UUIDOID, OIDOID, INT4OID]) };
+
+    static PARTS: Statement = const { Statement::new(
+        "SELECT array_agg(relid::oid) FROM pg_partition_tree($1)", &[OIDOID]) };
 
     static NOTE: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.note_batch($1, $2, $3, $4, $5, $6, $7)",
         &[UUIDOID, OIDOID, INT4OID, TEXTARRAYOID, INT8OID, INT8OID, BOOLOID]) };
+
+    static COMPLETION: Statement = const { Statement::new("SELECT audit_cdc_internal.completion($1, $2)", &[UUIDOID, OIDOID]) };
 }
 
 /// What is to be read next.
@@ -39,6 +52,8 @@ struct Batch {
     /// Columns of the key; 0: the table has none, and is read block by block.
     key: usize,
     query: String,
+    /// How often the table was begun again: places may be others' then.
+    restarts: i32,
 }
 
 impl Batch {
@@ -62,7 +77,7 @@ impl Batch {
         let (schema, name, key) = (text(1)?, text(2)?, texts(6)?);
         let identity = identity.unwrap_or(ReplicaIdentity::Nothing);
         let table = Table::new(source.database(), (&schema, &name), identity, columns.collect(), &key, &[]);
-        Ok(Self { table, key: key.len(), query: text(7)? })
+        Ok(Self { table, key: key.len(), query: text(7)?, restarts: row.get(8)?.unwrap_or_default() })
     }
 
     /// Of a row: its place, its key, its columns.
@@ -74,7 +89,13 @@ impl Batch {
     }
 }
 
-/// True: there may be more.
+/// Its partitions, if it has any.
+fn parts(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let parts = PARTS.with(|parts| parts.read(|| vec![relation.into()], |rows| rows.first().get_one()));
+    parts.unwrap_or_default()
+}
+
+/// Reads the next rows. False: there are none.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.backfill_batch(backfill_id uuid, relation oid, batch_size integer) RETURNS boolean
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp SET jit = off
@@ -96,6 +117,11 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
             .set_hint("SET default_transaction_isolation = 'read committed'."));
     }
     let source = Source::here();
+    // nothing is rewritten between the look at the catalogs and the reading
+    lock_to_read(relation);
+    for part in parts(relation) {
+        lock_to_read(part);
+    }
     let Some(batch) = Batch::next(&source, (backfill_id, relation, batch_size)) else { return Ok(false) };
     let moment = Moment::now();
     let rows = as_owner_of(relation, |meaning| text_rows(&BoundStatement::prepare(&batch.query, meaning)));
@@ -105,7 +131,7 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
         let (place, key, columns) = batch.split(row);
         let key: Vec<&str> = key.iter().map(|value| value.as_deref().unwrap_or_default()).collect();
         let named = if key.is_empty() { place.unwrap_or_default().to_owned() } else { key.join(":") };
-        let idempotency_key = string(&BASE64_STANDARD.encode(format!("{backfill_id}:{named}")));
+        let idempotency_key = string(&BASE64_STANDARD.encode(format!("{backfill_id}:{}:{named}", batch.restarts)));
         let at = Position {
             // what was committed before is before it, what is committed later is after it
             lsn: moment.lsn - 1,
@@ -138,4 +164,19 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
         note.run(arguments, |_| Ok(()))
     });
     Ok(true)
+}
+
+/// Ends the backfill of a table, all of which is read.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.complete_backfill(backfill_id uuid, relation oid) RETURNS void
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp SET jit = off
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn complete_backfill(backfill_id: Uuid, relation: pg_sys::Oid) {
+    pinned(|| {
+        let text = COMPLETION.with(|completion| {
+            completion.run(|| vec![backfill_id.into(), relation.into()], |rows| rows.first().get_one::<String>())
+        });
+        let message = text.map(|text| Written { text, known: None, large: None, is_of_a_rule: false });
+        take_captured(message.as_slice(), Origin::Backfill, Isolation::Each);
+    });
 }

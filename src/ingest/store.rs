@@ -79,7 +79,10 @@ pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> S
                 let (count, last) = stored.by_table.entry(entry.table.number).or_insert((0, time));
                 (*count, *last) = (*count + 1, (*last).max(time));
             }
-            feed(projections, &rows);
+            // that a backfill is complete is no change
+            let is_fed = |entry: &Entry| entry.change.action != Action::Complete;
+            let fed = rows.iter().zip(&fresh).filter(|(_, entry)| is_fed(entry)).map(|(row, _)| *row);
+            feed(projections, &fed.collect::<Vec<_>>());
         });
     }
     stored

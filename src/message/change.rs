@@ -26,6 +26,8 @@ pub enum Action {
     Read,
     /// All rows of the table are gone.
     Truncate,
+    /// A backfill has met every row that the table has: records of which nothing is told since it began are gone.
+    Complete,
 }
 
 impl Action {
@@ -36,6 +38,7 @@ impl Action {
             "delete" => Self::Delete,
             "read" => Self::Read,
             "truncate" => Self::Truncate,
+            "complete" => Self::Complete,
             _ => {
                 return Err(Reject::new(SqlState::INVALID_PARAMETER_VALUE, "unknown action")
                     .hint("Sequin sends \"insert\", \"update\", \"delete\" and \"read\"."));
@@ -49,7 +52,7 @@ impl Action {
             Self::Insert | Self::Read => (None, record),
             Self::Update => (changes, record),
             Self::Delete => (record, None),
-            Self::Truncate => (None, None),
+            Self::Truncate | Self::Complete => (None, None),
         }
     }
 
@@ -60,7 +63,18 @@ impl Action {
             Self::Delete => c"delete",
             Self::Read => c"read",
             Self::Truncate => c"truncate",
+            Self::Complete => c"complete",
         }
+    }
+
+    /// It tells of one row.
+    fn has_record(self) -> bool {
+        !matches!(self, Self::Truncate | Self::Complete)
+    }
+
+    /// It is a change, which has its place in a transaction.
+    fn is_change(self) -> bool {
+        !matches!(self, Self::Read | Self::Complete)
     }
 }
 
@@ -130,6 +144,8 @@ impl<'a> Change<'a> {
         let commit_idx = metadata.integer("commit_idx")?;
         if action != Action::Read {
             required(commit_lsn, "commit_lsn")?;
+        }
+        if action.is_change() {
             required(commit_idx, "commit_idx")?;
         }
         let commit_microseconds = commit_time(&required(metadata.string("commit_timestamp")?, "commit_timestamp")?)?;
@@ -144,7 +160,7 @@ impl<'a> Change<'a> {
         };
 
         let record = image(&envelope, "record")?;
-        if action != Action::Truncate {
+        if action.has_record() {
             required(record, "record")?;
         }
         let changes = image(&envelope, "changes")?;
@@ -249,6 +265,7 @@ mod tests {
         assert_eq!(sides("update"), (true, true));
         assert_eq!(sides("delete"), (true, false));
         assert_eq!(sides("truncate"), (false, false));
+        assert_eq!(sides("complete"), (false, false));
     }
 
     #[test]
@@ -311,6 +328,17 @@ mod tests {
             .replace("\"commit_idx\":1", "\"commit_idx\":null")
             .replace("61536216,", "null,");
         assert_eq!(change(&text).expect("a read").commit_lsn, None);
+    }
+
+    #[test]
+    fn the_end_of_a_backfill_has_a_position_and_no_record() {
+        let text = MESSAGE
+            .replace("\"update\"", "\"complete\"")
+            .replace("\"commit_idx\":1", "\"commit_idx\":null")
+            .replace(r#"{"id":1,"qty":2.00}"#, "null");
+        let found = change(&text).expect("an end");
+        assert_eq!((found.commit_lsn, found.commit_idx, found.new_values), (Some(61536216), None, None));
+        assert_eq!(sqlstate(&text.replace("61536216,", "null,")), SqlState::SQL_JSON_MEMBER_NOT_FOUND);
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub fn lock_table(table: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
-/// As a SELECT locks it, until the transaction ends: it is not dropped, renamed, nor given to another owner.
-pub(super) fn lock_against_change(table: pg_sys::Oid) {
+/// As a SELECT locks it, until the transaction ends: it is not rewritten, dropped, renamed, nor given to another owner.
+pub fn lock_to_read(table: pg_sys::Oid) {
     // SAFETY: as above.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }

@@ -1,7 +1,7 @@
 use super::bound::Meaning;
 use super::caught;
 use super::ending::Unending;
-use super::lock::lock_against_change;
+use super::lock::lock_to_read;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 use pgrx::pg_sys::elog::PgLogLevel;
@@ -29,7 +29,7 @@ pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce(Meaning) -> T) -> T 
 /// Who owns a table, and goes on to until the transaction ends.
 pub fn locked_owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     if table != pg_sys::InvalidOid {
-        lock_against_change(table);
+        lock_to_read(table);
     }
     owner(table)
 }

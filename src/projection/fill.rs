@@ -8,7 +8,8 @@ use pgrx::prelude::*;
 use std::ffi::CStr;
 
 const IN_THE_ORDER_OF_COMMITS: &CStr =
-    c"SELECT * FROM audit_cdc_internal.log WHERE id > $1 AND id <= $2 ORDER BY commit_timestamp, commit_lsn, commit_idx, id";
+    c"SELECT * FROM audit_cdc_internal.log WHERE id > $1 AND id <= $2 AND action <> 'complete'
+      ORDER BY commit_timestamp, commit_lsn, commit_idx, id";
 
 /// So few entries that others may wait for them.
 const FEW: i64 = 2_000;

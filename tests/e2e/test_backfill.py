@@ -84,7 +84,8 @@ def test_interrupted_it_is_resumed(source, key):
     before = len(reads(source))
     assert 0 < before < 40000
     assert backfill(source, "t", ID) == 40000 - before
-    assert source.rows("SELECT count(*), count(DISTINCT new_values) FROM audit_logs") == [(40000, 40000)]
+    assert source.rows("SELECT count(*), count(DISTINCT new_values) FROM audit_logs WHERE action = 'read'") == [(40000, 40000)]
+    assert source.value("SELECT count(*) FROM audit_logs WHERE action = 'complete'") == (1 if key else 0)
 
 
 def test_each_read_is_what_the_changes_before_it_say(source):
@@ -136,7 +137,8 @@ def test_a_commit_that_is_written_and_not_seen_yet_is_waited_for(source):
     # the row was changed at the very moment: its change tells
     assert source.value("SELECT sum(rows_passed_over)::int FROM audit_backfills") == 1
     assert backfill(source, "t") == 1
-    assert source.rows("SELECT action, new_values ->> 'v' FROM audit_logs ORDER BY commit_lsn") == [("update", "1"), ("read", "1")]
+    assert source.rows("SELECT action, new_values ->> 'v' FROM audit_logs ORDER BY commit_lsn") == [
+        ("update", "1"), ("complete", None), ("read", "1"), ("complete", None)]
 
 
 def test_what_the_publication_leaves_out_stays_out(source):
@@ -165,7 +167,9 @@ def test_what_is_refused(source):
     source.run("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE target (id bigint PRIMARY KEY)")
     begin(source)
     source.run("SELECT audit_exclude_table('target', 'filled from the log'), audit_create_projection('target', 'SELECT id FROM audit_new_logs')")
-    assert code(source, "CALL audit_backfill(NULL)") == "22004"
+    assert code(source, "CALL audit_backfill('t', batch_size => NULL)") == "22004"
+    assert code(source, "CALL audit_backfill(tables => '{t,NULL}')") == "22004"
+    assert code(source, "CALL audit_backfill(tables => '{t,target}')") == "55000"
     assert code(source, "CALL audit_backfill('t', batch_size => 0)") == "22023"
     assert code(source, "CALL audit_backfill('target')") == "55000"
     assert code(source, "CALL audit_backfill('audit_cdc_internal.rejects')") == "55000"

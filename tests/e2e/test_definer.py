@@ -39,7 +39,10 @@ GRANTED = {
     "end_capture": "what audit_capture_stop(discard_pending => true) does",
     "capture_worker": "a process number that audit_capture_status() shows",
     "begin_backfill": "what audit_backfill() does",
+    "backfill_stage": "what audit_backfill() does next",
+    "begin_table": "what audit_backfill() does, after it has waited for who has written to the table",
     "backfill_batch": "what audit_backfill() does",
+    "complete_backfill": "what audit_backfill() does, once all is read and captured",
     "backfilled": "a number that audit_backfills shows",
 }
 
