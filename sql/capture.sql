@@ -3,18 +3,24 @@
 -- * A slot is read without consuming it, what it holds is stored and committed, and only then it is advanced. Advancing
 --   survives a rollback, so the two are never in one transaction. Each of the two holds the lock of the capture; who comes in between stores
 --   nothing twice.
+-- * What has been read, and from which slot, is stored with the entries (read_to). The slot is never advanced beyond it: where
+--   it stands further, somebody else has moved it, and what was in between is a gap (gaps.sql).
 -- * One capture a database: two publications may give one position to different changes.
 
 CREATE TABLE audit_cdc_internal.captures (
   is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
   publication name NOT NULL,
   slot name NOT NULL,
+  plugin name NOT NULL, -- of the slot
+  database_id text NOT NULL, -- whose capture it is: a copy of the database has the row too
+  timeline integer NOT NULL, -- of the server, when it was read last
+  read_to pg_lsn NOT NULL, -- what committed before is in the log
+  read_to_time timestamptz NOT NULL DEFAULT now(), -- so is what committed before this time
   started_at timestamptz NOT NULL DEFAULT now(),
   is_stopping boolean NOT NULL DEFAULT false,
   changes bigint NOT NULL DEFAULT 0,
   last_commit_lsn pg_lsn,
   last_commit timestamptz,
-  looked_at timestamptz, -- when a session saw that nothing is pending; a worker tells it in shared memory
   rate double precision NOT NULL DEFAULT 0, -- changes per second, up to rate_since
   rate_since timestamptz NOT NULL DEFAULT now(),
   rate_changes bigint NOT NULL DEFAULT 0, -- since then
@@ -39,25 +45,39 @@ BEGIN ATOMIC
   FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database();
 END;
 
-CREATE FUNCTION audit_cdc_internal.note_captured(captured bigint, lsn bigint, last_commit timestamptz) RETURNS void
+-- With which names of WAL files begin; not to be asked during recovery.
+CREATE FUNCTION audit_cdc_internal.current_timeline() RETURNS integer LANGUAGE sql STABLE
+  RETURN ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer;
+
+-- A pass has read up to a position, and stored so many changes that are new. Times that are null are not known.
+CREATE FUNCTION audit_cdc_internal.note_captured(
+    captured bigint, lsn bigint, last_commit timestamptz, read_to bigint, read_to_time timestamptz) RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   UPDATE audit_cdc_internal.captures AS c
   SET changes = c.changes + note_captured.captured,
-      last_commit_lsn = '0/0'::pg_lsn + note_captured.lsn,
-      last_commit = note_captured.last_commit,
+      last_commit_lsn = coalesce('0/0'::pg_lsn + note_captured.lsn, c.last_commit_lsn),
+      last_commit = coalesce(note_captured.last_commit, c.last_commit),
+      read_to = greatest('0/0'::pg_lsn + note_captured.read_to, c.read_to),
+      read_to_time = coalesce(note_captured.read_to_time, c.read_to_time),
+      timeline = audit_cdc_internal.current_timeline(),
       rate = CASE WHEN n.seconds > 5 THEN (c.rate_changes + note_captured.captured) / n.seconds ELSE c.rate END,
       rate_since = CASE WHEN n.seconds > 5 THEN clock_timestamp() ELSE c.rate_since END,
       rate_changes = CASE WHEN n.seconds > 5 THEN 0 ELSE c.rate_changes + note_captured.captured END
   FROM (SELECT extract(epoch FROM clock_timestamp() - rate_since)::double precision AS seconds FROM audit_cdc_internal.captures) AS n;
 END;
 
+-- Of a worker; it may be that the slot is not there any more.
 CREATE FUNCTION audit_cdc_internal.note_capture_error(sqlstate text, message text) RETURNS void
-  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+  PERFORM audit_cdc_internal.lock_capture();
   UPDATE audit_cdc_internal.captures
   SET last_error = message, last_error_sqlstate = sqlstate, last_error_at = clock_timestamp();
-END;
+  PERFORM audit_cdc_internal.note_fault();
+END
+$$;
 
 -- Asked by the worker before each look. Until its transaction ends nobody else reads or moves the slot.
 CREATE FUNCTION audit_cdc_internal.is_captured() RETURNS boolean
@@ -108,6 +128,7 @@ CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFA
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   start_lsn pg_lsn;
+  fault record; -- of a capture that cannot go on
   targets text;
   refused text;
   missing text;
@@ -128,13 +149,17 @@ BEGIN
             HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
   END IF;
   PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
-  IF EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
+  SELECT * INTO fault FROM audit_cdc_internal.capture_faults;
+  IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
     RAISE EXCEPTION 'this database is captured already'
       USING ERRCODE = 'object_not_in_prerequisite_state',
             DETAIL = (SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot) FROM audit_cdc_internal.captures AS c),
             HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
   END IF;
 
+  IF fault.reason = 'slot lost' THEN
+    PERFORM pg_drop_replication_slot(fault.slot);
+  END IF;
   slot := coalesce(slot, format('audit_cdc_%s', (SELECT oid FROM pg_database WHERE datname = current_database())));
   IF EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = slot) THEN
     RAISE EXCEPTION 'replication slot "%" already exists', slot
@@ -142,11 +167,19 @@ BEGIN
             HINT = format('If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).', slot);
   END IF;
   start_lsn := audit_cdc_internal.new_slot(slot);
-  INSERT INTO audit_cdc_internal.captures (publication, slot) VALUES (publication, slot);
+  PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
+  WHERE fault.reason IS NOT NULL;
+  DELETE FROM audit_cdc_internal.captures;
+  DELETE FROM audit_cdc_internal.projecting_transactions;
+  INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)
+  SELECT publication, slot, s.plugin, audit_cdc_internal.this_database() ->> 'id',
+         audit_cdc_internal.current_timeline(), start_lsn
+  FROM pg_replication_slots AS s WHERE s.slot_name = slot;
   PERFORM audit_cdc_internal.record_tables();
   INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
   SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
   PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
+  PERFORM audit_cdc_internal.end_breaks(start_lsn);
   targets := (SELECT string_agg(format('%s (projection "%s")', t.captured, p.name), ', ' ORDER BY p.name)
               FROM audit_cdc_internal.projections AS p CROSS JOIN LATERAL audit_cdc_internal.captured_of(p.target) AS t(captured)
               WHERE t.captured IS NOT NULL);
@@ -188,7 +221,8 @@ BEGIN
   IF NOT audit_cdc_internal.is_preloaded() THEN
     RAISE WARNING 'no worker captures: audit_cdc is not in shared_preload_libraries'
       USING HINT = 'Add it there and restart the server. Until then CALL audit_capture() captures what is pending.';
-  ELSIF NOT audit_cdc_internal.start_capture_worker() THEN
+  ELSIF NOT (fault.reason IS NOT NULL AND audit_cdc_internal.call_capture_worker())
+    AND NOT audit_cdc_internal.start_capture_worker() THEN
     RAISE WARNING 'no worker captures: all of max_worker_processes are in use'
       USING HINT = 'Raise it and restart the server. Until then CALL audit_capture() captures what is pending.';
   END IF;
@@ -206,18 +240,20 @@ DECLARE
   pass pg_catalog.record;
 BEGIN
   captured := 0;
+  PERFORM audit_cdc_internal.lock_capture();
+  PERFORM audit_cdc_internal.note_fault();
+  COMMIT;
   pending_to := pg_catalog.pg_current_wal_insert_lsn();
   LOOP
     PERFORM audit_cdc_internal.lock_capture();
-    SELECT * INTO pass FROM audit_cdc_internal.capture_pass(pg_catalog.current_setting('audit_cdc.capture_max_changes')::integer);
+    SELECT * INTO pass
+    FROM audit_cdc_internal.capture_pass(pg_catalog.current_setting('audit_cdc.capture_max_changes')::integer, true);
     captured := captured OPERATOR(pg_catalog.+) pass.captured;
     COMMIT;
     PERFORM audit_cdc_internal.advance_capture();
     COMMIT;
     EXIT WHEN pass.is_complete OR pass.reached OPERATOR(pg_catalog.>=) pending_to;
   END LOOP;
-  PERFORM audit_cdc_internal.note_look();
-  COMMIT;
 END
 $$;
 
@@ -234,24 +270,31 @@ $$;
 COMMENT ON PROCEDURE @extschema@.audit_capture(bigint) IS
 'Captures what is committed now and not captured yet, and tells how many changes are new in the log. It waits while a worker or another session does the same. It commits in between, so that the slot is advanced after what it held is stored. Errors: 25001 (inside a transaction block), 55000 (nothing is captured), and those of reading the slot.';
 
--- True: there is a capture to stop.
+-- True: its slot is to be read first. Without it what is missing is noted here.
 CREATE FUNCTION audit_cdc_internal.begin_to_stop() RETURNS boolean
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM audit_cdc_internal.note_fault();
   UPDATE audit_cdc_internal.captures SET is_stopping = true;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'nothing is captured in this database' USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
-  RETURN EXISTS (SELECT FROM pg_replication_slots AS s JOIN audit_cdc_internal.captures AS c ON c.slot = s.slot_name);
+  RETURN NOT EXISTS (SELECT FROM audit_cdc_internal.capture_faults AS f WHERE f.reason <> 'slot lost');
 END
 $$;
 
--- The slot first: without it the capture can still be stopped, without the capture nobody would drop it.
-CREATE FUNCTION audit_cdc_internal.end_capture() RETURNS void
+-- The slot first: without it the capture can still be stopped, without the capture nobody would drop it. What a copy of the
+-- database finds under that name is the original's.
+CREATE FUNCTION audit_cdc_internal.end_capture(discarded boolean) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM audit_cdc_internal.note_break(
+    CASE WHEN discarded THEN 'discarded' ELSE 'stopped' END, c.read_to, c.read_to_time, NULL)
+  FROM audit_cdc_internal.captures AS c;
   PERFORM pg_drop_replication_slot(s.slot_name)
-  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot;
+  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+  WHERE c.database_id = audit_cdc_internal.this_database() ->> 'id'
+    AND s.database = current_database() AND s.plugin = c.plugin;
   DELETE FROM audit_cdc_internal.captures;
   DELETE FROM audit_cdc_internal.projecting_transactions;
 END
@@ -274,7 +317,7 @@ BEGIN
     CALL audit_cdc_internal.capture_pending(captured);
   END IF;
   PERFORM audit_cdc_internal.lock_capture();
-  PERFORM audit_cdc_internal.end_capture();
+  PERFORM audit_cdc_internal.end_capture(has_slot AND discard_pending IS TRUE);
   COMMIT;
   FOR attempt IN 1..500 LOOP
     EXIT WHEN audit_cdc_internal.capture_worker() IS NULL;
@@ -283,32 +326,7 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_capture_stop(boolean, bigint) IS
-'Captures what is committed now, ends the capture and drops its slot; tells how many changes were new. Later changes are in nobody''s hands. discard_pending => true: what is pending is not captured, for a slot that cannot be read any more. Errors: 25001 (inside a transaction block), 55000 (nothing is captured), and those of reading the slot. Interrupted, it can be called again.';
-
-CREATE FUNCTION @extschema@.audit_capture_status(
-    OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint, OUT lag_seconds double precision,
-    OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint, OUT changes_per_second double precision,
-    OUT retained_bytes bigint, OUT started_at timestamptz, OUT last_error text, OUT last_error_sqlstate text, OUT last_error_at timestamptz)
-  RETURNS SETOF record LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-  SELECT c.publication, c.slot, w.pid, l.lag,
-         CASE WHEN l.lag = 0 OR w.pid IS NOT NULL AND NOT look.has_commits THEN 0
-              ELSE extract(epoch FROM clock_timestamp() - greatest(c.started_at, c.looked_at, c.last_commit, look.looked_at)) END,
-         c.last_commit, c.last_commit_lsn, c.changes,
-         CASE WHEN c.rate_since > clock_timestamp() - interval '5 s' THEN c.rate
-              ELSE c.rate_changes / extract(epoch FROM clock_timestamp() - c.rate_since) END,
-         pg_wal_lsn_diff(f.lsn, s.restart_lsn)::bigint, c.started_at,
-         CASE WHEN s.slot_name IS NULL THEN format('replication slot "%s" does not exist', c.slot) ELSE c.last_error END,
-         CASE WHEN s.slot_name IS NULL THEN '42704' ELSE c.last_error_sqlstate END, c.last_error_at
-  FROM audit_cdc_internal.captures AS c
-  CROSS JOIN audit_cdc_internal.last_look() AS look
-  CROSS JOIN LATERAL (SELECT audit_cdc_internal.capture_worker() AS pid) AS w
-  CROSS JOIN LATERAL (SELECT pg_current_wal_flush_lsn() AS lsn) AS f
-  LEFT JOIN pg_replication_slots AS s ON s.slot_name = c.slot
-  CROSS JOIN LATERAL (SELECT greatest(pg_wal_lsn_diff(f.lsn, s.confirmed_flush_lsn), 0)::bigint AS lag) AS l;
-END;
-COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
-'The capture of this database, one row; none: nothing is captured. worker_pid: null without a worker. lag_bytes: WAL, of all databases, that was not looked through yet; lag_seconds: so old is at most what is committed and not captured. last_commit: of the last captured transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL that the server keeps for the slot. last_error: the last failure of a worker, with its SQLSTATE and time; it tries again.';
+'Captures what is committed now, ends the capture and drops its slot; tells how many changes were new. Later changes are in nobody''s hands until the next start: audit_gaps has a row of that. discard_pending => true: what is pending is not captured, for a slot that cannot be read any more. In a copy of a captured database it ends the capture of the copy, and leaves the original''s slot alone. Errors: 25001 (inside a transaction block), 55000 (nothing is captured), and those of reading the slot. Interrupted, it can be called again.';
 
 COMMENT ON FUNCTION @extschema@.audit_changes(name, name, integer) IS
 'Committed changes that a logical slot of this database, made with the output plugin audit_cdc, holds for a publication, as messages in Sequin''s form and in the order of commits, without consuming them. Null for slot or publication: those that are captured. upto_nchanges: stop after the transaction in which so many are reached; null: all. Where Sequin loses something, nothing is lost: times have their fractions and offsets, intervals and json numbers are exact, an update of the key has the old key in changes, TRUNCATE is a message of its own, and metadata has replica_identity, unknown_columns and unknown_old_columns. Tables of the log and excluded tables are left out. It needs what pg_logical_slot_peek_binary_changes() needs: wal_level = logical and the attribute REPLICATION. Errors: its own; 55000 (null, and nothing is captured; another output plugin), 42704 (no such publication when something changed), 08P01 (not understood).';

@@ -1,6 +1,8 @@
 -- What the log does not have, and why. A gap is written once; where it ends, and which backfill closed it, are rows of their own.
 --
 -- * A gap of one table has its relation; a gap of all captured tables has none.
+-- * A break is a gap of all tables, between what was read of the slot and where it stands now. While a capture cannot go on,
+--   its break is open; one at a time.
 -- * It has ended when changes are captured again. It is closed when a backfill that began after its end is complete: what the rows are
 --   now is in the log again. What happened to them within the gap stays unknown.
 
@@ -80,10 +82,91 @@ BEGIN ATOMIC
   ON CONFLICT DO NOTHING;
 END;
 
+-- This database as a source, as this_database() has it, for views that anybody reads.
+CREATE VIEW audit_cdc_internal.here AS
+  SELECT format('%s.%s', s.system_identifier, d.oid) AS database_id
+  FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database();
+
+-- Why the capture cannot go on; no row: it can, or there is none. A standby captures nothing, and a slot is not missing there.
+CREATE VIEW audit_cdc_internal.capture_faults AS
+  SELECT c.slot, f.reason, f.detail,
+         CASE f.reason
+           WHEN 'copied database' THEN 'this database is a copy, and its capture is the original''s'
+           WHEN 'another system' THEN 'this server is another than the one whose capture this is'
+           WHEN 'slot replaced' THEN format('replication slot "%s" is not the one that was made for the capture', c.slot)
+           WHEN 'slot lost' THEN format('replication slot "%s" cannot be read any more', c.slot)
+           ELSE format('replication slot "%s" does not exist', c.slot)
+         END AS message,
+         -- positions of another server mean nothing here
+         CASE WHEN f.reason = 'another system' THEN '0/0' ELSE c.read_to END AS read_to, c.read_to_time
+  FROM audit_cdc_internal.captures AS c
+  CROSS JOIN audit_cdc_internal.here AS h
+  LEFT JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+  CROSS JOIN LATERAL (SELECT to_jsonb(s) ->> 'invalidation_reason' AS invalidated) AS i -- from 17 on
+  CROSS JOIN LATERAL (VALUES
+    (1, split_part(c.database_id, '.', 1) <> split_part(h.database_id, '.', 1), 'another system',
+        format('It was %s.', c.database_id)),
+    (2, c.database_id <> h.database_id, 'copied database', format('It was %s.', c.database_id)),
+    (3, s.slot_name IS NULL, CASE WHEN c.is_stopping THEN 'stopped' ELSE 'slot missing' END,
+        format('It was "%s".', c.slot)),
+    (4, (s.database, s.plugin) IS DISTINCT FROM (current_database(), c.plugin), 'slot replaced',
+        format('It is of database "%s" and plugin "%s".', s.database, s.plugin)),
+    (5, s.wal_status = 'lost' OR i.invalidated IS NOT NULL, 'slot lost', coalesce(i.invalidated, 'Its WAL was removed.'))
+  ) AS f(place, is_so, reason, detail)
+  WHERE f.is_so AND NOT pg_is_in_recovery()
+  ORDER BY f.place LIMIT 1;
+
+CREATE VIEW audit_cdc_internal.open_breaks AS
+  SELECT g.id, g.reason FROM audit_cdc_internal.gaps AS g
+  WHERE g.relation IS NULL AND g.database_id = (SELECT h.database_id FROM audit_cdc_internal.here AS h)
+    AND g.reason IN ('slot advanced', 'slot missing', 'slot replaced', 'slot lost', 'copied database', 'another system',
+                     'stopped', 'discarded')
+    AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id);
+
+-- A worker that found nothing to capture knows more than what is stored.
+CREATE FUNCTION audit_cdc_internal.note_break(reason text, from_lsn pg_lsn, from_time timestamptz, detail text) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  SELECT audit_cdc_internal.note_gap(NULL, note_break.reason, b.from_lsn, b.from_time,
+           nullif(concat_ws(' ', note_break.detail, (
+             SELECT format('The server is on timeline %s, and was on %s: it was promoted or restored.', t.now, c.timeline)
+             FROM audit_cdc_internal.captures AS c CROSS JOIN audit_cdc_internal.current_timeline() AS t(now)
+             WHERE t.now <> c.timeline)), ''))
+  FROM (SELECT greatest(note_break.from_lsn, look.looked_to) AS from_lsn,
+               greatest(note_break.from_time, look.looked_at) AS from_time
+        FROM audit_cdc_internal.last_look() AS look) AS b
+  WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks);
+END;
+
+CREATE FUNCTION audit_cdc_internal.end_breaks(to_lsn pg_lsn) RETURNS void LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  SELECT audit_cdc_internal.end_gaps(NULL, ARRAY(SELECT b.reason FROM audit_cdc_internal.open_breaks AS b), end_breaks.to_lsn);
+END;
+
+-- The slot was read from a position on, and others had taken what was before.
+CREATE FUNCTION audit_cdc_internal.note_skipped(from_lsn bigint, to_lsn bigint, from_time timestamptz) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  SELECT audit_cdc_internal.note_break('slot advanced', '0/0'::pg_lsn + note_skipped.from_lsn, note_skipped.from_time, NULL);
+  SELECT audit_cdc_internal.end_breaks('0/0'::pg_lsn + note_skipped.to_lsn);
+END;
+
+-- Who calls it has the lock of the capture, and commits before anything fails.
+CREATE FUNCTION audit_cdc_internal.note_fault() RETURNS void
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT audit_cdc_internal.note_break(f.reason, f.read_to, f.read_to_time, f.detail) FROM audit_cdc_internal.capture_faults AS f;
+END;
+
+-- What is not noted yet is there without a number.
 CREATE VIEW @extschema@.audit_gaps AS
   SELECT g.id AS gap_id, g.table_schema, g.table_name, g.reason, g.detail, g.from_lsn, g.from_time, e.to_lsn, e.to_time, g.noticed_at,
          c.closed_at IS NULL OR o.tables IS NOT NULL AS is_open, o.tables AS open_tables, c.closed_by, c.closed_at
-  FROM audit_cdc_internal.gaps AS g
+  FROM (SELECT id, relation, table_schema, table_name, reason, detail, from_lsn, from_time, noticed_at
+        FROM audit_cdc_internal.gaps
+        UNION ALL
+        SELECT NULL, NULL, NULL, NULL, f.reason, f.detail, f.read_to, f.read_to_time, clock_timestamp()
+        FROM audit_cdc_internal.capture_faults AS f WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks)) AS g
   LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
   -- what a database had from before it went on elsewhere is closed with the gap of that
   CROSS JOIN LATERAL (SELECT max(s.id) AS id FROM audit_cdc_internal.gaps AS s
@@ -99,13 +182,13 @@ CREATE VIEW @extschema@.audit_gaps AS
                         AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_closings AS x
                                         WHERE x.gap_id IN (g.id, move.id) AND x.relation = p.relation)) AS o;
 COMMENT ON VIEW @extschema@.audit_gaps IS 'every change that the log of this database may not have: between which positions, of which table, and why';
-COMMENT ON COLUMN @extschema@.audit_gaps.gap_id IS 'number of the gap';
+COMMENT ON COLUMN @extschema@.audit_gaps.gap_id IS 'number of the gap; null: it is not noted yet';
 COMMENT ON COLUMN @extschema@.audit_gaps.table_schema IS 'schema of the table when the gap was noticed; null: all captured tables';
 COMMENT ON COLUMN @extschema@.audit_gaps.table_name IS 'name of the table when the gap was noticed; null: all captured tables';
 COMMENT ON COLUMN @extschema@.audit_gaps.reason IS 'why changes are missing, in one or two words';
 COMMENT ON COLUMN @extschema@.audit_gaps.detail IS 'what is known besides; may be null';
 COMMENT ON COLUMN @extschema@.audit_gaps.from_lsn IS 'what committed before this position is in the log';
-COMMENT ON COLUMN @extschema@.audit_gaps.from_time IS 'time of the last captured commit before the gap; null: not known';
+COMMENT ON COLUMN @extschema@.audit_gaps.from_time IS 'what committed before this time is in the log; null: not known';
 COMMENT ON COLUMN @extschema@.audit_gaps.to_lsn IS 'what commits from this position on is captured again; null: the gap goes on';
 COMMENT ON COLUMN @extschema@.audit_gaps.to_time IS 'when that was noted; null: the gap goes on';
 COMMENT ON COLUMN @extschema@.audit_gaps.noticed_at IS 'when the gap was noticed';

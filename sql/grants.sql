@@ -59,11 +59,12 @@ BEGIN
          'audit_exclude_table', 'audit_include_table', 'audit_allow_source', 'audit_revoke_source', 'audit_continue']),
       -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
       ('audit_cdc_admin', true, ARRAY[
-        'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_look', 'begin_to_stop', 'end_capture', 'capture_worker',
+        'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_fault', 'begin_to_stop', 'end_capture', 'capture_worker',
         'begin_backfill', 'backfill_stage', 'begin_table', 'backfill_batch', 'complete_backfill', 'backfilled']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted', 'lock_capture',
-        'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'end_gaps', 'this_database']),
+        'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'end_gaps', 'this_database',
+        'current_timeline', 'last_look', 'note_break', 'end_breaks', 'note_skipped', 'note_fault']),
       ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation', 'audit_in_transaction_block'])
     ) AS g(role, is_internal, names) CROSS JOIN LATERAL pg_catalog.unnest(g.names) AS f(name)
   LOOP
@@ -106,9 +107,9 @@ GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.rejects, audit_c
 GRANT UPDATE (slow_since) ON audit_cdc_internal.projections TO audit_cdc_worker;
 GRANT DELETE ON audit_cdc_internal.projecting_transactions, audit_cdc_internal.unprojected TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.is_captured() OWNER TO audit_cdc_worker;
-ALTER FUNCTION audit_cdc_internal.capture_pass(integer) OWNER TO audit_cdc_worker;
+ALTER FUNCTION audit_cdc_internal.capture_pass(integer, boolean) OWNER TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.advance_capture() OWNER TO audit_cdc_worker;
-ALTER FUNCTION audit_cdc_internal.note_look() OWNER TO audit_cdc_worker;
+ALTER FUNCTION audit_cdc_internal.note_fault() OWNER TO audit_cdc_worker;
 ALTER FUNCTION audit_cdc_internal.note_capture_error(text, text) OWNER TO audit_cdc_worker;
 ALTER FUNCTION @extschema@.audit_ingest(text) OWNER TO audit_cdc_worker;
 ALTER FUNCTION @extschema@.audit_ingest(text[]) OWNER TO audit_cdc_worker;

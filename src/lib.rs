@@ -31,6 +31,7 @@ extension_sql_file!("../sql/record_keys.sql", name = "record_keys", requires = [
 extension_sql_file!("../sql/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
 extension_sql_file!("../sql/gaps.sql", name = "gaps", requires = ["backfill"]);
 extension_sql_file!("../sql/continuations.sql", name = "continuations", requires = ["gaps"]);
+extension_sql_file!("../sql/capture_status.sql", name = "capture_status", requires = ["gaps"]);
 extension_sql_file!("../sql/projections.sql", name = "projections", requires = ["audit_logs"]);
 extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
 // annotate.sql is written for any search_path: it also serves where there is no extension

@@ -39,7 +39,7 @@ BEGIN
                     ORDER BY l.commit_timestamp LIMIT 1);
     is_settled := at = 'infinity' OR next_commit IS NOT NULL;
   END IF;
-  SELECT greatest(c.last_commit, c.looked_at), c.last_commit_lsn - '0/0' + position_before INTO captured, captured_lsn
+  SELECT greatest(c.last_commit, c.read_to_time), c.last_commit_lsn - '0/0' + position_before INTO captured, captured_lsn
   FROM audit_cdc_internal.captures AS c
   WHERE is_own;
   -- Sequin may deliver for the second time 10 minutes later (its longest wait), and sends no end mark of a transaction

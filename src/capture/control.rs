@@ -1,6 +1,7 @@
 //! What starting a capture and watching it needs beyond SQL.
 
-use crate::pg::{self, BuiltinOid};
+use crate::pg::{self, BuiltinOid, ErrorReport};
+use crate::sqlstate::SqlState;
 use crate::statement::Statement;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -8,8 +9,18 @@ use std::ffi::CStr;
 /// Who has it reads the slot of the capture, or moves it. Until the transaction ends.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lock_capture() RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn lock_capture() {
+fn lock_capture() -> Result<(), ErrorReport> {
+    if pg::is_in_recovery() {
+        let message = "capture does not run on a standby";
+        return Err(ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            message,
+            "lock_capture",
+        )
+        .set_hint("It runs on the primary, and its log comes to the standby."));
+    }
     pg::lock_capture();
+    Ok(())
 }
 
 /// Makes a slot of ours; a rolled back start takes it along. Returns the position from which on it can be read.
@@ -22,14 +33,11 @@ fn new_slot(slot: &CStr) -> i64 {
 thread_local! {
     static IS_BEHIND: Statement = const { Statement::new(
         "SELECT EXISTS (SELECT FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
-                        WHERE c.slot = $1::name AND s.confirmed_flush_lsn < '0/0'::pg_lsn + $2)",
+                        WHERE c.slot = $1::name AND s.confirmed_flush_lsn < '0/0'::pg_lsn + $2 AND c.read_to >= '0/0'::pg_lsn + $2)",
         &[BuiltinOid::TEXTOID, BuiltinOid::INT8OID]) };
-
-    static LOOKED: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.captures SET looked_at = $1", &[BuiltinOid::TIMESTAMPTZOID]) };
 }
 
-/// What this session's last pass has read is not sent again. Nobody can name another position, nor let go of what is not committed.
+/// What the log says that this session's last pass has read is not sent again. Nobody can name another position, nor let go of what is not committed.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.advance_capture() RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
@@ -37,20 +45,9 @@ fn advance_capture() {
     pg::lock_capture();
     let Some(pass) = pg::stored_pass() else { return };
     let slot = pass.slot.to_string_lossy();
-    let arguments = || vec![(&*slot).into(), (pass.reached as i64).into()];
+    let arguments = || vec![(&*slot).into(), (pass.read_to as i64).into()];
     if IS_BEHIND.with(|is_behind| is_behind.read(arguments, |rows| rows.first().get_one())) == Some(true) {
-        pg::confirm_slot(&pass.slot, pass.reached);
-    }
-}
-
-/// For `audit_capture_status()`, where no worker tells it in shared memory: when this session's last pass began, if it left nothing pending.
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.note_look() RETURNS void
-  LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn note_look() {
-    let Some(pass) = pg::stored_pass().filter(|pass| pass.is_complete) else { return };
-    if let Ok(began_at) = TimestampWithTimeZone::try_from(pass.began_at) {
-        LOOKED.with(|looked| looked.run(|| vec![began_at.into()], |_| Ok(())));
+        pg::confirm_slot(&pass.slot, pass.read_to);
     }
 }
 
@@ -81,13 +78,43 @@ fn start_capture_worker() -> bool {
     pg::start_capture_worker()
 }
 
-/// When the worker saw last that nothing is pending, and whether somebody has committed since.
+/// The worker of this database looks at once, also if it has failed and waits. False: there is none that could be called.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.call_capture_worker() RETURNS boolean
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn call_capture_worker() -> bool {
+    pg::desk().map(|desk| desk.call()).is_some()
+}
+
+type Time = Option<TimestampWithTimeZone>;
+
+/// What the worker tells in shared memory; nulls: there is no worker, or it does not know. looked_at, looked_to: what was committed before,
+/// by time and by position, is captured. is_behind: something has been committed since; behind_since: when the first of it was.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.last_look()
-  RETURNS TABLE (looked_at timestamptz, has_commits boolean)
+  RETURNS TABLE (looked_at timestamptz, looked_to pg_lsn, is_behind boolean, behind_since timestamptz)
   LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn last_look()
--> TableIterator<'static, (name!(looked_at, Option<TimestampWithTimeZone>), name!(has_commits, Option<bool>))> {
-    let desk = pg::desk();
-    let looked_at = desk.and_then(|desk| TimestampWithTimeZone::try_from(desk.last_look()?).ok());
-    TableIterator::once((looked_at, desk.map(|desk| desk.has_commits())))
+fn last_look() -> TableIterator<
+    'static,
+    (name!(looked_at, Time), name!(looked_to, Option<i64>), name!(is_behind, Option<bool>), name!(behind_since, Time)),
+> {
+    let time = |time: i64| TimestampWithTimeZone::try_from(time).ok();
+    let seen = pg::desk().map(|desk| desk.seen());
+    let seen = seen.as_ref();
+    TableIterator::once((
+        seen.and_then(|seen| time(seen.looked_at?)),
+        seen.and_then(|seen| Some(seen.looked_to? as i64)),
+        seen.map(|seen| seen.is_behind),
+        seen.and_then(|seen| time(seen.behind_since?)),
+    ))
+}
+
+/// The worker's last failure, which shared memory keeps also where nothing can be written.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.last_failure()
+  RETURNS TABLE (failed_at timestamptz, failure text)
+  LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn last_failure() -> TableIterator<'static, (name!(failed_at, Time), name!(failure, Option<String>))> {
+    let failure = pg::desk().and_then(|desk| desk.seen().failure);
+    TableIterator::once((
+        failure.and_then(|(at, _)| TimestampWithTimeZone::try_from(at).ok()),
+        failure.map(|(_, sqlstate)| SqlState::unpacked(sqlstate).as_str().to_owned()),
+    ))
 }

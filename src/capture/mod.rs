@@ -2,9 +2,10 @@
 //! what is pending to ingest, `worker` does so by itself, `backfill` reads the rows that are there.
 //!
 //! A pass peeks, ingests and commits; only then the slot is advanced. A crash in between delivers again what the log
-//! has already, and ingest refuses it.
+//! has already, and ingest refuses it. `chain` tells where a slot that others have moved leaves a gap.
 
 mod backfill;
+mod chain;
 mod control;
 mod decode;
 mod exclude;

@@ -1,6 +1,6 @@
 //! One pass: what is pending in the captured slot goes into the log. The caller commits, and then advances the slot.
 
-use super::decode::Commit;
+use super::chain::Link;
 use super::schema_changes::note_positions;
 use super::slot::{Read, Slot};
 use crate::ingest::{capturing, make_months_ahead, take_captured};
@@ -11,6 +11,8 @@ use crate::statement::Statement;
 use pgrx::prelude::*;
 use std::ffi::CString;
 
+use BuiltinOid::{INT8OID, TIMESTAMPTZOID};
+
 /// At most so much is handed to ingest at once.
 const MOST_CHANGES: usize = 1_000;
 const MOST_BYTES: usize = 8 << 20;
@@ -18,21 +20,21 @@ const MOST_BYTES: usize = 8 << 20;
 /// The next pass begins to read where a list of running transactions was logged last. PostgreSQL logs one every 15 seconds.
 const FAR: u64 = 16 << 20;
 
-thread_local! {
-    static DISTANCE: Statement = const { Statement::new(
-        "SELECT (pg_current_wal_flush_lsn() - restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1", &[BuiltinOid::TEXTOID]) };
+/// Where nothing is to be stored, what was read is noted only when it is so much: each note is WAL itself.
+const WORTH_A_NOTE: u64 = 1 << 20;
 
+thread_local! {
     static OLDEST: Statement = const { Statement::new(
         "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint", &[]) };
 
     static FORGET: Statement = const { Statement::new(
-        "SELECT audit_cdc_internal.forget_projecting_transactions($1)", &[BuiltinOid::INT8OID]) };
+        "SELECT audit_cdc_internal.forget_projecting_transactions($1)", &[INT8OID]) };
 
     static CAPTURED: Statement = const { Statement::new(
-        "SELECT audit_cdc_internal.note_captured($1, $2, $3)", &[BuiltinOid::INT8OID, BuiltinOid::INT8OID, BuiltinOid::TIMESTAMPTZOID]) };
+        "SELECT audit_cdc_internal.note_captured($1, $2, $3, $4, $5)", &[INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID]) };
 }
 
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.capture_pass(upto_nchanges integer)
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.capture_pass(upto_nchanges integer, is_asked boolean DEFAULT false)
   RETURNS TABLE (captured bigint, reached pg_lsn, is_complete boolean)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp
@@ -41,19 +43,18 @@ thread_local! {
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn capture_pass(
     upto_nchanges: Option<i32>,
+    is_asked: Option<bool>,
 ) -> Result<TableIterator<'static, (name!(captured, i64), name!(reached, i64), name!(is_complete, bool))>, ErrorReport>
 {
-    pg::pinned(|| pass(upto_nchanges))
-        .map(|(captured, pass)| TableIterator::once((captured, pass.reached as i64, pass.is_complete)))
+    pg::pinned(|| pass(upto_nchanges, is_asked == Some(true))).map(TableIterator::once)
 }
 
-/// How many changes are new in the log.
-fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
+/// How many changes are new in the log, the position that was reached, and whether that is all.
+fn pass(upto_nchanges: Option<i32>, is_asked: bool) -> Result<(i64, i64, bool), ErrorReport> {
     let began_at = pg::now();
     let slot = Slot::captured()?;
-    let far = DISTANCE
-        .with(|distance| distance.read(|| vec![slot.slot.as_str().into()], |rows| rows.first().get_one::<i64>()));
-    if far.is_some_and(|distance| distance as u64 > FAR) {
+    let link = Link::before(&slot)?;
+    if link.distance > FAR {
         pg::log_running_transactions();
     }
     // who is older has committed, so that what he wrote is read below
@@ -61,22 +62,30 @@ fn pass(upto_nchanges: Option<i32>) -> Result<(i64, Pass), ErrorReport> {
     pg::flush_wal();
     let flushed = pg::flushed_lsn();
     let (captured, read) = capturing(|isolation| take_pending(&slot, upto_nchanges, isolation))?;
-    if let (1.., Some(Commit { lsn, time, .. })) = (captured, read.last) {
-        let time = TimestampWithTimeZone::try_from(time).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
-        CAPTURED
-            .with(|statement| statement.run(|| vec![captured.into(), (lsn as i64).into(), time.into()], |_| Ok(())));
+    let is_complete = !read.is_cut && upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
+    let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
+    let skipped_to = link.note_skipped(&slot, &read);
+    let is_far = link.distance > FAR || reached > link.read_to.max(link.confirmed) + WORTH_A_NOTE;
+    let mut read_to = link.read_to.min(reached);
+    if captured > 0 || skipped_to.is_some() || is_asked || is_far || !is_complete {
+        let time = |time| TimestampWithTimeZone::try_from(time).ok();
+        let last = read.last.filter(|_| captured > 0);
+        let (lsn, last_commit) = (last.map(|last| last.lsn as i64), last.and_then(|last| time(last.time)));
+        let read_to_time = if is_complete { time(began_at) } else { read.last.and_then(|last| time(last.time)) };
+        let noted = reached.max(skipped_to.unwrap_or(0));
+        let arguments =
+            || vec![captured.into(), lsn.into(), last_commit.into(), (noted as i64).into(), read_to_time.into()];
+        CAPTURED.with(|statement| statement.run(arguments, |_| Ok(())));
+        read_to = reached;
     }
     make_months_ahead();
     // where the slot is advanced to may be on disk sooner
     pg::commit_to_disk();
-    let is_complete = !read.is_cut && upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
     if is_complete {
         FORGET.with(|forget| forget.read(|| vec![oldest.into()], |_| Ok(())));
     }
-    let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
-    let pass = Pass { slot: CString::new(slot.slot).unwrap_or_default(), reached, began_at, is_complete };
-    pg::note_read(pass.clone());
-    Ok((captured, pass))
+    pg::note_read(Pass { slot: CString::new(slot.slot).unwrap_or_default(), read_to });
+    Ok((captured, reached as i64, is_complete))
 }
 
 /// How many changes are new in the log, and what was read.

@@ -16,10 +16,11 @@ pgrx::extension_sql_file!(
         "excluded_tables",
         audit_changes,
         capture_pass,
+        last_failure,
         last_look,
         lock_capture,
         advance_capture,
-        note_look,
+        call_capture_worker,
         pinned_settings,
         new_slot,
         is_preloaded,
@@ -50,6 +51,8 @@ pub struct Slot {
 /// What was read of a slot.
 #[derive(Default)]
 pub struct Read {
+    /// Position of the first transaction.
+    pub first_lsn: Option<u64>,
     /// The last transaction that has changes for the log.
     pub last: Option<Commit>,
     /// Position after the last transaction.
@@ -91,6 +94,7 @@ impl Slot {
                 for message in messages {
                     match decoder.decode(message, &mut decoded)? {
                         Some(End::Commit(commit)) => {
+                            read.first_lsn.get_or_insert(commit.lsn);
                             read.end_lsn = commit.end_lsn;
                             read.last = Some(commit).filter(|commit| commit.has_changes).or(read.last);
                             whole = decoded.changes.len();

@@ -4,6 +4,7 @@ use crate::pg::{self, CaptureWorker, CaughtError, Woken, flushed_lsn};
 use crate::settings;
 use crate::sqlstate::SqlState;
 use crate::statement::Statement;
+use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::time::Duration;
 
 use pg::BuiltinOid::{INT4OID, TEXTOID};
@@ -18,7 +19,7 @@ thread_local! {
         "SELECT to_regclass('audit_cdc_internal.captures') IS NOT NULL", &[]) };
     static IS_CAPTURED: Statement = const { Statement::new("SELECT audit_cdc_internal.is_captured()", &[]) };
     static PASS: Statement = const { Statement::new(
-        "SELECT is_complete FROM audit_cdc_internal.capture_pass($1)", &[INT4OID]) };
+        "SELECT is_complete, (reached - '0/0')::bigint FROM audit_cdc_internal.capture_pass($1)", &[INT4OID]) };
     static ADVANCE: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.advance_capture()", &[]) };
     static FAILED: Statement = const { Statement::new(
@@ -32,8 +33,8 @@ pub fn init() {
 
 /// What came of one look at the slot.
 enum Looked {
-    /// Nothing more is pending.
-    Complete,
+    /// What the WAL has before this position is captured.
+    Complete(u64),
     Partly,
     Failed,
     /// Nothing is captured here any more.
@@ -54,13 +55,12 @@ fn run(worker: &CaptureWorker) {
         let flushed = flushed_lsn();
         match look(worker) {
             Looked::Partly => retry = SHORTEST_RETRY,
-            Looked::Complete => {
+            Looked::Complete(position) => {
                 retry = SHORTEST_RETRY;
-                worker.has_looked(began_at);
+                worker.has_looked(began_at, position);
                 while worker.sleep(settings::capture_naptime()) == Woken::ByNobody && flushed_lsn() == flushed {}
             }
             Looked::Failed => {
-                worker.has_failed();
                 worker.pause(retry);
                 retry = (retry * 2).min(LONGEST_RETRY);
             }
@@ -77,11 +77,11 @@ fn look(worker: &CaptureWorker) -> Looked {
         }
         let upto = settings::capture_max_changes();
         // the lock may have been waited for
-        let pass = || PASS.with(|pass| pass.read(|| vec![upto.into()], |rows| rows.first().get_one::<bool>()));
+        let pass = || PASS.with(|pass| pass.read(|| vec![upto.into()], |rows| rows.first().get_two::<bool, i64>()));
         Some(pg::with_new_snapshot(pass))
     });
-    let is_complete = match pass {
-        Ok(Some(is_complete)) => is_complete == Some(true),
+    let complete = match pass {
+        Ok(Some((is_complete, reached))) => reached.filter(|_| is_complete == Some(true)),
         Ok(None) => return Looked::Ended,
         Err(error) => return failed(worker, &error),
     };
@@ -89,8 +89,7 @@ fn look(worker: &CaptureWorker) -> Looked {
         ADVANCE.with(|advance| advance.read(Vec::new, |_| Ok(())));
     });
     match advanced {
-        Ok(()) if is_complete => Looked::Complete,
-        Ok(()) => Looked::Partly,
+        Ok(()) => complete.map_or(Looked::Partly, |position| Looked::Complete(position as u64)),
         Err(error) => failed(worker, &error),
     }
 }
@@ -106,17 +105,22 @@ fn flag(statement: &'static std::thread::LocalKey<Statement>) -> bool {
 
 /// Tells the server's log and `audit_capture_status()`.
 fn failed(worker: &CaptureWorker, error: &CaughtError) -> Looked {
-    let report = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
-        CaughtError::RustPanic { ereport, .. } => ereport,
-    };
+    let report = report(error);
     let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
+    worker.has_failed(sqlstate.packed());
     pgrx::log!("audit_cdc capture: {}: {}", sqlstate.as_str(), report.message());
     let noted = worker.transaction("capturing", || {
         FAILED.with(|failed| failed.run(|| vec![sqlstate.as_str().into(), report.message().into()], |_| Ok(())));
     });
-    if let Err(CaughtError::PostgresError(report)) = noted {
-        pgrx::log!("audit_cdc capture: the error could not be noted: {}", report.message());
+    if let Err(error) = noted {
+        pgrx::log!("audit_cdc capture: the error could not be noted: {}", self::report(&error).message());
     }
     Looked::Failed
+}
+
+fn report(error: &CaughtError) -> &ErrorReportWithLevel {
+    match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+        CaughtError::RustPanic { ereport, .. } => ereport,
+    }
 }

@@ -60,7 +60,7 @@ pub use timeout::{has_expired, is_limited, limited};
 pub use type_input::{TypeInput, kind_of_type, type_name};
 pub use user::{is_member, outer_user, role_name, role_named, session_user, system_identifier};
 pub use value::Value;
-pub use wal::{commit_to_disk, flush_wal, flushed_lsn, log_running_transactions};
+pub use wal::{commit_to_disk, flush_wal, flushed_lsn, is_in_recovery, log_running_transactions};
 pub use worker::{CaptureWorker, Woken, init_workers, start_capture_worker};
 pub use writer::foreign_writer;
 

@@ -16,11 +16,8 @@ thread_local! {
 #[derive(Clone)]
 pub struct Pass {
     pub slot: CString,
-    /// Position after the last transaction that was read.
-    pub reached: u64,
-    /// Microseconds since 2000-01-01. What was committed before is stored, if the pass is complete.
-    pub began_at: i64,
-    pub is_complete: bool,
+    /// What commits before this position is stored, and the log says so.
+    pub read_to: u64,
 }
 
 /// PostgreSQL keeps a slot whose transaction is rolled back. This one goes with it.

@@ -3,6 +3,11 @@ use pgrx::pg_sys;
 /// Of a page (PostgreSQL source, `xlog_internal.h`, `XLogLongPageHeaderData`).
 const LONGEST_HEADER: u64 = 40;
 
+pub fn is_in_recovery() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 /// Up to here the WAL is on disk.
 pub fn flushed_lsn() -> u64 {
     // SAFETY: reads shared memory; the timeline is not asked for.

@@ -160,17 +160,17 @@ impl CaptureWorker {
         super::now()
     }
 
-    /// What was committed before `time` is captured.
-    pub fn has_looked(&self, time: i64) {
+    /// What was committed before `time`, and what the WAL has before `position`, is captured.
+    pub fn has_looked(&self, time: i64, position: u64) {
         if let Some(desk) = self.desk {
-            desk.has_looked(time);
+            desk.has_looked(time, position);
         }
     }
 
-    /// What was committed before is still to be captured.
-    pub fn has_failed(&self) {
+    /// For the status, also where nothing can be written.
+    pub fn has_failed(&self, sqlstate: i32) {
         if let Some(desk) = self.desk {
-            desk.give_back_commits();
+            desk.has_failed(super::now(), sqlstate);
         }
     }
 
@@ -188,10 +188,12 @@ impl CaptureWorker {
         if desk.has_commits() { Woken::ByCommit } else { Woken::ByNobody }
     }
 
-    /// For so long, whatever wakes the process meanwhile.
+    /// For so long, or until it is called, whatever else wakes the process meanwhile.
     pub fn pause(&self, duration: Duration) {
         let end = Instant::now() + duration;
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            && !self.desk.is_some_and(Desk::was_called)
+        {
             self.wait(left.max(Duration::from_millis(1)));
         }
     }

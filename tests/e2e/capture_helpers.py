@@ -107,9 +107,10 @@ def is_captured(db, sql):
 
 
 def follows(db):
-    """Waits until the slot is where the WAL ends now."""
+    """Waits until all of the WAL that is there now was looked through."""
     end = db.value("SELECT pg_current_wal_flush_lsn()")
-    until(lambda: slot(db, f"confirmed_flush_lsn >= '{end}'") == [(True,)])
+    looked = "SELECT coalesce(greatest(c.read_to, l.looked_to) >= %s, false) FROM audit_cdc_internal.captures AS c, audit_cdc_internal.last_look() AS l"
+    until(lambda: db.value(looked, end))
 
 
 @contextlib.contextmanager

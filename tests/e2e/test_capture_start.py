@@ -121,7 +121,7 @@ def test_a_slot_that_somebody_dropped_and_made_again(captured):
     first, second = sorted(times - {None})
     assert (second - first).total_seconds() > 0.9
     [(error, sqlstate, pid)] = status(captured, "last_error, last_error_sqlstate, worker_pid")
-    assert (error, sqlstate) == (f'replication slot "{name}" does not exist', "42704") and pid
+    assert (error, sqlstate) == (f'replication slot "{name}" does not exist', "55000") and pid
     captured.run("SELECT pg_create_logical_replication_slot(%s, 'audit_cdc')", name)
     captured.run("INSERT INTO t VALUES (3)")
     until(lambda: logged(captured) == [1, 3])

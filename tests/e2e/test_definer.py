@@ -34,7 +34,7 @@ GRANTED = {
     "capture_pass": "what audit_capture() does, without advancing the slot",
     "capture_pending": "what audit_capture() does",
     "advance_capture": "lets go of what this session's last committed pass has read, and of nothing else",
-    "note_look": "when this session's last complete pass began, shown by audit_capture_status()",
+    "note_fault": "a gap, if the slot of the capture is not there or not to be read",
     "begin_to_stop": "what audit_capture_stop() begins with",
     "end_capture": "what audit_capture_stop(discard_pending => true) does",
     "capture_worker": "a process number that audit_capture_status() shows",

@@ -1,0 +1,45 @@
+"""A physical copy of the throwaway server, which follows it."""
+
+import contextlib
+import os
+import subprocess
+
+import psycopg2
+from conftest import Database
+
+
+class Standby(Database):
+    """The same database on a server of its own."""
+
+    def __init__(self, name, folder, port):
+        super().__init__(name)
+        self.folder, self.port = folder, port
+
+    def connect(self, **options):
+        return super().connect(host=str(self.folder), port=self.port, user="postgres", **options)
+
+    def run_as_postgres(self, program, *words):
+        user = "postgres" if os.getuid() == 0 else None
+        return subprocess.run([f"{os.environ['AUDIT_BIN']}/{program}", *words], check=True, capture_output=True, user=user, cwd="/")
+
+    def control(self, *words):
+        self.run_as_postgres("pg_ctl", "-D", str(self.folder / "data"), "-w", "-l", str(self.folder / "log"), *words)
+
+    def promote(self):
+        self.control("promote")
+
+
+@contextlib.contextmanager
+def standby(db, tmp_path, port):
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    copy = Standby(db.name, tmp_path, port)
+    copy.run_as_postgres("pg_basebackup", "-h", os.environ["PGHOST"], "-p", os.environ["PGPORT"], "-U", "postgres",
+                         "-D", str(tmp_path / "data"), "-R", "-X", "stream", "-c", "fast")
+    try:
+        copy.control("-o", f"-c port={port} -c unix_socket_directories={tmp_path} -c hot_standby=on", "start")
+        yield copy
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError, psycopg2.Error):
+            copy.control("-m", "immediate", "stop")
