@@ -26,6 +26,8 @@ CREATE TABLE audit_cdc_internal.schema_changes (
   client_address inet DEFAULT inet_client_addr()
 );
 CREATE INDEX schema_changes_by_object ON audit_cdc_internal.schema_changes (object, id);
+CREATE INDEX schema_changes_of_drops ON audit_cdc_internal.schema_changes ((before ->> 'name'), (before ->> 'schema'))
+  WHERE after IS NULL;
 CREATE INDEX schema_changes_by_parent ON audit_cdc_internal.schema_changes (parent) WHERE parent IS NOT NULL;
 CREATE INDEX schema_changes_by_index ON audit_cdc_internal.schema_changes (identity_index)
   WHERE identity_index IS NOT NULL;

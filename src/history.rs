@@ -34,7 +34,11 @@ extension_sql_file!(
     requires = ["audit_logs", "capture", "continuations"]
 );
 extension_sql_file!("../sql/history/doubts.sql", name = "history_doubts", requires = ["history_audited", "rejects"]);
-extension_sql_file!("../sql/history/events.sql", name = "history_events", requires = ["history_audited"]);
+extension_sql_file!(
+    "../sql/history/events.sql",
+    name = "history_events",
+    requires = ["history_audited", "schema_changes"]
+);
 extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = ["install"]);
 extension_sql_file!(
     "../sql/history/as_of.sql",

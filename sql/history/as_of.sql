@@ -103,7 +103,9 @@ BEGIN
                                                     AND e.commit_timestamp < moment.last_commit - audit_cdc_internal.overtaking() AND e.id < moment.last_id) THEN 1 ELSE 0 END AS run
     FROM runs AS r
   )
-  SELECT e.e, CASE WHEN e.is_placed THEN coalesce(e.run < m.run OR e.run = m.run AND (at_time IS NULL AND at_lsn IS NULL OR e.lsn <= moment.last_lsn), false)
+  SELECT e.e, CASE WHEN e.is_placed THEN coalesce(e.run < m.run OR e.run = m.run
+                AND (at_time IS NULL AND at_lsn IS NULL OR e.lsn <= moment.last_lsn
+                     OR e.id < 0 AND at_lsn IS NULL AND e.commit_timestamp <= at_time), false)
                    ELSE at_time IS NULL AND at_lsn IS NULL OR coalesce(e.commit_timestamp <= at_time, false)
                         OR moment.last_commit IS NOT NULL AND e.commit_timestamp < coalesce(moment.next_commit, 'infinity') END, m.run
   FROM events AS e, moments AS m;

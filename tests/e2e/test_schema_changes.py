@@ -266,6 +266,36 @@ def test_who_and_why(paused):
     assert paused.value("SELECT count(*) FROM audit_cdc_internal.large_annotations") == 1
 
 
+def as_of(db, **moment):
+    named = "".join(f", {name} => %s" for name in moment)
+    return sorted(row["id"] for (row,) in db.rows(f"SELECT audit_as_of('t'{named})", *moment.values()))
+
+
+@pytest.mark.parametrize("drop", ["DROP TABLE t", "DROP SCHEMA s CASCADE", "BEGIN; INSERT INTO t VALUES (3); DROP TABLE t; COMMIT"])
+def test_a_dropped_table_ends_its_records(paused, drop):
+    if "SCHEMA" in drop:
+        paused.run("DROP TABLE t; CREATE SCHEMA s")
+        table(paused, "s.t")
+    schema = "s" if "SCHEMA" in drop else "public"
+    paused.run(f"INSERT INTO {schema}.t VALUES (1), (2)")
+    capture(paused)
+    assert as_of(paused) == [1, 2]
+    [(before, lsn)] = paused.rows("SELECT clock_timestamp(), pg_current_wal_insert_lsn()")
+    paused.run(drop)
+    [(after,)] = paused.rows("SELECT clock_timestamp()")
+    capture(paused)
+    assert (as_of(paused, at=before), as_of(paused, lsn=lsn), as_of(paused), as_of(paused, at=after)) == ([1, 2], [1, 2], [], [])
+    # what is made anew under its name is another table
+    paused.run(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    table(paused, f"{schema}.t")
+    paused.run(f"INSERT INTO {schema}.t VALUES (2, 'anew')")
+    capture(paused)
+    assert (as_of(paused, at=before), as_of(paused, at=after), as_of(paused)) == ([1, 2], [], [2])
+    lines = paused.rows("SELECT action, id IS NULL, old_row ->> 'id' FROM audit_history('t', '2')")
+    assert lines == [("insert", False, None), ("drop", True, "2"), ("insert", False, None)]
+    assert paused.rows("SELECT * FROM audit_as_of_unknown('t')") == []
+
+
 # --- nobody forges or stops it
 
 
