@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 from capture_helpers import capture, captured, publish, source, start, stop, table  # noqa: F401
 from conftest import admin, batch, change, in_threads, server, until
+from fault_helpers import stop_fast
 from test_backfill import ID, backfill, reads
 from test_capture import begin, code
 
@@ -113,21 +114,24 @@ def test_it_waits_for_nobody_else(source):
         other.rollback()
 
 
-def test_it_waits_for_a_prepared_transaction(source):
+@pytest.fixture
+def two_phases(source):
     admin("ALTER SYSTEM SET max_prepared_transactions = 5")
-    server("stop")
+    stop_fast()
     server("start")
+    yield source
+    for gid, in source.rows("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"):
+        source.run(f"ROLLBACK PREPARED '{gid}'")
+    admin("ALTER SYSTEM RESET max_prepared_transactions")
+    stop_fast()
+    server("start")
+
+
+def test_it_waits_for_a_prepared_transaction(two_phases):
+    source = two_phases
     table(source)
     table(source, "u")
     begin(source, "TABLE t")
-    try:
-        prepared(source)
-    finally:
-        for gid, in source.rows("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"):
-            source.run(f"ROLLBACK PREPARED '{gid}'")
-
-
-def prepared(source):
     older = source.connect()
     for statement in ("BEGIN", "INSERT INTO u VALUES (1, 'old')"):
         older.cursor().execute(statement)
