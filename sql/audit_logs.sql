@@ -44,7 +44,8 @@ DECLARE
              ORDER BY 1)
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key,
-         CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin%s
+         CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin,
+         l.notes%s
   FROM %s AS l
   CROSS JOIN LATERAL (
     SELECT CASE WHEN l.large_annotations IS NULL THEN l.annotations
@@ -90,6 +91,7 @@ COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS 'of the table at co
 COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS 'columns whose value in new_values (delete: old_values) was not sent, whatever stands there; null: not captured here, and not described, so nobody can tell';
 COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS 'columns whose value before the change was not sent; null: not captured here, and not described, so nobody can tell';
 COMMENT ON COLUMN @extschema@.audit_logs.origin IS 'how the entry came: capture (from this server''s WAL), backfill (capture read the row) or ingest (delivered to audit_ingest)';
+COMMENT ON COLUMN @extschema@.audit_logs.notes IS 'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large to carry, with "bytes" and "sha256" of what was stored. row_filter: "left" or "entered", of an update after which the row is not or is one of those that the publication''s row filter lets through; what changes of it outside is not captured';
 
 CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
   FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();

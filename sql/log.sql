@@ -49,7 +49,8 @@ CREATE TABLE audit_cdc_internal.log (
   unknown_columns text[],
   unknown_old_columns text[],
   may_change_key boolean,
-  large_annotations uuid
+  large_annotations uuid,
+  notes jsonb
 ) PARTITION BY RANGE (commit_timestamp);
 COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
 COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS 'null where it is base64 of "commit_lsn:commit_idx", as Sequin makes it of changes';
@@ -60,6 +61,7 @@ COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS 'what the row itself
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_old_columns IS 'as unknown_columns, for the row before the change';
 COMMENT ON COLUMN audit_cdc_internal.log.may_change_key IS 'true: an update that may have given its row another key (src/message/rekeyed.rs); null: one that did not, or another action';
 COMMENT ON COLUMN audit_cdc_internal.log.annotations IS 'if large_annotations is not null: what the indexes need of them, or null';
+COMMENT ON COLUMN audit_cdc_internal.log.notes IS 'what else is to be known of the change; null, as nearly always: nothing';
 COMMENT ON COLUMN audit_cdc_internal.log.large_annotations IS 'annotations over 2,000 bytes: where they stand whole';
 
 -- A transaction's annotations are the same for all its changes: large ones stand here once.

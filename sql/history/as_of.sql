@@ -241,6 +241,7 @@ BEGIN
           THEN 'a gap: its next change does not follow'
         WHEN (p.state).alive AND (n.event).action = 'complete' AND n.truncates = t.truncates
           AND NOT audit_cdc_internal.is_before_gap(audited, p.last_place[2], at_time, at_lsn) THEN 'a gap: a later backfill did not meet it'
+        WHEN (p.state).alive AND (p.state).has_left AND (p.state).truncates = t.truncates THEN 'it left the rows that are published'
         WHEN (p.state).alive AND p.last_place < d.since THEN 'a change that does not tell its old key may have been of it'
         WHEN (p.state).alive AND (p.state).known ->> audited.key_columns[1] <> p.record_key AND audit_cdc_internal.has_former_key((p.state).known, p.record_key, audited)
           THEN 'the table has another key by now'

@@ -33,7 +33,8 @@ CREATE TYPE audit_cdc_internal.event AS (
   request_id text,
   metadata jsonb,
   database_id text,
-  commit_lsn bigint -- as in audit_logs; lsn counts on from the databases before
+  commit_lsn bigint, -- as in audit_logs; lsn counts on from the databases before
+  has_left boolean -- by it the row left those that a row filter publishes: later changes of it are not captured
 );
 
 -- record_key as the values of a row give it.
@@ -158,7 +159,8 @@ BEGIN
   )
   SELECT k.id, k.run, k.lsn, k.idx, k.commit_lsn IS NOT NULL, k.truncates, k.commit_timestamp, e.action, k.record_id, e.key, e.other_key,
          k.row_before, k.new_values - k.not_sent, CASE WHEN k.action = 'delete' THEN k.not_sent ELSE k.not_sent_before END, k.not_sent, k.left_as_they_were, k.old_values,
-         k.username, k.source, k.request_id, k.metadata, k.database_id, k.commit_lsn
+         k.username, k.source, k.request_id, k.metadata, k.database_id, k.commit_lsn,
+          e.action = 'update' AND coalesce(k.notes ->> 'row_filter' = 'left', false)
   FROM known AS k
   CROSS JOIN LATERAL (SELECT k.action, CASE WHEN k.action NOT IN ('truncate', 'complete') THEN k.key_now END AS key, k.key_before AS other_key
                       UNION ALL SELECT 'moved', k.key_before, k.key_now WHERE k.key_before <> k.key_now) AS e
@@ -182,7 +184,7 @@ BEGIN ATOMIC
   ), ends AS (
     SELECT ROW((c.event).id, (c.event).run, (c.event).lsn, (c.event).idx, true, c.truncates, (c.event).commit_timestamp, 'complete', e.record_id, e.record_key, NULL,
                (SELECT jsonb_object_agg(k, e.after -> k) FROM unnest(audited.key_columns) AS k WHERE e.after ? k),
-               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, (c.event).metadata, (c.event).database_id, (c.event).commit_lsn)::audit_cdc_internal.event AS event
+               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, (c.event).metadata, (c.event).database_id, (c.event).commit_lsn, false)::audit_cdc_internal.event AS event
     FROM events AS e
     CROSS JOIN LATERAL (SELECT c.* FROM completes AS c
                         WHERE ARRAY[e.run, e.lsn] < c.began AND c.truncates = e.truncates AND (e.next_place IS NULL OR c.place < e.next_place)
@@ -201,7 +203,8 @@ CREATE TYPE audit_cdc_internal.state AS (
   by_change boolean, -- false: only reads without position tell of it
   run integer,
   truncates integer,
-  event_id bigint -- the last one
+  event_id bigint, -- the last one
+  has_left boolean -- as the event says
 );
 
 -- Does what is known of a row contradict what a change says that it was? A column may have got another type meanwhile.
@@ -230,9 +233,9 @@ BEGIN
   CASE
     WHEN event.action = 'update' AND event.other_key <> event.record_key AND (alive OR alive IS NULL AND state.by_change) OR alive IS NULL AND state.by_change AND event.action IN ('delete', 'moved') THEN
       -- two rows have the key for a time (it is deferrable): which one stays is not known until a change tells
-      RETURN ROW(NULL, NULL, '{}', true, event.run, event.truncates, event.id)::audit_cdc_internal.state;
+      RETURN ROW(NULL, NULL, '{}', true, event.run, event.truncates, event.id, false)::audit_cdc_internal.state;
     WHEN event.action IN ('delete', 'moved', 'truncate', 'complete') THEN
-      RETURN ROW(false, NULL, '{}', true, event.run, event.truncates, event.id)::audit_cdc_internal.state;
+      RETURN ROW(false, NULL, '{}', true, event.run, event.truncates, event.id, false)::audit_cdc_internal.state;
     WHEN event.action = 'read' AND NOT event.is_placed AND state.by_change THEN
       -- fills only what no change says
       IF alive THEN
@@ -250,7 +253,7 @@ BEGIN
         filled := (SELECT coalesce(jsonb_object_agg(c, known -> c), '{}') FROM unnest(CASE event.action WHEN 'read' THEN event.unknown ELSE event.carried END) AS c WHERE known ? c);
         event.unknown := ARRAY(SELECT u FROM unnest(event.unknown) AS u WHERE NOT filled ? u);
       END IF;
-      RETURN ROW(true, event.after || filled, event.unknown, event.is_placed, event.run, event.truncates, event.id)::audit_cdc_internal.state;
+      RETURN ROW(true, event.after || filled, event.unknown, event.is_placed, event.run, event.truncates, event.id, event.has_left)::audit_cdc_internal.state;
   END CASE;
 END
 $$;

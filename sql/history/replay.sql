@@ -58,7 +58,7 @@ BEGIN
   SELECT e.id, CASE WHEN e.action = 'update' AND e.other_key IS NULL AND target.key_columns <> '{}' THEN E'-- the key before is not known\n' ELSE '' END || r.statement
   FROM audit_cdc_internal.events(audited) WITH ORDINALITY AS e
   CROSS JOIN LATERAL audit_cdc_internal.replayed(target, ROW(e.id, e.run, e.lsn, e.idx, e.is_placed, e.truncates, e.commit_timestamp, e.action, e.record_id, e.record_key, e.other_key, e.before, e.after,
-                                                             e.unknown_before, e.unknown, e.carried, e.changed, e.username, e.source, e.request_id, e.metadata, e.database_id, e.commit_lsn)::audit_cdc_internal.event) WITH ORDINALITY AS r(statement, place)
+                                                             e.unknown_before, e.unknown, e.carried, e.changed, e.username, e.source, e.request_id, e.metadata, e.database_id, e.commit_lsn, e.has_left)::audit_cdc_internal.event) WITH ORDINALITY AS r(statement, place)
   WHERE e.action <> 'moved' AND (since IS NULL OR e.commit_timestamp >= since) AND (until IS NULL OR e.commit_timestamp < until)
   ORDER BY e.ordinality, r.place;
 END

@@ -11,8 +11,7 @@ CREATE TYPE audit_cdc_internal.target AS (
   json_columns text[], -- json or jsonb, also as a domain
   required text[], -- columns that are never null
   older_values jsonb, -- column to what rows have that are older than it
-  unpublished text[], -- columns that capture does not get
-  is_filtered boolean -- capture gets some of its rows only
+  unpublished text[] -- columns that capture does not get
 );
 
 -- A type that a description names, as this server writes it: it comes from elsewhere, and will stand in a statement. Null: this server does not know it.
@@ -61,8 +60,8 @@ BEGIN
     WHERE d.database_id = ANY (audited.databases) AND (d.table_schema, d.table_name) = (audited.table_schema, audited.table_name)
     ORDER BY d.valid_from DESC LIMIT 1;
   END IF;
-  SELECT ARRAY(SELECT t.key FROM jsonb_object_keys(target.types) AS t(key) WHERE t.key <> ALL (p.attnames) AND t.key <> ALL (coalesce(target.generated, '{}')) ORDER BY t.key), p.rowfilter IS NOT NULL
-    INTO target.unpublished, target.is_filtered
+  SELECT ARRAY(SELECT t.key FROM jsonb_object_keys(target.types) AS t(key) WHERE t.key <> ALL (p.attnames) AND t.key <> ALL (coalesce(target.generated, '{}')) ORDER BY t.key)
+    INTO target.unpublished
   FROM audit_cdc_internal.captures AS c JOIN pg_publication_tables AS p ON p.pubname = c.publication
   WHERE (p.schemaname, p.tablename) = (audited.table_schema, audited.table_name) AND audited.is_own;
   target.unpublished := coalesce(target.unpublished, '{}');

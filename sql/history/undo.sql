@@ -246,9 +246,6 @@ BEGIN
   IF change.doubt IS NOT NULL THEN
     RETURN change.doubt;
   END IF;
-  IF target.is_filtered AND change.action IN ('insert', 'delete') THEN
-    RETURN 'only some rows of its table are published: whether it came or went is unknown';
-  END IF;
   IF from_row IS NULL AND audit_cdc_internal.not_published(target) IS NOT NULL THEN
     RETURN audit_cdc_internal.not_published(target);
   END IF;

@@ -15,6 +15,6 @@ mod slot;
 mod source;
 mod worker;
 
-pub use decode::{Kind, Prefix, ReplicaIdentity, Writer, wire};
+pub use decode::{Kind, MOST_CARRIED, Prefix, ReplicaIdentity, SURELY_CARRIED, Writer, too_large, wire};
 pub use exclude::exclude_new_table;
 pub use worker::init;

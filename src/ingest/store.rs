@@ -31,6 +31,7 @@ const COLUMNS: &[&CStr] = &[
     c"unknown_old_columns",
     c"may_change_key",
     c"origin",
+    c"notes",
 ];
 const ACTION: usize = 2;
 const COMMIT_LSN: usize = 3;
@@ -144,6 +145,7 @@ fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
         sent.unknown_old_columns.as_deref().map_or(Value::Null, Value::Texts),
         if change.may_change_key() { Value::True } else { Value::Null },
         Value::Char(entry.origin.letter()),
+        sent.notes.map_or(Value::Null, Value::Json),
     ]
 }
 

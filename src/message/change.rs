@@ -4,7 +4,7 @@ use super::annotations::Annotations;
 use super::body::Message;
 use super::idempotency::{is_key_of_position, key_of_position, key_of_read};
 use super::image::image;
-use super::json::{Envelope, Object, required};
+use super::json::{Envelope, Object, required, wrong_type};
 use super::key::RecordKey;
 use super::reject::Reject;
 use super::rekeyed::may_change_key;
@@ -103,6 +103,8 @@ pub struct Sent<'a> {
     pub replica_identity: Option<i8>,
     pub unknown_columns: Option<Vec<Cow<'a, str>>>,
     pub unknown_old_columns: Option<Vec<Cow<'a, str>>>,
+    /// What else is to be known of the change, an object.
+    pub notes: Option<&'a str>,
 }
 
 impl<'a> Sent<'a> {
@@ -122,6 +124,10 @@ impl<'a> Sent<'a> {
             replica_identity: replica_identity.map(|letter| letter as i8),
             unknown_columns: metadata.strings("unknown_columns")?,
             unknown_old_columns: metadata.strings("unknown_old_columns")?,
+            notes: match metadata.get("notes") {
+                Some(notes) if !notes.starts_with('{') => return Err(wrong_type("notes", "an object")),
+                notes => notes,
+            },
         })
     }
 }
@@ -273,10 +279,10 @@ mod tests {
         assert_eq!(change(MESSAGE).expect("Sequin's").sent.unknown_columns, None);
         let text = MESSAGE.replace(
             "\"record_pks\"",
-            r#""replica_identity":"full","unknown_columns":[],"unknown_old_columns":["a","b \"c\""],"record_pks""#,
+            r#""notes":{"n":1},"replica_identity":"full","unknown_columns":[],"unknown_old_columns":["a","b \"c\""],"record_pks""#,
         );
         let sent = change(&text).expect("capture's").sent;
-        assert_eq!(sent.replica_identity, Some(b'f' as i8));
+        assert_eq!((sent.replica_identity, sent.notes), (Some(b'f' as i8), Some(r#"{"n":1}"#)));
         assert_eq!(
             (sent.unknown_columns, sent.unknown_old_columns),
             (Some(vec![]), Some(vec!["a".into(), r#"b "c""#.into()]))
@@ -360,6 +366,7 @@ mod tests {
             ("{\"qty\":1.10}", "[]", "22023"),
             ("\"record_pks\"", "\"replica_identity\":\"all\",\"record_pks\"", "22023"),
             ("\"record_pks\"", "\"unknown_columns\":[1],\"record_pks\"", "22023"),
+            ("\"record_pks\"", "\"notes\":[],\"record_pks\"", "22023"),
         ] {
             assert_eq!(sqlstate(&MESSAGE.replace(from, to)).as_str(), code, "{from} -> {to}");
         }

@@ -19,17 +19,18 @@ pub fn image<'a>(envelope: &Object<'a>, key: &'static str) -> Result<Option<&'a 
     }
 }
 
+/// Is JSON small enough for `jsonb`?
+pub fn jsonb_holds(json: &str) -> bool {
+    json.len() <= LONGEST_IMAGE
+        && (json.len() as u64 <= u64::from(MOST_KEYS) || !has_container_over(json, MOST_ELEMENTS, MOST_KEYS))
+}
+
 fn sized<'a>(text: Option<&'a str>, key: &str) -> Result<Option<&'a str>, Reject> {
     match text {
-        Some(text)
-            if text.len() > LONGEST_IMAGE
-                || text.len() as u64 > u64::from(MOST_KEYS) && has_container_over(text, MOST_ELEMENTS, MOST_KEYS) =>
-        {
-            Err(Reject::new(
-                SqlState::PROGRAM_LIMIT_EXCEEDED,
-                format!("\"{key}\" is larger than PostgreSQL's jsonb can hold"),
-            ))
-        }
+        Some(text) if !jsonb_holds(text) => Err(Reject::new(
+            SqlState::PROGRAM_LIMIT_EXCEEDED,
+            format!("\"{key}\" is larger than PostgreSQL's jsonb can hold"),
+        )),
         text => Ok(text),
     }
 }

@@ -41,6 +41,7 @@ pub struct Known {
     pub changes: Option<Range<usize>>,
     pub unknown_columns: Range<usize>,
     pub unknown_old_columns: Range<usize>,
+    pub notes: Option<Range<usize>>,
 }
 
 /// What every message of a table says alike.
@@ -143,6 +144,7 @@ impl Known {
                 replica_identity: self.about.replica_identity,
                 unknown_columns: Some(strings(part(&self.unknown_columns), "").ok()?),
                 unknown_old_columns: Some(strings(part(&self.unknown_old_columns), "").ok()?),
+                notes: self.notes.as_ref().map(part),
             },
         })
     }

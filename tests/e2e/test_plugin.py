@@ -208,6 +208,62 @@ def test_annotations_that_are_too_large_to_carry(paused):
     assert annotations == {"unreadable": content[:2000].decode(), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def said(content):
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@pytest.mark.parametrize("value, content", [
+    ("repeat(chr(1), 180000000)", lambda: b"\x01" * 180_000_000),  # as JSON six times as long
+    ("repeat('a', 600000000)::bytea", lambda: b"a" * 600_000_000)])  # its text is more than PostgreSQL can write
+def test_a_value_that_is_too_large_to_carry(paused, value, content):
+    kind = "bytea" if "bytea" in value else "text"
+    paused.run(f"CREATE TABLE big (id int PRIMARY KEY, v {kind}, w text); ALTER TABLE big REPLICA IDENTITY FULL; ALTER TABLE big ALTER v SET STORAGE EXTERNAL")
+    paused.run(f"INSERT INTO big VALUES (1, {value}, 'a')")
+    paused.run("DELETE FROM big; INSERT INTO t VALUES (1)")
+    capture(paused)
+    omitted = said(content())
+    assert told(paused, "action, old_values, new_values, unknown_columns, unknown_old_columns, notes", "table_name = 'big'") == [
+        ("insert", None, {"id": 1, "v": None, "w": "a"}, ["v"], [], {"omitted": {"v": omitted}}),
+        ("delete", {"id": 1, "v": None, "w": "a"}, None, ["v"], ["v"], {"omitted_old": {"v": omitted}})]
+    assert logged(paused) == [1] and paused.rows("SELECT * FROM audit_rejects") == []
+
+
+def test_of_a_row_that_is_too_large_the_largest_values_are_left_out(paused):
+    paused.run("CREATE TABLE big (id int PRIMARY KEY, v text, w text, x text); ALTER TABLE big REPLICA IDENTITY FULL")
+    paused.run("INSERT INTO big VALUES (1, repeat(chr(1), 20000000), repeat(chr(1), 30000000), 'x'); UPDATE big SET w = 'small', x = 'y'")
+    capture(paused)
+    w = said(b"\x01" * 30_000_000)
+    assert told(paused, "action, length(new_values ->> 'v'), new_values ->> 'w', new_values ->> 'x', old_values, unknown_columns, unknown_old_columns, notes") == [
+        ("insert", 20_000_000, None, "x", None, ["w"], [], {"omitted": {"w": w}}),
+        ("update", 20_000_000, "small", "y", {"w": None, "x": "x"}, [], ["w"], {"omitted_old": {"w": w}})]
+
+
+# ----------------------------------------------------------------------------------------------------------------- row filters
+
+
+def test_an_update_across_a_row_filter_is_an_update(paused):
+    paused.run("DROP PUBLICATION audited; CREATE PUBLICATION audited FOR TABLE t WHERE (v = 'in')")
+    paused.run("INSERT INTO t VALUES (1, 'in'), (2, 'out'); UPDATE t SET v = 'out' WHERE id = 1; UPDATE t SET v = 'in' WHERE id = 2; UPDATE t SET v = v; UPDATE t SET v = 'out too' WHERE v = 'out'")
+    capture(paused)
+    assert told(paused, "action, record_id, old_values, new_values, notes") == [
+        ("insert", "1", None, {"id": 1, "v": "in"}, None),
+        ("update", "1", {"v": "in"}, {"id": 1, "v": "out"}, {"row_filter": "left"}),
+        ("update", "2", {"v": "out"}, {"id": 2, "v": "in"}, {"row_filter": "entered"}),
+        ("update", "2", {}, {"id": 2, "v": "in"}, None)]
+    assert told(paused, "commit_idx, (SELECT notes FROM audit_new_logs) IS NULL")[0] == (0, True)
+
+
+def test_what_has_left_the_filter_is_not_known_any_more(paused):
+    paused.run("DROP PUBLICATION audited; CREATE PUBLICATION audited FOR TABLE t WHERE (v = 'in')")
+    paused.run("INSERT INTO t VALUES (1, 'in'), (2, 'in'); UPDATE t SET v = 'out' WHERE id = 1")
+    capture(paused)
+    assert paused.rows("SELECT as_of.id FROM audit_as_of(NULL::t) AS as_of") == [(2,)]
+    assert paused.rows("SELECT record_id, reason FROM audit_as_of_unknown(NULL::t)") == [("1", "it left the rows that are published")]
+    paused.run("UPDATE t SET v = 'in' WHERE id = 1")
+    capture(paused)
+    assert paused.rows("SELECT as_of.id FROM audit_as_of(NULL::t) AS as_of ORDER BY 1") == [(1,), (2,)]
+
+
 # --------------------------------------------------------------------------------------------------------------------- starting
 
 

@@ -2,7 +2,7 @@
 
 use super::table::{Column, CommitTime, Position, Table};
 use super::value::{Kind, string};
-use super::wire::{Old, ReplicaIdentity, Value};
+use super::wire::{Filter, Old, Omitted, ReplicaIdentity, Value};
 use crate::message::{Annotations, Change, Large, Message, Written};
 use crate::sqlstate::SqlState;
 use proptest::prelude::*;
@@ -27,11 +27,12 @@ fn database() -> impl Strategy<Value = String> {
 enum Cell {
     Null,
     Unchanged,
+    Omitted(u64),
     Text(String),
 }
 
 fn row() -> impl Strategy<Value = Vec<Cell>> {
-    let cell = prop_oneof![1 => Just(Cell::Null), 1 => Just(Cell::Unchanged), 4 => "[a1]{0,2}".prop_map(Cell::Text), 1 => any::<String>().prop_map(Cell::Text)];
+    let cell = prop_oneof![1 => Just(Cell::Null), 1 => Just(Cell::Unchanged), 1 => any::<u64>().prop_map(Cell::Omitted), 4 => "[a1]{0,2}".prop_map(Cell::Text), 1 => any::<String>().prop_map(Cell::Text)];
     prop::collection::vec(cell, 0..5)
 }
 
@@ -40,6 +41,7 @@ fn values(row: &[Cell]) -> Vec<Value<'_>> {
         .map(|cell| match cell {
             Cell::Null => Value::Null,
             Cell::Unchanged => Value::Unchanged,
+            Cell::Omitted(bytes) => Value::Omitted(Omitted { bytes: *bytes, sha256: &[9; 32] }),
             Cell::Text(text) => Value::Text(text),
         })
         .collect()
@@ -101,9 +103,9 @@ proptest! {
             table.inserted(&at, &new),
             table.read(&at, &new),
             table.truncated(&at),
-            table.updated(&at, None, &new),
-            table.updated(&at, Some(&old_row), &new),
-            table.updated(&at, Some(&old_key), &new),
+            table.updated(&at, Filter::Entered, None, &new),
+            table.updated(&at, Filter::Stayed, Some(&old_row), &new),
+            table.updated(&at, Filter::Left, Some(&old_key), &new),
             table.deleted(&at, &old_row),
             table.deleted(&at, &old_key),
         ] {

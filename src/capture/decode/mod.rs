@@ -1,12 +1,14 @@
 //! From the bytes of our output plugin to messages as Sequin writes them: `write` and `wire` are the two sides of one message of the stream,
-//! `stream` keeps what the earlier ones said, `table` writes a change, `value` a value. Without PostgreSQL, and total on any bytes.
+//! `stream` keeps what the earlier ones said, `table` writes a change, `value` a value, `carried` says which are too large. Without PostgreSQL, and total on any bytes.
 
+mod carried;
 mod stream;
 mod table;
 mod value;
 pub mod wire;
 mod write;
 
+pub use carried::{MOST_CARRIED, SURELY_CARRIED, too_large};
 pub use stream::{Catalog, Commit, Decoded, Decoder, End, Failure, SchemaChange};
 pub use table::{Column, CommitTime, Position, Table};
 pub use value::{Kind, string};

@@ -52,7 +52,7 @@ fn row(writer: &mut Writer, values: &[Option<&str>]) {
         match value {
             Some(text) => writer.text(|bytes| bytes.extend_from_slice(text.as_bytes())),
             None => writer.null(),
-        }
+        };
     }
 }
 
@@ -173,6 +173,49 @@ fn a_delete_with_a_key_knows_only_the_key() {
     assert!(changes[0].contains(r#""unknown_columns":["v","g"]"#) && changes[0].contains(r#""record_pks":["1"]"#));
 }
 
+#[test]
+fn what_was_too_large_is_said() {
+    let omitted = |bytes| Omitted { bytes, sha256: &[0xab; 32] };
+    let update = written(|writer| {
+        writer.update(0, 7, Filter::Left);
+        writer.old(true);
+        writer.row(2);
+        writer.text(|text| text.push(b'1'));
+        writer.omitted_value(omitted(5));
+        writer.row(2);
+        writer.text(|text| text.push(b'1'));
+        writer.omitted_value(omitted(6));
+    });
+    let delete = written(|writer| {
+        writer.delete(1, 7);
+        writer.old(true);
+        writer.row(2);
+        writer.text(|text| text.push(b'1'));
+        writer.omitted_value(omitted(6));
+    });
+    let (changes, _) = decoded(&[&begin(), &table(7, ReplicaIdentity::Full), &update, &delete]).expect("a good stream");
+    let said = |bytes: u8| format!(r#"{{"v":{{"bytes":{bytes},"sha256":"{}"}}}}"#, "ab".repeat(32));
+    let unknown = r#""unknown_columns":["v","g"],"unknown_old_columns":["v","g"]"#;
+    let parts = [
+        vec![
+            r#""changes":{"v":null}"#.to_owned(),
+            format!(r#""notes":{{"omitted":{},"omitted_old":{},"row_filter":"left"}},"#, said(6), said(5)),
+            unknown.to_owned(),
+            r#""record":{"id":1,"v":null}"#.to_owned(),
+        ],
+        vec![
+            format!(r#""notes":{{"omitted_old":{}}},"#, said(6)),
+            unknown.to_owned(),
+            r#""record":{"id":1,"v":null}"#.to_owned(),
+        ],
+    ];
+    for (change, parts) in changes.iter().zip(parts) {
+        for part in parts {
+            assert!(change.contains(&part), "{part} in {change}");
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Cell {
     Null,
@@ -201,7 +244,7 @@ fn write_cells(writer: &mut Writer, cells: &[Cell]) {
             Cell::Unchanged => writer.unchanged(),
             Cell::Omitted(bytes) => writer.omitted_value(Omitted { bytes: *bytes, sha256: &[9; 32] }),
             Cell::Text(text) => writer.text(|bytes| bytes.extend_from_slice(text.as_bytes())),
-        }
+        };
     }
 }
 

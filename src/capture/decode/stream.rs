@@ -2,7 +2,7 @@
 
 use super::table::{Column, CommitTime, Position, Table};
 use super::value::string;
-use super::wire::{Filter, Malformed, Message, Relation, message};
+use super::wire::{Malformed, Message, Relation, message};
 use crate::message::{Annotations, Written, known_time};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -149,11 +149,7 @@ impl<C: Catalog> Decoder<C> {
                 self.change(idx, &[relation], changes, |table, at| table.inserted(at, &new))?;
             }
             Message::Update { idx, relation, filter, old, new } => {
-                self.change(idx, &[relation], changes, |table, at| match (filter, &old) {
-                    (Filter::Left, Some(old)) => table.deleted(at, old),
-                    (Filter::Entered, _) => table.inserted(at, &new),
-                    (_, old) => table.updated(at, old.as_ref(), &new),
-                })?;
+                self.change(idx, &[relation], changes, |table, at| table.updated(at, filter, old.as_ref(), &new))?;
             }
             Message::Delete { idx, relation, old } => {
                 self.change(idx, &[relation], changes, |table, at| table.deleted(at, &old))?;

@@ -1,8 +1,8 @@
 //! One table, as the stream or the catalogs describe it, and its changes as JSON messages.
 
 use super::value::{Kind, push_json, push_string, string};
-use super::wire::{Old, ReplicaIdentity, Value};
-use crate::message::{About, Action, Annotations, Known, LargePart, Written};
+use super::wire::{Filter, Old, Omitted, ReplicaIdentity, Value};
+use crate::message::{About, Action, Annotations, Known, LargePart, Written, hex};
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::ops::Range;
@@ -67,18 +67,54 @@ struct Images<'r, C> {
     changes: Option<C>,
     unknown: Vec<usize>,
     unknown_old: Vec<usize>,
+    notes: Notes<'r>,
+}
+
+/// What else is to be known of a change.
+#[derive(Default)]
+struct Notes<'r> {
+    /// Values that were too large to carry, by place.
+    omitted: Vec<(usize, Omitted<'r>)>,
+    omitted_old: Vec<(usize, Omitted<'r>)>,
+    row_filter: Option<&'static str>,
 }
 
 type Unchanged<'r> = std::iter::Empty<(usize, &'r Value<'r>)>;
 
 impl<'r> Images<'r, Unchanged<'r>> {
-    fn whole(row: &'r [Value<'r>]) -> Self {
-        Self { record: Some(row), has_key: true, changes: None, unknown: Vec::new(), unknown_old: Vec::new() }
+    /// The row after a change.
+    fn after(row: &'r [Value<'r>]) -> Self {
+        let omitted = omitted(row);
+        let notes = Notes { omitted, ..Notes::default() };
+        Self { record: Some(row), has_key: true, unknown: places(&notes.omitted), notes, ..Self::none() }
+    }
+
+    /// A deleted row. Without `is_known` nothing is known of a place.
+    fn before(row: &'r [Value<'r>], is_known: impl Fn(&usize) -> bool) -> Self {
+        let omitted_old = omitted(row);
+        let is_unknown = |place: &usize| !is_known(place) || matches!(row[*place], Value::Omitted(_));
+        let unknown: Vec<usize> = (0..row.len()).filter(is_unknown).collect();
+        let notes = Notes { omitted_old, ..Notes::default() };
+        Self { record: Some(row), has_key: true, unknown_old: unknown.clone(), unknown, notes, ..Self::none() }
     }
 
     fn none() -> Self {
-        Self { record: None, has_key: false, changes: None, unknown: Vec::new(), unknown_old: Vec::new() }
+        let notes = Notes::default();
+        Self { record: None, has_key: false, changes: None, unknown: Vec::new(), unknown_old: Vec::new(), notes }
     }
+}
+
+/// Without memory where there are none.
+fn omitted<'r>(row: &[Value<'r>]) -> Vec<(usize, Omitted<'r>)> {
+    let omitted = |(place, value): (usize, &Value<'r>)| match value {
+        Value::Omitted(omitted) => Some((place, *omitted)),
+        _ => None,
+    };
+    row.iter().enumerate().filter_map(omitted).collect()
+}
+
+fn places(omitted: &[(usize, Omitted)]) -> Vec<usize> {
+    omitted.iter().map(|(place, _)| *place).collect()
 }
 
 impl Table {
@@ -110,12 +146,12 @@ impl Table {
     }
 
     pub fn inserted(&self, at: &Position, new: &[Value]) -> Written {
-        self.message(Action::Insert, at, Images::whole(new))
+        self.message(Action::Insert, at, Images::after(new))
     }
 
     /// A row as a backfill has read it.
     pub fn read(&self, at: &Position, row: &[Value]) -> Written {
-        self.message(Action::Read, at, Images::whole(row))
+        self.message(Action::Read, at, Images::after(row))
     }
 
     pub fn truncated(&self, at: &Position) -> Written {
@@ -124,12 +160,13 @@ impl Table {
 
     /// With FULL the old row fills in what was not sent again; changes are what differs. With a key only the old key is
     /// known, and without either the old row has the key of the new one.
-    pub fn updated<'v>(&self, at: &Position, old: Option<&Old<'v>>, new: &[Value<'v>]) -> Written {
+    pub fn updated<'v>(&self, at: &Position, filter: Filter, old: Option<&Old<'v>>, new: &[Value<'v>]) -> Written {
         let (before, is_whole): (&[Value], bool) = match old {
             Some(Old::Row(row)) => (row, true),
             Some(Old::Key(row)) => (row, false),
             None => (&[], false),
         };
+        let omitted_old = omitted(before);
         let before = |place: usize| before.get(place).filter(|_| is_whole || self.is_identity(place));
         let mut after = Cow::Borrowed(new);
         let (mut unknown, mut unknown_old) = (Vec::new(), Vec::new());
@@ -140,25 +177,34 @@ impl Table {
                 (Value::Unchanged, _) => unknown.push(place),
                 _ => {}
             }
+            if matches!(after[place], Value::Omitted(_)) {
+                unknown.push(place);
+            }
             // without an old key the key did not change
-            if old.is_none() && !self.is_identity(place) {
+            if old.map_or(!self.is_identity(place), |old| matches!(old, Value::Omitted(_))) {
                 unknown_old.push(place);
             }
         }
+        let row_filter = match filter {
+            Filter::Stayed => None,
+            Filter::Left => Some("left"),
+            Filter::Entered => Some("entered"),
+        };
+        let notes = Notes { omitted: omitted(&after), omitted_old, row_filter };
         let both = after.iter().enumerate().filter_map(|(place, new)| Some((place, before(place)?, new)));
         let changes = both.filter(|(_, old, new)| old != new).map(|(place, old, _)| (place, old));
-        let images = Images { record: Some(&after), has_key: true, changes: Some(changes), unknown, unknown_old };
+        let changes = Some(changes);
+        let images = Images { record: Some(&after), has_key: true, changes, unknown, unknown_old, notes };
         self.message(Action::Update, at, images)
     }
 
     pub fn deleted(&self, at: &Position, old: &Old) -> Written {
+        let is_identity = |place: &usize| self.is_identity(*place);
         let images = match old {
-            Old::Row(row) => Images::whole(row),
+            Old::Row(row) => Images::before(row, |_| true),
             Old::Key(row) => {
-                let is_identity = |place: &usize| self.is_identity(*place);
-                let unknown: Vec<usize> = (0..row.len()).filter(|place| !is_identity(place)).collect();
                 let has_key = self.key.iter().flatten().all(is_identity);
-                Images { has_key, unknown_old: unknown.clone(), unknown, ..Images::whole(row) }
+                Images { has_key, ..Images::before(row, is_identity) }
             }
         };
         self.message(Action::Delete, at, images)
@@ -190,6 +236,10 @@ impl Table {
             ",\"idempotency_key\":",
         ]);
         let idempotency_key = written(&mut json, |json| json.push_str(at.idempotency_key));
+        let notes = (!images.notes.is_empty()).then(|| {
+            json.push_str(",\"notes\":");
+            written(&mut json, |json| self.push_notes(json, &images.notes))
+        });
         json.push_str(",\"record_pks\":");
         // not an empty one: what is not known contradicts nothing when the change is delivered again
         let key = images.record.filter(|_| images.has_key).and_then(|row| self.key_of(row));
@@ -234,6 +284,7 @@ impl Table {
                 changes,
                 unknown_columns,
                 unknown_old_columns,
+                notes,
             })
         };
         Written { known: known(), text: json, large, is_of_a_rule: false }
@@ -258,6 +309,23 @@ impl Table {
         json.push('}');
     }
 
+    fn push_notes(&self, json: &mut String, notes: &Notes) {
+        let mut parts = Vec::new();
+        for (name, omitted) in [("omitted", &notes.omitted), ("omitted_old", &notes.omitted_old)] {
+            let columns = omitted.iter().filter_map(|(place, omitted)| Some((self.columns.get(*place)?, omitted)));
+            let columns: Vec<String> = columns
+                .map(|(column, Omitted { bytes, sha256 })| {
+                    format!("{}:{{\"bytes\":{bytes},\"sha256\":\"{}\"}}", column.name, hex(*sha256))
+                })
+                .collect();
+            if !columns.is_empty() {
+                parts.push(format!("\"{name}\":{{{}}}", columns.join(",")));
+            }
+        }
+        parts.extend(notes.row_filter.map(|row_filter| format!("\"row_filter\":\"{row_filter}\"")));
+        json.extend(["{", &parts.join(","), "}"]);
+    }
+
     /// The primary key's values, if the row has them all.
     fn key_of<'r>(&self, row: &'r [Value<'r>]) -> Option<impl Iterator<Item = &'r str>> {
         let text = |place: &usize| row.get(*place).and_then(Value::text);
@@ -276,6 +344,12 @@ impl Table {
             json.push_str(name);
         }
         json.push(']');
+    }
+}
+
+impl Notes<'_> {
+    fn is_empty(&self) -> bool {
+        self.omitted.is_empty() && self.omitted_old.is_empty() && self.row_filter.is_none()
     }
 }
 

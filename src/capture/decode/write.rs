@@ -2,6 +2,7 @@
 
 use super::value::Kind;
 use super::wire::{Filter, MOST_NESTED, Omitted, Relation};
+use std::ops::Range;
 
 /// One message at a time, in memory that is kept.
 #[derive(Default)]
@@ -117,26 +118,42 @@ impl Writer {
         self.count(count);
     }
 
-    pub fn null(&mut self) {
-        self.byte(b'n');
+    // Each tells where the value's text stands.
+
+    pub fn null(&mut self) -> Range<usize> {
+        self.byte(b'n').no_text()
     }
 
-    pub fn unchanged(&mut self) {
-        self.byte(b'u');
+    pub fn unchanged(&mut self) -> Range<usize> {
+        self.byte(b'u').no_text()
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "for values that are too large"))]
-    pub fn omitted_value(&mut self, omitted: Omitted) {
+    pub fn omitted_value(&mut self, omitted: Omitted) -> Range<usize> {
         self.byte(b'o').omitted(omitted);
+        self.no_text()
+    }
+
+    fn no_text(&self) -> Range<usize> {
+        self.bytes.len()..self.bytes.len()
     }
 
     /// A value, whose text `write` appends.
-    pub fn text(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn text(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
         self.byte(b't').u32(0);
         let start = self.bytes.len();
         write(&mut self.bytes);
         let length = (self.bytes.len() - start) as u32;
         self.bytes[start - 4..start].copy_from_slice(&length.to_be_bytes());
+        start..self.bytes.len()
+    }
+
+    /// What follows may be taken back to here.
+    pub fn mark(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn back_to(&mut self, mark: usize) {
+        self.bytes.truncate(mark);
     }
 
     fn omitted(&mut self, Omitted { bytes, sha256 }: Omitted) {

@@ -61,12 +61,13 @@ fn published(
                 if key_columns.contains(&attribute.attnum) {
                     key.push(described.len() as u16);
                 }
+                let kind = kind_of_type(attribute.atttypid.to_u32());
+                columns.add(source, attribute, kind.clone());
                 described.push(Column {
-                    kind: kind_of_type(attribute.atttypid.to_u32()),
+                    kind,
                     is_identity: identity == ReplicaIdentity::Full || identity_columns.contains(&name),
                     name,
                 });
-                columns.add(source, attribute);
             }
             None => never_sent.push(name),
         }

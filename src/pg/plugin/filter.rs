@@ -1,6 +1,7 @@
 //! A publication's row filter (PostgreSQL documentation, "Row Filters"). PostgreSQL lets none in but those of its own immutable functions.
 
-use super::row::{Row, is_on_disk};
+use super::row::Row;
+use super::varlena::is_on_disk;
 use crate::capture::wire::Filter;
 use crate::pg::{CaughtError, caught};
 use crate::sqlstate::SqlState;

@@ -5,9 +5,11 @@
 mod describe;
 mod filter;
 mod output;
+mod output_function;
 mod publication;
 mod row;
 mod tables;
+mod varlena;
 
 use output::{Output, Stream};
 use pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_INSERT;

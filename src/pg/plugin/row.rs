@@ -1,10 +1,12 @@
 //! Rows, taken apart and written.
 
-use crate::capture::Writer;
+use super::output_function::Output;
+use super::varlena::{bytes_of, is_on_disk};
+use crate::capture::wire::Omitted;
+use crate::capture::{Kind, SURELY_CARRIED, Writer, too_large};
+use crate::message::sha256;
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute};
-use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_c, varlena_to_byte_slice};
-use std::ffi::CStr;
-use std::io::Write;
+use std::ops::Range;
 
 /// A row's values, by its table's columns, dropped ones too.
 #[derive(Default)]
@@ -48,18 +50,9 @@ pub struct Columns {
 struct Column {
     /// Where the row has it.
     source: usize,
-    has_varlena: bool,
+    is_varlena: bool,
+    kind: Kind,
     output: Output,
-}
-
-/// How a type's values are written. What PostgreSQL's functions write for the commonest types is written here, without a call.
-enum Output {
-    Text,
-    Boolean,
-    Smallint,
-    Integer,
-    Bigint,
-    Function(Box<pg_sys::FmgrInfo>),
 }
 
 impl Columns {
@@ -68,81 +61,56 @@ impl Columns {
         Self { columns: Vec::new(), memory }
     }
 
-    pub fn add(&mut self, source: usize, attribute: &FormData_pg_attribute) {
+    pub fn add(&mut self, source: usize, attribute: &FormData_pg_attribute, kind: Kind) {
         let output = Output::of(attribute.atttypid, self.memory);
-        self.columns.push(Column { source, has_varlena: attribute.attlen == -1, output });
+        self.columns.push(Column { source, is_varlena: attribute.attlen == -1, kind, output });
     }
 
+    /// Of what is too large to carry, size and digest are written.
     pub fn write(&mut self, writer: &mut Writer, row: &Row) {
+        let mark = writer.mark();
+        self.write_without(&[], writer, row, |_| ());
+        if writer.mark() - mark <= SURELY_CARRIED {
+            return;
+        }
+        let mut texts = Vec::new();
+        writer.back_to(mark);
+        self.write_without(&[], writer, row, |text| texts.push(text));
+        let text = |place: &Range<usize>| std::str::from_utf8(&writer.bytes()[place.clone()]).unwrap_or_default();
+        let values: Vec<_> =
+            self.columns.iter().zip(&texts).map(|(column, place)| (&column.kind, text(place))).collect();
+        let left_out = too_large(&values);
+        if !left_out.is_empty() {
+            writer.back_to(mark);
+            self.write_without(&left_out, writer, row, |_| ());
+        }
+    }
+
+    /// Tells of each column where its text was written.
+    fn write_without(
+        &mut self,
+        left_out: &[usize],
+        writer: &mut Writer,
+        row: &Row,
+        mut written: impl FnMut(Range<usize>),
+    ) {
         writer.row(self.columns.len());
-        for Column { source, has_varlena, output } in &mut self.columns {
-            match row.value(*source) {
+        for (place, Column { source, is_varlena, output, .. }) in self.columns.iter_mut().enumerate() {
+            written(match row.value(*source) {
                 None => writer.null(),
-                Some(value) if *has_varlena && is_on_disk(value) => writer.unchanged(),
-                Some(value) => writer.text(|bytes| output.write(bytes, value)),
-            }
+                Some(value) if *is_varlena && is_on_disk(value) => writer.unchanged(),
+                Some(value) if *is_varlena && left_out.contains(&place) => omit(writer, value),
+                Some(value) => match output.write(writer, value, *is_varlena) {
+                    Some(text) => text,
+                    None => omit(writer, value),
+                },
+            });
         }
     }
 }
 
-impl Output {
-    fn of(type_oid: pg_sys::Oid, memory: pg_sys::MemoryContext) -> Self {
-        let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
-        // SAFETY: reads the catalogs' caches; an error for a type that does not exist.
-        unsafe { pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena) };
-        match function.to_u32() {
-            pg_sys::F_TEXTOUT | pg_sys::F_VARCHAROUT | pg_sys::F_BPCHAROUT | pg_sys::F_JSON_OUT => Self::Text,
-            pg_sys::F_BOOLOUT => Self::Boolean,
-            pg_sys::F_INT2OUT => Self::Smallint,
-            pg_sys::F_INT4OUT => Self::Integer,
-            pg_sys::F_INT8OUT => Self::Bigint,
-            _ => {
-                let mut info = Box::new(pg_sys::FmgrInfo::default());
-                // SAFETY: `memory` lives at least as long as this.
-                unsafe { pg_sys::fmgr_info_cxt(function, &mut *info, memory) };
-                Self::Function(info)
-            }
-        }
-    }
-
-    /// Appends the text.
-    fn write(&mut self, bytes: &mut Vec<u8>, value: Datum) {
-        match self {
-            Self::Text => bytes.extend_from_slice(varlena(value)),
-            Self::Boolean => bytes.push(if value.value() as u8 != 0 { b't' } else { b'f' }),
-            Self::Smallint => drop(write!(bytes, "{}", value.value() as i16)),
-            Self::Integer => drop(write!(bytes, "{}", value.value() as i32)),
-            Self::Bigint => drop(write!(bytes, "{}", value.value() as i64)),
-            Self::Function(info) => {
-                // SAFETY: the value is of the type whose function this is; its result ends with a zero byte.
-                let text = unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(&mut **info, value)) };
-                bytes.extend_from_slice(text.to_bytes());
-            }
-        }
-    }
-}
-
-/// A value that did not change and stands where the table keeps large ones: it was not logged again (PostgreSQL source, `postgres.h`,
-/// `VARATT_IS_EXTERNAL_ONDISK`).
-pub fn is_on_disk(value: Datum) -> bool {
-    let pointer = value.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: the value is of variable length.
-    unsafe {
-        varatt_is_1b_e(pointer)
-            && u32::from((*pointer.cast::<pg_sys::varattrib_1b_e>()).va_tag) == pg_sys::vartag_external::VARTAG_ONDISK
-    }
-}
-
-/// Its bytes. Those that had to be put together live in the current memory context.
-fn varlena<'a>(value: Datum) -> &'a [u8] {
-    let pointer = value.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: the value is of variable length, and all of it is there.
-    unsafe {
-        let whole = if varatt_is_1b_e(pointer) || varatt_is_4b_c(pointer) {
-            pg_sys::pg_detoast_datum_packed(pointer)
-        } else {
-            pointer
-        };
-        varlena_to_byte_slice(whole)
-    }
+/// Size and digest of what is stored.
+fn omit(writer: &mut Writer, value: Datum) -> Range<usize> {
+    let bytes = bytes_of(value);
+    writer.omitted_value(Omitted { bytes: bytes.len() as u64, sha256: &sha256(bytes) })
 }
