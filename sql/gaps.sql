@@ -162,17 +162,17 @@ END;
 CREATE VIEW @extschema@.audit_gaps AS
   SELECT g.id AS gap_id, g.table_schema, g.table_name, g.reason, g.detail, g.from_lsn, g.from_time, e.to_lsn, e.to_time, g.noticed_at,
          c.closed_at IS NULL OR o.tables IS NOT NULL AS is_open, o.tables AS open_tables, c.closed_by, c.closed_at
-  FROM (SELECT id, relation, table_schema, table_name, reason, detail, from_lsn, from_time, noticed_at
+  FROM (SELECT id, database_id, relation, table_schema, table_name, reason, detail, from_lsn, from_time, noticed_at
         FROM audit_cdc_internal.gaps
         UNION ALL
-        SELECT NULL, NULL, NULL, NULL, f.reason, f.detail, f.read_to, f.read_to_time, clock_timestamp()
+        SELECT NULL, NULL, NULL, NULL, NULL, f.reason, f.detail, f.read_to, f.read_to_time, clock_timestamp()
         FROM audit_cdc_internal.capture_faults AS f WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks)) AS g
   LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
   -- what a database had from before it went on elsewhere is closed with the gap of that
   CROSS JOIN LATERAL (SELECT max(s.id) AS id FROM audit_cdc_internal.gaps AS s
                       WHERE s.reason = 'continued' AND s.id > g.id AND s.database_id <> g.database_id) AS move
   CROSS JOIN LATERAL (SELECT CASE WHEN g.relation IS NULL OR move.id IS NULL THEN g.relation
-    ELSE coalesce(to_regclass(quote_ident(g.table_schema) || '.' || quote_ident(g.table_name)), 0) END AS relation) AS h -- the table here
+    ELSE to_regclass(quote_ident(g.table_schema) || '.' || quote_ident(g.table_name)) END AS relation) AS h -- here; null: not known, so all
   CROSS JOIN LATERAL (SELECT array_agg(DISTINCT x.backfill_id) AS closed_by, max(x.closed_at) AS closed_at
                       FROM audit_cdc_internal.gap_closings AS x
                       WHERE x.gap_id = g.id OR x.gap_id = move.id AND x.relation = coalesce(h.relation, x.relation)) AS c
