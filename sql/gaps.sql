@@ -165,8 +165,9 @@ CREATE VIEW @extschema@.audit_gaps AS
   FROM (SELECT id, database_id, relation, table_schema, table_name, reason, detail, from_lsn, from_time, noticed_at
         FROM audit_cdc_internal.gaps
         UNION ALL
-        SELECT NULL, NULL, NULL, NULL, NULL, f.reason, f.detail, f.read_to, f.read_to_time, clock_timestamp()
-        FROM audit_cdc_internal.capture_faults AS f WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks)) AS g
+        SELECT NULL, h.database_id, NULL, NULL, NULL, f.reason, f.detail, f.read_to, f.read_to_time, clock_timestamp()
+        FROM audit_cdc_internal.here AS h CROSS JOIN audit_cdc_internal.capture_faults AS f
+        WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks)) AS g
   LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
   -- what a database had from before it went on elsewhere is closed with the gap of that
   CROSS JOIN LATERAL (SELECT max(s.id) AS id FROM audit_cdc_internal.gaps AS s

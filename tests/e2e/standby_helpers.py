@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+import pathlib
+import shutil
 import subprocess
+import tempfile
 
 import psycopg2
 from conftest import Database
+from relay_helpers import free_port
 
 
 class Standby(Database):
@@ -30,16 +34,17 @@ class Standby(Database):
 
 
 @contextlib.contextmanager
-def standby(db, tmp_path, port):
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
-    copy = Standby(db.name, tmp_path, port)
+def standby(db):
+    # beside the server's own data: other runs of pytest close the folders that pytest gives
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="standby.", dir=pathlib.Path(os.environ["AUDIT_DATA"]).parent))
+    folder.chmod(0o777)
+    copy = Standby(db.name, folder, free_port())
     copy.run_as_postgres("pg_basebackup", "-h", os.environ["PGHOST"], "-p", os.environ["PGPORT"], "-U", "postgres",
-                         "-D", str(tmp_path / "data"), "-R", "-X", "stream", "-c", "fast")
+                         "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast")
     try:
-        copy.control("-o", f"-c port={port} -c unix_socket_directories={tmp_path} -c hot_standby=on", "start")
+        copy.control("-o", f"-c port={copy.port} -c unix_socket_directories={folder} -c hot_standby=on", "start")
         yield copy
     finally:
         with contextlib.suppress(subprocess.CalledProcessError, psycopg2.Error):
             copy.control("-m", "immediate", "stop")
+        shutil.rmtree(folder)

@@ -186,10 +186,10 @@ def test_a_copy_of_the_database(captured):
         admin(f"DROP DATABASE {copy.name} WITH (FORCE)")
 
 
-def test_a_standby_and_its_promotion(captured, tmp_path):
+def test_a_standby_and_its_promotion(captured):
     """The slot stays behind with the primary."""
     is_captured(captured, "INSERT INTO t VALUES (1)")
-    with standby(captured, tmp_path, 5987) as copy:
+    with standby(captured) as copy:
         until(lambda: logged(copy) == [1])
         assert status(copy, "lag_bytes IS NULL, lag_seconds, last_error, worker_pid") == [(False, None, None, None)]
         assert gaps(copy) == []
