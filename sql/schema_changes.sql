@@ -103,6 +103,13 @@ BEGIN
 
   FOR one IN SELECT * FROM audit_cdc_internal.as_differences(differences) AS d WHERE d.object_type = 'table' LOOP
     PERFORM audit_cdc_internal.settle_gap(one.object);
+    -- under its new name the log has no beginning of its rows
+    IF one.was_captured AND one.is_captured AND (one.has_rows OR one.after ->> 'kind' = 'partitioned table')
+       AND (one.before ->> 'schema' <> one.after ->> 'schema' OR one.before ->> 'name' <> one.after ->> 'name')
+       AND NOT is_start THEN
+      PERFORM audit_cdc_internal.note_silent_change(
+        one.object, 'renamed', format('%I.%I', one.before ->> 'schema', one.before ->> 'name'));
+    END IF;
     -- what is captured under the name of its root came into that table with its rows, or went out of it
     IF one.published_as IS DISTINCT FROM one.published_before AND coalesce(one.has_rows, true) AND NOT is_start THEN
       PERFORM audit_cdc_internal.note_silent_change(r.relation, r.reason, one.before ->> 'name')
@@ -157,7 +164,8 @@ CREATE VIEW @extschema@.audit_schema_changes AS
   LEFT JOIN audit_cdc_internal.schema_change_positions AS p ON p.id = s.id
   CROSS JOIN LATERAL (
     SELECT CASE WHEN p.large_annotations IS NULL THEN p.annotations
-                ELSE (SELECT g.annotations FROM audit_cdc_internal.large_annotations AS g WHERE g.id = p.large_annotations)
+                ELSE (SELECT g.annotations FROM audit_cdc_internal.large_annotations AS g
+                      WHERE g.id = p.large_annotations)
            END AS annotations) AS a;
 COMMENT ON VIEW @extschema@.audit_schema_changes IS 'DDL on captured tables, on tables that were captured, and on the captured publication; also what capture found when it started';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.id IS 'number of the entry; grows, with gaps, in the order of commands';

@@ -26,8 +26,9 @@ CREATE TABLE audit_cdc_internal.schema_changes (
   client_address inet DEFAULT inet_client_addr()
 );
 CREATE INDEX schema_changes_by_object ON audit_cdc_internal.schema_changes (object, id);
-CREATE INDEX schema_changes_of_drops ON audit_cdc_internal.schema_changes ((before ->> 'name'), (before ->> 'schema'))
-  WHERE after IS NULL;
+CREATE INDEX schema_changes_by_lost_name
+  ON audit_cdc_internal.schema_changes ((before ->> 'name'), (before ->> 'schema'))
+  WHERE after IS NULL OR before ->> 'name' <> after ->> 'name' OR before ->> 'schema' <> after ->> 'schema';
 CREATE INDEX schema_changes_by_parent ON audit_cdc_internal.schema_changes (parent) WHERE parent IS NOT NULL;
 CREATE INDEX schema_changes_by_index ON audit_cdc_internal.schema_changes (identity_index)
   WHERE identity_index IS NOT NULL;
@@ -140,7 +141,8 @@ BEGIN
            array_agg(r.prrelid) FILTER (WHERE r.prrelid IS NOT NULL),
            tag IN ('ALTER SCHEMA', 'ALTER EXTENSION') OR bool_or(c.classid = 'pg_publication_namespace'::regclass)
              OR bool_or(c.classid = 'pg_publication'::regclass
-                        AND EXISTS (SELECT FROM audit_cdc_internal.publication_states AS s WHERE s.publication = c.objid))
+                        AND EXISTS (SELECT FROM audit_cdc_internal.publication_states AS s
+                                    WHERE s.publication = c.objid))
       INTO named, types, tables, everything
     FROM pg_event_trigger_ddl_commands() AS c
     LEFT JOIN pg_publication_rel AS r ON c.classid = 'pg_publication_rel'::regclass AND r.oid = c.objid

@@ -1,8 +1,8 @@
 -- The log read as the lives of records: what audit_history, audit_as_of, audit_undo_sql and audit_replay_sql stand on.
 --
 -- * An event is a change with its place in the order of its database, and with what it tells of its row before and after, without what is
---   unknown. An update that gives another key is an event of both: `moved` for the old one. DROP TABLE is a truncate: a
---   table that is made anew under the name is another.
+--   unknown. An update that gives another key is an event of both: `moved` for the old one. Where a table is
+--   dropped or gets another name, there is a truncate: whatever has the name later is another table.
 -- * The order is (run, lsn, idx). A read of Sequin's has only its time: it stands after the last commit not later than it.
 -- * A run ends where positions run backwards: what committed later, and came later, has no higher position. The source was
 --   restored then, and what it has of the run before nobody can tell. Commits that overtake each other by less than a second
@@ -11,7 +11,7 @@
 --   of its own.
 
 CREATE TYPE audit_cdc_internal.event AS (
-  id bigint, -- in audit_logs; below zero: that of a DROP TABLE in audit_schema_changes
+  id bigint, -- in audit_logs; below zero: that in audit_schema_changes of a table that lost the name
   run integer,
   lsn bigint,
   idx integer,
@@ -59,8 +59,8 @@ BEGIN ATOMIC
   END;
 END;
 
--- When tables of this name were dropped, as entries that truncate them.
-CREATE FUNCTION audit_cdc_internal.drops_of(audited audit_cdc_internal.audited) RETURNS SETOF audit_cdc_internal.entries
+-- When tables lost this name, as entries that truncate them.
+CREATE FUNCTION audit_cdc_internal.losses_of(audited audit_cdc_internal.audited) RETURNS SETOF audit_cdc_internal.entries
   LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT r.* FROM audit_cdc_internal.schema_changes AS s
@@ -72,7 +72,8 @@ BEGIN ATOMIC
     'source', audit_cdc_internal.lifted(p.annotations, 'source'),
     'request_id', audit_cdc_internal.lifted(p.annotations, 'request_id'),
     'metadata', p.annotations -> 'metadata')) AS r
-  WHERE s.object_type = 'table' AND s.after IS NULL AND s.database_id = ANY (audited.databases)
+  WHERE s.object_type = 'table' AND s.database_id = ANY (audited.databases)
+    AND (s.after IS NULL OR s.before ->> 'name' <> s.after ->> 'name' OR s.before ->> 'schema' <> s.after ->> 'schema')
     AND s.before ->> 'schema' = audited.table_schema AND s.before ->> 'name' = audited.table_name;
 END;
 
@@ -82,7 +83,7 @@ CREATE FUNCTION audit_cdc_internal.events(audited audit_cdc_internal.audited, re
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   key_columns CONSTANT text[] := audited.key_columns;
-  was_dropped CONSTANT boolean := EXISTS (SELECT FROM audit_cdc_internal.drops_of(audited));
+  was_lost CONSTANT boolean := EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
 BEGIN
   IF with_ends AND EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (audited.numbers)
                              AND l.record_id IS NULL AND l.action = 'complete' AND (NOT audited.is_own OR l.origin <> 'i')) THEN
@@ -107,7 +108,7 @@ BEGIN
       AND record_ids IS NOT NULL AND l.record_id <> ALL (record_ids) AND l.may_change_key
     ) AS u WHERE NOT audited.is_own OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
     UNION ALL
-    SELECT d.* FROM audit_cdc_internal.drops_of(audited) AS d WHERE was_dropped -- false: left out of the plan
+    SELECT d.* FROM audit_cdc_internal.losses_of(audited) AS d WHERE was_lost -- false: left out of the plan
   ), positioned AS NOT MATERIALIZED (
     SELECT e.id, e.commit_timestamp, e.commit_idx, e.action,
            e.commit_lsn + audited.positions_before[array_position(audited.databases, e.database_id)] AS commit_lsn FROM entries AS e

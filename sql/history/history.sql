@@ -26,7 +26,9 @@ DECLARE
 BEGIN
   RETURN ROW(
     CASE WHEN e.id > 0 THEN e.id END, e.database_id, audited.table_schema, audited.table_name, e.record_id,
-    CASE WHEN e.id < 0 THEN 'drop' ELSE e.action END,
+    CASE WHEN e.id > 0 THEN e.action
+         WHEN EXISTS (SELECT FROM audit_cdc_internal.schema_changes AS s WHERE s.id = -e.id AND s.after IS NULL) THEN 'drop'
+         ELSE 'rename' END,
     e.commit_lsn, CASE WHEN e.idx < 2147483647 THEN e.idx END, e.commit_timestamp, e.username, e.source, e.request_id, e.metadata,
     old_row, new_row,
     CASE WHEN e.action = 'update' THEN (SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}') FROM jsonb_each(audit_cdc_internal.diff(old_row, new_row)) AS d
@@ -209,7 +211,7 @@ BEGIN ATOMIC
   SELECT l.* FROM audit_cdc_internal.history($1, NULL, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS l;
 END;
 COMMENT ON FUNCTION @extschema@.audit_history(text, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer) IS
-'Changes with the whole row before and after each. table_name (orders, public.orders) and key (as record_id in audit_logs): one record, from its beginning, also under the keys that it had before and got later, in the order of positions. Without key: what a user, a request or a transaction (commit_lsn) did, or what was committed from since up to, not including, until, also of one table, by time. All that is given must fit; null is not given. database_id: where the log has the table of several databases. Pages: max_rows lines, the next ones after the cursor of the last; newest_first: the other way round. old_row, new_row: rebuilt from what this and earlier changes say, without what is unknown, which unknown_old_columns and unknown_columns list. changed: audit_diff() of them, of an update only what both have. A line of action drop, without id: DROP TABLE ended the record. note: what does not fit, such as a change that the log misses. Errors: 22004 (nothing is asked for), 22023 (several tables of this name, no such cursor, negative max_rows).';
+'Changes with the whole row before and after each. table_name (orders, public.orders) and key (as record_id in audit_logs): one record, from its beginning, also under the keys that it had before and got later, in the order of positions. Without key: what a user, a request or a transaction (commit_lsn) did, or what was committed from since up to, not including, until, also of one table, by time. All that is given must fit; null is not given. database_id: where the log has the table of several databases. Pages: max_rows lines, the next ones after the cursor of the last; newest_first: the other way round. old_row, new_row: rebuilt from what this and earlier changes say, without what is unknown, which unknown_old_columns and unknown_columns list. changed: audit_diff() of them, of an update only what both have. A line of action drop or rename, without id: so the table lost its name, and the record ended under it. note: what does not fit, such as a change that the log misses. Errors: 22004 (nothing is asked for), 22023 (several tables of this name, no such cursor, negative max_rows).';
 
 CREATE FUNCTION @extschema@.audit_history(row_type regtype, key text DEFAULT NULL, username text DEFAULT NULL, request_id text DEFAULT NULL, commit_lsn bigint DEFAULT NULL,
     since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, database_id text DEFAULT NULL, after text DEFAULT NULL, newest_first boolean DEFAULT false, max_rows integer DEFAULT NULL,

@@ -296,6 +296,20 @@ def test_a_dropped_table_ends_its_records(paused, drop):
     assert paused.rows("SELECT * FROM audit_as_of_unknown('t')") == []
 
 
+def test_a_table_that_gets_another_name(paused):
+    paused.run("INSERT INTO t VALUES (1), (2)")
+    [(before,)] = paused.rows("SELECT clock_timestamp()")
+    paused.run("ALTER TABLE t RENAME TO u; UPDATE u SET v = 'b' WHERE id = 1; CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (3)")
+    capture(paused)
+    assert (as_of(paused, at=before), as_of(paused)) == ([1, 2], [3])
+    assert paused.rows("SELECT action, table_name FROM audit_history('t', '2')") == [("insert", "t"), ("rename", "t")]
+    assert gaps(paused, "table_name, reason, detail, to_lsn = from_lsn, is_open") == [("u", "renamed", "public.t", True, True)]
+    paused.run("CALL audit_backfill('u')")
+    capture(paused)
+    assert sorted(row["id"] for (row,) in paused.rows("SELECT audit_as_of('u')")) == [1, 2]
+    assert gaps(paused, "is_open") == [(False,)]
+
+
 # --- nobody forges or stops it
 
 
