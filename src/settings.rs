@@ -17,6 +17,8 @@ static CAPTURE_ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static CAPTURE_MAX_CHANGES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
 
+static CAPTURE_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 static RULE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_NEW_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
 static MAX_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(240);
@@ -56,6 +58,14 @@ pub fn init() {
         &CAPTURE_MAX_CHANGES,
         1,
         1_000_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"audit_cdc.capture_failover",
+        c"Whether audit_capture_start makes a slot that standbys keep too.",
+        c"Before PostgreSQL 17 there is none.",
+        &CAPTURE_FAILOVER,
         GucContext::Sighup,
         GucFlags::default(),
     );
@@ -116,6 +126,10 @@ pub fn capture_naptime() -> Duration {
 
 pub fn capture_max_changes() -> i32 {
     CAPTURE_MAX_CHANGES.get()
+}
+
+pub fn capture_failover() -> bool {
+    CAPTURE_FAILOVER.get()
 }
 
 /// `None`: as long as it takes.

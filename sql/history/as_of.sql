@@ -178,7 +178,7 @@ END;
 CREATE FUNCTION audit_cdc_internal.is_before_gap(audited audit_cdc_internal.audited, last_lsn bigint, at timestamptz, lsn pg_lsn) RETURNS boolean
   LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT coalesce((SELECT CASE WHEN lsn IS NOT NULL THEN lsn < g.from_lsn ELSE at <= g.from_time END
+  SELECT coalesce((SELECT CASE WHEN lsn IS NOT NULL THEN lsn < g.from_lsn AND g.reason <> 'continued' ELSE at <= g.from_time END
                    FROM audit_cdc_internal.gaps AS g LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
                    WHERE g.database_id = audited.database_id
                      AND (g.relation IS NULL OR (g.table_schema, g.table_name) = (audited.table_schema, audited.table_name))

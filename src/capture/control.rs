@@ -1,6 +1,7 @@
 //! What starting a capture and watching it needs beyond SQL.
 
 use crate::pg::{self, BuiltinOid, ErrorReport};
+use crate::settings;
 use crate::sqlstate::SqlState;
 use crate::statement::Statement;
 use pgrx::prelude::*;
@@ -27,7 +28,7 @@ fn lock_capture() -> Result<(), ErrorReport> {
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.new_slot(slot name) RETURNS pg_lsn
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn new_slot(slot: &CStr) -> i64 {
-    pg::new_slot(slot) as i64
+    pg::new_slot(slot, settings::capture_failover()) as i64
 }
 
 thread_local! {

@@ -20,10 +20,12 @@ unsafe extern "C-unwind" {
 }
 
 /// Makes a slot that our output plugin reads, and waits until it can be read from. Returns that position. It goes with a rollback.
+/// failover: standbys keep it too, if the release knows that.
 ///
 /// As pg_create_logical_replication_slot does (PostgreSQL source, `slotfuncs.c`). Where others do DDL meanwhile, PostgreSQL begins and ends
 /// subtransactions within, and goes on under another memory context and resource owner: a statement in whose midst that happens fails.
-pub fn new_slot(name: &CStr) -> u64 {
+#[cfg_attr(any(feature = "pg15", feature = "pg16"), allow(unused_variables))]
+pub fn new_slot(name: &CStr, failover: bool) -> u64 {
     // SAFETY: we are in a transaction; an error leaves a slot that goes with it; memory context and resource owner are put back.
     unsafe {
         let (memory, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -33,7 +35,7 @@ pub fn new_slot(name: &CStr) -> u64 {
         #[cfg(any(feature = "pg15", feature = "pg16"))]
         pg_sys::ReplicationSlotCreate(name.as_ptr(), true, persistency, false);
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-        pg_sys::ReplicationSlotCreate(name.as_ptr(), true, persistency, false, false, false);
+        pg_sys::ReplicationSlotCreate(name.as_ptr(), true, persistency, false, failover, false);
         // not sooner: another's slot of this name is not ours to drop
         drop_slot_if_rolled_back(name);
         let mut reading = pg_sys::XLogReaderRoutine {
