@@ -6,6 +6,7 @@ mod bound;
 mod call;
 mod ending;
 mod event;
+mod guc;
 mod lock;
 mod log_rows;
 mod memory;
@@ -66,6 +67,7 @@ pub use writer::foreign_writer;
 
 use pgrx::datum::AnyElement;
 use pgrx::{FromDatum, PgTryBuilder, pg_sys};
+use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
 /// Is this session inside `BEGIN … COMMIT`, or in a query of several statements?
@@ -141,6 +143,22 @@ pub fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: the one pushed above.
     unsafe { pg_sys::PopActiveSnapshot() };
     result
+}
+
+/// Is a table of ours without any page? Then no row of it can be seen; not every statement is worth its cost to find out.
+pub fn never_had_rows(table: &CStr) -> bool {
+    // SAFETY: opened and closed here; null for one that is gone.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), true);
+        let table = pg_sys::get_relname_relid(table.as_ptr(), schema);
+        let relation = pg_sys::try_table_open(table, pg_sys::AccessShareLock as i32);
+        if relation.is_null() {
+            return false;
+        }
+        let pages = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+        pages == 0
+    }
 }
 
 /// Was the table made by the current transaction?

@@ -1,6 +1,9 @@
+use super::guc::{Guc, find, has_value};
 use super::role::{Setting, with_settings};
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString, c_int};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 unsafe extern "C" {
     /// The setting of this name (PostgreSQL source, `xml.h`), not wrapped.
@@ -58,7 +61,7 @@ const WORKING: &[Setting] = &[
 
 /// Runs `work` under the pinned settings.
 pub fn pinned<T>(work: impl FnOnce() -> T) -> T {
-    let others: Vec<Setting> = PINNED.iter().copied().filter(|setting| is_other(*setting)).collect();
+    let others = others();
     if others.is_empty() { work() } else { with_settings(&others, work) }
 }
 
@@ -94,20 +97,26 @@ pub fn pinned_settings() -> impl Iterator<Item = (&'static str, &'static str)> {
     PINNED.iter().filter_map(|(name, value)| Some((*name, (*value)?)))
 }
 
-/// Is it known to this release, and set to something else?
-fn is_other((name, value): Setting) -> bool {
-    let Ok(name) = CString::new(name) else { return false };
-    let Some(now) = value_of(&name) else { return false };
-    match value {
-        Some(value) => now.to_bytes() != value.as_bytes(),
-        None => now != at_the_beginning(&name),
-    }
-}
+/// [`PINNED`], each with its place in PostgreSQL; those of plpgsql, which may come later, without.
+static FOUND: OnceLock<Vec<(Setting<'static>, Option<AtomicPtr<Guc>>)>> = OnceLock::new();
 
-/// What RESET gives: as configuration, database and role have it.
-fn at_the_beginning(name: &CStr) -> &CStr {
-    // SAFETY: the setting is there; the string lives as those of `value_of` do.
-    unsafe { CStr::from_ptr(pg_sys::GetConfigOptionResetString(name.as_ptr())) }
+/// Those that are known here, and set to something else.
+fn others() -> Vec<Setting<'static>> {
+    let found = FOUND.get_or_init(|| {
+        let found = |setting: &Setting<'static>| {
+            let guc = CString::new(setting.0).ok().and_then(|name| find(&name)).map(AtomicPtr::new);
+            if setting.0.contains('.') { Some((*setting, None)) } else { guc.map(|guc| (*setting, Some(guc))) }
+        };
+        PINNED.iter().filter_map(found).collect()
+    });
+    let is_other = |((name, value), guc): &&(Setting<'static>, Option<AtomicPtr<Guc>>)| match guc {
+        Some(guc) => !has_value(guc.load(Relaxed), *value),
+        None => {
+            let name = CString::new(*name).unwrap_or_default();
+            value_of(&name).is_some_and(|now| Some(now.to_bytes()) != value.map(str::as_bytes))
+        }
+    };
+    found.iter().filter(is_other).map(|(setting, _)| *setting).collect()
 }
 
 /// `None`: there is no such setting.

@@ -4,8 +4,8 @@ use super::fill::last_log_id;
 use super::run::{LONGEST_LOCK, Patience, Projection, Taken, is_passing, judge, run_text};
 use crate::message::Reject;
 use crate::pg::{
-    BuiltinOid, LogRow, lock_table, log_rows, notice_new_tables, return_fed_rows, rolled_back, subtransaction,
-    try_lock_table, try_share_projection, with_settings,
+    BuiltinOid, LogRow, lock_table, log_rows, never_had_rows, notice_new_tables, return_fed_rows, rolled_back,
+    subtransaction, try_lock_table, try_share_projection, with_settings,
 };
 use crate::settings::rule_timeout;
 use crate::sqlstate::SqlState;
@@ -91,6 +91,9 @@ use {entries_of, not_found, unprojected};
 /// The enabled projections. They stay so while the caller holds its lock on the log.
 pub fn active(is_of_a_rule: bool) -> Vec<Projection> {
     // most logs have none, and to look for one is cheap
+    if never_had_rows(c"projections") {
+        return Vec::new();
+    }
     let targets: Vec<pg_sys::Oid> = TARGETS.with(|targets| {
         targets.run(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or(pg_sys::Oid::INVALID))).collect())
     });

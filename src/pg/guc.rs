@@ -1,0 +1,50 @@
+//! Settings as PostgreSQL holds them.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::config_type::{PGC_BOOL, PGC_ENUM, PGC_INT, PGC_STRING};
+use std::ffi::{CStr, c_char};
+
+pub(super) type Guc = pg_sys::config_generic;
+
+/// `None`: this release does not have it. PostgreSQL's own stay where they are as long as the process is.
+#[cfg(not(feature = "pg15"))]
+pub(super) fn find(name: &CStr) -> Option<*mut Guc> {
+    // SAFETY: gives null for no such setting.
+    let found = unsafe { pg_sys::find_option(name.as_ptr(), false, true, 0) };
+    (!found.is_null()).then_some(found)
+}
+
+#[cfg(feature = "pg15")]
+pub(super) fn find(name: &CStr) -> Option<*mut Guc> {
+    // SAFETY: all settings, as many as it says, each with its name.
+    unsafe {
+        let all = std::slice::from_raw_parts(pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions() as usize);
+        all.iter().copied().find(|setting| CStr::from_ptr((**setting).name) == name)
+    }
+}
+
+/// Is this its value? `None`: what RESET gives.
+pub(super) fn has_value(setting: *mut Guc, value: Option<&str>) -> bool {
+    let is = |text: *const c_char| {
+        // SAFETY: null, or the NUL-terminated text of a value.
+        !text.is_null() && value.is_some_and(|value| unsafe { CStr::from_ptr(text) }.to_bytes() == value.as_bytes())
+    };
+    // SAFETY: `find` gave it; its type tells which struct it is the beginning of.
+    unsafe {
+        match ((*setting).vartype, value) {
+            (PGC_BOOL, Some(value)) => *(*setting.cast::<pg_sys::config_bool>()).variable == (value == "on"),
+            (PGC_INT, Some(value)) => value.parse() == Ok(*(*setting.cast::<pg_sys::config_int>()).variable),
+            (PGC_ENUM, Some(_)) => {
+                let setting = setting.cast::<pg_sys::config_enum>();
+                is(pg_sys::config_enum_lookup_by_value(setting, *(*setting).variable))
+            }
+            (PGC_STRING, Some(_)) => is(*(*setting.cast::<pg_sys::config_string>()).variable),
+            (PGC_STRING, None) => {
+                let setting = &*setting.cast::<pg_sys::config_string>();
+                let (now, reset) = (*setting.variable, setting.reset_val);
+                now == reset || !now.is_null() && !reset.is_null() && CStr::from_ptr(now) == CStr::from_ptr(reset)
+            }
+            _ => false,
+        }
+    }
+}
