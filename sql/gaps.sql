@@ -134,7 +134,8 @@ BEGIN ATOMIC
              WHERE t.now <> c.timeline)), ''))
   FROM (SELECT greatest(note_break.from_lsn, look.looked_to) AS from_lsn,
                greatest(note_break.from_time, look.looked_at) AS from_time
-        FROM audit_cdc_internal.last_look() AS look) AS b
+        FROM (SELECT) AS one
+        LEFT JOIN audit_cdc_internal.last_look() AS look ON note_break.reason <> 'another system') AS b
   WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks);
 END;
 

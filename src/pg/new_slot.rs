@@ -34,6 +34,7 @@ pub fn new_slot(name: &CStr, failover: bool) -> u64 {
         let persistency = pg_sys::ReplicationSlotPersistency::RS_EPHEMERAL;
         #[cfg(any(feature = "pg15", feature = "pg16"))]
         pg_sys::ReplicationSlotCreate(name.as_ptr(), true, persistency, false);
+        // a standby that copies slots (sync_replication_slots) can go on after its promotion
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         pg_sys::ReplicationSlotCreate(name.as_ptr(), true, persistency, false, failover, false);
         // not sooner: another's slot of this name is not ours to drop

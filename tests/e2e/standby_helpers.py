@@ -34,15 +34,18 @@ class Standby(Database):
 
 
 @contextlib.contextmanager
-def standby(db):
+def standby(db, slot=None):
+    """slot: of the primary, which makes it; then it copies logical slots, from PostgreSQL 17 on."""
     # beside the server's own data: other runs of pytest close the folders that pytest gives
     folder = pathlib.Path(tempfile.mkdtemp(prefix="standby.", dir=pathlib.Path(os.environ["AUDIT_DATA"]).parent))
     folder.chmod(0o777)
     copy = Standby(db.name, folder, free_port())
-    copy.run_as_postgres("pg_basebackup", "-h", os.environ["PGHOST"], "-p", os.environ["PGPORT"], "-U", "postgres",
-                         "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast")
+    primary = f"host={os.environ['PGHOST']} port={os.environ['PGPORT']} user=postgres dbname=postgres"
+    copy.run_as_postgres("pg_basebackup", "-d", primary, "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast",
+                         *(["-C", "-S", slot] if slot else []))
+    copies = "-c hot_standby_feedback=on -c sync_replication_slots=on" if slot else ""
     try:
-        copy.control("-o", f"-c port={copy.port} -c unix_socket_directories={folder} -c hot_standby=on", "start")
+        copy.control("-o", f"-c port={copy.port} -c unix_socket_directories={folder} -c hot_standby=on {copies}", "start")
         yield copy
     finally:
         with contextlib.suppress(subprocess.CalledProcessError, psycopg2.Error):

@@ -41,7 +41,11 @@ def drop(db):
 # ------------------------------------------------------------------------------------------------------------------ it is said
 
 
-@pytest.mark.parametrize("fault", [advance, make_anew])
+def consume(db):
+    db.rows(f"SELECT * FROM pg_logical_slot_get_binary_changes(({NAME}), NULL, NULL, 'publication', 'audited')")
+
+
+@pytest.mark.parametrize("fault", [advance, consume, make_anew])
 def test_a_slot_that_others_have_moved(paused, fault):
     """Who has REPLICATION can do that. What comes later is captured."""
     paused.run("INSERT INTO t VALUES (1)")
@@ -211,7 +215,53 @@ def test_a_standby_and_its_promotion(captured):
     assert gaps(captured) == []
 
 
+def test_another_server(paused):
+    """As pg_upgrade leaves it, where also the slot may have come along. Positions of the other server mean nothing here."""
+    paused.run("INSERT INTO t VALUES (1)")
+    capture(paused)
+    paused.run("UPDATE audit_cdc_internal.captures SET database_id = '1.1'")
+    name = slot(paused, "slot_name")[0][0]
+    assert code(paused.connect(), "CALL audit_capture()") == "55000"
+    assert gaps(paused, "reason, from_lsn, to_lsn") == [("another system", "0/0", None)]
+    stop(paused)
+    assert slot(paused, "slot_name") == [(name,)], "it was not this capture's"
+    paused.run("SELECT pg_drop_replication_slot(%s)", name)
+    paused.run("SELECT audit_capture_start('audited')")
+    assert gaps(paused) == [("another system", True, False)]
+
+
 # -------------------------------------------------------------------------------------------------------- nothing is missing
+
+
+def test_no_gap_after_the_promotion_of_a_standby_that_copies_slots(source):
+    if source.connect().server_version < 170000:
+        pytest.skip("from PostgreSQL 17 on")
+    table(source)
+    publish(source)
+    setting(failover="on")
+    until(lambda: source.value("SHOW audit_cdc.capture_failover") == "on")
+    start(source)
+    try:
+        with standby(source, slot="gaps_standby") as copy:
+            numbers = iter(range(10000))
+
+            def is_copied():
+                source.run("INSERT INTO t VALUES (%s)", next(numbers))
+                source.run("SELECT pg_log_standby_snapshot()")
+                source.run("CALL audit_capture()")
+                return slot(copy, "synced AND NOT temporary") == [(True,)]
+
+            until(is_copied)
+            follows(source)
+            wanted = logged(source)
+            until(lambda: logged(copy) == wanted)
+            copy.promote()
+            copy.run("INSERT INTO t VALUES (-1)")
+            until(lambda: logged(copy)[-1:] == [-1])
+            assert logged(copy) == [*wanted, -1] and gaps(copy) == []
+            assert status(copy, "open_gaps, last_error") == [(0, None)]
+    finally:
+        source.run("SELECT pg_drop_replication_slot('gaps_standby')")
 
 
 def test_no_gap_after_crashes_and_restarts(captured):
