@@ -40,7 +40,7 @@ WHERE table_schema = 'shop' ORDER BY commit_lsn, commit_idx, table_name;
 CALL audit_backfill('shop.whole', '00000000-0000-4000-8000-000000000001');
 CALL audit_backfill('pg_class');
 \echo :LAST_ERROR_SQLSTATE
-CALL audit_backfill('shop.whole', batch_size => NULL);
+CALL audit_backfill(tables => '{NULL}');
 \echo :LAST_ERROR_SQLSTATE
 CALL audit_backfill('shop.orders', batch_size => 0);
 \echo :LAST_ERROR_SQLSTATE
