@@ -1,7 +1,7 @@
 -- Going on from another database: after a restore, an upgrade or a move the database has another id, and its log holds what the
 -- old one captured. Until an admin says that this is the same database, those entries are another's.
 
--- Every database that was captured into this log, here or where it was restored from. Only capture writes it, so no id can be forged.
+-- Every database that was captured into this log, here or where it was restored from. Nobody may deliver changes of them.
 CREATE TABLE audit_cdc_internal.captured_databases (
   database_id text PRIMARY KEY,
   database_name text NOT NULL,
@@ -120,6 +120,9 @@ BEGIN
   END IF;
   INSERT INTO audit_cdc_internal.continued_databases (old_id, new_id, reason, continued_by, last_lsn, last_commit)
   VALUES (database_id, here, reason, session_user, last.lsn, last.commit);
+  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
+  SELECT audit_continue.database_id, coalesce(max(t.database_name), '') FROM audit_cdc_internal.audited_tables AS t
+  WHERE t.database_id = audit_continue.database_id ON CONFLICT DO NOTHING;
   PERFORM audit_cdc_internal.note_gap(NULL, 'continued', '0/0'::pg_lsn + last.lsn, last.commit,
                                       format('goes on from database %s, whose last captured position this is', database_id));
   SELECT s.confirmed_flush_lsn INTO reads_from
@@ -133,4 +136,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_continue(text, text) IS
-'Says that this database goes on from another, whose captured entries came into its log by a restore, an upgrade or a move. From then on both are one in history, as-of, undo, redo and replay: all entries of the older one come before those of this one. database_id: of the old one, as in audit_logs; if that one went on from others, they come along. Positions (lsn) are those of this database, unless the old one is named. What changed between the two captures is a gap (audit_gaps). Nobody may deliver changes of the old one any more. It cannot be taken back; audit_continuations tells who called it, when and why. Errors: 22004 (null), 22023 (empty reason, nothing captured of that database, it goes on from this one), 42710 (already, or itself).';
+'Says that this database goes on from another, whose captured entries came into its log by a restore, an upgrade or a move. From then on both are one in history, as-of, undo, redo and replay: all entries of the older one come before those of this one. database_id: of the old one, as in audit_logs; if that one went on from others, they come along. Positions (lsn) are those of this database, unless the old one is named. What changed between the two captures is a gap (audit_gaps). It cannot be taken back; audit_continuations tells who called it, when and why. Errors: 22004 (null), 22023 (empty reason, nothing captured of that database, it goes on from this one), 42710 (already, or itself).';

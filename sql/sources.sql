@@ -34,15 +34,15 @@ BEGIN
     RAISE EXCEPTION 'database_id is of this server' USING ERRCODE = 'invalid_parameter_value',
       HINT = 'audit_capture_start() captures a database of this server; nobody may deliver its changes.';
   END IF;
-  IF EXISTS (SELECT FROM audit_cdc_internal.continued_databases AS c WHERE c.old_id = audit_allow_source.database_id) THEN
-    RAISE EXCEPTION 'database_id is one that this log goes on from' USING ERRCODE = 'invalid_parameter_value',
-      HINT = 'audit_continuations lists them; nobody may deliver their changes.';
+  IF EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id = audit_allow_source.database_id) THEN
+    RAISE EXCEPTION 'database_id is of a database that was captured into this log' USING ERRCODE = 'invalid_parameter_value',
+      HINT = 'Only capture may store changes of it.';
   END IF;
   INSERT INTO audit_cdc_internal.allowed_sources VALUES (bound, audit_allow_source.database_id) ON CONFLICT DO NOTHING;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_allow_source(name, text) IS
-'Binds a role, and all that are members of it, to source databases: with audit_ingest it delivers changes of those that were named so, and of no others. database_id: as in audit_logs. A role of which none was named may deliver changes of any database but this server''s own. What else it delivers is rejected with 42501, and kept in audit_rejects. It holds for calls that begin later. After SET ROLE that role''s databases count, or, if it has none, those of who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, or one that it goes on from).';
+'Binds a role, and all that are members of it, to source databases: with audit_ingest it delivers changes of those that were named so, and of no others. database_id: as in audit_logs. A role of which none was named may deliver changes of any database but this server''s own. What else it delivers is rejected with 42501, and kept in audit_rejects. It holds for calls that begin later. After SET ROLE that role''s databases count, or, if it has none, those of who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, or one that was captured into this log where it was restored from).';
 
 CREATE FUNCTION @extschema@.audit_revoke_source(role name, database_id text) RETURNS boolean
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -11,8 +11,8 @@ use pgrx::pg_sys::Oid;
 thread_local! {
     static ALLOWED: Statement = const { Statement::new(
         "SELECT role::oid, database_id FROM audit_cdc_internal.allowed_sources", &[] as &[BuiltinOid]) };
-    static CONTINUED: Statement = const { Statement::new(
-        "SELECT old_id FROM audit_cdc_internal.continued_databases", &[] as &[BuiltinOid]) };
+    static CAPTURED: Statement = const { Statement::new(
+        "SELECT database_id FROM audit_cdc_internal.captured_databases", &[] as &[BuiltinOid]) };
 }
 
 pub struct Delivery<'l> {
@@ -54,7 +54,7 @@ impl<'l> Delivery<'l> {
     fn by_role(role: Option<Oid>, by: Option<String>, rows: &[(Oid, String)], limits: &'l Limits) -> Self {
         let here = pg::system_identifier();
         let sources = role.map_or_else(|| Sources::none(here), |role| Sources::of(here, named(rows, role)));
-        let sources = sources.and_continued(continued());
+        let sources = sources.and_captured(captured());
         Self {
             origin: Origin::Ingest,
             by,
@@ -78,11 +78,10 @@ fn allowed() -> Vec<(Oid, String)> {
     })
 }
 
-/// Databases that this one goes on from.
-fn continued() -> Vec<String> {
-    CONTINUED.with(|continued| {
-        continued.read(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
-    })
+/// Databases whose changes capture stored in this log, also where it was restored from.
+fn captured() -> Vec<String> {
+    CAPTURED
+        .with(|captured| captured.read(Vec::new, |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect()))
 }
 
 fn named(rows: &[(Oid, String)], member: Oid) -> Vec<String> {

@@ -8,8 +8,8 @@ use crate::sqlstate::SqlState;
 pub struct Sources {
     /// What the ids of this server's own databases begin with; `None`: whatever is captured.
     local: Option<String>,
-    /// Ids of databases that this one goes on from.
-    continued: Vec<String>,
+    /// Ids of databases that were captured into this log, also where it was restored from.
+    captured: Vec<String>,
     /// `None`: any.
     allowed: Option<Vec<String>>,
 }
@@ -19,7 +19,7 @@ impl Sources {
     pub fn of(system_identifier: u64, named: Vec<String>) -> Self {
         Self {
             local: Some(format!("{system_identifier}.")),
-            continued: Vec::new(),
+            captured: Vec::new(),
             allowed: Some(named).filter(|named| !named.is_empty()),
         }
     }
@@ -29,8 +29,8 @@ impl Sources {
         Self { allowed: Some(Vec::new()), ..Self::of(system_identifier, Vec::new()) }
     }
 
-    pub fn and_continued(self, continued: Vec<String>) -> Self {
-        Self { continued, ..self }
+    pub fn and_captured(self, captured: Vec<String>) -> Self {
+        Self { captured, ..self }
     }
 
     pub fn refusal(&self, database_id: &str) -> Option<Reject> {
@@ -43,10 +43,10 @@ impl Sources {
                 .hint("audit_capture_start() captures a database of this server."),
             );
         }
-        if self.continued.iter().any(|continued| continued == database_id) {
+        if self.captured.iter().any(|captured| captured == database_id) {
             return Some(
-                refused(format!("database_id \"{database_id}\" is one that this database goes on from"))
-                    .hint("audit_continuations lists these; only what capture stored of them counts."),
+                refused(format!("database_id \"{database_id}\" is of a database that was captured into this log"))
+                    .hint("Only capture may store changes of it."),
             );
         }
         let allowed = self.allowed.as_ref()?;
@@ -87,8 +87,8 @@ mod tests {
     }
 
     #[test]
-    fn nobody_delivers_changes_of_a_database_that_is_gone_on_from() {
-        let sources = Sources::of(72, vec!["71.5".into(), "d1".into()]).and_continued(vec!["71.5".into()]);
+    fn nobody_delivers_changes_of_a_database_that_was_captured() {
+        let sources = Sources::of(72, vec!["71.5".into(), "d1".into()]).and_captured(vec!["71.5".into()]);
         assert!(is_refused(&sources, "71.5") && !is_refused(&sources, "d1"));
     }
 

@@ -208,18 +208,18 @@ def test_nobody_delivers_for_the_old_one(paused, moved):
     db = moved(paused)
     message = change(1, lsn=100, database=old, table="t", record={"id": 1, "v": "true"})
     forged = change(2, lsn=200, action="update", database=old, table="t", record={"id": 1, "v": "forged"}, changes={"v": "true"})
-    db.run("INSERT INTO audit_cdc_internal.captured_databases VALUES (%s, 'shop')", old)
     assert db.ingest(batch([message])) == (1, 1, 0, 0), "any source is allowed"
     assert code(db.connect(), "SELECT audit_continue(%s, 'x')", old) == "22023", "what was delivered is not captured"
     db.run("""INSERT INTO audit_cdc_internal.log (commit_lsn, commit_idx, commit_timestamp, identity, audited_table, action, origin, replica_identity, record_id, new_values, unknown_columns)
               SELECT 50, 0, '2026-03-01', gen_random_uuid(), id, 'insert', 'c', 'f', '1', '{"id": 1, "v": "captured"}', '{}' FROM audit_cdc_internal.audited_tables WHERE table_name = 't'""")
     go_on(db, old)
+    db.run("INSERT INTO audit_cdc_internal.captured_databases VALUES ('7200000000000000001.6', 'as restored, and not gone on from')")
     assert db.rows("SELECT new_row ->> 'v' FROM audit_history('t', '1')") == [("captured",)], "what was delivered before is not believed"
     assert db.rows("SELECT r ->> 'v' FROM audit_as_of('t') AS r") == [("captured",)]
-    assert db.ingest(batch([forged])) == (1, 0, 0, 1)
+    assert db.ingest(batch([forged])) == (1, 0, 0, 1) == db.ingest(batch([change(3, database="7200000000000000001.6")]))
     assert db.rows("SELECT sqlstate, reason, hint FROM audit_rejects WHERE database_id = %s", old) == [
-        ("42501", f'database_id "{old}" is one that this database goes on from', "audit_continuations lists these; only what capture stored of them counts.")]
-    with pytest.raises(psycopg2.errors.InvalidParameterValue, match="goes on from"):
+        ("42501", f'database_id "{old}" is of a database that was captured into this log', "Only capture may store changes of it.")]
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match="was captured into this log"):
         db.run("SELECT audit_allow_source('audit_cdc_ingest', %s)", old)
     assert db.rows("SELECT * FROM audit_allowed_sources") == []
     assert json.loads(db.value("SELECT raw FROM audit_rejects WHERE database_id = %s", old))["record"]["v"] == "forged"
