@@ -102,7 +102,9 @@ BEGIN
   FROM audit_cdc_internal.as_differences(differences) AS d;
 
   FOR one IN SELECT * FROM audit_cdc_internal.as_differences(differences) AS d WHERE d.object_type = 'table' LOOP
-    PERFORM audit_cdc_internal.settle_gap(one.object);
+    IF one.before IS NOT NULL THEN
+      PERFORM audit_cdc_internal.settle_gap(one.object);
+    END IF;
     -- under its new name the log has no beginning of its rows
     IF one.was_captured AND one.is_captured AND (one.has_rows OR one.after ->> 'kind' = 'partitioned table')
        AND (one.before ->> 'schema' <> one.after ->> 'schema' OR one.before ->> 'name' <> one.after ->> 'name')
