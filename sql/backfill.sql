@@ -386,4 +386,4 @@ COMMENT ON PROCEDURE @extschema@.audit_backfill(regclass, uuid, bigint, integer,
 'are gone, and gaps (audit_gaps) that had ended before it began are closed. There is no such entry for a table without primary key, '
 'nor while a gap goes on. It locks no rows, and tables only against DDL, batch by batch. '
 'Errors: 25001 (inside a transaction block, or not under READ COMMITTED), 22004 (a null in tables, batch_size), 22023 (batch_size), '
-'55000 (nothing is captured, or not this table), 55006 (the session has temporary objects), and those of reading the slot.';
+'55000 (nothing is captured, or not this table), 55006 (the session has temporary objects), 40001 (a table or a schema was renamed meanwhile), and those of reading the slot.';

@@ -29,18 +29,46 @@ pub fn try_lock_table(table: pg_sys::Oid) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
+/// The table's schema keeps its name until the transaction ends, unless somebody is just renaming it. Takes note of what it was given before.
+pub fn try_keep_schema_name(table: pg_sys::Oid) -> bool {
+    keep_schema_name(table, false)
+}
+
+/// The same, and waits for that.
+pub fn lock_schema_name(table: pg_sys::Oid) {
+    keep_schema_name(table, true);
+}
+
+fn keep_schema_name(table: pg_sys::Oid, wait: bool) -> bool {
+    // SAFETY: reads the catalogs' caches; the table is locked, so that it stays in its schema.
+    let schema = unsafe { pg_sys::get_rel_namespace(table) };
+    let is_kept = acquire(&object(pg_sys::NamespaceRelationId, schema.to_u32()), pg_sys::AccessShareLock, wait);
+    super::notice_new_tables();
+    is_kept
+}
+
+/// Who renames a schema waits for those who rely on its name: PostgreSQL itself takes this lock only to drop it.
+pub(super) fn lock_renamed_schema(schema: pg_sys::Oid) {
+    acquire(&object(pg_sys::NamespaceRelationId, schema.to_u32()), pg_sys::AccessExclusiveLock, true);
+}
+
 /// Locks on objects of ours, which no SQL can take (advisory locks anybody can).
-fn tag(table: &CStr, object: i32) -> pg_sys::LOCKTAG {
+fn tag(table: &CStr, object_number: i32) -> pg_sys::LOCKTAG {
     // SAFETY: the names are constants.
     let class = unsafe {
         let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
         pg_sys::get_relname_relid(table.as_ptr(), schema)
     };
+    object(class, object_number as u32)
+}
+
+/// As PostgreSQL locks an object.
+fn object(class: pg_sys::Oid, object: u32) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         // SAFETY: reads backend-local state.
         locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
         locktag_field2: class.to_u32(),
-        locktag_field3: object as u32,
+        locktag_field3: object,
         locktag_field4: 0,
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,

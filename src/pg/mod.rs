@@ -36,8 +36,8 @@ pub use bound::{BoundStatement, Meaning, Object, Strangers, guard_names};
 pub use call::Call;
 pub use event::Event;
 pub use lock::{
-    lock_capture, lock_log, lock_partitions, lock_projection, lock_retry, lock_table, lock_to_read,
-    try_lock_partitions, try_lock_table, try_share_projection,
+    lock_capture, lock_log, lock_partitions, lock_projection, lock_retry, lock_schema_name, lock_table, lock_to_read,
+    try_keep_schema_name, try_lock_partitions, try_lock_table, try_share_projection,
 };
 pub use log_rows::{LogRow, feeding, log_rows, return_fed_rows};
 pub use memory::keep_freed_memory;

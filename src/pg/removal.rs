@@ -1,5 +1,6 @@
 //! Removing the log is refused where it happens: event triggers on what was dropped do not run for their own removal.
 
+use super::lock::lock_renamed_schema;
 use super::{Call, bound};
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -129,6 +130,7 @@ fn removed(class: pg_sys::Oid, object: pg_sys::Oid) {
 
 /// Another schema in its place would give others' code the names that the extension's has.
 fn altered(schema: pg_sys::Oid) {
+    lock_renamed_schema(schema);
     if let Some(extension) = extension()
         && !is_superuser()
         && (schema == extension.extnamespace || schema == internal_schema())

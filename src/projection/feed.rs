@@ -5,7 +5,7 @@ use super::run::{LONGEST_LOCK, Patience, Projection, Taken, is_passing, judge, r
 use crate::message::Reject;
 use crate::pg::{
     BuiltinOid, LogRow, lock_table, log_rows, never_had_rows, notice_new_tables, return_fed_rows, rolled_back,
-    subtransaction, try_lock_table, try_share_projection, with_settings,
+    subtransaction, try_keep_schema_name, try_lock_table, try_share_projection, with_settings,
 };
 use crate::settings::rule_timeout;
 use crate::sqlstate::SqlState;
@@ -148,8 +148,12 @@ pub fn feed(projections: &[Projection], entries: &[LogRow]) {
     }
 }
 
-/// Locks a target, unless somebody holds it for longer than an ingest waits.
+/// Locks a target, and its schema's name, unless somebody holds it for longer than an ingest waits.
 fn is_locked(target: pg_sys::Oid, start: Instant) -> bool {
+    is_table_locked(target, start) && try_keep_schema_name(target)
+}
+
+fn is_table_locked(target: pg_sys::Oid, start: Instant) -> bool {
     let wait = || with_settings(&[("lock_timeout", Some(LONGEST_LOCK))], || lock_table(target));
     if try_lock_table(target) || !has_time(start) {
         return try_lock_table(target);

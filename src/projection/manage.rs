@@ -6,7 +6,9 @@ use super::fill::{fill, settle};
 use super::rule;
 use super::run::Projection;
 use crate::capture::exclude_new_table;
-use crate::pg::{ErrorReport, Meaning, Strangers, as_extension, current_user, lock_projection, lock_table, setting};
+use crate::pg::{
+    ErrorReport, Meaning, Strangers, as_extension, current_user, lock_projection, lock_schema_name, lock_table, setting,
+};
 use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
 use std::cell::RefCell;
@@ -352,12 +354,13 @@ fn changed() {
     CHANGED.with(|changed| changed.run(Vec::new, |_| Ok(())));
 }
 
-/// With its target locked, so that none takes its place.
+/// With its target and the name of its schema locked, so that none takes its place.
 fn find(name: &str) -> Option<Projection> {
     let find = || FIND.with(|find| find.run(|| vec![name.into()], |rows| Ok(Projection::read_all(rows)?.pop())));
     as_extension(|| {
         let target = find()?.target;
         lock_table(target);
+        lock_schema_name(target);
         find().filter(|projection| projection.target == target)
     })
 }
