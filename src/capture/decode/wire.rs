@@ -8,7 +8,7 @@ pub enum Prefix {
     /// Annotates what comes after it in its transaction.
     Set,
     Clear,
-    /// A rule of a projection is about to run in the transaction. Anybody may write such a message, so the catalog is asked.
+    /// A rule of a projection is about to run in the transaction. Anybody may say so, and the catalog is asked.
     Rule,
 }
 
@@ -36,8 +36,8 @@ pub enum Malformed {
 /// An array's elements may be domains over arrays, and so on. What lies deeper travels as text.
 pub(super) const MOST_NESTED: usize = 16;
 
-/// `idx` is the place within the transaction. Each row that is changed, each TRUNCATE and each logical message takes one, published or not: so
-/// places depend on the WAL alone.
+/// `idx` is the place within the transaction. Each row that is changed, each TRUNCATE and each logical message takes one, published or
+/// not: places depend on the WAL alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Time is microseconds since 2000-01-01.

@@ -1,4 +1,4 @@
-//! A publication's row filter (PostgreSQL documentation, "Row Filters"). PostgreSQL lets none in but those of its own immutable functions.
+//! A publication's row filter (PostgreSQL documentation, "Row Filters"). It has PostgreSQL's own immutable functions only.
 
 use super::row::Row;
 use super::varlena::is_on_disk;

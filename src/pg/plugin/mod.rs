@@ -1,6 +1,8 @@
-//! Our output plugin: tells the changes of one publication, as `capture::decode` reads them. In its callbacks PostgreSQL shows the catalogs as
-//! they were at the change (PostgreSQL documentation, "Logical Decoding Output Plugins"). `tables` holds what is known of tables, `describe`
-//! finds it out, `publication` and `filter` tell what of it is published, `row` writes rows, `output` sends messages.
+//! Our output plugin: tells the changes of one publication, as `capture::decode` reads them. In its callbacks PostgreSQL shows the
+//! catalogs as they were at the change (PostgreSQL documentation, "Logical Decoding Output Plugins").
+//!
+//! `tables` holds what is known of tables, `describe` finds it out, `publication` and `filter` tell what of it is published, `row`,
+//! `output_function` and `varlena` write rows, `output` sends messages.
 
 mod describe;
 mod filter;
@@ -140,7 +142,8 @@ unsafe extern "C-unwind" fn message(
         // SAFETY: the prefix ends with a zero byte; the content has this size.
         let (prefix, content) =
             unsafe { (CStr::from_ptr(prefix), std::slice::from_raw_parts(content.cast::<u8>(), size)) };
-        plugin(context).output.message(Stream { context, transaction }, prefix.to_bytes(), content);
+        let stream = Stream { context, transaction };
+        plugin(context).in_memory(|plugin| plugin.output.message(stream, prefix.to_bytes(), content));
     }
 }
 
@@ -150,7 +153,7 @@ unsafe extern "C-unwind" fn commit(
     transaction: *mut pg_sys::ReorderBufferTXN,
     _lsn: pg_sys::XLogRecPtr,
 ) {
-    plugin(context).output.commit(Stream { context, transaction });
+    plugin(context).in_memory(|plugin| plugin.output.commit(Stream { context, transaction }));
 }
 
 fn plugin<'a>(context: *mut pg_sys::LogicalDecodingContext) -> &'a mut Plugin {

@@ -127,7 +127,8 @@ impl Published {
         });
     }
 
-    /// By what number a TRUNCATE names it, if it is to be told. Of partitions that are published as their root it is not: the root's other rows stay.
+    /// By what number a TRUNCATE names it, if it is to be told. Of a partition that is published as its root it is not: other rows of
+    /// the root stay.
     pub fn truncated(&mut self, output: &mut Output, stream: Stream) -> Option<u32> {
         if !self.actions.pubtruncate || self.is_within_root {
             return None;
