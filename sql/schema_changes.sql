@@ -114,7 +114,7 @@ BEGIN
     END IF;
     -- what is captured under the name of its root came into that table with its rows, or went out of it
     IF one.published_as IS DISTINCT FROM one.published_before AND coalesce(one.has_rows, true) AND NOT is_start THEN
-      PERFORM audit_cdc_internal.note_silent_change(r.relation, r.reason, one.before ->> 'name')
+      PERFORM audit_cdc_internal.note_silent_change(r.relation, r.reason, coalesce(one.after, one.before) ->> 'name')
       FROM (VALUES (one.published_as, 'partition attached'),
                    (one.published_before, 'partition detached')) AS r(relation, reason)
       WHERE r.relation <> one.object AND (audit_cdc_internal.last_schema('table', r.relation)).is_captured

@@ -217,7 +217,10 @@ BEGIN
              c.now || jsonb_strip_nulls(jsonb_build_object('parent', c.parent::regclass::text)) AS after,
              c.parent, c.published_as, c.published_before, c.identity_index, c.is_captured,
              coalesce(c.was_captured, false) AS was_captured, c.wanted,
-             c.now ->> 'kind' = 'table' AND pg_relation_size(c.object) > 0 AS has_rows
+             -- it locks the table: only asked where it matters
+             CASE WHEN c.now ->> 'name' <> c.before ->> 'name' OR c.now ->> 'schema' <> c.before ->> 'schema'
+                    OR c.published_as <> c.object OR c.published_before <> c.object
+                  THEN c.now ->> 'kind' = 'table' AND pg_relation_size(c.object) > 0 END AS has_rows
       FROM compared AS c
       WHERE CASE WHEN c.before IS NULL THEN c.published_as IS NOT NULL
                  ELSE c.now IS DISTINCT FROM c.before - 'parent' OR c.parent IS DISTINCT FROM c.parent_before
