@@ -343,21 +343,20 @@ BEGIN
     LOOP
       stage := audit_cdc_internal.backfill_stage(backfill_id, part);
       EXIT WHEN stage IS NULL;
-      CASE stage
-        WHEN 'begin' THEN
-          running := audit_cdc_internal.begin_table(backfill_id, part);
-          looks := CASE WHEN running IS NULL THEN 0 ELSE looks OPERATOR(pg_catalog.+) 1 END;
-          IF looks OPERATOR(pg_catalog.=) 100 THEN
-            RAISE NOTICE 'the backfill of table "%" waits for transactions that have written to it', part::pg_catalog.regclass
-              USING DETAIL = pg_catalog.format('Running: %s.', running);
-          END IF;
-        WHEN 'read' THEN
-          PERFORM audit_cdc_internal.backfill_batch(backfill_id, part, batch_size);
-        ELSE
-          -- what changed meanwhile is in the log before it is said to be complete
-          CALL audit_cdc_internal.capture_pending(captured);
-          PERFORM audit_cdc_internal.complete_backfill(backfill_id, part);
-      END CASE;
+      IF stage OPERATOR(pg_catalog.=) 'begin' THEN
+        running := audit_cdc_internal.begin_table(backfill_id, part);
+        looks := CASE WHEN running IS NULL THEN 0 ELSE looks OPERATOR(pg_catalog.+) 1 END;
+        IF looks OPERATOR(pg_catalog.=) 100 THEN
+          RAISE NOTICE 'the backfill of table "%" waits for transactions that have written to it', part::pg_catalog.regclass
+            USING DETAIL = pg_catalog.format('Running: %s.', running);
+        END IF;
+      ELSIF stage OPERATOR(pg_catalog.=) 'read' THEN
+        PERFORM audit_cdc_internal.backfill_batch(backfill_id, part, batch_size);
+      ELSE
+        -- what changed meanwhile is in the log before it is said to be complete
+        CALL audit_cdc_internal.capture_pending(captured);
+        PERFORM audit_cdc_internal.complete_backfill(backfill_id, part);
+      END IF;
       rows_read := audit_cdc_internal.backfilled(backfill_id) OPERATOR(pg_catalog.-) before;
       COMMIT;
       IF running IS NOT NULL THEN

@@ -54,7 +54,7 @@ def test_each_entry_says_how_it_came(paused):  # noqa: F811
     paused.run("CALL audit_backfill('t')")
     paused.ingest(batch([change(), change(None, lsn=None, action="read", key="r", pks=["2"])]))
     found = set(paused.rows("SELECT table_name, action, origin FROM audit_logs WHERE table_name <> 'u'"))
-    assert found == {("t", "insert", "capture"), ("t", "read", "backfill"), ("orders", "insert", "ingest"), ("orders", "read", "ingest")}
+    assert found == {("t", "insert", "capture"), ("t", "read", "backfill"), ("t", "complete", "backfill"), ("orders", "insert", "ingest"), ("orders", "read", "ingest")}
 
 
 def forged(db, text, image):

@@ -382,7 +382,7 @@ def test_values_do_not_pass_through_the_clients_encoding(paused, encoding):
     session.cursor().execute("CALL audit_capture()")
     assert paused.value("SHOW client_encoding", connection=session) == encoding
     session.cursor().execute("CALL audit_backfill('t')")
-    assert paused.rows("SELECT new_values ->> 'v' FROM audit_logs ORDER BY id") == [(TEXT,), (TEXT,)]
+    assert paused.rows("SELECT new_values ->> 'v' FROM audit_logs WHERE action <> 'complete' ORDER BY id") == [(TEXT,), (TEXT,)]
 
 
 @pytest.mark.parametrize("name, value", [("client_encoding", "LATIN1"), ("role", "rights_dbo"), ("temp_file_limit", "64kB"), ("exit_on_error", "on"), ("idle_in_transaction_session_timeout", "1ms"),
