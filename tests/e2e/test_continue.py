@@ -9,6 +9,7 @@ import pytest
 from capture_helpers import capture, paused, publish, setting, slot, source, stop, table  # noqa: F401 (fixtures)
 from conftest import Database, admin, batch, change, numbers, until
 from projection_helpers import code, run
+from standby_helpers import standby
 
 HERE = "SELECT audit_cdc_internal.this_database() ->> 'id'"
 OTHERS = "that another database captured"
@@ -322,3 +323,40 @@ def test_what_was_deleted_during_the_move(paused, moved):
     assert db.rows("SELECT record_id, reason FROM audit_as_of_unknown('t', lsn => %s)", between)[0] == ("2", "a gap: a later backfill did not meet it")
     assert about(said(db, "SELECT audit_as_of('t')"), "may miss") == []
     assert len(about(said(db, "SELECT audit_as_of('t', lsn => %s)", between), "may miss")) == 1
+
+
+def test_a_promoted_standby_goes_on_with_a_failover_slot(source):
+    """From PostgreSQL 17 on. Nothing is missing, and there is nothing to say."""
+    if source.connect().server_version < 170000:
+        pytest.skip("no failover slots")
+    table(source)
+    publish(source)
+    setting(failover="on", enabled="off")
+    until(lambda: source.value("SHOW audit_cdc.capture_failover") == "on")
+    started(source)
+    changed(source, "INSERT INTO t VALUES (1, 'a')")
+    source.rows("SELECT pg_create_physical_replication_slot('kept_for_standby', true)")
+    try:
+        with standby(source) as copy:
+            for name, value in (("primary_slot_name", "kept_for_standby"), ("hot_standby_feedback", "on"), ("sync_replication_slots", "on"),
+                                ("primary_conninfo", copy.value("SHOW primary_conninfo") + " dbname=postgres")):
+                copy.run(f"ALTER SYSTEM SET {name} = %s", value)
+            copy.rows("SELECT pg_reload_conf()")
+            until(lambda: source.value("SELECT active AND xmin IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'kept_for_standby'"))
+
+            def synced():
+                source.run("SELECT pg_log_standby_snapshot()")
+                capture(source)  # a slot that stays where it was cannot be synced
+                return slot(copy, "synced AND NOT temporary") == [(True,)]
+            until(synced)
+            changed(source, "INSERT INTO t VALUES (2, 'b')")
+            source.run("INSERT INTO t VALUES (3, 'c')")
+            until(lambda: copy.value("SELECT count(*) FROM t") == 3 and copy.value("SELECT count(*) FROM audit_logs") == 2)
+            copy.promote()
+            assert copy.value(HERE) == source.value(HERE)
+            changed(copy, "INSERT INTO t VALUES (4, 'd')")
+            assert copy.rows("SELECT record_id FROM audit_logs ORDER BY id") == [("1",), ("2",), ("3",), ("4",)]
+            assert copy.rows("SELECT * FROM audit_gaps") == []
+    finally:
+        until(lambda: not source.value("SELECT active FROM pg_replication_slots WHERE slot_name = 'kept_for_standby'"))
+        source.rows("SELECT pg_drop_replication_slot('kept_for_standby')")
