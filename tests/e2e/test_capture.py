@@ -199,7 +199,10 @@ def test_the_corpus_is_in_the_log_as_its_true_rows_are(source):
     assert poison and set(poison) == {("22P05", "t_json_nul")}, poison
     found = source.rows("""SELECT commit_lsn, table_schema, table_name, coalesce(record_pks, '{}'), action, commit_idx, id FROM audit_logs
         WHERE action <> 'truncate' AND table_name <> 't_json_nul' ORDER BY commit_lsn, commit_idx""")
-    assert [row[5] for row in found] == [truth["commit_idx"] for truth in TRUTH] and len(TRUTH) == 339
+    # what was noted of DDL takes places of its own, which Sequin's messages do not know
+    ddl = source.rows("SELECT commit_lsn, commit_idx FROM audit_cdc_internal.schema_change_positions")
+    places = [idx - sum(lsn == commit_lsn and place < idx for lsn, place in ddl) for commit_lsn, _, _, _, _, idx, _ in found]
+    assert places == [truth["commit_idx"] for truth in TRUTH] and len(TRUTH) == 339
     found = in_order(found, lambda row: (row[0], row[2], row[3]))
     truths = in_order(TRUTH, lambda truth: (truth["commit_lsn"], truth["leaf"].split(".")[-1].strip('"'), truth["record_pks"]))
     layouts, compared, spelled_otherwise, lost_by_sequin = {}, 0, 0, 0
