@@ -322,7 +322,8 @@ class Chaos:
         self.server, old = backup.start(), self.server
         until(lambda: not self.value("SELECT pg_is_in_recovery()"))
         shutil.rmtree(old.folder)
-        self.run("ALTER SYSTEM RESET restore_command")
+        for name in ("restore_command", "recovery_target_name", "recovery_target_action"):
+            self.run(f"ALTER SYSTEM RESET {name}")
         self.change_each()
         self.again()
 
