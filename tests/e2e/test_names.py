@@ -72,14 +72,14 @@ def test_entries_wait_while_a_schema_is_renamed(filled):
 
 
 def test_a_schema_that_is_renamed_while_a_batch_is_prepared(schemas):
-    """The batch waits for a commit, between what it is to read and the reading."""
-    schemas.run("CREATE TABLE names_app.t (id int PRIMARY KEY, v text); INSERT INTO names_app.t VALUES (1, 'a'); CREATE PUBLICATION audited FOR TABLE names_app.t")
+    """The batch waits for a commit of any table, between what it is to read and the reading."""
+    schemas.run("CREATE TABLE names_app.t (id int PRIMARY KEY, v text); INSERT INTO names_app.t VALUES (1, 'a'), (2, 'b'); CREATE TABLE other (id int); CREATE PUBLICATION audited FOR TABLE names_app.t")
     schemas.run(f"ALTER DATABASE {schemas.name} SET synchronous_commit = local")
     schemas.run("SELECT audit_capture_start('audited')")
     as_mallory(schemas, "CREATE VIEW names_lair.t AS SELECT '3'::xid AS xmin, '(0,1)'::tid AS ctid, 1 AS id, names_lair.climb() AS v")
     session, outcome = schemas.connect(), []
     reading = threading.Thread(target=lambda: outcome.append(code(session, "CALL audit_backfill('names_app.t')")))
-    with unseen_commit(schemas, "INSERT INTO names_app.t VALUES (2, 'b')") as end:
+    with unseen_commit(schemas, "INSERT INTO other VALUES (1)") as end:
         reading.start()
         until(lambda: schemas.rows("SELECT FROM pg_locks WHERE pid = %s AND relation = 'audit_cdc_internal.backfills'::regclass AND mode = 'RowShareLock'", session.info.backend_pid))
         time.sleep(0.5)
