@@ -1,6 +1,6 @@
 """Capture of what is pending, beside ingest of the same as bodies, and beside Debian's wal2json, which an expert reads through SQL.
 
-One workload (annotated transactions of 10 changes of REPLICA IDENTITY FULL rows) waits in a pgoutput and in a wal2json slot. What either
+One workload (annotated transactions of 10 changes of REPLICA IDENTITY FULL rows) waits in a slot of capture and in one of wal2json. What either
 takes is timed until a further look finds nothing. What one writes is WAL that the other would have to read, so each is timed where it goes
 first, and then the other goes for the comparison of rows: two workloads a run, in alternating order.
 """
@@ -38,8 +38,7 @@ $$"""
 WAL2JSON = """pg_logical_slot_peek_changes('wal2json', NULL, %s, 'format-version', '2', 'include-xids', '1', 'include-timestamp', '1',
   'include-pk', '1', 'include-lsn', '1', 'include-types', '0', 'include-typmod', '0', 'add-tables', 'public.orders')"""
 READS = {
-    "pgoutput": "pg_logical_slot_peek_binary_changes('captured', NULL, NULL, "
-                "'proto_version', '1', 'publication_names', 'bench', 'messages', 'true')",
+    "plugin": "pg_logical_slot_peek_binary_changes('captured', NULL, NULL, 'publication', 'bench')",
     "messages": "audit_changes() AS c(message), text(message) AS data",
     "wal2json": WAL2JSON % "NULL",
 }
@@ -59,11 +58,11 @@ WITH stream AS MATERIALIZED (
          (SELECT jsonb_object_agg(v ->> 'name', v -> 'value') FROM jsonb_array_elements(m -> 'columns') AS v) AS after
   FROM changes AS c JOIN transactions AS t USING (xid) WHERE m ->> 'action' <> 'M'
 ), added AS (
-  INSERT INTO rival.log (commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action, replica_identity,
+  INSERT INTO rival.log (commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action, origin, replica_identity,
                          record_id, annotations, old_values, new_values, unknown_columns, unknown_old_columns)
   SELECT commit_lsn, (m ->> 'timestamp')::timestamptz, now(),
          md5(concat_ws(E'\\x01', t.database_id, m ->> 'schema', m ->> 'table', key))::uuid, t.id, commit_idx,
-         (CASE m ->> 'action' WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' ELSE 'delete' END)::audit_cdc_internal.action, 'f',
+         (CASE m ->> 'action' WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' ELSE 'delete' END)::audit_cdc_internal.action, 'c', 'f',
          coalesce(after, before) ->> (m -> 'pk' -> 0 ->> 'name'), annotations,
          CASE WHEN after IS NULL THEN before
               WHEN before IS NOT NULL
@@ -136,7 +135,7 @@ def ingest(changes):
 def measure():
     with_wal2json = value("SELECT current_setting('server_version_num')::int / 10000") == 15  # Debian has it for its own PostgreSQL only
     if value("SELECT count(*) FROM pg_settings WHERE name = 'output_plugin_libraries'"):
-        reconfigure("output_plugin_libraries", "pgoutput, wal2json")
+        reconfigure("output_plugin_libraries", "pgoutput, wal2json, audit_cdc")
     reconfigure("audit_cdc.capture_enabled", "off")
     reconfigure("audit_cdc.capture_max_changes", PASS)
     ways = [capture, wal2json] if with_wal2json else [capture]
