@@ -19,14 +19,17 @@ BEGIN ATOMIC
               ELSE c.rate_changes / extract(epoch FROM clock_timestamp() - c.rate_since) END,
          pg_wal_lsn_diff(f.lsn, s.restart_lsn)::bigint, c.started_at,
          CASE WHEN fault.reason IS NOT NULL THEN fault.message
+              WHEN p.oid IS NULL THEN format('publication "%s" does not exist', c.publication)
               WHEN unnoted.at IS NOT NULL THEN 'the failure could not be noted: the log of the server tells it'
               ELSE c.last_error END,
          CASE WHEN fault.reason IS NOT NULL THEN '55000'
+              WHEN p.oid IS NULL THEN '42704'
               WHEN unnoted.at IS NOT NULL THEN unnoted.failure ELSE c.last_error_sqlstate END,
          coalesce(unnoted.at, c.last_error_at),
          (SELECT count(*) FROM @extschema@.audit_gaps AS g WHERE g.is_open)
   FROM audit_cdc_internal.captures AS c
   LEFT JOIN audit_cdc_internal.capture_faults AS fault ON true
+  LEFT JOIN pg_publication AS p ON p.pubname = c.publication
   CROSS JOIN audit_cdc_internal.last_look() AS look
   CROSS JOIN LATERAL (SELECT audit_cdc_internal.capture_worker() AS pid) AS w
   CROSS JOIN LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
@@ -38,4 +41,4 @@ BEGIN ATOMIC
                      WHERE f.failed_at > coalesce(c.last_error_at, '-infinity')) AS unnoted ON true;
 END;
 COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
-'The capture of this database, one row; none: nothing is captured. worker_pid: null without a worker. lag_bytes: WAL, of all databases, that was not looked through yet; null: capture cannot go on. lag_seconds: so old is at most what is committed and not captured, also during a long pass, a wait or a failure; Infinity: capture cannot go on, and last_error tells why; null on a standby, where it is not known. last_commit: of the last captured transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL that the server keeps for the slot. last_error: the last failure of a worker, with its SQLSTATE and time; it tries again. open_gaps: rows of audit_gaps that no backfill has closed. It works on a standby.';
+'The capture of this database, one row; none: nothing is captured. worker_pid: null without a worker. lag_bytes: WAL, of all databases, that was not looked through yet; null: capture cannot go on. lag_seconds: so old is at most what is committed and not captured, also during a long pass, a wait or a failure; Infinity: capture cannot go on, and last_error tells why; null on a standby, where it is not known. last_commit: of the last captured transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL that the server keeps for the slot. last_error: that there is no such publication, or the last failure of a worker, with its SQLSTATE and time; it tries again. open_gaps: rows of audit_gaps that no backfill has closed. It works on a standby.';

@@ -62,7 +62,7 @@ fn pass(upto_nchanges: Option<i32>, is_asked: bool) -> Result<(i64, i64, bool), 
     pg::flush_wal();
     let flushed = pg::flushed_lsn();
     let (captured, read) = capturing(|isolation| take_pending(&slot, upto_nchanges, isolation))?;
-    let is_complete = !read.is_cut && upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
+    let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
     let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
     let skipped_to = link.note_skipped(&slot, &read);
     let is_far = link.distance > FAR || reached > link.read_to.max(link.confirmed) + WORTH_A_NOTE;

@@ -1,6 +1,6 @@
 //! Reading a slot, without consuming it.
 
-use super::decode::{Commit, Decoded, Decoder, End, Failure};
+use super::decode::{Commit, Decoded, Decoder, Failure};
 use super::source::Source;
 use crate::message::Written;
 use crate::pg::{BuiltinOid, Cursor, ErrorReport, as_extension, pinned, quietly};
@@ -38,6 +38,9 @@ thread_local! {
     static CAPTURED: Statement = const { Statement::new(
         "SELECT slot::text, publication::text FROM audit_cdc_internal.captures", &[]) };
 
+    static PUBLICATION: Statement = const { Statement::new(
+        "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)", &[BuiltinOid::TEXTOID]) };
+
     static PLUGIN: Statement = const { Statement::new(
         "SELECT plugin::text FROM pg_replication_slots WHERE slot_name = $1", &[BuiltinOid::TEXTOID]) };
 }
@@ -59,8 +62,6 @@ pub struct Read {
     pub end_lsn: u64,
     /// Messages of the stream.
     pub count: i64,
-    /// It goes on, but cannot be read.
-    pub is_cut: bool,
 }
 
 impl Slot {
@@ -81,7 +82,7 @@ impl Slot {
     }
 
     /// Gives what is committed to `take`, in steps; it takes it out of the lists. Stops after the transaction in which the stream's
-    /// messages reach `upto`, and where something changed while there was no publication: an error, unless something was committed before.
+    /// messages reach `upto`.
     pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Decoded)) -> Result<Read, ErrorReport> {
         self.require_our_plugin()?;
         let mut decoder = Decoder::new(Source::here());
@@ -89,31 +90,18 @@ impl Slot {
         let arguments = [self.slot.as_str().into(), upto.into(), self.publication.as_str().into()];
         let mut cursor = Cursor::open(PEEK, &arguments);
         loop {
-            let mut whole = 0;
             let decode = |messages: &[&[u8]]| {
                 for message in messages {
-                    match decoder.decode(message, &mut decoded)? {
-                        Some(End::Commit(commit)) => {
-                            read.first_lsn.get_or_insert(commit.lsn);
-                            read.end_lsn = commit.end_lsn;
-                            read.last = Some(commit).filter(|commit| commit.has_changes).or(read.last);
-                            whole = decoded.changes.len();
-                        }
-                        Some(End::NoPublication) => {
-                            decoded.changes.truncate(whole);
-                            read.is_cut = true;
-                            return Ok(0);
-                        }
-                        None => {}
+                    if let Some(commit) = decoder.decode(message, &mut decoded)? {
+                        read.first_lsn.get_or_insert(commit.lsn);
+                        read.end_lsn = commit.end_lsn;
+                        read.last = Some(commit).filter(|commit| commit.has_changes).or(read.last);
                     }
                 }
                 Ok(messages.len() as i64)
             };
             // the first fetch does all the work of the server
             let fetched = quietly(|| cursor.fetch_bytes(FETCHED, decode)).map_err(|failure| self.report(failure))?;
-            if read.is_cut && read.end_lsn == 0 {
-                return Err(self.no_publication());
-            }
             take(&mut decoded);
             match fetched {
                 0 => return Ok(read),
@@ -139,11 +127,16 @@ impl Slot {
         }
     }
 
-    fn no_publication(&self) -> ErrorReport {
+    /// For who names one. Capture goes on without: what it misses is a gap.
+    fn require_publication(&self) -> Result<(), ErrorReport> {
+        let is_there = PUBLICATION.with(|publication| {
+            publication.read(|| vec![self.publication.as_str().into()], |rows| rows.first().get_one::<bool>())
+        });
+        if is_there == Some(true) {
+            return Ok(());
+        }
         let message = format!("publication \"{}\" does not exist", self.publication);
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, "read")
-            .set_detail("Something was changed while it did not exist. What of it was to be captured is not known.")
-            .set_hint("Create it again, CALL audit_capture_stop(discard_pending => true), and start again.")
+        Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, "read"))
     }
 
     fn report(&self, failure: Failure) -> ErrorReport {
@@ -174,6 +167,9 @@ fn audit_changes(
         }
     };
     let mut messages = Vec::new();
-    pinned(|| slot.read(upto_nchanges, |decoded| messages.append(&mut decoded.changes)))?;
+    pinned(|| {
+        slot.require_publication()?;
+        slot.read(upto_nchanges, |decoded| messages.append(&mut decoded.changes))
+    })?;
     Ok(SetOfIterator::new(messages.into_iter().map(|message: Written| message.whole().into_owned())))
 }

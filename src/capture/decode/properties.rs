@@ -1,6 +1,6 @@
 //! Whole streams: as our output plugin sends them, and damaged.
 
-use super::stream::{Catalog, Commit, Decoded, Decoder, End, Failure};
+use super::stream::{Catalog, Commit, Decoded, Decoder, Failure};
 use super::value::Kind;
 use super::wire::{Column, Filter, Omitted, Relation, ReplicaIdentity, message};
 use super::write::Writer;
@@ -81,7 +81,7 @@ fn annotation(content: &str) -> Vec<u8> {
     written(|writer| writer.set_annotations(content.as_bytes()))
 }
 
-fn decoded(stream: &[&[u8]]) -> Result<(Vec<String>, Vec<End>), Failure> {
+fn decoded(stream: &[&[u8]]) -> Result<(Vec<String>, Vec<Commit>), Failure> {
     let mut decoder = Decoder::new(Fixed);
     let (mut decoded, mut ends) = (Decoded::default(), Vec::new());
     for bytes in stream {
@@ -106,7 +106,7 @@ fn a_change_its_place_and_its_commit() {
             r#"{"action":"insert","changes":null,"metadata":{"commit_idx":1,"commit_lsn":9,"commit_timestamp":"2000-01-01T00:00:00.000000Z","database":{"id":"d","name":"n"},"idempotency_key":"OTox","record_pks":["1"],"replica_identity":"default","table_name":"t","table_schema":"public","transaction_annotations":{"username": "ada"},"unknown_columns":["g"],"unknown_old_columns":[]},"record":{"id":1,"v":"a"}}"#
         ]
     );
-    assert_eq!(ends, [End::Commit(Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: true })]);
+    assert_eq!(ends, [Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: true }]);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn excluded_tables_are_passed_over() {
         decoded(&[&begin(), &own, &other, &insert(0, 9), &insert(1, 7), &commit()]).expect("a good stream");
     let (_, ends) =
         decoded(&[&begin(), &own, &table(8, full), &insert(0, 9), &insert(1, 8), &commit()]).expect("a good stream");
-    assert_eq!(ends, [End::Commit(Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: false })]);
+    assert_eq!(ends, [Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: false }]);
     assert_eq!(changes.len(), 1);
     assert!(changes[0].contains("\"commit_idx\":1,"), "{changes:?}");
 }
@@ -153,12 +153,6 @@ fn a_schema_change_has_its_place_and_its_annotations() {
         .collect();
     assert_eq!(told, [(5, 9, 1, 0, true), (6, 9, 4, 0, false)]);
     assert_eq!(decoded.changes.len(), 1);
-}
-
-#[test]
-fn without_a_publication_the_stream_ends() {
-    let (_, ends) = decoded(&[&begin(), &written(Writer::no_publication)]).expect("a good stream");
-    assert_eq!(ends, [End::NoPublication]);
 }
 
 #[test]

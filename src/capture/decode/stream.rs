@@ -62,14 +62,6 @@ pub struct SchemaChange {
     pub annotations: Option<Annotations<'static>>,
 }
 
-/// What a message ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    Commit(Commit),
-    /// While there was no publication, something changed: what was to be captured of it nobody knows.
-    NoPublication,
-}
-
 /// The end of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
@@ -100,7 +92,7 @@ impl<C: Catalog> Decoder<C> {
     }
 
     /// Appends what one message of the stream stands for, each change as a message, and tells what it ends.
-    pub fn decode(&mut self, bytes: &[u8], decoded: &mut Decoded) -> Result<Option<End>, Failure> {
+    pub fn decode(&mut self, bytes: &[u8], decoded: &mut Decoded) -> Result<Option<Commit>, Failure> {
         let changes = &mut decoded.changes;
         match message(bytes)? {
             Message::Begin { commit_lsn: lsn, commit_time, xid } => {
@@ -118,9 +110,8 @@ impl<C: Catalog> Decoder<C> {
             Message::Commit { end_lsn } => {
                 let Transaction { lsn, commit_time, has_changes, .. } =
                     self.transaction.take().ok_or(Failure::OutOfPlace)?;
-                return Ok(Some(End::Commit(Commit { lsn, end_lsn, time: commit_time, has_changes })));
+                return Ok(Some(Commit { lsn, end_lsn, time: commit_time, has_changes }));
             }
-            Message::NoPublication => return Ok(Some(End::NoPublication)),
             Message::Relation(relation) => {
                 let left_out = self.catalog.left_out(relation.oid);
                 self.tables.insert(relation.number, (self.table(&relation), left_out));

@@ -82,8 +82,6 @@ pub enum Message<'a> {
         idx: u32,
         id: i64,
     },
-    /// Something changed while there was no publication of the name.
-    NoPublication,
 }
 
 /// A table as it was at the change.
@@ -228,7 +226,6 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             Message::Truncate { idx, relations: (0..count).map(|_| rest.u32()).collect::<Result<_, _>>()? }
         }
         b'S' => Message::SchemaChange { idx: rest.u32()?, id: rest.u64()? as i64 },
-        b'P' => Message::NoPublication,
         kind => return Err(Malformed::Unknown(kind)),
     };
     if rest.0.is_empty() { Ok(message) } else { Err(Malformed::TooLong) }

@@ -109,10 +109,6 @@ impl Writer {
         self.start(b'S').u32(idx).u64(id as u64);
     }
 
-    pub fn no_publication(&mut self) {
-        self.start(b'P');
-    }
-
     /// So many values follow.
     pub fn row(&mut self, count: usize) {
         self.count(count);
@@ -286,7 +282,7 @@ mod tests {
     fn messages_without_rows() {
         let sha256 = &SHA256;
         type Case<'a> = (fn(&mut Writer), Message<'a>);
-        let cases: [Case; 9] = [
+        let cases: [Case; 8] = [
             (|w| w.begin(9, -1, 5), Message::Begin { commit_lsn: 9, commit_time: -1, xid: 5 }),
             (|w| w.commit(12), Message::Commit { end_lsn: 12 }),
             (|w| w.set_annotations(b"{\0"), Message::SetAnnotations(b"{\0")),
@@ -298,7 +294,6 @@ mod tests {
             (Writer::rule, Message::Rule),
             (|w| w.truncate(4, &[7, 8]), Message::Truncate { idx: 4, relations: vec![7, 8] }),
             (|w| w.schema_change(4, -8), Message::SchemaChange { idx: 4, id: -8 }),
-            (Writer::no_publication, Message::NoPublication),
         ];
         for (write, expected) in cases {
             assert_eq!(message(&written(write)), Ok(expected));

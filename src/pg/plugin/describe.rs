@@ -26,7 +26,8 @@ pub fn describe(relation: pg_sys::Relation, publication: &CStr, memory: pg_sys::
         _ if unsafe { !pg_sys::is_publishable_relation(relation) } => Table::Unpublished,
         _ if schema_of(row) == SCHEMA && name_of(&row.relname) == SCHEMA_CHANGES => Table::SchemaChanges,
         _ if schema_of(row) == SCHEMA => Table::OfTheLog,
-        None => Table::NoPublication,
+        // who took it away is in schema_changes, and so is the gap
+        None => Table::Unpublished,
         Some(publication) => match publication.publishes_as(number, row, &above) {
             None => Table::Unpublished,
             Some(published_as) => Table::Published(Box::new(published(relation, &publication, published_as, memory))),

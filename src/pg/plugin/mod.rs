@@ -189,7 +189,6 @@ impl Plugin {
                     output.send(stream, |writer| writer.schema_change(idx, id));
                 }
             }
-            Table::NoPublication => output.no_publication(stream),
             Table::SchemaChanges | Table::OfTheLog | Table::Unpublished => {}
         }
     }
@@ -200,10 +199,8 @@ impl Plugin {
         let idx = output.place();
         let mut told = Vec::new();
         for relation in relations {
-            match tables.table(*relation, publication) {
-                Table::Published(table) => told.extend(table.truncated(output, stream)),
-                Table::NoPublication => output.no_publication(stream),
-                _ => {}
+            if let Table::Published(table) = tables.table(*relation, publication) {
+                told.extend(table.truncated(output, stream));
             }
         }
         if !told.is_empty() {

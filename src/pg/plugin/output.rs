@@ -27,8 +27,6 @@ pub struct Output {
     next_idx: u32,
     /// The transaction's beginning was sent: there is something to tell of it.
     has_begun: bool,
-    /// It was sent that there is no publication: nobody reads on.
-    is_cut: bool,
 }
 
 impl Output {
@@ -65,13 +63,6 @@ impl Output {
         }
     }
 
-    pub fn no_publication(&mut self, stream: Stream) {
-        if !self.is_cut {
-            self.send(stream, Writer::no_publication);
-            self.is_cut = true;
-        }
-    }
-
     /// What changes of a table need to be understood, unless it was sent already.
     pub fn describe(&mut self, stream: Stream, relation: &Relation) {
         self.writer.relation(relation);
@@ -86,9 +77,6 @@ impl Output {
     /// Sends the message that `write` writes.
     pub fn send(&mut self, stream: Stream, write: impl FnOnce(&mut Writer)) {
         let Stream { context, transaction } = stream;
-        if self.is_cut {
-            return;
-        }
         if !self.has_begun {
             self.has_begun = true;
             // SAFETY: the transaction is the one that is told of.

@@ -18,8 +18,6 @@ pub enum Table {
     OfTheLog,
     SchemaChanges,
     Unpublished,
-    /// There is no publication of the name.
-    NoPublication,
     Published(Box<Published>),
 }
 
