@@ -16,6 +16,7 @@ CREATE TABLE audit_cdc_internal.gaps (
   from_lsn pg_lsn NOT NULL,
   from_time timestamptz,
   noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  xid xid8 NOT NULL DEFAULT pg_current_xact_id(), -- who noted it
   detail text,
   CHECK (num_nonnulls(relation, table_schema, table_name) IN (0, 3))
 );
@@ -49,10 +50,10 @@ CREATE FUNCTION audit_cdc_internal.note_gap(
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   INSERT INTO audit_cdc_internal.gaps (database_id, relation, table_schema, table_name, reason, from_lsn, from_time, detail)
-  SELECT audit_cdc_internal.this_database() ->> 'id', c.oid, n.nspname, c.relname, note_gap.reason, note_gap.from_lsn,
-         note_gap.from_time, note_gap.detail
-  FROM (SELECT) AS one
-  LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON c.oid = note_gap.relation
+  SELECT audit_cdc_internal.this_database() ->> 'id', CASE WHEN i.names IS NOT NULL THEN note_gap.relation END,
+         i.names[1], i.names[2], note_gap.reason, note_gap.from_lsn, note_gap.from_time, note_gap.detail
+  -- not of pg_class: an older snapshot may not see the table there
+  FROM (SELECT parse_ident((pg_identify_object('pg_class'::regclass, note_gap.relation, 0)).identity) AS names) AS i
   WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.gaps AS g
                     WHERE g.relation IS NOT DISTINCT FROM note_gap.relation AND g.reason = note_gap.reason
                       AND g.database_id = audit_cdc_internal.this_database() ->> 'id'

@@ -62,7 +62,8 @@ DECLARE
 BEGIN
   IF NOT audit_cdc_internal.is_excluded(relation) AND NOT EXISTS (
       SELECT FROM audit_cdc_internal.gaps AS g
-      WHERE g.relation = relation AND g.reason = reason AND g.noticed_at >= now()) THEN
+      WHERE g.relation = relation AND g.reason = reason AND g.xid = pg_current_xact_id()
+        AND g.database_id = audit_cdc_internal.this_database() ->> 'id') THEN
     PERFORM audit_cdc_internal.note_gap(relation, reason, at, clock_timestamp(), detail);
     PERFORM audit_cdc_internal.end_gaps(relation, ARRAY[reason], at);
   END IF;
@@ -127,19 +128,17 @@ $$;
 
 -- ALTER TABLE is about to write a table anew: decoding sees none of its new values. Reasons are as PostgreSQL has them
 -- (PostgreSQL source, event_trigger.h): 2, a column with a default that is worked out for each row; 4, another type.
-CREATE FUNCTION audit_cdc_internal.record_rewrite() RETURNS void
-  LANGUAGE plpgsql SET jit = off AS $$
-DECLARE
-  relation CONSTANT oid := pg_event_trigger_table_rewrite_oid();
-  last audit_cdc_internal.schema_changes;
-BEGIN
-  IF pg_event_trigger_table_rewrite_reason() & 6 <> 0 AND pg_relation_size(relation) > 0 THEN
-    last := audit_cdc_internal.last_schema('table', relation);
-    PERFORM audit_cdc_internal.note_silent_change(last.published_as, 'rewritten', left(current_query(), 1000))
-    WHERE last.published_as IS NOT NULL;
-  END IF;
-END
-$$;
+CREATE FUNCTION audit_cdc_internal.rewritten() RETURNS oid LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT (audit_cdc_internal.last_schema('table', r.relation)).published_as
+  FROM (SELECT pg_event_trigger_table_rewrite_oid() AS relation, pg_event_trigger_table_rewrite_reason() AS reason) AS r
+  WHERE r.reason & 6 <> 0 AND pg_relation_size(r.relation) > 0;
+END;
+
+CREATE FUNCTION audit_cdc_internal.record_rewrite(published_as oid) RETURNS void LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  SELECT audit_cdc_internal.note_silent_change(published_as, 'rewritten', left(current_query(), 1000));
+END;
 
 -- Tables as they are when capture starts.
 CREATE FUNCTION audit_cdc_internal.record_tables() RETURNS void LANGUAGE sql VOLATILE
@@ -199,8 +198,10 @@ COMMENT ON COLUMN @extschema@.audit_schema_changes.commit_idx IS 'place among th
 COMMENT ON COLUMN @extschema@.audit_schema_changes.commit_timestamp IS 'as in audit_logs; null: not captured yet';
 
 CREATE EVENT TRIGGER audit_cdc_schema_changes ON ddl_command_end
-  WHEN TAG IN ('ALTER DOMAIN', 'ALTER EXTENSION', 'ALTER INDEX', 'ALTER PUBLICATION', 'ALTER SCHEMA',
-               'ALTER TABLE', 'ALTER TYPE', 'CREATE PUBLICATION', 'CREATE SCHEMA', 'CREATE TABLE', 'CREATE TABLE AS',
+  -- PostgreSQL takes ALTER VIEW and its like for tables too
+  WHEN TAG IN ('ALTER DOMAIN', 'ALTER EXTENSION', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER MATERIALIZED VIEW',
+               'ALTER PUBLICATION', 'ALTER SCHEMA', 'ALTER SEQUENCE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER VIEW',
+                'CREATE PUBLICATION', 'CREATE SCHEMA', 'CREATE TABLE', 'CREATE TABLE AS',
                'SELECT INTO')
   EXECUTE FUNCTION audit_cdc_internal.note_schema_change();
 ALTER EVENT TRIGGER audit_cdc_schema_changes ENABLE ALWAYS;

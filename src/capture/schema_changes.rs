@@ -7,7 +7,7 @@ use crate::message::Annotations;
 use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, as_extension, pinned, with_latest_snapshot};
 use crate::statement::Statement;
 use pgrx::Uuid;
-use pgrx::fn_call::{Arg, fn_call};
+use pgrx::fn_call::{Arg, FnCallArg, fn_call};
 use pgrx::prelude::*;
 use std::rc::Rc;
 
@@ -28,7 +28,8 @@ thread_local! {
         "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6) ON CONFLICT DO NOTHING",
         &[INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID]) };
 
-    static REWRITE: Statement = const { Statement::new("SELECT audit_cdc_internal.record_rewrite()", &[]) };
+    static REWRITE: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.record_rewrite($1)", &[BuiltinOid::OIDOID]) };
 }
 
 /// Whoever runs the command, this writes with the rights of the extension's owner. It takes nothing from the caller but
@@ -48,7 +49,9 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
     as_extension(|| {
         pinned(|| {
             if event.name == "table_rewrite" {
-                REWRITE.with(|rewrite| rewrite.run(Vec::new, |_| Ok(())));
+                if let Some(table) = seen_by_all::<pg_sys::Oid>("audit_cdc_internal.rewritten", &[])? {
+                    REWRITE.with(|rewrite| rewrite.run(|| vec![table.into()], |_| Ok(())));
+                }
                 return Ok(());
             }
             if let Some(differences) = differences(&event)? {
@@ -60,13 +63,21 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
     })
 }
 
-/// What is another now, as all others see it too. Not through SPI: in a transaction that has written, it looks as the
-/// transaction's own statements do.
+/// What is another now.
 fn differences(event: &Event) -> Result<Option<String>, ErrorReport> {
     let (name, tag) = (Arg::Value(event.name.as_str()), Arg::Value(event.tag.as_str()));
-    with_latest_snapshot(|| fn_call("audit_cdc_internal.differences_after", &[&name, &tag])).map_err(|error| {
+    seen_by_all("audit_cdc_internal.differences_after", &[&name, &tag])
+}
+
+/// Calls a function that reads, as all others see it too. Not through SPI: in a transaction that has written, it looks as
+/// the transaction's own statements do.
+fn seen_by_all<T: FromDatum + IntoDatum>(
+    function: &str,
+    arguments: &[&dyn FnCallArg],
+) -> Result<Option<T>, ErrorReport> {
+    with_latest_snapshot(|| fn_call(function, arguments)).map_err(|error| {
         let message = format!("cannot tell what a command has changed: {error}");
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, message, "differences")
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, message, "seen_by_all")
     })
 }
 

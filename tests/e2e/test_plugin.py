@@ -143,6 +143,15 @@ def test_a_row_filter_that_fails_leaves_nothing_out(paused):
     assert logged(paused) == [0, 1]
 
 
+def test_a_row_filter_for_which_a_value_is_too_long(paused):
+    """Who may write a row cannot stop capture with it."""
+    paused.run("DROP PUBLICATION audited; CREATE PUBLICATION audited FOR TABLE t WHERE (to_tsvector('simple'::regconfig, v) @@ 'x'::tsquery)")
+    paused.run("INSERT INTO t SELECT 1, string_agg(md5(n::text), ' ') FROM generate_series(1, 60000) AS n")
+    paused.run("INSERT INTO t VALUES (2, 'x'), (3, 'y')")
+    capture(paused)
+    assert logged(paused) == [1, 2]
+
+
 def test_a_row_filter_of_a_root_sees_its_columns(paused):
     paused.run("""DROP PUBLICATION audited; CREATE TABLE p (a int, b int, v text, PRIMARY KEY (a, b)) PARTITION BY LIST (a);
         CREATE TABLE p1 (v text, gone int, b int NOT NULL, a int NOT NULL); ALTER TABLE p1 DROP gone; ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1);

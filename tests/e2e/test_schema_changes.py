@@ -197,6 +197,36 @@ def test_values_that_a_rewrite_changes(paused, sql, is_gap):
     assert gaps(paused) == ([("t", "rewritten", True)] if is_gap else [])
 
 
+REWRITTEN = "SELECT count(*), count(*) FILTER (WHERE is_open) FROM audit_gaps WHERE table_name = 't' AND reason = 'rewritten'"
+
+
+def test_an_old_transaction_does_not_hide_a_rewrite_behind_anothers(paused):
+    paused.run("INSERT INTO t VALUES (1, '7')")
+    old = paused.connect()
+    old.cursor().execute("BEGIN; SELECT now()")
+    paused.run("ALTER TABLE t ALTER v TYPE int USING v::int")
+    paused.run("CALL audit_backfill('t')")
+    assert paused.rows(REWRITTEN) == [(1, 0)]
+    old.cursor().execute("ALTER TABLE t ALTER v TYPE text USING 'forged'; COMMIT")
+    assert paused.rows(REWRITTEN) == [(2, 1)]
+
+
+def test_an_old_snapshot_does_not_hide_a_rewrite(paused):
+    paused.run("DROP PUBLICATION audited; CREATE PUBLICATION audited; INSERT INTO t VALUES (1, '7')")
+    old = paused.connect()
+    old.cursor().execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+    paused.run("CREATE TABLE w (id int PRIMARY KEY, v text); ALTER TABLE w REPLICA IDENTITY FULL; INSERT INTO w VALUES (1, '7')")
+    paused.run("ALTER PUBLICATION audited ADD TABLE w")
+    paused.run("CALL audit_backfill('w')")
+    old.cursor().execute("ALTER TABLE w ALTER v TYPE int USING 8; COMMIT")
+    assert gaps(paused, "table_name, reason, is_open")[-1] == ("w", "rewritten", True)
+
+
+def test_a_table_that_is_altered_as_a_view(paused):
+    [(tag, now)] = noted(paused, "ALTER VIEW t RENAME COLUMN v TO w", "command_tag, columns_after")
+    assert tag == "ALTER VIEW" and names(now) == ["id", "w"]
+
+
 def test_a_partition_leaves_and_comes_back(source):
     source.run("CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)")
     publish(source, "TABLE p")

@@ -83,7 +83,7 @@ impl RowFilter {
             !is_null && value.value() != 0
         });
         evaluated.unwrap_or_else(|error| {
-            if !is_of_data(&error) {
+            if is_of_the_server(&error) {
                 error.rethrow();
             }
             // SAFETY: the error may have left another.
@@ -93,11 +93,12 @@ impl RowFilter {
     }
 }
 
-fn is_of_data(error: &CaughtError) -> bool {
+/// Out of memory, or stopped by somebody. Every other error is one of the row: too long, for instance.
+fn is_of_the_server(error: &CaughtError) -> bool {
     match error {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-            SqlState::unpacked(report.sql_error_code() as i32).class() == b"22"
+            matches!(SqlState::unpacked(report.sql_error_code() as i32).class(), b"53" | b"57")
         }
-        CaughtError::RustPanic { .. } => false,
+        CaughtError::RustPanic { .. } => true,
     }
 }
