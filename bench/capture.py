@@ -126,6 +126,8 @@ def same_rows(with_wal2json):
 
 def ingest(changes):
     fresh()
+    here = value("SELECT source ->> 'id' FROM audit_cdc_internal.this_database() AS source")
+    changes = [message.replace(here, "elsewhere") for message in changes]  # of this server nobody may deliver any
     bodies = [(('{"data":[' + ",".join(changes[n:n + BATCH]) + "]}").encode(),) for n in range(0, CHANGES, BATCH)]
     taken = seconds_of_calls(log.INGEST, bodies)
     log.holds(CHANGES)
