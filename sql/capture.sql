@@ -103,7 +103,7 @@ DECLARE
   plugins CONSTANT text := current_setting('output_plugin_libraries', true);
   has_wal CONSTANT boolean := current_setting('wal_level') = 'logical';
   has_plugin CONSTANT boolean := plugins IS NULL
-    OR EXISTS (SELECT FROM string_to_table(plugins, ',') AS p(library) WHERE btrim(p.library, ' "') = 'audit_cdc');
+    OR EXISTS (SELECT FROM string_to_table(plugins, ',') AS named(plugin) WHERE btrim(plugin, ' "') = 'audit_cdc');
   has_worker CONSTANT boolean := audit_cdc_internal.is_preloaded();
 BEGIN
   IF has_wal AND has_plugin THEN

@@ -97,8 +97,8 @@ fn parts(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 
 /// Reads the next rows. False: there are none.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.backfill_batch(backfill_id uuid, relation oid, batch_size integer) RETURNS boolean
-  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp SET jit = off
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn backfill_batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bool, ErrorReport> {
     pinned(|| batch(backfill_id, relation, batch_size))
@@ -168,8 +168,8 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
 
 /// Ends the backfill of a table, all of which is read.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.complete_backfill(backfill_id uuid, relation oid) RETURNS void
-  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp SET jit = off
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn complete_backfill(backfill_id: Uuid, relation: pg_sys::Oid) {
     pinned(|| {

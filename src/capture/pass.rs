@@ -36,8 +36,8 @@ thread_local! {
 
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.capture_pass(upto_nchanges integer, is_asked boolean DEFAULT false)
   RETURNS TABLE (captured bigint, reached pg_lsn, is_complete boolean)
-  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET work_mem = '32MB' SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
   SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]

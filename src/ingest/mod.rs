@@ -53,8 +53,8 @@ impl Counts {
 // a few rows is never worth compiling.
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(text)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
-  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_ingest_text(
@@ -68,8 +68,8 @@ fn audit_ingest_text(
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(text[])
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
-  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_ingest_texts(
@@ -87,8 +87,8 @@ fn audit_ingest_texts(
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_retry_rejects(ids bigint[] DEFAULT NULL)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
-  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_retry_rejects(

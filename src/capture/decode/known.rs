@@ -1,5 +1,6 @@
 //! What a message is known to say is what is read from it.
 
+use super::properties::Cell;
 use super::table::{Column, CommitTime, Position, Table};
 use super::value::{Kind, string};
 use super::wire::{Filter, Old, Omitted, ReplicaIdentity, Value};
@@ -21,14 +22,6 @@ fn database() -> impl Strategy<Value = String> {
         2 => named,
         1 => prop::sample::select(vec!["{}", "[]", "null", "7", r#"{"id":7}"#, r#"{"name":"n"}"#, r#"{"id":"a","id":"b"}"#]).prop_map(String::from),
     ]
-}
-
-#[derive(Debug, Clone)]
-enum Cell {
-    Null,
-    Unchanged,
-    Omitted(u64),
-    Text(String),
 }
 
 fn row() -> impl Strategy<Value = Vec<Cell>> {

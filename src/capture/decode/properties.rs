@@ -211,7 +211,7 @@ fn what_was_too_large_is_said() {
 }
 
 #[derive(Debug, Clone)]
-enum Cell {
+pub enum Cell {
     Null,
     Unchanged,
     Omitted(u64),
