@@ -75,6 +75,7 @@ impl RowFilter {
             pg_sys::MemoryContextReset((*self.context).ecxt_per_tuple_memory);
             (*self.context).ecxt_scantuple = self.slot;
         }
+        // SAFETY: reads what is of this process alone.
         let memory = unsafe { pg_sys::CurrentMemoryContext };
         let evaluated = caught(|| {
             let mut is_null = false;
