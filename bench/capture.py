@@ -39,7 +39,7 @@ WAL2JSON = """pg_logical_slot_peek_changes('wal2json', NULL, %s, 'format-version
   'include-pk', '1', 'include-lsn', '1', 'include-types', '0', 'include-typmod', '0', 'add-tables', 'public.orders')"""
 READS = {
     "plugin": "pg_logical_slot_peek_binary_changes('captured', NULL, NULL, 'publication', 'bench')",
-    "messages": "audit_changes() AS c(message), text(message) AS data",
+    "messages": "audit_pending_changes() AS c(message), text(message) AS data",
     "wal2json": WAL2JSON % "NULL",
 }
 
@@ -149,8 +149,8 @@ def measure():
             if first == capture:
                 for what in reads:
                     taken[f"read as {what}"].append(seconds(execute, f"SELECT count(*), sum(length(data)) FROM {READS[what]}"))
-                changes = [message for (message,) in execute("SELECT text(message) FROM audit_changes() AS c(message)").fetchall()]
-                check(len(changes), CHANGES, "messages of audit_changes()")
+                changes = [message for (message,) in execute("SELECT text(message) FROM audit_pending_changes() AS c(message)").fetchall()]
+                check(len(changes), CHANGES, "messages of audit_pending_changes()")
             taken[first.__name__].append(seconds(first))
             for second in ways:
                 if second != first:

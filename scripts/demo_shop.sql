@@ -47,7 +47,7 @@ ALTER TABLE carts REPLICA IDENTITY FULL;
 CREATE EXTENSION audit_cdc;
 CREATE PUBLICATION audited FOR TABLES IN SCHEMA public;
 SELECT audit_capture_start('audited');
-SELECT audit_create_history('products');
+SELECT audit_create_history_projection('products');
 \set ECHO none
 
 CREATE TABLE activity_feed (

@@ -48,13 +48,13 @@ BEGIN
         'audit_undo_sql', 'audit_redo_sql', 'audit_undo', 'audit_redo', 'audit_replay_sql',
         'audit_create_projection', 'audit_alter_projection', 'audit_rebuild_projection', 'audit_retry_projection',
         'audit_disable_projection', 'audit_enable_projection', 'audit_drop_projection',
-        'audit_create_history', 'audit_create_history_table', 'audit_create_activity']),
+        'audit_create_history_projection', 'audit_create_activity']),
       -- views, and functions that run with the reader's rights, call them
       ('audit_cdc_reader', true, ARRAY[
         'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'diff', 'keep_private', 'table_named', 'relation_of', 'columns_of',
-        'rows_as_of', 'unknown_as_of', 'history', 'or_here', 'one_log', 'steps', 'run_steps', 'is_run_as_owner', 'run_statement']),
+        'create_history_table', 'rows_as_of', 'unknown_as_of', 'history', 'or_here', 'one_log', 'steps', 'run_steps', 'is_run_as_owner', 'run_statement']),
       ('audit_cdc_admin', false, ARRAY[
-        'audit_retry_rejects', 'audit_describe_tables', 'audit_changes',
+        'audit_retry_rejects', 'audit_describe_tables', 'audit_pending_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',
          'audit_exclude_table', 'audit_include_table', 'audit_allow_source', 'audit_revoke_source', 'audit_continue']),
       -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls

@@ -1,7 +1,7 @@
 -- The obvious projection: every change of one table as a typed row. Both functions run with the caller's rights.
 
 -- names, types, modifiers and type_names: of the table's columns; a modifier is null where only the name tells it.
-CREATE FUNCTION @extschema@.audit_create_history_table(
+CREATE FUNCTION audit_cdc_internal.create_history_table(
     history text, schema text, names text[], types regtype[], modifiers integer[], type_names text[], key text[],
     database_id text, table_schema text, table_name text)
   RETURNS regclass LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -75,9 +75,9 @@ WHERE l.table_schema = %L AND l.table_name = %L', qualified, table_schema, table
   RETURN qualified::regclass;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.audit_create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text) IS 'Serves audit_create_history.';
+COMMENT ON FUNCTION audit_cdc_internal.create_history_table(text, text, text[], regtype[], integer[], text[], text[], text, text, text) IS 'Serves audit_create_history_projection.';
 
-CREATE FUNCTION @extschema@.audit_create_history(source regclass, history text DEFAULT NULL, database_id text DEFAULT NULL)
+CREATE FUNCTION @extschema@.audit_create_history_projection(source regclass, history text DEFAULT NULL, database_id text DEFAULT NULL)
   RETURNS regclass LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   called record;
@@ -96,23 +96,23 @@ BEGIN
   IF called IS NULL OR layout.names IS NULL THEN
     RAISE EXCEPTION 'source must be a table with columns' USING ERRCODE = 'undefined_table';
   END IF;
-  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(called.relname, '_history'))), called.nspname,
+  RETURN audit_cdc_internal.create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(called.relname, '_history'))), called.nspname,
            layout.names, layout.types, layout.modifiers, NULL::text[], layout.key, database_id, called.nspname, called.relname);
 END
 $$;
-COMMENT ON FUNCTION @extschema@.audit_create_history(regclass, text, text) IS
+COMMENT ON FUNCTION @extschema@.audit_create_history_projection(regclass, text, text) IS
 'Creates a table with every change of source as a typed row (its columns after those of the change, which begin with audit_), keeps it filled and fills it from the log. source: a table of this database that is called like the audited one and has its columns; it is not needed afterwards. history: its name, also qualified; null: the source''s with _history, in the same schema. database_id: only changes of that database; null: of all. Returns the table. Errors: as CREATE TABLE and audit_create_projection.';
 
-CREATE FUNCTION @extschema@.audit_create_history(database_id text, table_schema text, table_name text, history text DEFAULT NULL)
+CREATE FUNCTION @extschema@.audit_create_history_projection(database_id text, table_schema text, table_name text, history text DEFAULT NULL)
   RETURNS regclass LANGUAGE plpgsql AS $$
 DECLARE
   described @extschema@.audit_described_tables;
   layout pg_catalog.record;
 BEGIN
   SELECT d.* INTO described FROM @extschema@.audit_described_tables AS d
-  WHERE d.database_id OPERATOR(pg_catalog.=) audit_create_history.database_id
-    AND d.table_schema OPERATOR(pg_catalog.=) audit_create_history.table_schema
-    AND d.table_name OPERATOR(pg_catalog.=) audit_create_history.table_name
+  WHERE d.database_id OPERATOR(pg_catalog.=) audit_create_history_projection.database_id
+    AND d.table_schema OPERATOR(pg_catalog.=) audit_create_history_projection.table_schema
+    AND d.table_name OPERATOR(pg_catalog.=) audit_create_history_projection.table_name
   ORDER BY d.valid_from DESC LIMIT 1;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'table "%.%" of database "%" is not described', table_schema, table_name, database_id
@@ -129,9 +129,9 @@ BEGIN
   IF layout.absent IS NOT NULL THEN
     RAISE NOTICE 'types that this database does not have become text: %', layout.absent;
   END IF;
-  RETURN @extschema@.audit_create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(table_name, '_history'))), pg_catalog.current_schema()::pg_catalog.text,
+  RETURN audit_cdc_internal.create_history_table(coalesce(history, pg_catalog.format('%I', pg_catalog.concat(table_name, '_history'))), pg_catalog.current_schema()::pg_catalog.text,
            layout.names, layout.types, NULL::integer[], layout.type_names, described.key_columns, database_id, table_schema, table_name);
 END
 $$;
-COMMENT ON FUNCTION @extschema@.audit_create_history(text, text, text, text) IS
+COMMENT ON FUNCTION @extschema@.audit_create_history_projection(text, text, text, text) IS
 'The same for a table by its latest description: key columns first, the others by name. Types that this database does not have become text, with a NOTICE. history: null: table_name with _history, in the current schema. Errors: also 42704 (not described).';

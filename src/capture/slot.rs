@@ -14,7 +14,7 @@ pgrx::extension_sql_file!(
     requires = [
         "projections",
         "excluded_tables",
-        audit_changes,
+        audit_pending_changes,
         capture_pass,
         last_failure,
         last_look,
@@ -147,13 +147,13 @@ impl Slot {
 }
 
 #[pg_extern(
-    sql = r#"CREATE FUNCTION @extschema@.audit_changes(slot name DEFAULT NULL, publication name DEFAULT NULL, upto_nchanges integer DEFAULT NULL)
+    sql = r#"CREATE FUNCTION @extschema@.audit_pending_changes(slot name DEFAULT NULL, publication name DEFAULT NULL, upto_nchanges integer DEFAULT NULL)
   RETURNS SETOF json LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000
   SET search_path = pg_catalog, pg_temp
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#,
     requires = ["install"]
 )]
-fn audit_changes(
+fn audit_pending_changes(
     slot: Option<&CStr>,
     publication: Option<&CStr>,
     upto_nchanges: Option<i32>,

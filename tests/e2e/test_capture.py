@@ -132,7 +132,7 @@ def test_pending_changes_are_shown_and_not_consumed(source):
     until(lambda: source.value("SHOW audit_cdc.capture_enabled") == "off")
     begin(source)
     source.run("INSERT INTO t VALUES (1), (2)")
-    shown = lambda: source.rows("SELECT c ->> 'action', c #>> '{record,id}' FROM audit_changes() AS c")  # noqa: E731
+    shown = lambda: source.rows("SELECT c ->> 'action', c #>> '{record,id}' FROM audit_pending_changes() AS c")  # noqa: E731
     assert shown() == [("insert", "1"), ("insert", "2")] == shown()
     assert source.value("SELECT count(*) FROM audit_logs") == 0
     assert capture(source) == 2 and shown() == []

@@ -21,7 +21,7 @@ def test_what_the_log_writes_does_not_feed_it(source):
     setting(naptime="100ms")
     table(source, "app")
     source.run(FEED.format("feed"))
-    source.run("SELECT audit_create_history('app')")
+    source.run("SELECT audit_create_history_projection('app')")
     source.run("CREATE TABLE parts (log_id bigint, what text) PARTITION BY RANGE (log_id); CREATE TABLE part PARTITION OF parts DEFAULT")
     source.run("SELECT audit_create_projection('parts', 'SELECT id AS log_id, action AS what FROM audit_new_logs')")
     for target in ("feed", "app_history", "parts"):
@@ -219,7 +219,7 @@ def test_nothing_is_captured_while_it_is_paused(paused):
     paused.run("INSERT INTO t VALUES (1)")
     assert capture(paused) == 1  # by hand it is
     paused.run("INSERT INTO t VALUES (2)")
-    assert len(paused.rows("SELECT audit_changes()")) == 1
+    assert len(paused.rows("SELECT audit_pending_changes()")) == 1
 
 
 def test_a_paused_one_stays_so_after_a_restart(paused):

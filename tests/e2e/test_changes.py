@@ -1,4 +1,4 @@
-"""audit_changes: what a slot holds, in Sequin's form, against the true rows of the corpus's own workload run live."""
+"""audit_pending_changes: what a slot holds, in Sequin's form, against the true rows of the corpus's own workload run live."""
 
 import json
 
@@ -25,7 +25,7 @@ def source(db):
 
 def changes(db, upto=None):
     """(text, as Python)"""
-    rows = db.rows("SELECT c::text FROM audit_changes(current_database()::name, 'everything', %s) AS c", upto)
+    rows = db.rows("SELECT c::text FROM audit_pending_changes(current_database()::name, 'everything', %s) AS c", upto)
     return [(text, json.loads(text)) for (text,) in rows]
 
 
@@ -172,6 +172,6 @@ def test_what_is_refused(source):
         with pytest.raises(psycopg2.Error) as raised:
             source.rows(sql, connection=source.connect(**options))
         return raised.value.pgcode
-    assert code("SELECT audit_changes(NULL, 'everything')") == "55000"  # nothing is captured
-    assert code("SELECT audit_changes('no such slot', 'everything')") == "42704"
-    assert code("SET ROLE audit_cdc_reader; SELECT audit_changes(current_database()::name, 'everything')") == "42501"
+    assert code("SELECT audit_pending_changes(NULL, 'everything')") == "55000"  # nothing is captured
+    assert code("SELECT audit_pending_changes('no such slot', 'everything')") == "42704"
+    assert code("SET ROLE audit_cdc_reader; SELECT audit_pending_changes(current_database()::name, 'everything')") == "42501"

@@ -281,7 +281,7 @@ def test_gaps_of_the_old_one_end_with_the_move(paused, moved):
 
 def test_projections_of_the_old_one_go_on(paused, moved):
     old = filled(paused)
-    paused.run("SELECT audit_create_history('t', database_id => %s), audit_create_activity(database_id => %s)", old, old)
+    paused.run("SELECT audit_create_history_projection('t', database_id => %s), audit_create_activity(database_id => %s)", old, old)
     db = moved(paused)
     db.run("SELECT audit_exclude_table('t_history', 'a target'), audit_exclude_table('activity', 'a target')")
     started(db)

@@ -18,6 +18,7 @@ GRANTED = {
     "keep_private": "runs with the caller's rights: revokes what the caller could revoke",
     "new_log": "empty outside of a rule; in a rule the entries that its owner may read",
     "filling": "numbers of what is being filled, shown by audit_projection_progress",
+    "create_history_table": "runs with the caller's rights: what audit_create_history_projection() does",
     "table_named": "names and keys of audited tables, which the reader reads in audit_logs",
     "relation_of": "runs with the caller's rights, on the catalogs",
     "columns_of": "runs with the caller's rights, on the catalogs",
@@ -90,7 +91,7 @@ def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
     calls = {(function["proname"], name) for function in members(db) if not function["is_bound"] and function["lanname"] != "c"
              for name in re.findall(r"\bpublic\.(\w+)\s*\(", function["prosrc"])}
     assert calls == {
-        ("audit_create_history_table", "audit_create_projection"), ("audit_create_history", "audit_create_history_table"),
+        ("create_history_table", "audit_create_projection"),
         ("audit_create_activity", "audit_create_projection"), ("audit_activity", "audit_diff_text"),
         ("audit_as_of", "audit_as_of"), ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
         ("run_steps", "audit_annotate"), ("run_steps", "audit_annotate_clear"),

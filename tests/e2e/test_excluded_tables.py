@@ -108,9 +108,9 @@ def test_a_partition_is_excluded_with_its_table(paused):
 def test_a_history_that_an_admin_makes_is_excluded(roles, paused):
     reader = roles("audit_cdc_reader")
     paused.run(f"CREATE SCHEMA s AUTHORIZATION {reader}")
-    call = "SELECT audit_create_history('t', 's.h')"
+    call = "SELECT audit_create_history_projection('t', 's.h')"
     assert code(paused.connect(user=reader), call) == "55000"
-    paused.run("SELECT audit_create_history('t')")
+    paused.run("SELECT audit_create_history_projection('t')")
     paused.run("SELECT audit_create_activity()")
     assert excluded(paused) == [("t_history", 'filled from the log by projection "t_history"', True),
                                 ("activity", 'filled from the log by projection "activity"', True)]

@@ -73,7 +73,7 @@ def test_nothing_is_left_to_default_privileges(role, empty, scope):
         empty.run(f"ALTER DEFAULT PRIVILEGES {scope} GRANT {what} TO PUBLIC")
     empty.run("CREATE EXTENSION audit_cdc; CREATE TABLE orders (id int PRIMARY KEY, value text)")
     empty.ingest(batch([change(record={"id": 1, "value": "a"})]))
-    empty.run("SELECT audit_create_history('orders'), audit_create_activity()")
+    empty.run("SELECT audit_create_history_projection('orders'), audit_create_activity()")
     assert empty.rows(MEMBERS, web) == []
     assert empty.rows(OTHERS, web) == [("orders",)]
     session = empty.connect(user=web)

@@ -89,7 +89,7 @@ def test_undo_does_not_believe_what_was_delivered(paused):  # noqa: F811
 
 def test_what_is_delivered_first_hides_no_captured_change(paused):  # noqa: F811
     paused.run("INSERT INTO t VALUES (1, 'true')")
-    [(text,)] = paused.rows("SELECT c::text FROM audit_changes() AS c")
+    [(text,)] = paused.rows("SELECT c::text FROM audit_pending_changes() AS c")
     assert paused.ingest(batch([text.replace("true", "other")])) == (1, 0, 0, 1)
     assert capture(paused) == 1
     assert paused.rows("SELECT new_values ->> 'v', origin FROM audit_logs") == [("true", "capture")]

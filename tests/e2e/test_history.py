@@ -1,4 +1,4 @@
-"""audit_create_history: every change of a table as a typed row."""
+"""audit_create_history_projection: every change of a table as a typed row."""
 
 import json
 import os
@@ -81,10 +81,10 @@ def test_every_table_of_the_corpus_row_by_row(corpus, how):
         if not has_it or any(truth["types"] != layout for truth in truths) or ("xml" in layout.values() and not corpus.has_xml):
             continue  # its columns changed on the way, or this server reads no xml
         if how == "by its table":
-            history = corpus.value("SELECT audit_create_history(%s, %s)::text", source, quoted(table + " row by row"))
+            history = corpus.value("SELECT audit_create_history_projection(%s, %s)::text", source, quoted(table + " row by row"))
             assert list(columns(corpus, history).items())[len(OWN):] == list(layout.items())
         else:
-            history = corpus.value("SELECT audit_create_history(%s, %s, %s, %s)::text", DATABASE_ID, schema, table, quoted(table + " by description"))
+            history = corpus.value("SELECT audit_create_history_projection(%s, %s, %s, %s)::text", DATABASE_ID, schema, table, quoted(table + " by description"))
             assert {name: type_ for name, type_ in columns(corpus, history).items() if name not in OWN} == layout
         assert corpus.rows("SELECT log_id, reason FROM audit_projection_failures WHERE projection = (SELECT name FROM audit_projections WHERE target = %s::regclass)", history) == []
         marks += as_in_the_source(corpus, history, truths)
@@ -93,7 +93,7 @@ def test_every_table_of_the_corpus_row_by_row(corpus, how):
 
 
 def test_what_is_beside_the_row(corpus):
-    history = corpus.value("SELECT audit_create_history('customers', 'beside')::text")
+    history = corpus.value("SELECT audit_create_history_projection('customers', 'beside')::text")
     assert list(columns(corpus, history))[:len(OWN)] == OWN
     assert corpus.rows(f"SELECT {', '.join(OWN)} FROM {history} ORDER BY audit_id") == corpus.rows("""
         SELECT id, database_id, action, commit_lsn, commit_idx, commit_timestamp, username, source, request_id, metadata,
@@ -105,12 +105,12 @@ def test_what_is_beside_the_row(corpus):
 
 
 def test_names_to_be_quoted(corpus):
-    history = corpus.value("SELECT audit_create_history('\"Sales Ops\".\"Order Items\"')::text")
+    history = corpus.value("SELECT audit_create_history_projection('\"Sales Ops\".\"Order Items\"')::text")
     assert history == '"Sales Ops"."Order Items_history"'
     assert corpus.rows(f'SELECT "Id", "unit price"::text, "a.b", "select", "naïve – ключ", "quo""te", "back\\slash", "UPPER", "upper", state::text FROM {history} ORDER BY audit_commit_idx DESC LIMIT 1') == [
         (1, "9.90", "DOT", None, "ключ", 'Q"Q', "C:\\dir", 10, 20, "Paid")]
     for name, called in (("plain", '"Sales Ops".plain'), ("public.named", "named"), ('"Of Mine"', '"Sales Ops"."Of Mine"'), ('public."Of; Mine"', '"Of; Mine"')):
-        assert corpus.value("SELECT audit_create_history('\"Sales Ops\".\"Order Items\"', %s)::text", name) == called
+        assert corpus.value("SELECT audit_create_history_projection('\"Sales Ops\".\"Order Items\"', %s)::text", name) == called
         assert corpus.value(f"SELECT count(*) FROM {called}") == 4
 
 
@@ -118,7 +118,7 @@ def test_names_to_be_quoted(corpus):
 def test_the_key_is_indexed(corpus, table, key):
     key = key if key is not None else [name for (name,) in corpus.rows(
         "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey) WHERE indisprimary AND indrelid = %s::regclass", table)]
-    history = corpus.value("SELECT audit_create_history(%s, %s)::text", table, f"public.indexed_{next(numbers)}")
+    history = corpus.value("SELECT audit_create_history_projection(%s, %s)::text", table, f"public.indexed_{next(numbers)}")
     indexes = [names for (names,) in corpus.rows("""
         SELECT array_agg(attname::text ORDER BY place) FROM pg_index, unnest(indkey) WITH ORDINALITY AS u(n, place), pg_attribute
         WHERE indrelid = %s::regclass AND attrelid = indrelid AND attnum = u.n GROUP BY indexrelid""", history)]
@@ -128,7 +128,7 @@ def test_the_key_is_indexed(corpus, table, key):
 
 
 def history_of(db, source="orders", *arguments):
-    return db.value(f"SELECT audit_create_history(%s::regclass{', %s' * len(arguments)})::text", source, *arguments)
+    return db.value(f"SELECT audit_create_history_projection(%s::regclass{', %s' * len(arguments)})::text", source, *arguments)
 
 
 ORDERS = "CREATE TABLE orders (id int PRIMARY KEY, note varchar(10), total numeric(10,2))"
@@ -170,7 +170,7 @@ def test_what_was_not_sent_is_null_and_listed(db):
     db.run("SELECT audit_describe_tables('d1', %s)", described({"id": "integer", "note": "character varying(10)", "total": "numeric(10,2)"}, null_in_reads=["total"]))
     db.ingest(batch([order(0, "update", "unchanged_toast"), order(1, "delete", None, None),
                      change(None, lsn=None, action="read", key="r", record={"id": 1, "note": "a", "total": None})]))
-    for table in (history_of(db), db.value("SELECT audit_create_history('d1', 'public', 'orders', 'by_description')::text")):
+    for table in (history_of(db), db.value("SELECT audit_create_history_projection('d1', 'public', 'orders', 'by_description')::text")):
         assert db.rows(f"SELECT audit_action, id, note, total, audit_unknown FROM {table} ORDER BY audit_commit_idx") == [
             ("update", 1, None, 1.5, ["note"]), ("delete", 1, None, None, ["note", "total"]), ("read", 1, "a", None, ["total"])]
 
@@ -183,7 +183,7 @@ def test_types_that_are_missing_here_become_text(db):
     record = {"id": 1, "mood": "sad", "state": "New", "gone": "Old", "spot": "0101", "tags": ["a", "b"], "at": "2024-05-01T10:00:00.5Z", "code": "ab", "odd": {"x": 1}}
     db.ingest(batch([change(0, record=record)]))
     session = db.connect()
-    assert run(session, "SELECT audit_create_history('d1', 'public', 'orders')::text") == [("orders_history",)]
+    assert run(session, "SELECT audit_create_history_projection('d1', 'public', 'orders')::text") == [("orders_history",)]
     [notice] = [notice for notice in session.notices if "become text" in notice]
     for name in ("mood mood", 'gone app."No State"', "spot geometry(Point,4326)", "tags citext[]", "odd absent.thing(1,2)[]"):
         assert name in notice
@@ -203,7 +203,7 @@ def test_a_description_that_looks_like_sql(db):
             db.run("SELECT audit_describe_tables('d1', %s, %s)", described({"id": "integer", column: type_}), f"2026-02-0{1 + n % 9}")
             session = db.connect()
             run(session, "BEGIN")
-            if code(session, "SELECT audit_create_history('d1', 'public', 'orders')") is None:
+            if code(session, "SELECT audit_create_history_projection('d1', 'public', 'orders')") is None:
                 assert list(columns_in(session)) == OWN + ["id", column]
             run(session, "ROLLBACK")
     assert db.value("SELECT to_regclass('innocent')") == "innocent"
@@ -256,7 +256,7 @@ def test_rights(roles, db):
     db.run(ORDERS)
     db.run("SELECT audit_describe_tables('d1', %s)", described({"id": "integer"}))
     session = db.connect(user=reader)
-    calls = ["audit_create_history('orders')", "audit_create_history('d1', 'public', 'orders', 'other')"]
+    calls = ["audit_create_history_projection('orders')", "audit_create_history_projection('d1', 'public', 'orders', 'other')"]
     for call in calls:
         assert code(session, f"SELECT {call}") == "42501"
     db.run(f"GRANT CREATE ON SCHEMA public TO {reader}")
@@ -275,11 +275,11 @@ def test_what_is_refused(db):
     for call, expected in [("'orders', 'taken'", "42P07"), ("'clash'", "42701"), ("'nothing'", "42P01"), ("'absent'", "42P01"), ("NULL::regclass", "42P01"), ("0", "42P01"),
                            ("'orders', 'a b'", "22023"), ("'orders', 'absent.h'", "3F000"),
                            ("'d1', 'public', 'absent'", "42704"), ("'d2', 'public', 'orders'", "42704"), ("NULL, 'public', 'orders'", "42704"), ("'d1', NULL, 'orders'", "42704")]:
-        assert code(db.connect(), f"SELECT audit_create_history({call})") == expected, call
-    assert code(db.connect(), "SELECT audit_create_history('orders', 'public.too.many')") is not None
+        assert code(db.connect(), f"SELECT audit_create_history_projection({call})") == expected, call
+    assert code(db.connect(), "SELECT audit_create_history_projection('orders', 'public.too.many')") is not None
     assert db.rows("SELECT * FROM audit_projections") == []
-    db.run("SELECT audit_create_history('orders')")
-    assert code(db.connect(), "SELECT audit_create_history('orders', 'public.again')") is None, "as often as one likes"
+    db.run("SELECT audit_create_history_projection('orders')")
+    assert code(db.connect(), "SELECT audit_create_history_projection('orders', 'public.again')") is None, "as often as one likes"
 
 
 def test_tables_of_one_name_in_two_schemas(db):

@@ -102,7 +102,7 @@ def test_a_large_one_is_captured_once(paused):
         cursor.execute("BEGIN")
         cursor.execute("SELECT audit_annotate('ada', request_id => 'r1', metadata => %s)", (json.dumps(annotations["metadata"]),))
         cursor.execute("INSERT INTO t SELECT g FROM generate_series(1, 300) AS g; COMMIT")
-    read = [json.loads(text) for (text,) in paused.rows("SELECT m::text FROM audit_changes() AS m")]
+    read = [json.loads(text) for (text,) in paused.rows("SELECT m::text FROM audit_pending_changes() AS m")]
     assert len(read) == 300 and all(message["metadata"]["transaction_annotations"] == annotations for message in read)
     assert capture(paused) == 300
     comes_out_whole(paused, 300, annotations)

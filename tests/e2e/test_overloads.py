@@ -17,7 +17,6 @@ OVERLOADS = [
     ("audit_annotate", "metadata jsonb", "jsonb"), ("audit_in_transaction_block", "VARIADIC text[]", "boolean"),
     ("audit_create_projection", "text, text, regclass", "bigint"), ("audit_as_of", "regtype, timestamptz, pg_lsn, text, text, varchar", "jsonb"),
     ("audit_history", "regtype, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, varchar", "jsonb"),
-    ("audit_create_history_table", "text, name, text[], regtype[], integer[], text[], text[], text, name, name", "regclass"),
     # and beside functions and operators of PostgreSQL
     ("format", "text, VARIADIC text[]", "text"), ("array_position", "text[], text", "integer"), ("concat", "text, text", "text"), ("to_jsonb", "text", "jsonb"),
     ("encode", "text, text", "text"), ("trim_scale", "integer", "numeric"),
@@ -72,7 +71,7 @@ def test_an_overload_is_never_called(source, dbo):
     # capture, backfill, projections
     publish(source, "TABLE t, amounts")
     start(source)
-    source.run("SELECT audit_create_history('t'); SELECT audit_create_activity()")
+    source.run("SELECT audit_create_history_projection('t'); SELECT audit_create_activity()")
     source.run("CALL audit_backfill('t')")
     source.run("INSERT INTO amounts VALUES (1.50, now()); UPDATE amounts SET id = 1.5, at = NULL; INSERT INTO t VALUES (2, 'b'); UPDATE t SET v = 'c' WHERE id = 2; DELETE FROM t WHERE id = 1")
     capture(source)

@@ -119,7 +119,7 @@ def test_a_publication_goes_while_changes_are_pending(paused, sql):
     assert logged(paused) == [1, 2]
     assert paused.rows("SELECT table_name, reason, to_lsn IS NULL, is_open FROM audit_gaps") == [("t", "not published", True, True)]
     assert status(paused, "last_error, last_error_sqlstate, open_gaps") == [('publication "audited" does not exist', "42704", 1)]
-    assert code(paused.connect(), "SELECT audit_changes()") == "42704"
+    assert code(paused.connect(), "SELECT audit_pending_changes()") == "42704"
     publish(paused)
     paused.run("INSERT INTO t VALUES (5)")
     capture(paused)
@@ -347,7 +347,7 @@ def test_a_slot_of_another_plugin_is_refused(paused):
     paused.run("SELECT pg_create_logical_replication_slot('theirs_' || current_database(), 'pgoutput')")
     try:
         with pytest.raises(Exception) as error:
-            paused.rows("SELECT audit_changes(('theirs_' || current_database())::name, 'audited')")
+            paused.rows("SELECT audit_pending_changes(('theirs_' || current_database())::name, 'audited')")
         assert error.value.pgcode == "55000" and error.value.diag.message_detail == 'Its output plugin is "pgoutput".'
     finally:
         paused.run("SELECT pg_drop_replication_slot('theirs_' || current_database())")

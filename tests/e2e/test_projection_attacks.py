@@ -188,7 +188,7 @@ def test_functions_of_others_do_not_slip_into_a_history(db, search_path):
         CREATE FUNCTION public.parse_ident(text) RETURNS text[] LANGUAGE sql AS 'SELECT ARRAY[evil()::text]';
         CREATE FUNCTION public.nothing(name, text) RETURNS text LANGUAGE sql AS 'SELECT evil()::text';
         CREATE OPERATOR public.|| (LEFTARG = name, RIGHTARG = text, FUNCTION = public.nothing)""")
-    run(db.connect(options=f"-c search_path={search_path.replace(' ', '')}"), "SELECT public.audit_create_history('cust')")
+    run(db.connect(options=f"-c search_path={search_path.replace(' ', '')}"), "SELECT public.audit_create_history_projection('cust')")
     db.ingest(batch([change(0, table="cust", record={"id": 1, "name": "a"})]))
     assert db.rows("SELECT id, name FROM cust_history") == [(1, "a")] and db.rows("SELECT * FROM loot") == []
 

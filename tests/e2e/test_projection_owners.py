@@ -70,7 +70,7 @@ def test_a_partition_that_comes_later_is_not_filled(db, mallory):
 
 def test_a_history_of_others_domains_is_refused(db, mallory):
     db.run(f"SET ROLE {mallory}; CREATE DOMAIN m.d AS int CHECK (value > 0); CREATE TABLE m.s (id int, d m.d[]); CREATE TABLE m.plain (id int)")
-    call = "SELECT audit_create_history(%s)"
+    call = "SELECT audit_create_history_projection(%s)"
     assert code(db.connect(), call, "m.s") == "42501"
     assert code(db.connect(user=mallory), call, "m.s") is None
     assert code(db.connect(), call, "m.plain") is None

@@ -21,7 +21,7 @@ def test_projections_go_on_after_a_restore(roles, db, tmp_path, arguments):
     run(session, "SELECT audit_create_projection('feed', %s)", CAST.replace("AS value", "AS value, commit_timestamp::text AS at"))
     db.run("""CREATE SCHEMA "We ird"; CREATE TABLE "We ird"."T'x" (log_id bigint, "c ""q" text)""")
     db.run("""SELECT audit_create_projection('it''s "quoted"', 'SELECT id AS log_id, table_name AS "c ""q" FROM audit_new_logs', '"We ird"."T''x"')""")
-    db.run("SELECT audit_create_history('orders')")
+    db.run("SELECT audit_create_history_projection('orders')")
     project(db, "disabled")
     project(db, "interrupted", rule=HELD_RULE)
     project(db, "gone")
@@ -78,7 +78,7 @@ def test_in_a_schema_of_the_users(empty):
     empty.run('CREATE SCHEMA "Audit Trail"; CREATE EXTENSION audit_cdc SCHEMA "Audit Trail"; CREATE TABLE orders (id int PRIMARY KEY, value text); CREATE TABLE feed (log_id bigint)')
     connection = empty.connect()
     run(connection, '''SELECT "Audit Trail".audit_create_projection('feed', 'SELECT id AS log_id FROM "Audit Trail".audit_new_logs')''')
-    run(connection, """SELECT "Audit Trail".audit_create_history('orders'), "Audit Trail".audit_create_history('orders', 'other')""")
+    run(connection, """SELECT "Audit Trail".audit_create_history_projection('orders'), "Audit Trail".audit_create_history_projection('orders', 'other')""")
     run(connection, 'SELECT "Audit Trail".audit_ingest(%s)', batch([change(0, record={"id": 1, "value": "a"})]))
     assert run(connection, "SELECT (SELECT count(*) FROM feed), (SELECT value FROM orders_history), (SELECT value FROM other)") == [(1, "a", "a")]
     for call in ("disable", "enable", "rebuild", "retry", "drop"):

@@ -20,11 +20,11 @@ def owned(roles, db):
 
 def test_nobody_else_may_call_anything(roles, owned):
     names = [name for (name,) in owned.rows("SELECT DISTINCT proname FROM pg_proc WHERE proname ~ '^audit_.*(projection|history)'")]
-    assert len(names) == 10
+    assert len(names) == 9
     for role in (roles(), roles("audit_cdc_ingest")):
         session = owned.connect(user=role)
-        for call in CALLS + ["audit_create_projection('x', 'SELECT 1')", "audit_create_history('feed')", "audit_create_history('d1', 'public', 'orders')",
-                             "audit_create_history_table('h', 's', '{}', '{}', '{}', '{}', '{}', 'd', 's', 't')"]:
+        for call in CALLS + ["audit_create_projection('x', 'SELECT 1')", "audit_create_history_projection('feed')", "audit_create_history_projection('d1', 'public', 'orders')",
+                             "audit_cdc_internal.create_history_table('h', 's', '{}', '{}', '{}', '{}', '{}', 'd', 's', 't')"]:
             assert code(session, f"SELECT {call}") == "42501", call
         for view in ("audit_projections", "audit_projection_failures", "audit_projection_progress", "audit_new_logs", "audit_logs"):
             assert code(session, f"SELECT FROM {view}") == "42501", view

@@ -319,7 +319,7 @@ def test_shadows_of_names_and_operators_are_never_met(source):
                     f"SELECT outcome FROM public.audit_undo(change => {change})", "ROLLBACK"):
             session.cursor().execute(sql)
         assert source.value("SELECT outcome FROM public.audit_undo(change => %s)", change) == "undone"
-        source.run("SELECT public.audit_create_history('public.t')")
+        source.run("SELECT public.audit_create_history_projection('public.t')")
         source.rows("CALL public.audit_capture_stop()")
     finally:
         admin(f"ALTER DATABASE {source.name} RESET search_path")

@@ -65,7 +65,7 @@ SELECT * FROM audit_cdc_internal.new_log();
 SET ROLE audit_cdc_ingest;
 SELECT audit_create_projection('other', 'SELECT 1');
 \echo :LAST_ERROR_SQLSTATE
-SELECT audit_create_history('feed');
+SELECT audit_create_history_projection('feed');
 \echo :LAST_ERROR_SQLSTATE
 SELECT audit_cast(1, '1');
 \echo :LAST_ERROR_SQLSTATE

@@ -14,7 +14,7 @@ CALL audit_capture_stop();
 \echo :LAST_ERROR_SQLSTATE
 CALL audit_backfill('shop.orders');
 \echo :LAST_ERROR_SQLSTATE
-SELECT audit_changes();
+SELECT audit_pending_changes();
 \echo :LAST_ERROR_SQLSTATE
 SELECT * FROM audit_capture_status();
 
