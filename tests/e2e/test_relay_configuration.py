@@ -94,7 +94,7 @@ def test_a_webhook_without_a_secret_does_not_start(db):
         assert post(port, batch(messages(1)), secret=None) == 204
 
 
-def test_check_tells_what_is_missing(db, empty):
+def test_check_tells_what_is_missing(db):
     role(db)
     file = str(TOP / "README.md")
     found = lambda database: run("check", "file", file, AUDIT_RELAY_DATABASE=database)

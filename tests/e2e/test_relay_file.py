@@ -51,7 +51,7 @@ def test_what_the_database_refuses_is_told_with_its_line(db, tmp_path):
     exactly(db, 4)
 
 
-def test_the_corpus_as_the_database_takes_it_itself(db, empty, tmp_path):
+def test_the_corpus_as_the_database_takes_it_itself(db, tmp_path):
     """The same messages through the relay and straight: the log is the same."""
     names = sorted(path.name for path in (CORPUS / "batches").iterdir() if path.suffix == ".json")
     assert names

@@ -9,6 +9,8 @@ from conftest import server, until
 from relay_helpers import FAULTS, Relay, exactly, free_port, messages, run, stored, strike, url, wire_to_database
 from relay_peers import broker  # noqa: F401
 
+pytestmark = pytest.mark.once
+
 TOPIC = "audit"
 
 

@@ -12,6 +12,8 @@ from conftest import server, until
 from relay_helpers import FAULTS, Relay, exactly, messages, run, stored, strike, url, wire_to_database
 from relay_peers import CREDENTIALS, Queue, sqs  # noqa: F401
 
+pytestmark = pytest.mark.once
+
 numbers = itertools.count(1)
 
 

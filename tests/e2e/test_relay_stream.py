@@ -9,6 +9,8 @@ from conftest import server, until
 from relay_helpers import FAULTS, Relay, exactly, free_port, messages, metric, run, stored, strike, url, wire_to_database
 from sequin_stream import TOKEN, SequinStream
 
+pytestmark = pytest.mark.once
+
 
 class Pull(Relay):
     def __init__(self, db, stream, *arguments, **options):
