@@ -51,7 +51,7 @@ golden_tests() {
 
 # end_to_end_tests PYTEST_OPTIONS…
 end_to_end_tests() {
-    say "PostgreSQL $version: end-to-end tests (corpus, faults, README, relay), $WORKERS at a time"
+    say "PostgreSQL $version: end-to-end tests (corpus, faults, pages, relay), $WORKERS at a time"
     # a folder of its own: pytest closes the one that its runs share
     AUDIT_SERVERS=$folder /usr/bin/python3 -B -m pytest -q -p no:cacheprovider --basetemp "$folder/pytest" \
         -n "$WORKERS" --dist loadfile --durations 20 "$@" tests/
