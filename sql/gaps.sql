@@ -71,6 +71,28 @@ BEGIN ATOMIC
   ON CONFLICT DO NOTHING;
 END;
 
+-- Which rows of a root went with a partition that was truncated, nobody tells. It may be found again.
+CREATE FUNCTION audit_cdc_internal.note_truncated_partition(
+    root oid, partition text, commit_lsn bigint, commit_time timestamptz) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  WITH noted AS (
+    INSERT INTO audit_cdc_internal.gaps
+      (database_id, relation, table_schema, table_name, reason, from_lsn, from_time, detail)
+    SELECT h.id, root, n.nspname, c.relname, 'partition truncated', p.lsn, commit_time, partition
+    FROM (SELECT audit_cdc_internal.this_database() ->> 'id' AS id) AS h
+    CROSS JOIN (SELECT '0/0'::pg_lsn + commit_lsn AS lsn) AS p
+    -- of one that was dropped since, its records have ended
+    JOIN pg_class AS c ON c.oid = root JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.gaps AS g
+                      WHERE g.relation = root AND g.reason = 'partition truncated' AND g.detail = partition
+                        AND g.from_lsn = p.lsn AND g.database_id = h.id)
+    RETURNING id, from_lsn
+  )
+  INSERT INTO audit_cdc_internal.gap_ends (gap_id, to_lsn, to_time)
+  SELECT n.id, n.from_lsn + 1, clock_timestamp() FROM noted AS n;
+END;
+
 -- A backfill that began at a position, and is complete at another, closes what had ended before it began.
 CREATE FUNCTION audit_cdc_internal.close_gaps(relation oid, backfill_id uuid, began_lsn pg_lsn, complete_lsn pg_lsn) RETURNS void
   LANGUAGE sql VOLATILE

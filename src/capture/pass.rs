@@ -1,7 +1,7 @@
 //! One pass: what is pending in the captured slot goes into the log. The caller commits, and then advances the slot.
 
 use super::chain::Link;
-use super::schema_changes::note_positions;
+use super::schema_changes::{note_positions, note_truncated_partitions};
 use super::slot::{Read, Slot};
 use crate::ingest::{capturing, make_months_ahead, take_captured};
 use crate::isolate::Isolation;
@@ -94,6 +94,7 @@ fn take_pending(slot: &Slot, upto_nchanges: Option<i32>, isolation: Isolation) -
     let mut waiting: Vec<Written> = Vec::new();
     let read = slot.read(upto_nchanges, |decoded| {
         note_positions(&std::mem::take(&mut decoded.schema_changes));
+        note_truncated_partitions(&std::mem::take(&mut decoded.truncated_partitions));
         bytes += Written::bytes(&decoded.changes);
         waiting.append(&mut decoded.changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {

@@ -1,7 +1,7 @@
 //! DDL is in the log: event triggers note what a command did to captured tables, in its own transaction.
 //! sql/schema_changes.sql decides what is noted.
 
-use super::decode::SchemaChange;
+use super::decode::{SchemaChange, TruncatedPartition};
 use crate::ingest::{LargeAnnotations, store_large_annotations};
 use crate::message::Annotations;
 use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, as_extension, pinned, with_latest_snapshot};
@@ -27,6 +27,10 @@ thread_local! {
     static POSITION: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6) ON CONFLICT DO NOTHING",
         &[INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID]) };
+
+    static TRUNCATED: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.note_truncated_partition($1, $2, $3, $4)",
+        &[BuiltinOid::OIDOID, TEXTOID, INT8OID, TIMESTAMPTZOID]) };
 
     static REWRITE: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.record_rewrite($1)", &[BuiltinOid::OIDOID]) };
@@ -97,12 +101,26 @@ pub fn note_positions(found: &[SchemaChange]) {
             Some(Annotations::Text(text)) => (Some(&**text), None),
             Some(Annotations::Large(large)) => (large.lifted.as_deref(), Some(Uuid::from_bytes(large.id))),
         };
-        let time = TimestampWithTimeZone::try_from(*commit_time)
-            .unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity());
+        let time = time(*commit_time);
         let arguments = || {
             let (lsn, idx) = (*commit_lsn as i64, i64::from(*commit_idx));
             vec![(*id).into(), lsn.into(), idx.into(), time.into(), annotations.into(), large.into()]
         };
         POSITION.with(|position| position.run(arguments, |_| Ok(())));
     }
+}
+
+/// Capture has found that rows of roots went with partitions.
+pub fn note_truncated_partitions(found: &[TruncatedPartition]) {
+    for TruncatedPartition { root, partition, commit_lsn, commit_time } in found {
+        let arguments = || {
+            let (root, lsn) = (pg_sys::Oid::from(*root), *commit_lsn as i64);
+            vec![root.into(), partition.as_str().into(), lsn.into(), time(*commit_time).into()]
+        };
+        TRUNCATED.with(|truncated| truncated.run(arguments, |_| Ok(())));
+    }
+}
+
+fn time(microseconds: i64) -> TimestampWithTimeZone {
+    TimestampWithTimeZone::try_from(microseconds).unwrap_or_else(|_| TimestampWithTimeZone::negative_infinity())
 }

@@ -9,7 +9,7 @@ pub mod wire;
 mod write;
 
 pub use carried::{MOST_CARRIED, SURELY_CARRIED, too_large};
-pub use stream::{Catalog, Commit, Decoded, Decoder, Failure, SchemaChange};
+pub use stream::{Catalog, Commit, Decoded, Decoder, Failure, SchemaChange, TruncatedPartition};
 pub use table::{Column, CommitTime, Position, Table};
 pub use value::{Kind, string};
 pub use wire::{Prefix, ReplicaIdentity, Value};

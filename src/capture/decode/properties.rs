@@ -284,6 +284,7 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
         Just(begin()),
         Just(commit()),
         Just(written(|writer| writer.truncate(0, &[7]))),
+        Just(written(|writer| writer.partition_truncated(7, "public.p"))),
         Just(written(|writer| writer.schema_change(0, 1))),
         Just(written(|writer| writer.set_omitted_annotations(Omitted { bytes: 3, sha256: &[9; 32] }, b"{\xff"))),
         "\\PC{0,8}".prop_map(|content| annotation(&content)),

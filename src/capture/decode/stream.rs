@@ -48,6 +48,17 @@ struct Transaction {
 pub struct Decoded {
     pub changes: Vec<Written>,
     pub schema_changes: Vec<SchemaChange>,
+    pub truncated_partitions: Vec<TruncatedPartition>,
+}
+
+/// Rows of a root went with a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TruncatedPartition {
+    pub root: u32,
+    pub partition: String,
+    pub commit_lsn: u64,
+    /// Microseconds since 2000-01-01.
+    pub commit_time: i64,
 }
 
 /// A row of `audit_cdc_internal.schema_changes` was committed.
@@ -135,6 +146,14 @@ impl<C: Catalog> Decoder<C> {
                     commit_time: transaction.commit_time,
                     annotations: transaction.annotations.clone(),
                 });
+            }
+            Message::PartitionTruncated { root, partition } => {
+                let left_out = self.catalog.left_out(root);
+                let Transaction { lsn: commit_lsn, commit_time, .. } = *self.transaction()?;
+                if !left_out.iter().any(|left_out| left_out.contains(&commit_lsn)) {
+                    let partition = partition.to_owned();
+                    decoded.truncated_partitions.push(TruncatedPartition { root, partition, commit_lsn, commit_time });
+                }
             }
             Message::Insert { idx, relation, new } => {
                 self.change(idx, &[relation], changes, |table, at| table.inserted(at, &new))?;

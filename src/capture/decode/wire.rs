@@ -77,6 +77,11 @@ pub enum Message<'a> {
         idx: u32,
         relations: Vec<u32>,
     },
+    /// Rows of a root have gone with a partition that was truncated, and are not told of one by one.
+    PartitionTruncated {
+        root: u32,
+        partition: &'a str,
+    },
     /// A row of `audit_cdc_internal.schema_changes`.
     SchemaChange {
         idx: u32,
@@ -225,6 +230,7 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             let (idx, count) = (rest.u32()?, rest.u32()?);
             Message::Truncate { idx, relations: (0..count).map(|_| rest.u32()).collect::<Result<_, _>>()? }
         }
+        b'P' => Message::PartitionTruncated { root: rest.u32()?, partition: rest.string()? },
         b'S' => Message::SchemaChange { idx: rest.u32()?, id: rest.u64()? as i64 },
         kind => return Err(Malformed::Unknown(kind)),
     };

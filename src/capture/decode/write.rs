@@ -105,6 +105,10 @@ impl Writer {
         }
     }
 
+    pub fn partition_truncated(&mut self, root: u32, partition: &str) {
+        self.start(b'P').u32(root).string(partition);
+    }
+
     pub fn schema_change(&mut self, idx: u32, id: i64) {
         self.start(b'S').u32(idx).u64(id as u64);
     }
@@ -282,7 +286,7 @@ mod tests {
     fn messages_without_rows() {
         let sha256 = &SHA256;
         type Case<'a> = (fn(&mut Writer), Message<'a>);
-        let cases: [Case; 8] = [
+        let cases: [Case; 9] = [
             (|w| w.begin(9, -1, 5), Message::Begin { commit_lsn: 9, commit_time: -1, xid: 5 }),
             (|w| w.commit(12), Message::Commit { end_lsn: 12 }),
             (|w| w.set_annotations(b"{\0"), Message::SetAnnotations(b"{\0")),
@@ -293,6 +297,10 @@ mod tests {
             (Writer::clear_annotations, Message::ClearAnnotations),
             (Writer::rule, Message::Rule),
             (|w| w.truncate(4, &[7, 8]), Message::Truncate { idx: 4, relations: vec![7, 8] }),
+            (
+                |w| w.partition_truncated(7, "public.p1"),
+                Message::PartitionTruncated { root: 7, partition: "public.p1" },
+            ),
             (|w| w.schema_change(4, -8), Message::SchemaChange { idx: 4, id: -8 }),
         ];
         for (write, expected) in cases {

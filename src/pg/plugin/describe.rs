@@ -97,8 +97,24 @@ fn published(
             .map(|filter| RowFilter::new(filter, target, sources(&own, &attributes), memory)),
         actions: publication.actions,
         is_full: identity == ReplicaIdentity::Full,
-        is_within_root,
+        root: is_within_root.then_some(published_as),
         memory,
+    }
+}
+
+/// A partition under its own name, which excluding `root` leaves out too. A TRUNCATE tells no columns.
+pub fn partition_itself(relation: pg_sys::Relation, root: Oid) -> Relation {
+    // SAFETY: the relation is open.
+    let (number, row) = unsafe { ((*relation).rd_id, &*(*relation).rd_rel) };
+    Relation {
+        number: number.to_u32(),
+        oid: root.to_u32(),
+        schema: schema_of(row).to_string_lossy().into_owned(),
+        name: text(&row.relname),
+        identity: ReplicaIdentity::of(row.relreplident as u8).unwrap_or(ReplicaIdentity::Nothing),
+        columns: Vec::new(),
+        key: Vec::new(),
+        never_sent: Vec::new(),
     }
 }
 

@@ -13,10 +13,12 @@ mod row;
 mod tables;
 mod varlena;
 
+use describe::partition_itself;
 use output::{Output, Stream};
 use pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_INSERT;
 use pgrx::PgMemoryContexts;
 use pgrx::prelude::*;
+use publication::ancestors;
 use row::Row;
 use std::ffi::{CStr, CString, c_char, c_int};
 use tables::{Table, Tables};
@@ -193,15 +195,31 @@ impl Plugin {
         }
     }
 
-    /// One place for all of them.
+    /// One place for all of them. A partition that is published as its root is told under its own name: other rows of the root stay.
     fn truncate(&mut self, stream: Stream, relations: &[pg_sys::Relation]) {
         let Self { publication, tables, output, .. } = self;
         let idx = output.place();
+        // SAFETY: they are open.
+        let numbers: Vec<pg_sys::Oid> = relations.iter().map(|relation| unsafe { (**relation).rd_id }).collect();
         let mut told = Vec::new();
-        for relation in relations {
-            if let Table::Published(table) = tables.table(*relation, publication) {
-                told.extend(table.truncated(output, stream));
+        for (relation, oid) in relations.iter().zip(&numbers) {
+            let Table::Published(table) = tables.table(*relation, publication) else { continue };
+            if !table.actions.pubtruncate {
+                continue;
             }
+            let number = table.number;
+            match table.root {
+                None => table.describe(output, stream),
+                // the ancestor that is truncated too stands for it
+                Some(_) if ancestors(*oid).iter().any(|ancestor| numbers.contains(ancestor)) => continue,
+                Some(root) => {
+                    let itself = partition_itself(*relation, root);
+                    output.describe(stream, &itself);
+                    output.send(stream, |writer| writer.partition_truncated(root.to_u32(), &itself.name));
+                    tables.forget_table(number);
+                }
+            }
+            told.push(number);
         }
         if !told.is_empty() {
             output.send(stream, |writer| writer.truncate(idx, &told));

@@ -31,8 +31,8 @@ pub struct Published {
     pub actions: pg_sys::PublicationActions,
     /// Rows before a change are logged whole.
     pub is_full: bool,
-    /// It is published as the root of its partitions.
-    pub is_within_root: bool,
+    /// The root of its partitions, if it is published as that.
+    pub root: Option<pg_sys::Oid>,
     /// Holds what PostgreSQL's functions keep.
     pub memory: pg_sys::MemoryContext,
 }
@@ -69,6 +69,14 @@ impl Tables {
             }
         };
         &mut known.0
+    }
+
+    /// What was said of it last is not how it is published.
+    pub fn forget_table(&mut self, number: u32) {
+        if let Some((Table::Published(table), _)) = self.known.remove(&number) {
+            // SAFETY: it is a child of ours, and nobody else holds anything of it.
+            unsafe { pg_sys::MemoryContextDelete(table.memory) };
+        }
     }
 
     /// What is not as it was.
@@ -125,17 +133,7 @@ impl Published {
         });
     }
 
-    /// By what number a TRUNCATE names it, if it is to be told. Of a partition that is published as its root it is not: other rows of
-    /// the root stay.
-    pub fn truncated(&mut self, output: &mut Output, stream: Stream) -> Option<u32> {
-        if !self.actions.pubtruncate || self.is_within_root {
-            return None;
-        }
-        self.describe(output, stream);
-        Some(self.number)
-    }
-
-    fn describe(&mut self, output: &mut Output, stream: Stream) {
+    pub fn describe(&mut self, output: &mut Output, stream: Stream) {
         if let Some(description) = self.description.take() {
             output.describe(stream, &description);
         }
