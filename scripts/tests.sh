@@ -19,6 +19,7 @@ format_and_lints() {
 
 unit_tests() {
     say "pure core: unit and property tests, without PostgreSQL"
+    cargo test --quiet --package audit-core
     cargo test --quiet --lib --no-default-features --features pg15
     say "relay: building, unit tests"
     cargo test --quiet --package audit-relay

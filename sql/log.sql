@@ -59,7 +59,7 @@ COMMENT ON COLUMN audit_cdc_internal.log.origin IS 'c: capture, b: its backfill,
 COMMENT ON COLUMN audit_cdc_internal.log.replica_identity IS 'as pg_class.relreplident has it, where the message says it; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS 'what the row itself knows to be unknown; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_old_columns IS 'as unknown_columns, for the row before the change';
-COMMENT ON COLUMN audit_cdc_internal.log.may_change_key IS 'true: an update that may have given its row another key (src/message/rekeyed.rs); null: one that did not, or another action';
+COMMENT ON COLUMN audit_cdc_internal.log.may_change_key IS 'true: an update that may have given its row another key (crates/core/src/message/key_change.rs); null: one that did not, or another action';
 COMMENT ON COLUMN audit_cdc_internal.log.annotations IS 'if large_annotations is not null: what the indexes need of them, or null';
 COMMENT ON COLUMN audit_cdc_internal.log.notes IS 'what else is to be known of the change; null, as nearly always: nothing';
 COMMENT ON COLUMN audit_cdc_internal.log.large_annotations IS 'annotations over 2,000 bytes: where they stand whole';

@@ -1,7 +1,7 @@
 //! One poison row must not take its batch with it.
 
-use crate::message::Reject;
 use crate::pg::{CaughtError, subtransaction};
+use audit_core::Reject;
 
 /// How errors over data are met.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -11,13 +11,10 @@ mod cast;
 mod history;
 mod ingest;
 mod isolate;
-mod jsonb;
-mod message;
 mod pg;
 mod projection;
 mod protection;
 mod settings;
-mod sqlstate;
 mod statement;
 
 ::pgrx::pg_module_magic!();

@@ -5,17 +5,18 @@
 //!
 //! When all is read, and what changed meanwhile is captured, an entry says that the table is complete: what was not met is gone.
 
-use super::decode::{Catalog, Column, CommitTime, Position, ReplicaIdentity, Table, Value, string};
 use super::source::Source;
 use crate::ingest::take_captured;
 use crate::isolate::Isolation;
-use crate::message::{Origin, Written};
 use crate::pg::{
     BoundStatement, BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, lock_to_read, pinned,
     snapshot_is_fixed, text_rows,
 };
 use crate::projection::temporary_types;
 use crate::statement::Statement;
+use audit_core::encoding::string;
+use audit_core::message::{Origin, Written};
+use audit_core::wire::{Catalog, Column, CommitTime, Position, ReplicaIdentity, Table, Value};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use pgrx::Uuid;
 use pgrx::prelude::*;

@@ -2,8 +2,8 @@
 
 use crate::pg::{self, BuiltinOid, ErrorReport};
 use crate::settings;
-use crate::sqlstate::SqlState;
 use crate::statement::Statement;
+use audit_core::SqlState;
 use pgrx::prelude::*;
 use std::ffi::CStr;
 

@@ -1,4 +1,4 @@
-//! Changes from this server's own WAL. `decode` makes messages of what the slot sends, `source` asks the catalogs, `slot` reads it, `pass` hands
+//! Changes from this server's own WAL. `audit_core::wire` makes messages of what the slot sends, `source` asks the catalogs, `slot` reads it, `pass` hands
 //! what is pending to ingest, `worker` does so by itself, `backfill` reads the rows that are there.
 //!
 //! A pass peeks, ingests and commits; only then the slot is advanced. A crash in between delivers again what the log
@@ -7,7 +7,6 @@
 mod backfill;
 mod chain;
 mod control;
-mod decode;
 mod exclude;
 mod pass;
 mod schema_changes;
@@ -15,6 +14,5 @@ mod slot;
 mod source;
 mod worker;
 
-pub use decode::{Kind, MOST_CARRIED, Prefix, ReplicaIdentity, SURELY_CARRIED, Writer, too_large, wire};
 pub use exclude::exclude_new_table;
 pub use worker::init;

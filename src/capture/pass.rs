@@ -5,9 +5,9 @@ use super::schema_changes::{note_positions, note_truncated_partitions};
 use super::slot::{Read, Slot};
 use crate::ingest::{capturing, make_months_ahead, take_captured};
 use crate::isolate::Isolation;
-use crate::message::{Origin, Written};
 use crate::pg::{self, BuiltinOid, ErrorReport, Pass};
 use crate::statement::Statement;
+use audit_core::message::{Origin, Written};
 use pgrx::prelude::*;
 use std::ffi::CString;
 

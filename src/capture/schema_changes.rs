@@ -1,11 +1,11 @@
 //! DDL is in the log: event triggers note what a command did to captured tables, in its own transaction.
 //! sql/schema_changes.sql decides what is noted.
 
-use super::decode::{SchemaChange, TruncatedPartition};
 use crate::ingest::{LargeAnnotations, store_large_annotations};
-use crate::message::Annotations;
 use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, as_extension, pinned, with_latest_snapshot};
 use crate::statement::Statement;
+use audit_core::message::Annotations;
+use audit_core::wire::{SchemaChange, TruncatedPartition};
 use pgrx::Uuid;
 use pgrx::fn_call::{Arg, FnCallArg, fn_call};
 use pgrx::prelude::*;

@@ -1,10 +1,10 @@
 //! Reading a slot, without consuming it.
 
-use super::decode::{Commit, Decoded, Decoder, Failure};
 use super::source::Source;
-use crate::message::Written;
 use crate::pg::{BuiltinOid, Cursor, ErrorReport, as_extension, pinned, quietly};
 use crate::statement::Statement;
+use audit_core::message::Written;
+use audit_core::wire::{Commit, Decoded, Decoder, Failure};
 use pgrx::prelude::*;
 use std::ffi::CStr;
 

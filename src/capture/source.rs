@@ -1,8 +1,8 @@
 //! This database as a source: what its catalogs say now.
 
-use super::decode::Catalog;
 use crate::pg::{BuiltinOid, as_extension, wait_for_commits, with_new_snapshot};
 use crate::statement::Statement;
+use audit_core::wire::Catalog;
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;

@@ -2,8 +2,8 @@
 
 use crate::pg::{self, CaptureWorker, CaughtError, Woken, flushed_lsn};
 use crate::settings;
-use crate::sqlstate::SqlState;
 use crate::statement::Statement;
+use audit_core::SqlState;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::time::Duration;
 

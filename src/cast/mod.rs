@@ -1,14 +1,8 @@
 //! `audit_cast` and `audit_row`: values and whole images, as Sequin encodes them, back to their PostgreSQL types.
 
-mod input;
-mod shape;
-mod time;
-
-pub use shape::Shape;
-
 use crate::pg::{Call, CaughtError, Column, ErrorReport, RowType, TypeInput, caught, reading};
-use crate::sqlstate::SqlState;
-use input::{Text, input_text};
+use audit_core::SqlState;
+use audit_core::encoding::{Shape, Text, input_text};
 use pgrx::datum::AnyElement;
 use pgrx::prelude::*;
 use serde::de::{MapAccess, Visitor};

@@ -3,9 +3,9 @@
 use super::limits::Limits;
 use super::sources::Sources;
 use crate::isolate::Isolation;
-use crate::message::Origin;
 use crate::pg::{self, BuiltinOid};
 use crate::statement::Statement;
+use audit_core::message::Origin;
 use pgrx::pg_sys::Oid;
 
 thread_local! {

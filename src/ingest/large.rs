@@ -1,8 +1,8 @@
 //! Annotations that are too large to stand in each entry: each is stored once.
 
-use crate::message::{Annotations, Change, Identity, Large};
 use crate::pg::BuiltinOid::{TEXTOID, UUIDOID};
 use crate::statement::Statement;
+use audit_core::message::{Annotations, Change, Identity, Large};
 use pgrx::Uuid;
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -1,9 +1,9 @@
 //! How much that outlives a call it may make anew: months and tables.
 
 use super::month::Month;
-use crate::message::Reject;
 use crate::settings;
-use crate::sqlstate::SqlState;
+use audit_core::Reject;
+use audit_core::SqlState;
 use std::cell::Cell;
 
 /// What one call may still make.

@@ -1,9 +1,9 @@
 //! Tables are named once; entries of the log carry a number.
 
 use super::limits::Limits;
-use crate::message::{Change, Table};
 use crate::pg::BuiltinOid;
 use crate::statement::Statement;
+use audit_core::message::{Change, Table};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

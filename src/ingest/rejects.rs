@@ -1,10 +1,11 @@
 //! What cannot be taken is set aside with its text, a SQLSTATE and a reason.
 
 use super::delivery::Delivery;
-use crate::message::{Change, Identity, Message, Reject, Table, delivered_digest, text_digest};
 use crate::pg::{CaughtError, ErrorReport, subtransaction};
-use crate::sqlstate::SqlState;
 use crate::statement::Statement;
+use audit_core::Reject;
+use audit_core::SqlState;
+use audit_core::message::{Change, Identity, Message, Table, delivered_digest, text_digest};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::borrow::Cow;

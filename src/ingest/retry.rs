@@ -5,10 +5,11 @@ use super::delivery::Delivery;
 use super::limits::Limits;
 use super::rejects::set_aside;
 use super::take::{Taken, take, take_message};
-use crate::message::{Origin, Reject};
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
 use crate::pg::lock_retry;
 use crate::statement::Statement;
+use audit_core::Reject;
+use audit_core::message::Origin;
 
 thread_local! {
     static OPEN: Statement = const { Statement::new(

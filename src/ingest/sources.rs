@@ -1,7 +1,7 @@
 //! Which databases a message may be of.
 
-use crate::message::Reject;
-use crate::sqlstate::SqlState;
+use audit_core::Reject;
+use audit_core::SqlState;
 
 /// Of a call of `audit_ingest`, by who made it.
 #[derive(Debug, Default)]

@@ -2,9 +2,9 @@
 
 use super::log::{Entry, record_id, record_pks};
 use super::month::months;
-use crate::message::{Action, Annotations, Logged};
 use crate::pg::{ErrorReport, Found, Partition, Value, with_partition};
 use crate::projection::{Projection, feed};
+use audit_core::message::{Action, Annotations, Logged};
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::CStr;

@@ -10,10 +10,11 @@ use super::names::{self, AuditedTable};
 use super::rejects::{Rejected, refusal, set_aside};
 use super::store::{self, Stored};
 use crate::isolate::{Isolation, at_once_or_isolated, isolated};
-use crate::message::{self, Action, Change, Identity, Message, Origin, Parsed, Reject, Table, Written};
 use crate::pg::{check_for_interrupts, keep_freed_memory, snapshot_is_fixed};
 use crate::projection::{self, Projection};
-use crate::sqlstate::SqlState;
+use audit_core::Reject;
+use audit_core::SqlState;
+use audit_core::message::{self, Action, Change, Identity, Message, Origin, Parsed, Table, Written};
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 

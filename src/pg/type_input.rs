@@ -1,6 +1,6 @@
 use super::role::{require_least_rights, with_least_rights};
-use crate::capture::Kind;
-use crate::cast::Shape;
+use audit_core::encoding::Kind;
+use audit_core::encoding::Shape;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 

@@ -1,5 +1,5 @@
-use crate::jsonb::jsonb;
-use crate::message;
+use audit_core::json::jsonb;
+use audit_core::message;
 use pgrx::{IntoDatum, direct_function_call, direct_function_call_as_datum as called, pg_sys};
 use std::borrow::Cow;
 use std::cell::RefCell;

@@ -1,15 +1,15 @@
 //! A projection's rule, run over entries of the log.
 
 use crate::isolate::{Isolation, isolated};
-use crate::message::Reject;
 use crate::pg::{
     BoundStatement, BuiltinOid, CaughtError, ErrorReport, LogRow, Meaning, Object, Strangers, as_extension, feeding,
     has_expired, is_limited, limited, restricted, show_progress_again, subtransaction, temporary_schema, tried,
     with_pinned,
 };
 use crate::settings::rule_timeout;
-use crate::sqlstate::SqlState;
 use crate::statement::{Statement, succeeded};
+use audit_core::Reject;
+use audit_core::SqlState;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiResult, SpiTupleTable};
 use std::cell::{Cell, RefCell};
@@ -30,7 +30,7 @@ const FORBIDDEN: &str = "the target's owner has not the rights of the rule's own
 thread_local! {
     static CURSORS: Statement = const { Statement::new("SELECT name FROM pg_catalog.pg_cursor()", &[]) };
 
-    /// What the transaction does from here on may be a rule's doing (see `src/capture/decode/stream.rs`).
+    /// What the transaction does from here on may be a rule's doing (see `crates/core/src/wire/decoder.rs`).
     static MARK: Statement = const { Statement::new(
         "WITH marked AS (INSERT INTO audit_cdc_internal.projecting_transactions SELECT pg_current_xact_id() FROM audit_cdc_internal.captures
                          ON CONFLICT DO NOTHING RETURNING xid)

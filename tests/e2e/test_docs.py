@@ -124,7 +124,7 @@ def test_the_relay_as_configured_here_and_as_systemd_starts_it(db, tmp_path):
     [shown] = [text for kind, text in all_blocks() if kind == "" and text.startswith("ok      database")]
     (tmp_path / "audit-relay.toml").write_text(configuration)
     secret = re.search(r'Authorization: Bearer ([^"]+)"', configuration)[1]
-    unit = (TOP / "relay" / "audit-relay@.service").read_text()
+    unit = (TOP / "crates" / "relay" / "audit-relay@.service").read_text()
     words = re.search(r"^ExecStart=(.*)$", unit, re.M)[1].replace("%i", "webhook").replace("%d", str(tmp_path)).split()
     assert words[0] == "/usr/local/bin/audit-relay"
     port = free_port()

@@ -2,9 +2,9 @@
 
 use super::row::Row;
 use super::varlena::is_on_disk;
-use crate::capture::wire::Filter;
 use crate::pg::{CaughtError, caught};
-use crate::sqlstate::SqlState;
+use audit_core::SqlState;
+use audit_core::wire::protocol::Filter;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::c_char;
 

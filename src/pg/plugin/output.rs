@@ -1,8 +1,8 @@
 //! Messages on their way out.
 
-use crate::capture::wire::{Omitted, Relation};
-use crate::capture::{Prefix, Writer};
-use crate::message::{MOST_KEPT, sha256};
+use audit_core::message::{MOST_KEPT, sha256};
+use audit_core::wire::protocol::{Omitted, Relation};
+use audit_core::wire::{Prefix, Writer};
 use pgrx::pg_sys;
 use std::collections::HashMap;
 

@@ -1,9 +1,9 @@
 //! How the values of a type are written.
 
 use super::varlena::{bytes_of, size_of};
-use crate::capture::{MOST_CARRIED, Writer};
 use crate::pg::{CaughtError, caught};
-use crate::sqlstate::SqlState;
+use audit_core::SqlState;
+use audit_core::wire::{MOST_CARRIED, Writer};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 use std::io::Write;

@@ -2,9 +2,10 @@
 
 use super::output_function::Output;
 use super::varlena::{bytes_of, is_on_disk};
-use crate::capture::wire::Omitted;
-use crate::capture::{Kind, SURELY_CARRIED, Writer, too_large};
-use crate::message::sha256;
+use audit_core::encoding::Kind;
+use audit_core::message::sha256;
+use audit_core::wire::protocol::Omitted;
+use audit_core::wire::{SURELY_CARRIED, Writer, too_large};
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute};
 use std::ops::Range;
 

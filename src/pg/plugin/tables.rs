@@ -4,7 +4,7 @@ use super::describe::describe;
 use super::filter::RowFilter;
 use super::output::{Output, Stream};
 use super::row::{Columns, Row};
-use crate::capture::wire::{Filter, Relation};
+use audit_core::wire::protocol::{Filter, Relation};
 use pg_sys::ReorderBufferChangeType as Change;
 use pg_sys::SysCacheIdentifier::{NAMESPACEOID, PUBLICATIONNAMESPACEMAP, PUBLICATIONOID, PUBLICATIONRELMAP};
 use pgrx::prelude::*;

@@ -1,9 +1,9 @@
 //! Whole streams: as our output plugin sends them, and damaged.
 
-use super::stream::{Catalog, Commit, Decoded, Decoder, Failure};
-use super::value::Kind;
-use super::wire::{Column, Filter, Omitted, Relation, ReplicaIdentity, message};
-use super::write::Writer;
+use super::decoder::{Catalog, Commit, Decoded, Decoder, Failure};
+use super::protocol::{Column, Filter, Omitted, Relation, ReplicaIdentity, message};
+use super::writer::Writer;
+use crate::encoding::Kind;
 use crate::message::{Annotations, Message, Written};
 use proptest::prelude::*;
 use serde_json::value::RawValue;

@@ -1,6 +1,6 @@
 //! Reads the messages of our own output plugin (src/pg/plugin). Total on any bytes. `write` is the other side.
 
-use super::value::Kind;
+use crate::encoding::Kind;
 
 /// Of the logical messages that say something to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

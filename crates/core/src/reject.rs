@@ -1,6 +1,6 @@
 //! Why a message cannot be taken: a SQLSTATE and a reason for people, never a value of the row.
 
-use crate::sqlstate::SqlState;
+use crate::SqlState;
 use std::borrow::Cow;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 //! the reply of Sequin Stream's `receive`, whose elements wrap a message as `{"ack_id":…,"data":…}`.
 
 use super::change::Change;
-use super::json::{Object, batch_of_envelopes};
-use super::reject::Reject;
-use crate::sqlstate::SqlState;
+use crate::Reject;
+use crate::SqlState;
+use crate::json::object::{Object, batch_of_envelopes};
 use serde_json::value::RawValue;
 
 /// One element of a body.

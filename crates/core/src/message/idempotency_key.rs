@@ -1,6 +1,6 @@
 //! Idempotency keys: base64 of the position.
 
-use super::key::RecordKey;
+use super::record_key::RecordKey;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use std::io::Write;
 

@@ -1,9 +1,9 @@
 //! Properties of the pure core: whatever comes in, every message is a change or a reject.
 
-use super::json::Object;
-use super::key::RecordKey;
+use super::record_key::RecordKey;
 use super::*;
-use crate::sqlstate::SqlState;
+use crate::SqlState;
+use crate::json::object::Object;
 use proptest::prelude::*;
 
 const GOOD: &str = r#"{"action":"insert","changes":null,"metadata":{"commit_idx":1,"commit_lsn":61536216,"commit_timestamp":"2026-11-22T21:09:42.850944Z","database":{"id":"d","name":"n"},"idempotency_key":"NjE1MzYyMTY6MQ==","record_pks":["1"],"table_name":"t","table_schema":"public","transaction_annotations":null},"record":{"id":1}}"#;
@@ -111,8 +111,8 @@ proptest! {
     fn lists_are_read_alike_with_and_without_a_short_cut(list in prop::collection::vec("[a,\"\\\\ \u{e9}\\[\\]]{0,5}", 0..4), spaced: bool) {
         let text = if spaced { serde_json::json!(list).to_string().replace(',', ", ") } else { serde_json::json!(list).to_string() };
         let read: Vec<String> = serde_json::from_str(&text).expect("a list");
-        prop_assert_eq!(super::json::strings(&text, "").expect("strings"), read.clone());
-        let plain = super::json::plain_strings(&text);
+        prop_assert_eq!(crate::json::object::strings(&text, "").expect("strings"), read.clone());
+        let plain = crate::json::object::plain_strings(&text);
         prop_assert!(plain.is_none_or(|plain| plain == read), "{text}");
     }
 }

@@ -1,7 +1,7 @@
 //! Reading the envelope of a message: objects one level deep, members as raw text.
 
-use super::reject::Reject;
-use crate::sqlstate::SqlState;
+use crate::Reject;
+use crate::SqlState;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;

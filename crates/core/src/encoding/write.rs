@@ -33,12 +33,12 @@ impl Kind {
     ];
 
     /// Of those that are no arrays.
-    pub(super) fn plain(letter: u8) -> Option<Self> {
+    pub(crate) fn plain(letter: u8) -> Option<Self> {
         Self::PLAIN.into_iter().find(|(known, _)| *known == letter).map(|(_, kind)| kind)
     }
 
     /// An array's is that of text.
-    pub(super) fn letter(&self) -> u8 {
+    pub(crate) fn letter(&self) -> u8 {
         Self::PLAIN.iter().find(|(_, known)| known == self).map_or(b't', |(letter, _)| *letter)
     }
 }

@@ -3,8 +3,8 @@
 //! Every rule that is not PostgreSQL's is Sequin's (source, `lib/sequin/runtime/slot_processor`, `…/table_reader`,
 //! `lib/sequin/postgres/value_caster`), which decodes changes and backfills differently.
 
-use super::shape::Shape;
 use super::time;
+use super::type_shape::Shape;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;

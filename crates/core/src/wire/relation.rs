@@ -1,7 +1,7 @@
 //! One table, as the stream or the catalogs describe it, and its changes as JSON messages.
 
-use super::value::{Kind, push_json, push_string, string};
-use super::wire::{Filter, Old, Omitted, ReplicaIdentity, Value};
+use super::protocol::{Filter, Old, Omitted, ReplicaIdentity, Value};
+use crate::encoding::write::{Kind, push_json, push_string, string};
 use crate::message::{About, Action, Annotations, Known, LargePart, Written, hex};
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -1,7 +1,7 @@
 //! Writes the messages that `wire` reads: for the output plugin.
 
-use super::value::Kind;
-use super::wire::{Filter, MOST_NESTED, Omitted, Relation};
+use super::protocol::{Filter, MOST_NESTED, Omitted, Relation};
+use crate::encoding::Kind;
 use std::ops::Range;
 
 /// One message at a time, in memory that is kept.
@@ -202,7 +202,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::{Malformed, Message, Old, ReplicaIdentity, Value, message};
+    use super::super::protocol::{Malformed, Message, Old, ReplicaIdentity, Value, message};
     use super::*;
 
     const SHA256: [u8; 32] = [7; 32];
@@ -246,7 +246,7 @@ mod tests {
 
     fn relation(kind: Kind) -> Relation {
         let column =
-            |name: &str, kind, is_identity| super::super::wire::Column { name: name.to_owned(), kind, is_identity };
+            |name: &str, kind, is_identity| super::super::protocol::Column { name: name.to_owned(), kind, is_identity };
         Relation {
             number: 8,
             oid: 7,

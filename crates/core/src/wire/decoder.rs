@@ -1,8 +1,8 @@
 //! What the stream has said so far, and the changes of its transactions.
 
-use super::table::{Column, CommitTime, Position, Table};
-use super::value::string;
-use super::wire::{Malformed, Message, Relation, message};
+use super::protocol::{Malformed, Message, Relation, message};
+use super::relation::{Column, CommitTime, Position, Table};
+use crate::encoding::write::string;
 use crate::message::{Annotations, Written, known_time};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;

@@ -1,8 +1,8 @@
 //! Of a row: is it one that `jsonb` can hold?
 
-use super::json::{Object, has_container_over, wrong_type};
-use super::reject::Reject;
-use crate::sqlstate::SqlState;
+use crate::Reject;
+use crate::SqlState;
+use crate::json::object::{Object, has_container_over, wrong_type};
 
 /// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
 pub(super) const LONGEST_IMAGE: usize = 0x0FFF_FFFF;

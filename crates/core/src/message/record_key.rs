@@ -1,8 +1,8 @@
 //! A record's key as the message gives it: `metadata.record_pks`.
 
 use super::digest::hex_digest;
-use super::json::{plain_strings, string, wrong_type};
-use super::reject::Reject;
+use crate::Reject;
+use crate::json::object::{plain_strings, string, wrong_type};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 

@@ -1,8 +1,8 @@
 //! May an update have changed its row's key? A message names no key columns, so this compares values: what was changed to
 //! something that stands in the key may be a column of it. Never wrongly no.
 
-use super::json::Object;
-use super::key::RecordKey;
+use super::record_key::RecordKey;
+use crate::json::object::Object;
 
 /// `old_values`: the changed columns, all of them in the row, with their old values; `new_values`: the row; `key`: its key now.
 pub fn may_change_key(old_values: &str, new_values: &str, key: &RecordKey) -> bool {

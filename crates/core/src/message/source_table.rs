@@ -1,7 +1,7 @@
 use super::body::Message;
-use super::json::{Object, required};
-use super::reject::Reject;
-use crate::sqlstate::SqlState;
+use crate::Reject;
+use crate::SqlState;
+use crate::json::object::{Object, required};
 use std::borrow::Cow;
 
 /// Stands for the database in messages of Sequin releases that did not name it.

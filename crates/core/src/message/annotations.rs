@@ -2,7 +2,7 @@
 
 use super::digest::{Identity, hex, hex_digest_of, text_digest};
 use super::holdable::jsonb_takes;
-use super::json::{Object, string};
+use crate::json::object::{Object, string};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::rc::Rc;

@@ -1,11 +1,11 @@
 //! What a message is known to say is what is read from it.
 
 use super::properties::Cell;
-use super::table::{Column, CommitTime, Position, Table};
-use super::value::{Kind, string};
-use super::wire::{Filter, Old, Omitted, ReplicaIdentity, Value};
+use super::protocol::{Filter, Old, Omitted, ReplicaIdentity, Value};
+use super::relation::{Column, CommitTime, Position, Table};
+use crate::SqlState;
+use crate::encoding::write::{Kind, string};
 use crate::message::{Annotations, Change, Large, Message, Written};
-use crate::sqlstate::SqlState;
 use proptest::prelude::*;
 use std::rc::Rc;
 

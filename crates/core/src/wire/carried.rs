@@ -1,6 +1,6 @@
 //! Which values of a row are too large to carry: as JSON the row would be more than `jsonb` can hold.
 
-use super::value::Kind;
+use crate::encoding::Kind;
 use crate::message::jsonb_holds;
 
 /// Of one row, in bytes of JSON. `jsonb` holds 256 MiB; names of columns are not counted.
@@ -54,8 +54,8 @@ fn written_length(byte: u8) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::value::push_json;
     use super::*;
+    use crate::encoding::write::push_json;
     use proptest::prelude::*;
 
     fn array() -> Kind {

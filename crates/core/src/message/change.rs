@@ -2,14 +2,14 @@
 
 use super::annotations::Annotations;
 use super::body::Message;
-use super::idempotency::{is_key_of_position, key_of_position, key_of_read};
+use super::idempotency_key::{is_key_of_position, key_of_position, key_of_read};
 use super::image::image;
-use super::json::{Envelope, Object, required, wrong_type};
-use super::key::RecordKey;
-use super::reject::Reject;
-use super::rekeyed::may_change_key;
-use super::table::Table;
-use crate::sqlstate::SqlState;
+use super::key_change::may_change_key;
+use super::record_key::RecordKey;
+use super::source_table::Table;
+use crate::Reject;
+use crate::SqlState;
+use crate::json::object::{Envelope, Object, required, wrong_type};
 use jiff::Timestamp;
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -233,7 +233,7 @@ pub(super) fn commit_time(text: &str) -> Result<i64, Reject> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::UNKNOWN_DATABASE;
+    use super::super::source_table::UNKNOWN_DATABASE;
     use super::*;
     use crate::message::Origin;
 
