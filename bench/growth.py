@@ -10,7 +10,7 @@ from settings import BATCH, GROWTH, RUNS
 
 STEP = max(GROWTH // 20 // BATCH, 1) * BATCH
 RECORDS = 500  # whose history is read in a run
-# README's way to one record's history, and the least that finds its entries
+# the documented way to one record's history, and the least that finds its entries
 HISTORY = """SELECT commit_timestamp, action, username, old_values, new_values FROM audit_logs
              WHERE table_name = 'orders' AND record_id = $1 ORDER BY commit_lsn, commit_idx"""
 LOOKUP = """SELECT commit_timestamp, action, annotations, old_values, new_values FROM audit_cdc_internal.log
@@ -38,7 +38,7 @@ def some_records(run):
 
 
 def histories():
-    """Milliseconds a record, by README's way and by the bare lookup, of entries that were read just before."""
+    """Milliseconds a record, by the documented way and by the bare lookup, of entries that were read just before."""
     execute("ANALYZE audit_cdc_internal.log")
     taken = {HISTORY: [], LOOKUP: []}
     for run in range(RUNS):
@@ -70,5 +70,5 @@ def measure():
         Row(f"last {STEP:,} of {GROWTH:,} rows/first", [steps[-1] / steps[0]], at_most(1.15) if large else None,
             "one pass; only calls are timed, a checkpoint before each part" + ("" if large else "; goal only for 20 million"), {"seconds": steps}),
         Row(f"one record's history among {GROWTH:,}/lookup", ratios(history, lookup), at_most(1.5) if large else None,
-            "README's query beside SELECT … FROM the log by its index; cached, prepared", {"history, ms": history, "lookup, ms": lookup}),
+            "the documented query beside SELECT … FROM the log by its index; cached, prepared", {"history, ms": history, "lookup, ms": lookup}),
     ]

@@ -1,4 +1,4 @@
-"""Ingest while one projection is active: README's activity feed."""
+"""Ingest while one projection is active: the activity feed of docs/projections.md."""
 
 import log
 import messages
@@ -47,4 +47,4 @@ def measure():
     taken = paired(RUNS, {"with": lambda: ingest(True), "without": lambda: ingest(False)})
     execute("DROP TABLE IF EXISTS activity_feed, orders CASCADE")
     return [Row("one activity feed/none", ratios(taken["with"], taken["without"]), at_most(1.5),
-                "README's projection active, a row of it a message", taken)]
+                "the documented projection active, a row of it a message", taken)]

@@ -70,6 +70,14 @@ def test_links_lead_somewhere(page):
     assert lost == []
 
 
+@pytest.mark.parametrize("page", [page for page in BY_HAND if page.name != "CHANGELOG.md"], ids=name)
+def test_files_that_are_named_exist(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    named = {path for path in re.findall(r"`((?:bench|crates|docs|relay|scripts|sql|src|tests)/[\w/.@-]*)`", text)}
+    named |= {f"tests/e2e/{test}.py" for test in re.findall(r"`(test_\w+)`", text)} | {f"tests/pg_regress/sql/{test}" for test in re.findall(r"`(\w+\.sql)`", text)}
+    assert [path for path in sorted(named) if not (TOP / path).exists()] == []
+
+
 def test_the_front_door_is_small():
     assert len((TOP / "README.md").read_text().splitlines()) <= 250
 
