@@ -97,6 +97,13 @@ def test_describing_a_source(db):
     assert db.rows("SELECT table_name, replica_identity, key_columns FROM audit_described_tables WHERE database_id = 'd1' AND table_schema = 'public'") == [("a", "default", ["id"])]
 
 
+def test_annotating_where_the_extension_is_not(empty):
+    [script] = [text for kind, text in all_blocks() if kind == "sh" and "annotate.sql" in text]
+    done = subprocess.run(["bash", "-ec", script], cwd=TOP, env={**os.environ, "SOURCE": empty.name}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert empty.value("SELECT audit_annotate(username => 'ada')") == {"username": "ada"}
+
+
 def test_commands_exist():
     makefile = (TOP / "Makefile").read_text()
     commands = re.findall(r"make (\w+)", "".join(text for kind, text in all_blocks() if kind == "sh"))
