@@ -10,12 +10,10 @@ mod capture;
 mod cast;
 mod history;
 mod ingest;
-mod isolate;
 mod pg;
 mod projection;
 mod protection;
 mod settings;
-mod statement;
 
 ::pgrx::pg_module_magic!();
 

@@ -7,13 +7,11 @@
 
 use super::source::Source;
 use crate::ingest::take_captured;
-use crate::isolate::Isolation;
 use crate::pg::{
-    BoundStatement, BuiltinOid, ErrorReport, Moment, TextRow, as_owner_of, kind_of_type, lock_to_read, pinned,
-    snapshot_is_fixed, text_rows,
+    BoundStatement, BuiltinOid, ErrorReport, Isolation, Moment, Statement, TextRow, as_owner_of, kind_of_type,
+    lock_to_read, pinned, snapshot_is_fixed, text_rows,
 };
 use crate::projection::temporary_types;
-use crate::statement::Statement;
 use audit_core::encoding::string;
 use audit_core::message::{Origin, Written};
 use audit_core::wire::{Catalog, Column, CommitTime, Position, ReplicaIdentity, Table, Value};

@@ -2,8 +2,7 @@
 //! in between, and that is said.
 
 use super::slot::{Read, Slot};
-use crate::pg::{self, BuiltinOid, ErrorReport};
-use crate::statement::Statement;
+use crate::pg::{self, BuiltinOid, ErrorReport, Statement};
 use pgrx::prelude::*;
 
 use BuiltinOid::{INT8OID, TEXTOID, TIMESTAMPTZOID};

@@ -1,8 +1,7 @@
 //! What starting a capture and watching it needs beyond SQL.
 
-use crate::pg::{self, BuiltinOid, ErrorReport};
+use crate::pg::{self, BuiltinOid, ErrorReport, Statement};
 use crate::settings;
-use crate::statement::Statement;
 use audit_core::SqlState;
 use pgrx::prelude::*;
 use std::ffi::CStr;

@@ -1,7 +1,6 @@
 //! Which tables capture leaves out. Only who owns a table and is an admin decides that, and it is on record.
 
-use crate::pg::{self, BuiltinOid, ErrorReport, as_extension, current_user};
-use crate::statement::Statement;
+use crate::pg::{self, BuiltinOid, ErrorReport, Statement, as_extension, current_user};
 use pgrx::prelude::*;
 
 use BuiltinOid::{OIDOID, TEXTOID};

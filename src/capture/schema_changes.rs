@@ -2,8 +2,7 @@
 //! sql/schema_changes.sql decides what is noted.
 
 use crate::ingest::{LargeAnnotations, store_large_annotations};
-use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, as_extension, pinned, with_latest_snapshot};
-use crate::statement::Statement;
+use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, Statement, as_extension, pinned, with_latest_snapshot};
 use audit_core::message::Annotations;
 use audit_core::wire::{SchemaChange, TruncatedPartition};
 use pgrx::Uuid;

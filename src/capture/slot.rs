@@ -1,8 +1,7 @@
 //! Reading a slot, without consuming it.
 
 use super::source::Source;
-use crate::pg::{BuiltinOid, Cursor, ErrorReport, as_extension, pinned, quietly};
-use crate::statement::Statement;
+use crate::pg::{BuiltinOid, Cursor, ErrorReport, Statement, as_extension, pinned, quietly};
 use audit_core::message::Written;
 use audit_core::wire::{Commit, Decoded, Decoder, Failure};
 use pgrx::prelude::*;

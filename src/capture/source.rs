@@ -1,7 +1,6 @@
 //! This database as a source: what its catalogs say now.
 
-use crate::pg::{BuiltinOid, as_extension, wait_for_commits, with_new_snapshot};
-use crate::statement::Statement;
+use crate::pg::{BuiltinOid, Statement, as_extension, wait_for_commits, with_new_snapshot};
 use audit_core::wire::Catalog;
 use pgrx::prelude::*;
 use std::collections::HashMap;

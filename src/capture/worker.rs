@@ -1,8 +1,7 @@
 //! The background worker of a database: captures what is committed, soon after it is.
 
-use crate::pg::{self, CaptureWorker, CaughtError, Woken, flushed_lsn};
+use crate::pg::{self, CaptureWorker, CaughtError, Statement, Woken, flushed_lsn};
 use crate::settings;
-use crate::statement::Statement;
 use audit_core::SqlState;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::time::Duration;

@@ -2,9 +2,7 @@
 
 use super::limits::Limits;
 use super::sources::Sources;
-use crate::isolate::Isolation;
-use crate::pg::{self, BuiltinOid};
-use crate::statement::Statement;
+use crate::pg::{self, BuiltinOid, Isolation, Statement};
 use audit_core::message::Origin;
 use pgrx::pg_sys::Oid;
 

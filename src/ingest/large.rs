@@ -1,7 +1,7 @@
 //! Annotations that are too large to stand in each entry: each is stored once.
 
 use crate::pg::BuiltinOid::{TEXTOID, UUIDOID};
-use crate::statement::Statement;
+use crate::pg::Statement;
 use audit_core::message::{Annotations, Change, Identity, Large};
 use pgrx::Uuid;
 use std::collections::BTreeMap;

@@ -1,8 +1,7 @@
 //! Tables are named once; entries of the log carry a number.
 
 use super::limits::Limits;
-use crate::pg::BuiltinOid;
-use crate::statement::Statement;
+use crate::pg::{BuiltinOid, Statement};
 use audit_core::message::{Change, Table};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;

@@ -1,8 +1,7 @@
 //! What cannot be taken is set aside with its text, a SQLSTATE and a reason.
 
 use super::delivery::Delivery;
-use crate::pg::{CaughtError, ErrorReport, subtransaction};
-use crate::statement::Statement;
+use crate::pg::{CaughtError, ErrorReport, Statement, subtransaction};
 use audit_core::Reject;
 use audit_core::SqlState;
 use audit_core::message::{Change, Identity, Message, Table, delivered_digest, text_digest};

@@ -6,8 +6,7 @@ use super::limits::Limits;
 use super::rejects::set_aside;
 use super::take::{Taken, take, take_message};
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
-use crate::pg::lock_retry;
-use crate::statement::Statement;
+use crate::pg::{Statement, lock_retry};
 use audit_core::Reject;
 use audit_core::message::Origin;
 

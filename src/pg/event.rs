@@ -1,6 +1,6 @@
 //! What an event trigger is told.
 
-use super::Call;
+use super::types::Call;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 

@@ -48,3 +48,15 @@ pub(super) fn has_value(setting: *mut Guc, value: Option<&str>) -> bool {
         }
     }
 }
+
+/// Makes `SET audit_cdc.typo = …` an error.
+pub fn reserve_setting_prefix() {
+    // SAFETY: called from _PG_init only; the name is a NUL-terminated constant that PostgreSQL copies.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"audit_cdc".as_ptr()) }
+}
+
+/// Is the server just starting, and loads its libraries?
+pub fn is_preloading() -> bool {
+    // SAFETY: reads process-local state.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}

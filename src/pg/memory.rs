@@ -1,3 +1,5 @@
+//! How much freed memory a session keeps.
+
 /// From now on this session keeps freed memory up to 8 MB for its next call: a body of a megabyte is held several times on its way. glibc gives it
 /// back to the kernel otherwise, and each call has all of its pages made and zeroed anew (glibc manual, "Malloc Tunable Parameters").
 #[cfg(target_env = "gnu")]

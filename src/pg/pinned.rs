@@ -1,3 +1,5 @@
+//! Settings that could change what our code means, writes or reads: it runs without them.
+
 use super::guc::{Guc, find, has_value};
 use super::role::{Setting, with_settings};
 use pgrx::pg_sys;

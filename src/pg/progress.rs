@@ -1,3 +1,5 @@
+//! Progress, where `pg_stat_progress_copy` shows it.
+
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::c_int;

@@ -1,7 +1,8 @@
 //! Removing the log is refused where it happens: event triggers on what was dropped do not run for their own removal.
 
-use super::lock::lock_renamed_schema;
-use super::{Call, bound};
+use super::bound;
+use super::log::lock_renamed_schema;
+use super::types::Call;
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgList, PgSqlErrorCode, pg_sys};

@@ -1,7 +1,8 @@
-use super::bound::Meaning;
-use super::caught;
+//! With whose rights and under which settings something runs.
+
 use super::ending::Unending;
-use super::lock::lock_to_read;
+use super::log::lock_to_read;
+use super::spi::caught;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 use pgrx::pg_sys::elog::PgLogLevel;
@@ -16,14 +17,6 @@ pub type Setting<'a> = (&'a str, Option<&'a str>);
 /// in it: temporary tables, deferred triggers, prepared statements, listening.
 pub fn restricted<T>(role: pg_sys::Oid, settings: &[Setting], work: impl FnOnce() -> T) -> T {
     with_rights(role, pg_sys::SECURITY_RESTRICTED_OPERATION, settings, work)
-}
-
-/// Runs a query of ours over a table, with the rights of its owner: what the table's owner has put into it (domains, operators, row filters)
-/// gets no others. Row security hides nothing, as it hides nothing from the WAL.
-pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce(Meaning) -> T) -> T {
-    let owner = locked_owner(table).unwrap_or_else(current_user);
-    let flags = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;
-    with_rights(owner, flags, &[], || work(Meaning::of_table(table, owner)))
 }
 
 /// Who owns a table, and goes on to until the transaction ends.
@@ -108,7 +101,7 @@ pub fn setting(name: &str) -> Option<String> {
     }
 }
 
-fn with_rights<T>(role: pg_sys::Oid, flags: u32, settings: &[Setting], work: impl FnOnce() -> T) -> T {
+pub(super) fn with_rights<T>(role: pg_sys::Oid, flags: u32, settings: &[Setting], work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: both are put back below; after an error the end of the (sub)transaction puts them back.
     let nesting = unsafe {

@@ -1,3 +1,5 @@
+//! A time limit for the code of a rule.
+
 use pgrx::pg_sys;
 use std::ffi::c_int;
 use std::sync::OnceLock;

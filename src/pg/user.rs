@@ -1,3 +1,5 @@
+//! Who has the session, and names of roles.
+
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 

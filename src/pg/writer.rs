@@ -1,3 +1,5 @@
+//! Who may write to the extension's tables.
+
 use super::{Call, ErrorReport};
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::ffi::CStr;

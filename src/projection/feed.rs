@@ -3,11 +3,10 @@
 use super::fill::last_log_id;
 use super::run::{LONGEST_LOCK, Patience, Projection, Taken, is_passing, judge, run_text};
 use crate::pg::{
-    BuiltinOid, LogRow, lock_table, log_rows, never_had_rows, notice_new_tables, return_fed_rows, rolled_back,
-    subtransaction, try_keep_schema_name, try_lock_table, try_share_projection, with_settings,
+    BuiltinOid, LogRow, Statement, lock_table, log_rows, never_had_rows, notice_new_tables, return_fed_rows,
+    rolled_back, subtransaction, try_keep_schema_name, try_lock_table, try_share_projection, with_settings,
 };
 use crate::settings::rule_timeout;
-use crate::statement::Statement;
 use audit_core::Reject;
 use audit_core::SqlState;
 use pgrx::Uuid;

@@ -2,8 +2,7 @@
 
 use super::feed::{note_refused, while_filling};
 use super::run::{Patience, Projection, run_text};
-use crate::pg::{BuiltinOid, Cursor, rolled_back, show_progress, with_progress};
-use crate::statement::Statement;
+use crate::pg::{BuiltinOid, Cursor, Statement, rolled_back, show_progress, with_progress};
 use pgrx::prelude::*;
 use std::ffi::CStr;
 

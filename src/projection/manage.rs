@@ -7,9 +7,9 @@ use super::rule;
 use super::run::Projection;
 use crate::capture::exclude_new_table;
 use crate::pg::{
-    ErrorReport, Meaning, Strangers, as_extension, current_user, lock_projection, lock_schema_name, lock_table, setting,
+    ErrorReport, Meaning, Statement, Strangers, as_extension, current_user, lock_projection, lock_schema_name,
+    lock_table, setting, succeeded,
 };
-use crate::statement::{Statement, succeeded};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 

@@ -1,8 +1,9 @@
 //! Is a rule a query whose result the target can take?
 
 use super::run::Projection;
-use crate::pg::{BoundStatement, CaughtError, ErrorReport, Meaning, Object, as_extension, caught, first_texts};
-use crate::statement::Statement;
+use crate::pg::{
+    BoundStatement, CaughtError, ErrorReport, Meaning, Object, Statement, as_extension, caught, first_texts,
+};
 use pgrx::prelude::*;
 
 use crate::pg::BuiltinOid::{OIDOID, TEXTARRAYOID};

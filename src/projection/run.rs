@@ -1,13 +1,11 @@
 //! A projection's rule, run over entries of the log.
 
-use crate::isolate::{Isolation, isolated};
 use crate::pg::{
-    BoundStatement, BuiltinOid, CaughtError, ErrorReport, LogRow, Meaning, Object, Strangers, as_extension, feeding,
-    has_expired, is_limited, limited, restricted, show_progress_again, subtransaction, temporary_schema, tried,
-    with_pinned,
+    BoundStatement, BuiltinOid, CaughtError, ErrorReport, Isolation, LogRow, Meaning, Object, Statement, Strangers,
+    as_extension, feeding, has_expired, is_limited, isolated, limited, restricted, show_progress_again, subtransaction,
+    succeeded, temporary_schema, tried, with_pinned,
 };
 use crate::settings::rule_timeout;
-use crate::statement::{Statement, succeeded};
 use audit_core::Reject;
 use audit_core::SqlState;
 use pgrx::prelude::*;

@@ -1,3 +1,5 @@
+//! Locks on the log and on what belongs to it.
+
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -43,12 +45,12 @@ fn keep_schema_name(table: pg_sys::Oid, wait: bool) -> bool {
     // SAFETY: reads the catalogs' caches; the table is locked, so that it stays in its schema.
     let schema = unsafe { pg_sys::get_rel_namespace(table) };
     let is_kept = acquire(&object(pg_sys::NamespaceRelationId, schema.to_u32()), pg_sys::AccessShareLock, wait);
-    super::notice_new_tables();
+    crate::pg::notice_new_tables();
     is_kept
 }
 
 /// Who renames a schema waits for those who rely on its name: PostgreSQL itself takes this lock only to drop it.
-pub(super) fn lock_renamed_schema(schema: pg_sys::Oid) {
+pub(in crate::pg) fn lock_renamed_schema(schema: pg_sys::Oid) {
     acquire(&object(pg_sys::NamespaceRelationId, schema.to_u32()), pg_sys::AccessExclusiveLock, true);
 }
 

@@ -1,9 +1,9 @@
 //! A partition of the log, read and written without a statement, as COPY and logical replication do (PostgreSQL source,
 //! `copyfrom.c`, `CopyMultiInsertBufferFlush`; `execReplication.c`, `ExecSimpleRelationInsert`).
 
-use super::log_rows::LogLayout;
-use super::value::{Types, Value};
-use super::{LogRow, snapshot_is_fixed};
+use super::datum::{Types, Value};
+use super::row::{LogLayout, LogRow};
+use crate::pg::snapshot_is_fixed;
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 use std::ffi::CStr;
 use std::ptr::null_mut;

@@ -1,4 +1,6 @@
-use super::log_rows::{LogRow, returned};
+//! A query that is read in steps.
+
+use crate::pg::log::{LogRow, returned};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::varlena::varlena_to_byte_slice;

@@ -1,3 +1,5 @@
+//! Errors as values, with what was done before them rolled back or not.
+
 use pgrx::PgTryBuilder;
 use pgrx::pg_sys::{self, panic::CaughtError};
 use std::panic::AssertUnwindSafe;
@@ -17,6 +19,11 @@ pub fn rolled_back<T>(work: impl FnOnce() -> T) -> T {
 /// The same, with an error as a value.
 pub fn tried<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
     within(work, false)
+}
+
+/// An error of `work` as a value, to be raised in other words. Nothing is rolled back: the caller must raise.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
+    PgTryBuilder::new(AssertUnwindSafe(|| Ok(work()))).catch_others(Err).execute()
 }
 
 fn within<T>(work: impl FnOnce() -> T, keep: bool) -> Result<T, CaughtError> {

@@ -1,3 +1,5 @@
+//! A new slot that begins at a position of its own.
+
 use super::slot::drop_slot_if_rolled_back;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char, c_int};

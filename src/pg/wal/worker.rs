@@ -1,6 +1,8 @@
+//! The background worker of a database.
+
 use super::board::{self, Desk};
-use super::pinned::pin_worker;
-use super::role::as_worker;
+use crate::pg::pinned::pin_worker;
+use crate::pg::role::as_worker;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::pg_sys::{self, panic::CaughtError};
 use pgrx::{IntoDatum, PgTryBuilder};
@@ -157,7 +159,7 @@ impl CaptureWorker {
         if let Some(desk) = self.desk {
             desk.take_commits();
         }
-        super::now()
+        crate::pg::now()
     }
 
     /// What was committed before `time`, and what the WAL has before `position`, is captured.
@@ -170,7 +172,7 @@ impl CaptureWorker {
     /// For the status, also where nothing can be written.
     pub fn has_failed(&self, sqlstate: i32) {
         if let Some(desk) = self.desk {
-            desk.has_failed(super::now(), sqlstate);
+            desk.has_failed(crate::pg::now(), sqlstate);
         }
     }
 

@@ -1,3 +1,5 @@
+//! How far the WAL goes.
+
 use pgrx::pg_sys;
 
 /// Of a page (PostgreSQL source, `xlog_internal.h`, `XLogLongPageHeaderData`).

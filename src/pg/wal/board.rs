@@ -1,3 +1,5 @@
+//! Where capture workers say that they sleep and how far they are, and who commits wakes them.
+
 use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{PgAtomic, pg_shmem_init};

@@ -1,6 +1,7 @@
 //! One poison row must not take its batch with it.
 
-use crate::pg::{CaughtError, subtransaction};
+use super::subtransaction;
+use crate::pg::CaughtError;
 use audit_core::Reject;
 
 /// How errors over data are met.

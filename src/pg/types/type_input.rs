@@ -1,4 +1,6 @@
-use super::role::{require_least_rights, with_least_rights};
+//! Types: their input functions, and how Sequin encodes their values.
+
+use crate::pg::role::{require_least_rights, with_least_rights};
 use audit_core::encoding::Kind;
 use audit_core::encoding::Shape;
 use pgrx::pg_sys;

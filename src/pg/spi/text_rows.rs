@@ -1,4 +1,6 @@
-use super::bound::BoundStatement;
+//! Rows as their types' output functions write them.
+
+use crate::pg::bound::BoundStatement;
 use pgrx::prelude::*;
 use std::ffi::CStr;
 

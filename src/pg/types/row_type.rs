@@ -1,4 +1,7 @@
-use super::{Call, TypeInput, type_name};
+//! Row types: columns by name, rows taken apart and formed.
+
+use super::call::Call;
+use super::type_input::{TypeInput, type_name};
 use pgrx::{PgTupleDesc, pg_sys};
 
 /// A row type: how to read each of its columns.

@@ -1,3 +1,5 @@
+//! Rows of the log, as projections are fed them.
+
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 use pgrx::spi::SpiTupleTable;
@@ -22,7 +24,7 @@ pub fn log_rows<'a>(_result: SpiTupleTable<'a>) -> Vec<LogRow<'a>> {
 }
 
 /// What the statement run last has returned. It lives until the SPI connection ends, which `'a` must not outlive.
-pub(super) fn returned<'a>() -> Vec<LogRow<'a>> {
+pub(in crate::pg) fn returned<'a>() -> Vec<LogRow<'a>> {
     // SAFETY: SPI_tuptable is the result of the statement run last: whole rows of the log.
     unsafe {
         let table = pg_sys::SPI_tuptable;

@@ -1,3 +1,5 @@
+//! Values on their way into a row of the log.
+
 use audit_core::json::jsonb;
 use audit_core::message;
 use pgrx::{IntoDatum, direct_function_call, direct_function_call_as_datum as called, pg_sys};

@@ -1,3 +1,6 @@
+//! A call of a function of ours: its arguments, and what it keeps for the next.
+
+use pgrx::datum::AnyElement;
 use pgrx::{FromDatum, PgMemoryContexts, pg_sys};
 use std::ffi::CStr;
 
@@ -19,7 +22,7 @@ impl Call {
     }
 
     /// What called it, if that is no expression.
-    pub(super) fn context(self) -> pg_sys::fmNodePtr {
+    pub(in crate::pg) fn context(self) -> pg_sys::fmNodePtr {
         // SAFETY: the call is the running one.
         unsafe { (*self.0).context }
     }
@@ -70,4 +73,10 @@ impl Call {
             &mut *(*flinfo).fn_extra.cast::<T>()
         }
     }
+}
+
+/// A value of a polymorphic result.
+pub fn any_element(datum: pg_sys::Datum, oid: pg_sys::Oid) -> Option<AnyElement> {
+    // SAFETY: `datum` is of type `oid`: callers read it by that type's input function, or got it as such.
+    unsafe { AnyElement::from_polymorphic_datum(datum, false, oid) }
 }

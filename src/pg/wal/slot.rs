@@ -1,3 +1,5 @@
+//! How far a slot was read, stored and let go of, also where a transaction fails.
+
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_void};

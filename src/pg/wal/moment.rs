@@ -1,4 +1,6 @@
-use super::check_for_interrupts;
+//! Positions of the WAL of which is known what later statements see.
+
+use crate::pg::check_for_interrupts;
 use pgrx::pg_sys;
 use std::time::Duration;
 

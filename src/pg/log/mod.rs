@@ -1,0 +1,16 @@
+//! The log, read and written without statements.
+
+mod datum;
+mod lock;
+mod partition;
+mod row;
+
+pub use datum::Value;
+pub(super) use lock::lock_renamed_schema;
+pub use lock::{
+    lock_capture, lock_log, lock_partitions, lock_projection, lock_retry, lock_schema_name, lock_table, lock_to_read,
+    try_keep_schema_name, try_lock_partitions, try_lock_table, try_share_projection,
+};
+pub use partition::{Found, Partition, is_partition, with_partition};
+pub(super) use row::returned;
+pub use row::{LogRow, feeding, log_rows, return_fed_rows};

@@ -1,0 +1,9 @@
+//! PostgreSQL's types and calls of functions, as far as they are only known when they run.
+
+mod call;
+mod row_type;
+mod type_input;
+
+pub use call::{Call, any_element};
+pub use row_type::{Column, RowType};
+pub use type_input::{TypeInput, kind_of_type};
