@@ -1,5 +1,6 @@
 """End-to-end tests: a real server (found through PGHOST; of each xdist worker one), the authentic corpus, real faults."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -149,6 +150,15 @@ def server(action):
     if action == "start" and (pathlib.Path(os.environ["AUDIT_DATA"]) / "postmaster.pid").exists():
         return
     subprocess.run([TOP / "scripts" / "server", action], check=True)
+
+
+@contextlib.contextmanager
+def server_away():
+    server("stop")
+    try:
+        yield
+    finally:
+        server("start")
 
 
 def in_threads(works):

@@ -24,6 +24,21 @@ def backfill(db, table, *arguments, **options):
     return db.rows(f"CALL audit_backfill('{table}'{''.join(', %s' for _ in arguments)}{named})", *arguments)[0][1]
 
 
+def interrupted(db, arguments, wanted):
+    """A backfill whose session ends after so many rows."""
+    connection = db.connect()
+    pid = db.value("SELECT pg_backend_pid()", connection=connection)
+
+    def read():
+        with pytest.raises(psycopg2.Error):
+            connection.cursor().execute(f"CALL audit_backfill({arguments}, backfill_id => '{ID}')")
+    thread = threading.Thread(target=read)
+    thread.start()
+    until(lambda: len(reads(db)) >= wanted)
+    db.run(f"SELECT pg_terminate_backend({pid})")
+    thread.join()
+
+
 def test_rows_are_read_as_changes_are_source(source):
     """The same encoding, names and keys, so that a row has one image and one key."""
     source.run("""CREATE TABLE t (b int, a numeric(6,2), "or""der" interval, at timestamptz, tags text[], doc json, whole int GENERATED ALWAYS AS (b * 2) STORED, PRIMARY KEY (a, b));
@@ -70,17 +85,7 @@ def test_the_same_id_adds_nothing_and_a_new_one_a_new_set(source):
 def test_interrupted_it_is_resumed(source, key):
     source.run(f"CREATE TABLE t (id int {key}); INSERT INTO t SELECT generate_series(1, 40000)")
     begin(source)
-    connection = source.connect()
-    pid = source.value("SELECT pg_backend_pid()", connection=connection)
-
-    def interrupted():
-        with pytest.raises(psycopg2.Error):
-            connection.cursor().execute(f"CALL audit_backfill('t', '{ID}', batch_size => 500)")
-    thread = threading.Thread(target=interrupted)
-    thread.start()
-    until(lambda: len(reads(source)) > 2000)
-    source.run(f"SELECT pg_terminate_backend({pid})")
-    thread.join()
+    interrupted(source, "'t', batch_size => 500", 2001)
     before = len(reads(source))
     assert 0 < before < 40000
     assert backfill(source, "t", ID) == 40000 - before

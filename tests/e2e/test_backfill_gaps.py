@@ -5,32 +5,14 @@ import subprocess
 import threading
 import time
 
-import psycopg2
 import pytest
 from capture_helpers import capture, captured, publish, source, start, stop, table  # noqa: F401
 from conftest import admin, batch, change, in_threads, server, until
 from fault_helpers import stop_fast
-from test_backfill import ID, backfill, reads
+from test_backfill import ID, backfill, interrupted, reads
 from test_capture import begin, code
 
 GAP = "SELECT audit_cdc_internal.{}"
-
-
-def interrupted(db, name, wanted, **options):
-    """A backfill whose session ends after so many rows."""
-    named = "".join(f", {option} => {value}" for option, value in options.items())
-    connection = db.connect()
-    pid = db.value("SELECT pg_backend_pid()", connection=connection)
-
-    def read():
-        with pytest.raises(psycopg2.Error):
-            connection.cursor().execute(f"CALL audit_backfill('{name}', '{ID}'{named})")
-    thread = threading.Thread(target=read)
-    thread.start()
-    until(lambda: len(reads(db)) >= wanted)
-    db.run(f"SELECT pg_terminate_backend({pid})")
-    thread.join()
-    assert progress(db, "finished_at IS NULL") == [(True,)]
 
 
 def progress(db, columns):
@@ -171,7 +153,7 @@ def test_a_rewrite_lets_it_begin_again(source, key, rewrite):
     source.run(f"CREATE TABLE t (id int {key}, v int); ALTER TABLE t REPLICA IDENTITY FULL; ALTER TABLE t SET (autovacuum_enabled = off)")
     source.run("INSERT INTO t SELECT i, i FROM generate_series(1, 9000) i")
     begin(source)
-    interrupted(source, "t", 2000, batch_size=300)
+    interrupted(source, "'t', batch_size => 300", 2000)
     source.run("DELETE FROM t WHERE id % 3 > 0 AND id < 8000")
     source.run(rewrite) if "VACUUM" in rewrite else [source.run(sql) for sql in rewrite.split("; ")]
     before = source.value("SELECT max(id) FROM audit_logs WHERE action = 'read'")
@@ -187,7 +169,7 @@ def test_a_rewrite_lets_it_begin_again(source, key, rewrite):
 def test_another_key_name_or_filter_lets_it_begin_again(source, alter):
     source.run("CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL); INSERT INTO t SELECT i, 10000 - i FROM generate_series(1, 9000) i")
     begin(source, "TABLE t")
-    interrupted(source, "t", 2000, batch_size=300)
+    interrupted(source, "'t', batch_size => 300", 2000)
     source.run(alter)
     assert backfill(source, "t", ID) == 9000
     assert progress(source, "restarts") == [(1,)]
@@ -210,7 +192,7 @@ def test_a_partition_that_comes_without_rows_changes_nothing_and_one_with_rows_d
         INSERT INTO p SELECT generate_series(1000, 9999)""")
     source.run("CREATE PUBLICATION audited FOR TABLE p WITH (publish_via_partition_root = true)")
     source.run("SELECT audit_capture_start('audited')")
-    interrupted(source, "p", 1000, batch_size=300)
+    interrupted(source, "'p', batch_size => 300", 1000)
     source.run("CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (20000) TO (30000)")
     source.run("SELECT audit_cdc_internal.backfill_batch(%s, 'p'::regclass, 10)", ID)
     assert progress(source, "restarts, complete_lsn") == [(0, None)]
@@ -383,7 +365,7 @@ def test_gaps_that_ended_before_are_closed(source):
 def test_one_that_began_before_the_end_of_a_gap_begins_again(source, relation):
     source.run("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 9000)")
     begin(source)
-    interrupted(source, "t", 2000, batch_size=300)
+    interrupted(source, "'t', batch_size => 300", 2000)
     note_gap(source, relation)
     end_gap(source, relation)
     assert backfill(source, "t", ID) == 9000
@@ -405,7 +387,7 @@ def test_one_that_is_all_read_when_a_gap_ends_begins_again(source):
 def test_one_beside_which_capture_was_started_anew_begins_again(source):
     source.run("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 9000)")
     begin(source)
-    interrupted(source, "t", 2000, batch_size=300)
+    interrupted(source, "'t', batch_size => 300", 2000)
     stop(source)
     source.run("DELETE FROM t WHERE id < 100")
     source.run("SELECT audit_capture_start('audited')")
@@ -447,17 +429,7 @@ def test_all_of_them_are_resumed_by_its_id(source):
     for name in ("a", "b"):
         source.run(f"CREATE TABLE {name} (id int PRIMARY KEY); INSERT INTO {name} SELECT generate_series(1, 9000)")
     begin(source)
-    connection = source.connect()
-    pid = source.value("SELECT pg_backend_pid()", connection=connection)
-
-    def read():
-        with pytest.raises(psycopg2.Error):
-            connection.cursor().execute(f"CALL audit_backfill(backfill_id => '{ID}', tables => '{{a,b}}', batch_size => 300)")
-    thread = threading.Thread(target=read)
-    thread.start()
-    until(lambda: len(reads(source)) >= 1000)
-    source.run(f"SELECT pg_terminate_backend({pid})")
-    thread.join()
+    interrupted(source, "tables => '{a,b}', batch_size => 300", 1000)
     source.rows("CALL audit_backfill(backfill_id => %s)", ID)
     assert progress(source, "table_name::text, rows_read::int, finished_at IS NOT NULL") == [("a", 9000, True), ("b", 9000, True)]
     assert completes(source) == [("a",), ("b",)]

@@ -120,6 +120,14 @@ def terminated(db, rebuild):
     run(db.connect(), "SELECT pg_terminate_backend(%s)", rebuild.pid)
 
 
+def left_waiting(db, body, connection=None):
+    """Changes that come during a rebuild, which is then cancelled."""
+    with held(db, REBUILD) as rebuild:
+        db.ingest(body, connection)
+        cancelled(db, rebuild)
+        rebuild.thread.join()
+
+
 @pytest.mark.parametrize("interrupt", [cancelled, terminated])
 @pytest.mark.parametrize("taken_by", ["ingest", "retry", "rebuild"])
 def test_an_interrupted_rebuild_leaves_everything_as_it_was(feed, interrupt, taken_by):
@@ -152,10 +160,7 @@ def test_what_waits_is_taken_also_by_an_ingest_that_rolls_back_and_the_next(feed
     with waiting(feed, "SELECT audit_ingest(%s)", values("e", first=4)) as outcome:
         run(rebuild.connection, "ROLLBACK")
     assert outcome == [None] and shown(feed) == "DEabc"
-    with held(feed, REBUILD) as rebuild:
-        feed.ingest(values("g", "h", first=6), relay)
-        cancelled(feed, rebuild)
-        rebuild.thread.join()
+    left_waiting(feed, values("g", "h", first=6), relay)
     assert shown(feed) == "DEabc" and state(feed) == (True, 2, 0)
     run(relay, "BEGIN")
     feed.ingest(values("f", first=5), relay)
@@ -168,10 +173,7 @@ def test_what_waits_is_taken_also_by_an_ingest_that_rolls_back_and_the_next(feed
 
 def test_two_ingests_do_not_both_take_what_waits(feed):
     """The second skips what the first has in hand."""
-    with held(feed, REBUILD) as rebuild:
-        feed.ingest(values("d", "e", first=3))
-        cancelled(feed, rebuild)
-        rebuild.thread.join()
+    left_waiting(feed, values("d", "e", first=3))
     one, two = feed.connect(), feed.connect(options=GUARD)
     run(one, "BEGIN")
     feed.ingest(values("f", first=5), one)
@@ -182,10 +184,7 @@ def test_two_ingests_do_not_both_take_what_waits(feed):
 
 
 def test_waiting_entries_that_the_rule_cannot_take_are_listed(feed):
-    with held(feed, REBUILD) as rebuild:
-        feed.ingest(values("d", "bad", first=3))
-        cancelled(feed, rebuild)
-        rebuild.thread.join()
+    left_waiting(feed, values("d", "bad", first=3))
     feed.run("ALTER TABLE feed ADD CHECK (value <> 'BAD')")
     feed.ingest(values("f", first=5))
     assert shown(feed) == "DFabc" and state(feed) == (True, 0, 1)

@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import CORPUS, batch, lines, server, until
+from conftest import CORPUS, batch, lines, server, server_away, until
 from relay_helpers import PROGRAM, Relay, exactly, messages, role, run, stored, url
 
 
@@ -69,8 +69,7 @@ def test_the_corpus_as_the_database_takes_it_itself(db, tmp_path):
 
 def test_a_database_that_is_away_is_waited_for(db, tmp_path):
     (tmp_path / "a").write_text("\n".join(messages(5_000)))
-    server("stop")
-    try:
+    with server_away():
         with_relay = Relay.__new__(Relay)
         with_relay.arguments = [str(PROGRAM), "file", str(tmp_path / "a")]
         with_relay.environment = {**os.environ, "AUDIT_RELAY_DATABASE": url(db, user="postgres")}
@@ -79,8 +78,6 @@ def test_a_database_that_is_away_is_waited_for(db, tmp_path):
             relay.says("not stored")
             server("start")
             assert relay.ended() == 0
-    finally:
-        server("start")
     exactly(db, 5_000)
 
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from conftest import server, until
+from conftest import server_away, until
 from relay_helpers import FAULTS, Relay, exactly, free_port, messages, run, stored, strike, url, wire_to_database
 from relay_peers import broker  # noqa: F401
 
@@ -56,13 +56,10 @@ def test_no_offset_is_committed_while_the_database_is_away(db, broker):
     broker.create(TOPIC)
     with Member(db, broker) as relay:
         relay.says("assigned")
-        server("stop")
-        try:
+        with server_away():
             broker.put(TOPIC, messages(300))
             relay.says("not stored")
             assert committed(broker) == 0
-        finally:
-            server("start")
         until(lambda: stored(db) == 300)
         until(lambda: committed(broker) == 300)
     exactly(db, 300)

@@ -8,7 +8,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import server, until
+from conftest import server_away, until
 from relay_helpers import FAULTS, Relay, exactly, messages, run, stored, strike, url, wire_to_database
 from relay_peers import CREDENTIALS, Queue, sqs  # noqa: F401
 
@@ -80,27 +80,21 @@ def test_messages_stay_invisible_while_the_database_keeps_them_waiting(db, queue
 
 def test_nothing_is_deleted_while_the_database_is_away(db, queue):
     with Pull(db, queue) as relay:
-        server("stop")
-        try:
+        with server_away():
             queue.put(messages(40))
             relay.says("not stored")
             assert sum(queue.pending()) == 40
-        finally:
-            server("start")
         until(lambda: queue.pending() == (0, 0))
     exactly(db, 40)
 
 
 def test_a_stop_returns_what_cannot_be_stored(db, queue):
     with Pull(db, queue, "--stop-timeout", "500ms") as relay:
-        server("stop")
-        try:
+        with server_away():
             queue.put(messages(10))
             relay.says("not stored")
             assert relay.stop() == 0
             assert queue.pending() == (10, 0)
-        finally:
-            server("start")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -5,7 +5,7 @@ import random
 import threading
 
 import pytest
-from conftest import server, until
+from conftest import server_away, until
 from relay_helpers import FAULTS, Relay, exactly, free_port, messages, metric, run, stored, strike, url, wire_to_database
 from sequin_stream import TOKEN, SequinStream
 
@@ -44,27 +44,21 @@ def test_what_is_rejected_is_kept_and_acked(db, stream):
 
 def test_nothing_is_acked_while_the_database_is_away(db, stream):
     with Pull(db, stream) as relay:
-        server("stop")
-        try:
+        with server_away():
             stream.put(messages(500))
             relay.says("not stored")
             assert stream.acked == 0
-        finally:
-            server("start")
         until(lambda: stream.acked == 500)
         exactly(db, 500)
 
 
 def test_a_stop_returns_what_cannot_be_stored(db, stream):
     with Pull(db, stream, "--stop-timeout", "500ms") as relay:
-        server("stop")
-        try:
+        with server_away():
             stream.put(messages(50))
             relay.says("not stored")
             assert relay.stop() == 0
             assert (stream.nacked, stream.acked, len(stream.waiting)) == (50, 0, 50)
-        finally:
-            server("start")
     with Pull(db, stream):
         until(lambda: stream.pending() == 0)
     exactly(db, 50)

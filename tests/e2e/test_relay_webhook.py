@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from conftest import batch, change, in_threads, server, until
+from conftest import batch, change, in_threads, server, server_away, until
 from fault_helpers import kill_postmaster
 from relay_helpers import SECRET, Relay, exactly, free_port, messages, metric, post, request, stored, url, wire_to_database
 
@@ -145,23 +145,17 @@ def test_health_readiness_and_metrics(db, webhook):
     assert (metric(webhook.port, 'messages_total{outcome="inserted"}'), metric(webhook.port, 'messages_total{outcome="duplicate"}')) == (3, 3)
     assert metric(webhook.port, 'requests_total{code="204"}') == 2
     assert metric(webhook.port, "last_stored_timestamp_seconds") >= time.time() - 60
-    server("stop")
-    try:
+    with server_away():
         until(lambda: get("/readyz")[0] == 503)
         assert get("/healthz")[0] == 200
-    finally:
-        server("start")
     until(lambda: get("/readyz")[0] == 200)
 
 
 def test_a_database_that_is_away_gives_503_and_retry_after(db, webhook):
     body = batch(messages(5))
-    server("stop")
-    try:
+    with server_away():
         status, headers, _ = request(webhook.port, body=body)
         assert (status, int(headers["retry-after"]) > 0) == (503, True)
-    finally:
-        server("start")
     until(lambda: post(webhook.port, body) == 204)
     exactly(db, 5)
 

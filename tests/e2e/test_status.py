@@ -31,26 +31,24 @@ def grows(db):
     return lag(db) > first
 
 
+def lags_while_held(db, lock, waits):
+    is_captured(db, "INSERT INTO t VALUES (1)")
+    until(lambda: lag(db) == 0)
+    with held(db, lock):
+        db.run("INSERT INTO t VALUES (2)")
+        until(lambda: worker(db, waits))
+        assert grows(db)
+    until(lambda: logged(db) == [1, 2] and lag(db) == 0)
+
+
 def test_it_lags_during_a_long_pass(captured):
     captured.run("CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_xact_lock(17); RETURN NEW; END$$")
     captured.run("CREATE TRIGGER hold BEFORE UPDATE ON audit_cdc_internal.captures FOR EACH ROW WHEN (NEW.changes > OLD.changes) EXECUTE FUNCTION hold()")
-    is_captured(captured, "INSERT INTO t VALUES (1)")
-    until(lambda: lag(captured) == 0)
-    with held(captured, "SELECT pg_advisory_xact_lock(17)"):
-        captured.run("INSERT INTO t VALUES (2)")
-        until(lambda: worker(captured, "wait_event = 'advisory'"))
-        assert grows(captured)
-    until(lambda: logged(captured) == [1, 2] and lag(captured) == 0)
+    lags_while_held(captured, "SELECT pg_advisory_xact_lock(17)", "wait_event = 'advisory'")
 
 
 def test_it_lags_while_it_waits(captured):
-    is_captured(captured, "INSERT INTO t VALUES (1)")
-    until(lambda: lag(captured) == 0)
-    with held(captured, "SELECT audit_cdc_internal.lock_capture()"):
-        captured.run("INSERT INTO t VALUES (2)")
-        until(lambda: worker(captured, "wait_event_type = 'Lock'"))
-        assert grows(captured)
-    until(lambda: logged(captured) == [1, 2] and lag(captured) == 0)
+    lags_while_held(captured, "SELECT audit_cdc_internal.lock_capture()", "wait_event_type = 'Lock'")
 
 
 def test_lag_is_of_the_oldest_commit_not_of_the_last_look(captured):
