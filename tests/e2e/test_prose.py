@@ -78,6 +78,16 @@ def test_files_that_are_named_exist(page):
     assert [path for path in sorted(named) if not (TOP / path).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_diagrams_are_such_that_mermaid_draws(page):
+    for drawn in re.findall(r"^```mermaid\n(.*?)^```$", page.read_text(), re.M | re.S):
+        assert re.match(r"flowchart (LR|TD)\n|sequenceDiagram\n", drawn)
+        nodes = re.findall(r"(\w+)(?:\[|\{)", drawn) + re.findall(r"(?:-->|-\.->)\s*(\w+)$", drawn, re.M)
+        assert [node for node in nodes if node in ("call", "class", "classDef", "click", "default", "end", "graph", "href", "style", "subgraph")] == []
+        assert drawn.count("subgraph ") == len(re.findall(r"^\s*end$", drawn, re.M))
+        assert [line for line in drawn.split("\n") if line.count('"') % 2] == []
+
+
 def test_the_front_door_is_small():
     assert len((TOP / "README.md").read_text().splitlines()) <= 250
 
