@@ -1,22 +1,23 @@
 -- Who, from where, why: annotations of the current transaction, carried by its changes.
 --
--- Part of the extension audit_cdc, and complete in itself: where no extension can be installed, run this file
--- in the source database (psql -v ON_ERROR_STOP=1 -f annotate.sql), by a role that may create functions there.
+-- Part of the extension audit_cdc, and complete in itself: where no extension can be installed, run this file in
+-- the source database (psql -v ON_ERROR_STOP=1 -f annotate.sql), by a role that may create functions there.
 --
--- What is in force is kept in the setting audit_annotate.in_force, local to the transaction, so that a rolled
--- back savepoint takes its part with it, as it does with the message. The transaction's id stands before it:
--- a value that a session brought along from elsewhere counts for nothing.
+-- What is in force is kept in the setting audit_annotate.in_force, local to the transaction, so that a rolled back
+-- savepoint takes its part with it, as it does with the message. The transaction's id stands before it: a value
+-- that a session brought along from elsewhere counts for nothing.
 --
--- Each message is emitted twice. PostgreSQL decodes a message as if it stood where it ends (PostgreSQL source, decode.c,
--- logicalmsg_decode), which is where the next record begins: a change that follows in another subtransaction may be decoded before it. It
--- cannot come before both.
+-- Each message is emitted twice. PostgreSQL decodes a message as if it stood where it ends (PostgreSQL source,
+-- decode.c, logicalmsg_decode), which is where the next record begins: a change that follows in another
+-- subtransaction may be decoded before it. It cannot come before both.
 
 -- Can an annotation travel? Without the extension a good guess: the first statement of a transaction
 -- started with it, unless another function called us.
 CREATE FUNCTION audit_in_transaction_block() RETURNS boolean
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
   AS $$ SELECT statement_timestamp() <> transaction_timestamp() $$;
-COMMENT ON FUNCTION audit_in_transaction_block() IS 'Is this session inside BEGIN … COMMIT? A guess where it is not the extension''s. Serves audit_annotate.';
+COMMENT ON FUNCTION audit_in_transaction_block() IS
+  'Is this session inside BEGIN … COMMIT? A guess where it is not the extension''s. Serves audit_annotate.';
 
 CREATE FUNCTION audit_set_annotation(
     in_transaction_block boolean, username text, source text, request_id text, metadata jsonb, extra jsonb)
@@ -27,20 +28,30 @@ DECLARE
   context text;
   kept text := current_setting('audit_annotate.in_force', true);
   in_force jsonb := '{}';
-  added jsonb := jsonb_strip_nulls(jsonb_build_object('username', username, 'source', source, 'request_id', request_id));
+  added jsonb := jsonb_strip_nulls(
+    jsonb_build_object('username', username, 'source', source, 'request_id', request_id));
 BEGIN
   IF username IS NULL AND source IS NULL AND request_id IS NULL AND metadata IS NULL AND extra IS NULL THEN
     RAISE EXCEPTION 'nothing to annotate'
       USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Pass at least one of username, source, request_id, metadata, extra; to end an annotation call audit_annotate_clear().';
+            HINT = 'Pass at least one of username, source, request_id, metadata, extra; to end an annotation call '
+                   'audit_annotate_clear().';
   END IF;
-  wrong := CASE WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata' WHEN jsonb_typeof(extra) <> 'object' THEN 'extra' END;
+  wrong := CASE
+    WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata'
+    WHEN jsonb_typeof(extra) <> 'object' THEN 'extra'
+  END;
   IF wrong IS NOT NULL THEN
     RAISE EXCEPTION '% is not a JSON object', wrong
       USING ERRCODE = 'invalid_parameter_value',
             HINT = format('Pass an object, such as %s => ''{"reason": "refund"}''.', wrong);
   END IF;
-  SELECT key INTO wrong FROM jsonb_object_keys(extra) AS key WHERE key = ANY (named) ORDER BY array_position(named, key) LIMIT 1;
+  SELECT key
+  INTO wrong
+  FROM jsonb_object_keys(extra) AS key
+  WHERE key = ANY (named)
+  ORDER BY array_position(named, key)
+  LIMIT 1;
   IF FOUND THEN
     RAISE EXCEPTION 'extra must not contain the key "%"', wrong
       USING ERRCODE = 'invalid_parameter_value',
@@ -65,7 +76,8 @@ BEGIN
   END IF;
   in_force := in_force || coalesce(extra, '{}') || added;
 
-  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.set', in_force::text) FROM generate_series(1, 2);
+  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.set', in_force::text) FROM generate_series(
+    1, 2);
   PERFORM set_config('audit_annotate.in_force', pg_current_xact_id()::text || ' ' || in_force::text, true);
   RETURN in_force;
 END
@@ -79,7 +91,12 @@ CREATE FUNCTION audit_annotate(
   RETURNS jsonb LANGUAGE sql
   RETURN audit_set_annotation(audit_in_transaction_block(), username, source, request_id, metadata, extra);
 COMMENT ON FUNCTION audit_annotate(text, text, text, jsonb, jsonb) IS
-'Annotates the later changes of this transaction and returns what is now in force. All parameters are optional: username (who), source (from where), request_id, metadata (an object: why and the like), extra (an object of further keys). Calls in one transaction merge key by key, metadata one level deep; null leaves a key as it is. Emits, twice, pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) (https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra that is no object, for a parameter''s name in extra. Warning 25P01 outside a transaction block.';
+  'Annotates the later changes of this transaction and returns what is now in force. All parameters are optional: '
+  'username (who), source (from where), request_id, metadata (an object: why and the like), extra (an object of '
+  'further keys). Calls in one transaction merge key by key, metadata one level deep; null leaves a key as it is. '
+  'Emits, twice, pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) '
+  '(https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra '
+  'that is no object, for a parameter''s name in extra. Warning 25P01 outside a transaction block.';
 
 CREATE FUNCTION audit_annotate_clear() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -89,7 +106,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION audit_annotate_clear() IS
-'Ends the annotation: later changes of this transaction carry none. Emits, twice, pg_logical_emit_message(true, ''sequin:transaction_annotations.clear'', '''').';
+  'Ends the annotation: later changes of this transaction carry none. Emits, twice, pg_logical_emit_message(true, '
+  '''sequin:transaction_annotations.clear'', '''').';
 
 GRANT EXECUTE ON FUNCTION audit_in_transaction_block(), audit_set_annotation(boolean, text, text, text, jsonb, jsonb),
   audit_annotate(text, text, text, jsonb, jsonb), audit_annotate_clear() TO PUBLIC;

@@ -1,13 +1,14 @@
--- What people read. Names, lifted annotations and what is unknown are put together on reading, so that
--- a description that comes later explains entries that are there already.
--- audit_new_logs is the same over the entries that are being stored, for the rules of projections; entries also tells which of them may have changed a key.
+-- What people read. Names, lifted annotations and what is unknown are put together on reading, so that a
+-- description that comes later explains entries that are there already. audit_new_logs is the same over the entries
+-- that are being stored, for the rules of projections; entries also tells which of them may have changed a key.
 DO $do$
 DECLARE
   entries CONSTANT text := $view$
   SELECT l.id,
          t.database_id, t.database_name, t.table_schema, t.table_name,
          l.record_id,
-         CASE WHEN l.record_pks IS NULL AND l.record_id IS NOT NULL THEN ARRAY[l.record_id] ELSE l.record_pks END AS record_pks,
+         CASE WHEN l.record_pks IS NULL AND l.record_id IS NOT NULL THEN ARRAY[l.record_id] ELSE l.record_pks END
+           AS record_pks,
          l.action::text AS action,
          l.commit_lsn, l.commit_idx, l.commit_timestamp,
          l.old_values, l.new_values,
@@ -16,15 +17,22 @@ DECLARE
          audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
          nullif(a.annotations -> 'metadata', 'null') AS metadata,
          a.annotations,
-         coalesce(l.idempotency_key, encode(format('%%s:%%s', l.commit_lsn, l.commit_idx)::bytea, 'base64')) AS idempotency_key,
+         coalesce(l.idempotency_key, encode(format('%%s:%%s', l.commit_lsn, l.commit_idx)::bytea, 'base64'))
+           AS idempotency_key,
          l.created_at,
-         CASE l.replica_identity WHEN 'f' THEN 'full' WHEN 'd' THEN 'default' WHEN 'i' THEN 'index' WHEN 'n' THEN 'nothing'
-                                 ELSE d.replica_identity END AS replica_identity,
+         CASE l.replica_identity
+           WHEN 'f' THEN 'full'
+           WHEN 'd' THEN 'default'
+           WHEN 'i' THEN 'index'
+           WHEN 'n' THEN 'nothing'
+           ELSE d.replica_identity
+         END AS replica_identity,
          CASE
            WHEN l.unknown_columns IS NOT NULL THEN l.unknown_columns
            WHEN d.replica_identity IS NOT NULL THEN ARRAY(
              SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
-             WHERE (l.action = 'delete' AND d.replica_identity <> 'full' AND c.value = 'null' AND c.key <> ALL (d.identity_columns))
+             WHERE (l.action = 'delete' AND d.replica_identity <> 'full' AND c.value = 'null'
+                    AND c.key <> ALL (d.identity_columns))
                 OR (l.action = 'update' AND d.replica_identity <> 'full' AND c.value = '"unchanged_toast"')
                 OR (l.action = 'read' AND c.value = 'null' AND c.key = ANY (d.null_in_reads))
              UNION
@@ -49,7 +57,10 @@ DECLARE
   FROM %s AS l
   CROSS JOIN LATERAL (
     SELECT CASE WHEN l.large_annotations IS NULL THEN l.annotations
-                ELSE (SELECT g.annotations FROM audit_cdc_internal.large_annotations AS g WHERE g.id = l.large_annotations)
+                ELSE (
+                  SELECT g.annotations
+                  FROM audit_cdc_internal.large_annotations AS g
+                  WHERE g.id = l.large_annotations)
            END AS annotations) AS a
   JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table
   LEFT JOIN audit_cdc_internal.record_keys AS k ON k.audited_table = l.audited_table AND k.record_id = l.record_id
@@ -61,39 +72,73 @@ BEGIN
   EXECUTE 'CREATE VIEW @extschema@.audit_logs AS ' || format(entries, '', 'audit_cdc_internal.log');
   EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS ' || format(entries, '', 'audit_cdc_internal.new_log()')
           || ' ORDER BY l.commit_timestamp, l.commit_lsn, l.commit_idx, l.id';
-  EXECUTE 'CREATE VIEW audit_cdc_internal.entries AS ' || format(entries, ', l.may_change_key', 'audit_cdc_internal.log');
+  EXECUTE 'CREATE VIEW audit_cdc_internal.entries AS '
+    || format(entries, ', l.may_change_key', 'audit_cdc_internal.log');
 END
 $do$;
 
 COMMENT ON VIEW @extschema@.audit_logs IS 'the audit log: one row a change, append-only';
-COMMENT ON COLUMN @extschema@.audit_logs.id IS 'number of the entry; grows, with gaps, in the order of storing, not of commits';
-COMMENT ON COLUMN @extschema@.audit_logs.database_id IS 'Sequin''s id of the source database; "unknown" from Sequin releases that did not send it';
+COMMENT ON COLUMN @extschema@.audit_logs.id IS
+  'number of the entry; grows, with gaps, in the order of storing, not of commits';
+COMMENT ON COLUMN @extschema@.audit_logs.database_id IS
+  'Sequin''s id of the source database; "unknown" from Sequin releases that did not send it';
 COMMENT ON COLUMN @extschema@.audit_logs.database_name IS 'Sequin''s name for the source database; null if not sent';
 COMMENT ON COLUMN @extschema@.audit_logs.table_schema IS 'schema of the table in the source';
-COMMENT ON COLUMN @extschema@.audit_logs.table_name IS 'for a partition, the name of its immediate parent: Sequin reports it so';
-COMMENT ON COLUMN @extschema@.audit_logs.record_id IS 'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a key; "sha256:" and a digest for a key that is over 2,000 bytes or begins so itself';
-COMMENT ON COLUMN @extschema@.audit_logs.record_key IS 'record_id in one spelling, by the key''s types in the table''s latest description: the same for all entries of a record';
-COMMENT ON COLUMN @extschema@.audit_logs.record_pks IS 'the key''s values as sent, in column order; null if the message had none';
-COMMENT ON COLUMN @extschema@.audit_logs.action IS 'insert, update, delete, truncate, read (a backfill found the row so) or complete (all rows were read: records that it did not meet are gone)';
-COMMENT ON COLUMN @extschema@.audit_logs.commit_lsn IS 'LSN of the commit record as a 64-bit number; of a read of Sequin''s null';
-COMMENT ON COLUMN @extschema@.audit_logs.commit_idx IS 'place in the transaction, from 0, with gaps; null for read and complete';
-COMMENT ON COLUMN @extschema@.audit_logs.commit_timestamp IS 'commit time in the source, to the microsecond; for read the time of reading';
-COMMENT ON COLUMN @extschema@.audit_logs.old_values IS 'update: previous values of the changed columns; delete: the old row; insert and read: null';
+COMMENT ON COLUMN @extschema@.audit_logs.table_name IS
+  'for a partition, the name of its immediate parent: Sequin reports it so';
+COMMENT ON COLUMN @extschema@.audit_logs.record_id IS
+  'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a '
+  'key; "sha256:" and a digest for a key that is over 2,000 bytes or begins so itself';
+COMMENT ON COLUMN @extschema@.audit_logs.record_key IS
+  'record_id in one spelling, by the key''s types in the table''s latest description: the same for all entries of a '
+  'record';
+COMMENT ON COLUMN @extschema@.audit_logs.record_pks IS
+  'the key''s values as sent, in column order; null if the message had none';
+COMMENT ON COLUMN @extschema@.audit_logs.action IS
+  'insert, update, delete, truncate, read (a backfill found the row so) or complete (all rows were read: records '
+  'that it did not meet are gone)';
+COMMENT ON COLUMN @extschema@.audit_logs.commit_lsn IS
+  'LSN of the commit record as a 64-bit number; of a read of Sequin''s null';
+COMMENT ON COLUMN @extschema@.audit_logs.commit_idx IS
+  'place in the transaction, from 0, with gaps; null for read and complete';
+COMMENT ON COLUMN @extschema@.audit_logs.commit_timestamp IS
+  'commit time in the source, to the microsecond; for read the time of reading';
+COMMENT ON COLUMN @extschema@.audit_logs.old_values IS
+  'update: previous values of the changed columns; delete: the old row; insert and read: null';
 COMMENT ON COLUMN @extschema@.audit_logs.new_values IS 'the row after the change; delete: null';
-COMMENT ON COLUMN @extschema@.audit_logs.username IS 'annotations ->> ''username''; null if absent or over 2,000 bytes, as source and request_id';
+COMMENT ON COLUMN @extschema@.audit_logs.username IS
+  'annotations ->> ''username''; null if absent or over 2,000 bytes, as source and request_id';
 COMMENT ON COLUMN @extschema@.audit_logs.source IS 'annotations ->> ''source'': from where the change was made';
 COMMENT ON COLUMN @extschema@.audit_logs.request_id IS 'annotations ->> ''request_id''';
 COMMENT ON COLUMN @extschema@.audit_logs.metadata IS 'annotations -> ''metadata''';
-COMMENT ON COLUMN @extschema@.audit_logs.annotations IS 'the transaction''s annotations, whole, whatever JSON value they are; null for none. What jsonb cannot hold is kept as text: {"unreadable": its first 2,000 bytes}, of a longer one with "bytes" (its length) and "sha256" of the whole';
-COMMENT ON COLUMN @extschema@.audit_logs.idempotency_key IS 'Sequin''s key; derived as Sequin does it where a release did not send it';
+COMMENT ON COLUMN @extschema@.audit_logs.annotations IS
+  'the transaction''s annotations, whole, whatever JSON value they are; null for none. What jsonb cannot hold is '
+  'kept as text: {"unreadable": its first 2,000 bytes}, of a longer one with "bytes" (its length) and "sha256" of '
+  'the whole';
+COMMENT ON COLUMN @extschema@.audit_logs.idempotency_key IS
+  'Sequin''s key; derived as Sequin does it where a release did not send it';
 COMMENT ON COLUMN @extschema@.audit_logs.created_at IS 'when the entry was stored';
-COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS 'of the table at commit time, as capture saw it or by the table''s description; null: not captured here, and not described then';
-COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS 'columns whose value in new_values (delete: old_values) was not sent, whatever stands there; null: not captured here, and not described, so nobody can tell';
-COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS 'columns whose value before the change was not sent; null: not captured here, and not described, so nobody can tell';
-COMMENT ON COLUMN @extschema@.audit_logs.origin IS 'how the entry came: capture (from this server''s WAL), backfill (capture read the row) or ingest (delivered to audit_ingest)';
-COMMENT ON COLUMN @extschema@.audit_logs.notes IS 'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large to carry, with "bytes" and "sha256" of what was stored. row_filter: "left" or "entered", of an update after which the row is not or is one of those that the publication''s row filter lets through; what changes of it outside is not captured';
+COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS
+  'of the table at commit time, as capture saw it or by the table''s description; null: not captured here, and not '
+  'described then';
+COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS
+  'columns whose value in new_values (delete: old_values) was not sent, whatever stands there; null: not captured '
+  'here, and not described, so nobody can tell';
+COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS
+  'columns whose value before the change was not sent; null: not captured here, and not described, so nobody can '
+  'tell';
+COMMENT ON COLUMN @extschema@.audit_logs.origin IS
+  'how the entry came: capture (from this server''s WAL), backfill (capture read the row) or ingest (delivered to '
+  'audit_ingest)';
+COMMENT ON COLUMN @extschema@.audit_logs.notes IS
+  'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large '
+  'to carry, with "bytes" and "sha256" of what was stored. row_filter: "left" or "entered", of an update after which '
+  'the row is not or is one of those that the publication''s row filter lets through; what changes of it outside is '
+  'not captured';
 
 CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
   FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 
-COMMENT ON VIEW @extschema@.audit_new_logs IS 'for the rule of a projection: the entries of audit_logs, but for those of action complete, that are being fed to it, in the order of commits; empty elsewhere';
+COMMENT ON VIEW @extschema@.audit_new_logs IS
+  'for the rule of a projection: the entries of audit_logs, but for those of action complete, that are being fed to '
+  'it, in the order of commits; empty elsewhere';

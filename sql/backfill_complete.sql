@@ -1,7 +1,8 @@
 -- The end of a backfill: what is in no entry since it began is gone from the table, and gaps before it are closed.
 
 -- Gaps within the time since a position: after one that has ended, what was read before may not be so any more.
-CREATE FUNCTION audit_cdc_internal.gaps_since(relation oid, lsn pg_lsn, OUT has_ended boolean, OUT is_open boolean) LANGUAGE sql STABLE
+CREATE FUNCTION audit_cdc_internal.gaps_since(relation oid, lsn pg_lsn, OUT has_ended boolean, OUT is_open boolean)
+  LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT coalesce(bool_or(e.to_lsn > gaps_since.lsn), false), coalesce(bool_or(e.gap_id IS NULL), false)
   FROM audit_cdc_internal.gaps AS g LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
@@ -11,14 +12,15 @@ BEGIN ATOMIC
 END;
 
 -- Did changes get lost since it began?
-CREATE FUNCTION audit_cdc_internal.is_captured_anew(done audit_cdc_internal.backfills) RETURNS boolean LANGUAGE sql STABLE
+CREATE FUNCTION audit_cdc_internal.is_captured_anew(done audit_cdc_internal.backfills) RETURNS boolean
+  LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT (done).capture_started_at IS DISTINCT FROM (SELECT c.started_at FROM audit_cdc_internal.captures AS c)
          OR (SELECT g.has_ended FROM audit_cdc_internal.gaps_since((done).relation, (done).began_lsn) AS g);
 END;
 
--- Ends the backfill of a table. The message of action complete, if there is one: not while a gap goes on, since what comes within it nobody
--- tells, and not of a table without key, whose rows are no records.
+-- Ends the backfill of a table. The message of action complete, if there is one: not while a gap goes on, since
+-- what comes within it nobody tells, and not of a table without key, whose rows are no records.
 CREATE FUNCTION audit_cdc_internal.completion(backfill_id uuid, relation oid) RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
@@ -41,16 +43,21 @@ BEGIN
   UPDATE audit_cdc_internal.backfills AS b SET finished_at = clock_timestamp()
   WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation;
   PERFORM audit_cdc_internal.close_gaps(completion.relation, backfill_id, done.began_lsn, done.complete_lsn);
-  IF done.layout -> 'key' -> 'columns' = 'null' OR (SELECT g.is_open FROM audit_cdc_internal.gaps_since(completion.relation, done.began_lsn) AS g) THEN
+  IF done.layout -> 'key' -> 'columns' = 'null'
+    OR (SELECT g.is_open FROM audit_cdc_internal.gaps_since(completion.relation, done.began_lsn) AS g) THEN
     RETURN NULL;
   END IF;
-  RETURN jsonb_build_object('action', 'complete', 'record', NULL, 'changes', NULL, 'metadata', jsonb_build_object(
-    'commit_lsn', (done.complete_lsn - '0/0')::bigint, 'commit_idx', NULL,
-    'commit_timestamp', to_char(done.complete_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    'database', audit_cdc_internal.this_database(),
-    'idempotency_key', encode(convert_to(format('%s:complete', backfill_id), 'UTF8'), 'base64'),
-    'table_schema', done.layout -> 'table_schema', 'table_name', done.layout -> 'table_name', 'unknown_columns', '[]'::jsonb,
-    'transaction_annotations', jsonb_build_object('metadata', jsonb_build_object(
-      'backfill_id', backfill_id, 'began_lsn', (done.began_lsn - '0/0')::bigint))));
+  RETURN jsonb_build_object(
+    'action', 'complete', 'record', NULL, 'changes', NULL,
+    'metadata', jsonb_build_object(
+      'commit_lsn', (done.complete_lsn - '0/0')::bigint, 'commit_idx', NULL,
+      'commit_timestamp', to_char(done.complete_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+      'database', audit_cdc_internal.this_database(),
+      'idempotency_key', encode(convert_to(format('%s:complete', backfill_id), 'UTF8'), 'base64'),
+      'table_schema', done.layout -> 'table_schema', 'table_name', done.layout -> 'table_name',
+      'unknown_columns', '[]'::jsonb,
+      'transaction_annotations', jsonb_build_object(
+        'metadata', jsonb_build_object(
+          'backfill_id', backfill_id, 'began_lsn', (done.began_lsn - '0/0')::bigint))));
 END
 $$;

@@ -1,10 +1,10 @@
 -- Capture: the log fills itself from this server's own WAL. The Rust side stands in src/capture.
 --
--- * A slot is read without consuming it, what it holds is stored and committed, and only then it is advanced. Advancing
---   survives a rollback, so the two are never in one transaction. Each of the two holds the lock of the capture; who comes in between stores
---   nothing twice.
--- * What has been read, and from which slot, is stored with the entries (read_to). The slot is never advanced beyond it: where
---   it stands further, somebody else has moved it, and what was in between is a gap (gaps.sql).
+-- * A slot is read without consuming it, what it holds is stored and committed, and only then it is advanced.
+--   Advancing survives a rollback, so the two are never in one transaction. Each of the two holds the lock of the
+--   capture; who comes in between stores nothing twice.
+-- * What has been read, and from which slot, is stored with the entries (read_to). The slot is never advanced
+--   beyond it: where it stands further, somebody else has moved it, and what was in between is a gap (gaps.sql).
 -- * One capture a database: two publications may give one position to different changes.
 
 CREATE TABLE audit_cdc_internal.captures (
@@ -29,7 +29,8 @@ CREATE TABLE audit_cdc_internal.captures (
   last_error_at timestamptz
 );
 
--- Captured transactions in which rules of projections ran: what they changed afterwards must not be fed to projections again.
+-- Captured transactions in which rules of projections ran: what they changed afterwards must not be fed to
+-- projections again.
 CREATE TABLE audit_cdc_internal.projecting_transactions (xid xid8 PRIMARY KEY);
 
 -- A complete pass has read what was committed when it began.
@@ -56,15 +57,18 @@ CREATE FUNCTION audit_cdc_internal.note_captured(
 BEGIN ATOMIC
   UPDATE audit_cdc_internal.captures AS c
   SET changes = c.changes + note_captured.captured,
-      last_commit_lsn = coalesce('0/0'::pg_lsn + note_captured.lsn, c.last_commit_lsn),
-      last_commit = coalesce(note_captured.last_commit, c.last_commit),
-      read_to = greatest('0/0'::pg_lsn + note_captured.read_to, c.read_to),
-      read_to_time = coalesce(note_captured.read_to_time, c.read_to_time),
-      timeline = audit_cdc_internal.current_timeline(),
-      rate = CASE WHEN n.seconds > 5 THEN (c.rate_changes + note_captured.captured) / n.seconds ELSE c.rate END,
-      rate_since = CASE WHEN n.seconds > 5 THEN clock_timestamp() ELSE c.rate_since END,
-      rate_changes = CASE WHEN n.seconds > 5 THEN 0 ELSE c.rate_changes + note_captured.captured END
-  FROM (SELECT extract(epoch FROM clock_timestamp() - rate_since)::double precision AS seconds FROM audit_cdc_internal.captures) AS n;
+    last_commit_lsn = coalesce('0/0'::pg_lsn + note_captured.lsn, c.last_commit_lsn),
+    last_commit = coalesce(note_captured.last_commit, c.last_commit),
+    read_to = greatest('0/0'::pg_lsn + note_captured.read_to, c.read_to),
+    read_to_time = coalesce(note_captured.read_to_time, c.read_to_time),
+    timeline = audit_cdc_internal.current_timeline(),
+    rate = CASE WHEN n.seconds > 5 THEN (c.rate_changes + note_captured.captured) / n.seconds ELSE c.rate END,
+    rate_since = CASE WHEN n.seconds > 5 THEN clock_timestamp() ELSE c.rate_since END,
+    rate_changes = CASE WHEN n.seconds > 5 THEN 0 ELSE c.rate_changes + note_captured.captured END
+  FROM (
+    SELECT extract(epoch FROM clock_timestamp() - rate_since)::double precision AS seconds
+    FROM audit_cdc_internal.captures
+  ) AS n;
 END;
 
 -- Of a worker; it may be that the slot is not there any more.
@@ -93,11 +97,16 @@ CREATE FUNCTION audit_cdc_internal.capture_worker() RETURNS integer
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM pg_stat_clear_snapshot();
-  RETURN (SELECT max(pid) FROM pg_stat_activity WHERE backend_type = 'audit_cdc capture' AND datname = current_database());
+  RETURN (
+    SELECT max(pid)
+    FROM pg_stat_activity
+    WHERE backend_type = 'audit_cdc capture' AND datname = current_database()
+  );
 END
 $$;
 
--- An error that names all that is to be set. Only newer minor releases have output_plugin_libraries; without a worker capture works.
+-- An error that names all that is to be set. Only newer minor releases have output_plugin_libraries; without a
+-- worker capture works.
 CREATE FUNCTION audit_cdc_internal.require_settings() RETURNS void LANGUAGE plpgsql STABLE AS $$
 DECLARE
   plugins CONSTANT text := current_setting('output_plugin_libraries', true);
@@ -109,18 +118,33 @@ BEGIN
   IF has_wal AND has_plugin THEN
     RETURN;
   END IF;
-  RAISE EXCEPTION 'capture needs other settings of the server' USING ERRCODE = 'object_not_in_prerequisite_state',
-    DETAIL = concat_ws(' ',
-      CASE WHEN NOT has_wal THEN format('wal_level is %s.', current_setting('wal_level')) END,
-      CASE WHEN NOT has_plugin THEN 'output_plugin_libraries does not name audit_cdc.' END,
-      CASE WHEN NOT has_worker THEN 'shared_preload_libraries does not name audit_cdc, so no worker would capture.' END),
-    HINT = concat_ws(' ',
-      CASE WHEN NOT has_wal THEN 'ALTER SYSTEM SET wal_level = logical.' END,
-      CASE WHEN NOT has_plugin THEN format('ALTER SYSTEM SET output_plugin_libraries = %s.',
-        concat_ws(', ', nullif(plugins, ''), 'audit_cdc')) END,
-      CASE WHEN NOT has_worker THEN format('ALTER SYSTEM SET shared_preload_libraries = %s.',
-        concat_ws(', ', nullif(current_setting('shared_preload_libraries'), ''), 'audit_cdc')) END,
-      CASE WHEN has_wal AND has_worker THEN 'Then SELECT pg_reload_conf().' ELSE 'Then restart the server.' END);
+  RAISE EXCEPTION 'capture needs other settings of the server'
+    USING ERRCODE = 'object_not_in_prerequisite_state',
+          DETAIL = concat_ws(
+            ' ', CASE WHEN NOT has_wal THEN format('wal_level is %s.', current_setting('wal_level')) END,
+            CASE WHEN NOT has_plugin THEN 'output_plugin_libraries does not name audit_cdc.' END,
+            CASE
+              WHEN NOT has_worker
+                THEN 'shared_preload_libraries does not name audit_cdc, so no worker would capture.'
+            END),
+          HINT = concat_ws(
+            ' ', CASE WHEN NOT has_wal THEN 'ALTER SYSTEM SET wal_level = logical.' END,
+            CASE
+              WHEN NOT has_plugin
+                THEN format(
+                  'ALTER SYSTEM SET output_plugin_libraries = %s.',
+                  concat_ws(', ', nullif(plugins, ''), 'audit_cdc'))
+            END,
+            CASE
+              WHEN NOT has_worker
+                THEN format(
+                  'ALTER SYSTEM SET shared_preload_libraries = %s.',
+                  concat_ws(', ', nullif(current_setting('shared_preload_libraries'), ''), 'audit_cdc'))
+            END,
+            CASE
+              WHEN has_wal AND has_worker THEN 'Then SELECT pg_reload_conf().'
+              ELSE 'Then restart the server.'
+            END);
 END
 $$;
 
@@ -141,7 +165,9 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
     RAISE EXCEPTION 'publication "%" does not exist', publication
       USING ERRCODE = 'undefined_object',
-            HINT = format('CREATE PUBLICATION %I FOR TABLE …, or FOR TABLES IN SCHEMA …, tells what is captured.', publication);
+            HINT = format(
+              'CREATE PUBLICATION %I FOR TABLE …, or FOR TABLES IN SCHEMA …, tells what is captured.',
+              publication);
   END IF;
   IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
     RAISE EXCEPTION 'capture cannot start in a transaction that has written'
@@ -153,7 +179,10 @@ BEGIN
   IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
     RAISE EXCEPTION 'this database is captured already'
       USING ERRCODE = 'object_not_in_prerequisite_state',
-            DETAIL = (SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot) FROM audit_cdc_internal.captures AS c),
+            DETAIL = (
+              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
+              FROM audit_cdc_internal.captures AS c
+            ),
             HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
   END IF;
 
@@ -164,7 +193,9 @@ BEGIN
   IF EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = slot) THEN
     RAISE EXCEPTION 'replication slot "%" already exists', slot
       USING ERRCODE = 'duplicate_object',
-            HINT = format('If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).', slot);
+            HINT = format(
+              'If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).',
+              slot);
   END IF;
   start_lsn := audit_cdc_internal.new_slot(slot);
   PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
@@ -180,43 +211,75 @@ BEGIN
   SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
   PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
   PERFORM audit_cdc_internal.end_breaks(start_lsn);
-  targets := (SELECT string_agg(format('%s (projection "%s")', t.captured, p.name), ', ' ORDER BY p.name)
-              FROM audit_cdc_internal.projections AS p CROSS JOIN LATERAL audit_cdc_internal.captured_of(p.target) AS t(captured)
-              WHERE t.captured IS NOT NULL);
+  targets := (
+    SELECT string_agg(format('%s (projection "%s")', t.captured, p.name), ', ' ORDER BY p.name)
+    FROM audit_cdc_internal.projections AS p
+    CROSS JOIN LATERAL audit_cdc_internal.captured_of(p.target) AS t(captured)
+    WHERE t.captured IS NOT NULL
+  );
   IF targets IS NOT NULL THEN
     RAISE EXCEPTION 'tables that are filled from the log cannot be captured'
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = targets,
             HINT = 'Call audit_exclude_table() for each, or take it out of the publication.';
   END IF;
 
-  SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.is_refused), string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE NOT t.is_refused)
+  SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.is_refused),
+         string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE NOT t.is_refused)
   INTO refused, partial
-  FROM (SELECT format('%I.%I', t.schemaname, t.tablename) AS name,
-               CASE c.relreplident
-                 WHEN 'f' THEN EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attname <> ALL (t.attnames))
-                 ELSE NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)
-               END AS is_refused, c.relreplident
-        FROM pg_publication_tables AS t
-        JOIN pg_namespace AS n ON n.nspname = t.schemaname JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
-        WHERE t.pubname = publication AND t.schemaname <> 'audit_cdc_internal' AND c.relkind = 'r'
-          AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_tables WHERE until_lsn IS NULL)) AS t
+  FROM (
+    SELECT
+      format('%I.%I', t.schemaname, t.tablename) AS name,
+      CASE c.relreplident
+        WHEN 'f'
+          THEN EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = c.oid
+              AND a.attnum > 0
+              AND NOT a.attisdropped
+              AND a.attgenerated = ''
+              AND a.attname <> ALL (t.attnames)
+          )
+        ELSE NOT EXISTS (
+          SELECT FROM pg_index AS i
+          WHERE i.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END
+        )
+      END AS is_refused,
+      c.relreplident
+    FROM pg_publication_tables AS t
+    JOIN pg_namespace AS n ON n.nspname = t.schemaname
+    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+    WHERE t.pubname = publication
+      AND t.schemaname <> 'audit_cdc_internal'
+      AND c.relkind = 'r'
+      AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_tables WHERE until_lsn IS NULL)
+  ) AS t
   WHERE t.is_refused OR t.relreplident <> 'f';
-  IF refused IS NOT NULL AND (SELECT p.pubupdate OR p.pubdelete FROM pg_publication AS p WHERE p.pubname = publication) THEN
-    RAISE WARNING 'while they are published, PostgreSQL refuses UPDATE and DELETE of tables whose replica identity is missing or not published whole'
+  IF refused IS NOT NULL
+    AND (SELECT p.pubupdate OR p.pubdelete FROM pg_publication AS p WHERE p.pubname = publication) THEN
+    RAISE WARNING
+        'while they are published, PostgreSQL refuses UPDATE and DELETE of tables whose replica identity is missing '
+        'or not published whole'
       USING DETAIL = refused,
             HINT = 'ALTER TABLE … REPLICA IDENTITY FULL (with all columns published), or give the table a primary key.';
   END IF;
-  missing := (SELECT string_agg(o.name, ', ') FROM pg_publication AS p
-              CROSS JOIN LATERAL (VALUES ('INSERT', p.pubinsert), ('UPDATE', p.pubupdate), ('DELETE', p.pubdelete), ('TRUNCATE', p.pubtruncate)) AS o(name, is_published)
-              WHERE p.pubname = publication AND NOT o.is_published);
+  missing := (
+    SELECT string_agg(o.name, ', ')
+    FROM pg_publication AS p
+    CROSS JOIN LATERAL (
+      VALUES ('INSERT', p.pubinsert), ('UPDATE', p.pubupdate), ('DELETE', p.pubdelete), ('TRUNCATE', p.pubtruncate)
+    ) AS o(name, is_published)
+    WHERE p.pubname = publication AND NOT o.is_published
+  );
   IF missing IS NOT NULL THEN
     RAISE WARNING 'not all changes are published, and the log will have the others only'
-      USING DETAIL = format('Not published: %s.', missing), HINT = 'ALTER PUBLICATION … SET (publish = ''insert, update, delete, truncate'').';
+      USING DETAIL = format('Not published: %s.', missing),
+            HINT = 'ALTER PUBLICATION … SET (publish = ''insert, update, delete, truncate'').';
   END IF;
   IF partial IS NOT NULL THEN
     RAISE NOTICE 'old values will be unknown of tables that are not REPLICA IDENTITY FULL'
       USING DETAIL = partial,
-            HINT = 'ALTER TABLE … REPLICA IDENTITY FULL, for each whose old values and deleted rows are to be in the log.';
+            HINT = 'ALTER TABLE … REPLICA IDENTITY FULL, for each whose old values and deleted rows are to be in the '
+                   'log.';
   END IF;
   IF NOT audit_cdc_internal.is_preloaded() THEN
     RAISE WARNING 'no worker captures: audit_cdc is not in shared_preload_libraries'
@@ -230,7 +293,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
-'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is in shared_preload_libraries; else a WARNING says so. Over a capture that cannot go on (its slot is gone or lost, the database is a copy) it begins anew; what is missing is in audit_gaps. From PostgreSQL 17 on the setting audit_cdc.capture_failover tells whether a standby that copies slots copies this one. A NOTICE names tables that are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (settings of the server, captured already, a published table is the target of a projection and not excluded), 42704 (no such publication), 25001 (the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is no slot.';
+  'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from '
+  'which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; '
+  'null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is '
+  'in shared_preload_libraries; else a WARNING says so. Over a capture that cannot go on (its slot is gone or lost, '
+  'the database is a copy) it begins anew; what is missing is in audit_gaps. From PostgreSQL 17 on the setting '
+  'audit_cdc.capture_failover tells whether a standby that copies slots copies this one. A NOTICE names tables that '
+  'are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which '
+  'kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (settings of the server, captured '
+  'already, a published table is the target of a projection and not excluded), 42704 (no such publication), 25001 '
+  '(the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is '
+  'no slot.';
 
 -- What is committed now. Commits.
 CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)
@@ -268,7 +341,10 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_capture(bigint) IS
-'Captures what is committed now and not captured yet, and tells how many changes are new in the log. It waits while a worker or another session does the same. It commits in between, so that the slot is advanced after what it held is stored. Errors: 25001 (inside a transaction block), 55000 (nothing is captured, capture cannot go on, on a standby), and those of reading the slot.';
+  'Captures what is committed now and not captured yet, and tells how many changes are new in the log. It waits '
+  'while a worker or another session does the same. It commits in between, so that the slot is advanced after what '
+  'it held is stored. Errors: 25001 (inside a transaction block), 55000 (nothing is captured, capture cannot go on, '
+  'on a standby), and those of reading the slot.';
 
 -- True: its slot is to be read first. Without it what is missing is noted here.
 CREATE FUNCTION audit_cdc_internal.begin_to_stop() RETURNS boolean
@@ -283,8 +359,8 @@ BEGIN
 END
 $$;
 
--- The slot first: without it the capture can still be stopped, without the capture nobody would drop it. What a copy of the
--- database finds under that name is the original's.
+-- The slot first: without it the capture can still be stopped, without the capture nobody would drop it. What a
+-- copy of the database finds under that name is the original's.
 CREATE FUNCTION audit_cdc_internal.end_capture(discarded boolean) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -300,14 +376,15 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE @extschema@.audit_capture_stop(discard_pending boolean DEFAULT false, INOUT captured bigint DEFAULT NULL)
+CREATE PROCEDURE @extschema@.audit_capture_stop(
+    discard_pending boolean DEFAULT false, INOUT captured bigint DEFAULT NULL)
   LANGUAGE plpgsql AS $$
 DECLARE
   has_slot pg_catalog.bool;
 BEGIN
   IF @extschema@.audit_in_transaction_block() THEN
-    RAISE EXCEPTION 'audit_capture_stop() cannot run inside a transaction block' USING ERRCODE = 'active_sql_transaction',
-      HINT = 'It commits in between.';
+    RAISE EXCEPTION 'audit_capture_stop() cannot run inside a transaction block'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'It commits in between.';
   END IF;
   PERFORM audit_cdc_internal.lock_capture();
   has_slot := audit_cdc_internal.begin_to_stop();
@@ -326,7 +403,20 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_capture_stop(boolean, bigint) IS
-'Captures what is committed now, ends the capture and drops its slot; tells how many changes were new. Later changes are in nobody''s hands until the next start: audit_gaps has a row of that. discard_pending => true: what is pending is not captured, for a slot that cannot be read any more. In a copy of a captured database it ends the capture of the copy, and leaves the original''s slot alone. Errors: 25001 (inside a transaction block), 55000 (nothing is captured, the slot cannot be read, on a standby), and those of reading the slot. Interrupted, it can be called again.';
+  'Captures what is committed now, ends the capture and drops its slot; tells how many changes were new. Later '
+  'changes are in nobody''s hands until the next start: audit_gaps has a row of that. discard_pending => true: what '
+  'is pending is not captured, for a slot that cannot be read any more. In a copy of a captured database it ends the '
+  'capture of the copy, and leaves the original''s slot alone. Errors: 25001 (inside a transaction block), 55000 '
+  '(nothing is captured, the slot cannot be read, on a standby), and those of reading the slot. Interrupted, it can '
+  'be called again.';
 
 COMMENT ON FUNCTION @extschema@.audit_pending_changes(name, name, integer) IS
-'Committed changes that a logical slot of this database, made with the output plugin audit_cdc, holds for a publication, as messages in Sequin''s form and in the order of commits, without consuming them. Null for slot or publication: those that are captured. upto_nchanges: stop after the transaction in which so many are reached; null: all. Where Sequin loses something, nothing is lost: times have their fractions and offsets, intervals and json numbers are exact, an update of the key has the old key in changes, TRUNCATE is a message of its own, and metadata has replica_identity, unknown_columns and unknown_old_columns. Tables of the log and excluded tables are left out. It needs what pg_logical_slot_peek_binary_changes() needs: wal_level = logical and the attribute REPLICATION. Errors: its own; 55000 (null, and nothing is captured; another output plugin), 42704 (no such publication), 08P01 (not understood).';
+  'Committed changes that a logical slot of this database, made with the output plugin audit_cdc, holds for a '
+  'publication, as messages in Sequin''s form and in the order of commits, without consuming them. Null for slot or '
+  'publication: those that are captured. upto_nchanges: stop after the transaction in which so many are reached; '
+  'null: all. Where Sequin loses something, nothing is lost: times have their fractions and offsets, intervals and '
+  'json numbers are exact, an update of the key has the old key in changes, TRUNCATE is a message of its own, and '
+  'metadata has replica_identity, unknown_columns and unknown_old_columns. Tables of the log and excluded tables are '
+  'left out. It needs what pg_logical_slot_peek_binary_changes() needs: wal_level = logical and the attribute '
+  'REPLICATION. Errors: its own; 55000 (null, and nothing is captured; another output plugin), 42704 (no such '
+  'publication), 08P01 (not understood).';

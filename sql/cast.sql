@@ -1,4 +1,11 @@
 COMMENT ON FUNCTION @extschema@.audit_cast(anyelement, jsonb) IS
-'A value as Sequin encodes it, as the type of the first argument (which is not looked at otherwise: NULL::numeric). JSON null and null give null. The type''s own input function reads it. Errors: class 22, naming the type and never the value (22018 where the input function fails with a SQLSTATE of another class, and for the marker "unchanged_toast" in a type that is not textual).';
+  'A value as Sequin encodes it, as the type of the first argument (which is not looked at otherwise: '
+  'NULL::numeric). JSON null and null give null. The type''s own input function reads it. Errors: class 22, naming '
+  'the type and never the value (22018 where the input function fails with a SQLSTATE of another class, and for the '
+  'marker "unchanged_toast" in a type that is not textual).';
 COMMENT ON FUNCTION @extschema@.audit_row(anyelement, jsonb, text[]) IS
-'An image as a row of the first argument''s type: audit_row(NULL::public.users, new_values, unknown_columns). Columns keep their type modifiers. Columns listed in unknown are null; columns that the image lacks are as in the first argument, so null for NULL::…; members that are no column are passed over. A null image gives the first argument. Errors: as audit_cast, naming table, column and type; 42804 (not a row type), 22023 (image is no object), 42501 (a column may hold a domain, and neither its owner nor the caller has all rights of the other).';
+  'An image as a row of the first argument''s type: audit_row(NULL::public.users, new_values, unknown_columns). '
+  'Columns keep their type modifiers. Columns listed in unknown are null; columns that the image lacks are as in the '
+  'first argument, so null for NULL::…; members that are no column are passed over. A null image gives the first '
+  'argument. Errors: as audit_cast, naming table, column and type; 42804 (not a row type), 22023 (image is no '
+  'object), 42501 (a column may hold a domain, and neither its owner nor the caller has all rights of the other).';

@@ -1,7 +1,8 @@
--- Going on from another database: after a restore, an upgrade or a move the database has another id, and its log holds what the
--- old one captured. Until an admin says that this is the same database, those entries are another's.
+-- Going on from another database: after a restore, an upgrade or a move the database has another id, and its log
+-- holds what the old one captured. Until an admin says that this is the same database, those entries are another's.
 
--- Every database that was captured into this log, here or where it was restored from. Nobody may deliver changes of them.
+-- Every database that was captured into this log, here or where it was restored from. Nobody may deliver changes of
+-- them.
 CREATE TABLE audit_cdc_internal.captured_databases (
   database_id text PRIMARY KEY,
   database_name text NOT NULL,
@@ -33,44 +34,59 @@ CREATE VIEW @extschema@.audit_continuations AS
   SELECT old_id AS old_database_id, new_id AS new_database_id, reason, continued_by, continued_at,
          '0/0'::pg_lsn + last_lsn AS last_lsn, last_commit
   FROM audit_cdc_internal.continued_databases;
-COMMENT ON VIEW @extschema@.audit_continuations IS 'which database goes on from which, as audit_continue() was told; a row for each move';
+COMMENT ON VIEW @extschema@.audit_continuations IS
+  'which database goes on from which, as audit_continue() was told; a row for each move';
 COMMENT ON COLUMN @extschema@.audit_continuations.old_database_id IS 'database_id that it had, as in audit_logs';
 COMMENT ON COLUMN @extschema@.audit_continuations.new_database_id IS 'database_id of the database that goes on from it';
 COMMENT ON COLUMN @extschema@.audit_continuations.reason IS 'as given to audit_continue()';
 COMMENT ON COLUMN @extschema@.audit_continuations.continued_by IS 'who called it';
 COMMENT ON COLUMN @extschema@.audit_continuations.continued_at IS 'when';
-COMMENT ON COLUMN @extschema@.audit_continuations.last_lsn IS 'position of the last change of the old one that the log had then';
-COMMENT ON COLUMN @extschema@.audit_continuations.last_commit IS 'the latest commit time of the old one that the log had then';
+COMMENT ON COLUMN @extschema@.audit_continuations.last_lsn IS
+  'position of the last change of the old one that the log had then';
+COMMENT ON COLUMN @extschema@.audit_continuations.last_commit IS
+  'the latest commit time of the old one that the log had then';
 
--- This database and all from which it goes on, the oldest first. Positions of two servers cannot be compared: those of each database
--- count on from the last one of the database before.
+-- This database and all from which it goes on, the oldest first. Positions of two servers cannot be compared: those
+-- of each database count on from the last one of the database before.
 CREATE FUNCTION audit_cdc_internal.own_databases(OUT ids text[], OUT positions_before bigint[]) LANGUAGE sql STABLE
 BEGIN ATOMIC
   WITH RECURSIVE chain AS (
-    SELECT audit_cdc_internal.this_database() ->> 'id' AS id, 0 AS depth, NULL::bigint AS last_lsn, NULL::timestamptz AS last_commit
+    SELECT audit_cdc_internal.this_database() ->> 'id' AS id, 0 AS depth, NULL::bigint AS last_lsn,
+           NULL::timestamptz AS last_commit
     UNION ALL
     SELECT c.old_id, n.depth + 1, c.last_lsn, c.last_commit
-    FROM chain AS n JOIN audit_cdc_internal.continued_databases AS c ON c.new_id = n.id
-  ) CYCLE id SET is_cycle USING path,
-  placed AS (
-    SELECT c.id, max(c.depth) AS depth, max(c.last_lsn) AS last_lsn, max(c.last_commit) AS last_commit FROM chain AS c GROUP BY c.id
+    FROM chain AS n
+    JOIN audit_cdc_internal.continued_databases AS c ON c.new_id = n.id
+  ) CYCLE id SET is_cycle USING path, placed AS (
+    SELECT c.id, max(c.depth) AS depth, max(c.last_lsn) AS last_lsn, max(c.last_commit) AS last_commit
+    FROM chain AS c
+    GROUP BY c.id
   ), summed AS (
-    SELECT p.*, row_number() OVER place AS place,
-           coalesce(sum(p.last_lsn) OVER (place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::bigint AS before
-    FROM placed AS p WINDOW place AS (ORDER BY p.depth DESC, p.last_commit, p.id)
+    SELECT
+      p.*, row_number() OVER place AS place,
+      coalesce(sum(p.last_lsn) OVER (place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::bigint AS before
+    FROM placed AS p
+    WINDOW place AS (ORDER BY p.depth DESC, p.last_commit, p.id)
   )
-  SELECT array_agg(s.id ORDER BY s.place), array_agg(s.before ORDER BY s.place) FROM summed AS s;
+  SELECT array_agg(s.id ORDER BY s.place), array_agg(s.before ORDER BY s.place)
+  FROM summed AS s;
 END;
 
--- What a database_id that somebody names stands for: this database's also for those from which it goes on, any other for itself.
-CREATE FUNCTION audit_cdc_internal.databases_of(database_id text, OUT ids text[], OUT positions_before bigint[], OUT is_own boolean)
+-- What a database_id that somebody names stands for: this database's also for those from which it goes on, any
+-- other for itself.
+CREATE FUNCTION audit_cdc_internal.databases_of(
+    database_id text,
+    OUT ids text[], OUT positions_before bigint[], OUT is_own boolean)
   LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT CASE WHEN n.is_last THEN o.ids ELSE ARRAY[databases_of.database_id] END,
-         CASE WHEN n.is_last THEN o.positions_before ELSE ARRAY[coalesce(o.positions_before[n.place], 0)] END, n.place IS NOT NULL
+         CASE WHEN n.is_last THEN o.positions_before ELSE ARRAY[coalesce(o.positions_before[n.place], 0)] END,
+         n.place IS NOT NULL
   FROM audit_cdc_internal.own_databases() AS o
-  CROSS JOIN LATERAL (SELECT array_position(o.ids, databases_of.database_id) AS place,
-                             o.ids[cardinality(o.ids)] = databases_of.database_id AS is_last) AS n;
+  CROSS JOIN LATERAL (
+    SELECT array_position(o.ids, databases_of.database_id) AS place,
+           o.ids[cardinality(o.ids)] = databases_of.database_id AS is_last
+  ) AS n;
 END;
 
 -- For rules of projections, which outlive a move: the ids of the log that a database_id is of.
@@ -101,10 +117,17 @@ BEGIN
                               ELSE 'this database goes on from that one already' END
       USING ERRCODE = 'duplicate_object', HINT = 'audit_continuations lists what goes on from what.';
   END IF;
-  IF EXISTS (WITH RECURSIVE before AS (
-               SELECT audit_continue.database_id AS id
-               UNION SELECT c.old_id FROM before AS b JOIN audit_cdc_internal.continued_databases AS c ON c.new_id = b.id)
-             SELECT FROM before AS b WHERE b.id = here) THEN
+  IF EXISTS (
+    WITH RECURSIVE before AS (
+      SELECT audit_continue.database_id AS id
+      UNION
+      SELECT c.old_id
+      FROM before AS b
+      JOIN audit_cdc_internal.continued_databases AS c ON c.new_id = b.id
+    )
+    SELECT FROM before AS b
+    WHERE b.id = here
+  ) THEN
     RAISE EXCEPTION 'that database goes on from this one' USING ERRCODE = 'invalid_parameter_value',
       HINT = 'audit_continuations lists what goes on from what.';
   END IF;
@@ -113,27 +136,41 @@ BEGIN
   WHERE l.origin <> 'i' AND l.audited_table IN (SELECT t.id FROM audit_cdc_internal.audited_tables AS t
                                                 WHERE t.database_id = audit_continue.database_id);
   IF last.lsn IS NULL THEN
-    RAISE EXCEPTION 'the log has nothing that database "%" captured', database_id USING ERRCODE = 'invalid_parameter_value',
-      DETAIL = (SELECT 'It has captured changes of ' || string_agg(c.database_id, ', ' ORDER BY c.since) || '.'
-                FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id <> here),
-      HINT = 'What was delivered by audit_ingest() cannot be gone on from.';
+    RAISE EXCEPTION 'the log has nothing that database "%" captured', database_id
+      USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = (
+              SELECT 'It has captured changes of ' || string_agg(c.database_id, ', ' ORDER BY c.since) || '.'
+              FROM audit_cdc_internal.captured_databases AS c
+              WHERE c.database_id <> here
+            ),
+            HINT = 'What was delivered by audit_ingest() cannot be gone on from.';
   END IF;
   INSERT INTO audit_cdc_internal.continued_databases (old_id, new_id, reason, continued_by, last_lsn, last_commit)
   VALUES (database_id, here, reason, session_user, last.lsn, last.commit);
   INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
   SELECT audit_continue.database_id, coalesce(max(t.database_name), '') FROM audit_cdc_internal.audited_tables AS t
   WHERE t.database_id = audit_continue.database_id ON CONFLICT DO NOTHING;
-  PERFORM audit_cdc_internal.note_gap(NULL, 'continued', '0/0'::pg_lsn + last.lsn, last.commit,
-                                      format('goes on from database %s, whose last captured position this is', database_id));
-  SELECT s.confirmed_flush_lsn INTO reads_from
-  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot AND s.database = current_database();
+  PERFORM audit_cdc_internal.note_gap(
+    NULL, 'continued', '0/0'::pg_lsn + last.lsn, last.commit,
+    format('goes on from database %s, whose last captured position this is', database_id));
+  SELECT s.confirmed_flush_lsn
+  INTO reads_from
+  FROM audit_cdc_internal.captures AS c
+  JOIN pg_replication_slots AS s ON s.slot_name = c.slot AND s.database = current_database();
   IF FOUND THEN
     PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], reads_from);
   END IF;
   RAISE NOTICE 'what changed between the two captures is not in the log'
     USING DETAIL = format('The last captured commit of database %s is of %s.', database_id, last.commit),
-          HINT = 'audit_gaps has it. audit_capture_start(), unless it is captured, and CALL audit_backfill() for each table close it.';
+          HINT = 'audit_gaps has it. audit_capture_start(), unless it is captured, and CALL audit_backfill() for each '
+                 'table close it.';
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_continue(text, text) IS
-'Says that this database goes on from another, whose captured entries came into its log by a restore, an upgrade or a move. From then on both are one in history, as-of, undo, redo and replay: all entries of the older one come before those of this one. database_id: of the old one, as in audit_logs; if that one went on from others, they come along. Positions (lsn) are those of this database, unless the old one is named. What changed between the two captures is a gap (audit_gaps). It cannot be taken back; audit_continuations tells who called it, when and why. Errors: 22004 (null), 22023 (empty reason, nothing captured of that database, it goes on from this one), 42710 (already, or itself).';
+  'Says that this database goes on from another, whose captured entries came into its log by a restore, an upgrade '
+  'or a move. From then on both are one in history, as-of, undo, redo and replay: all entries of the older one come '
+  'before those of this one. database_id: of the old one, as in audit_logs; if that one went on from others, they '
+  'come along. Positions (lsn) are those of this database, unless the old one is named. What changed between the two '
+  'captures is a gap (audit_gaps). It cannot be taken back; audit_continuations tells who called it, when and why. '
+  'Errors: 22004 (null), 22023 (empty reason, nothing captured of that database, it goes on from this one), 42710 '
+  '(already, or itself).';

@@ -3,13 +3,24 @@ DO $$
 DECLARE
   strangers text;
 BEGIN
-  SELECT string_agg(p.oid::regprocedure::text, ', ') INTO strangers
-  FROM pg_proc AS p JOIN pg_roles AS r ON r.oid = p.proowner
-  WHERE p.pronamespace = '@extschema@'::regnamespace AND NOT r.rolsuper AND r.rolname <> 'audit_cdc_worker'
-    AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-    AND p.proname IN (SELECT o.proname FROM pg_proc AS o JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'
-                      JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
-                      WHERE e.extname = 'audit_cdc' AND o.pronamespace = p.pronamespace);
+  SELECT string_agg(p.oid::regprocedure::text, ', ')
+  INTO strangers
+  FROM pg_proc AS p
+  JOIN pg_roles AS r ON r.oid = p.proowner
+  WHERE p.pronamespace = '@extschema@'::regnamespace
+    AND NOT r.rolsuper
+    AND r.rolname <> 'audit_cdc_worker'
+    AND NOT EXISTS (
+      SELECT FROM pg_depend AS d
+      WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    )
+    AND p.proname IN (
+      SELECT o.proname
+      FROM pg_proc AS o
+      JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'
+      JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+      WHERE e.extname = 'audit_cdc' AND o.pronamespace = p.pronamespace
+    );
   IF strangers IS NOT NULL THEN
     RAISE EXCEPTION 'schema "%" has functions of others with names of this extension''s', '@extschema@'
       USING ERRCODE = 'duplicate_function', DETAIL = strangers, HINT = 'Drop them, or install into another schema.';
@@ -51,29 +62,39 @@ BEGIN
         'audit_create_history_projection', 'audit_create_activity']),
       -- views, and functions that run with the reader's rights, call them
       ('audit_cdc_reader', true, ARRAY[
-        'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'diff', 'keep_private', 'table_named', 'relation_of', 'columns_of',
-        'create_history_table', 'rows_as_of', 'unknown_as_of', 'history', 'or_here', 'one_log', 'steps', 'run_steps', 'is_run_as_owner', 'run_statement']),
+        'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'diff', 'keep_private', 'table_named',
+        'relation_of', 'columns_of',
+        'create_history_table', 'rows_as_of', 'unknown_as_of', 'history', 'or_here', 'one_log', 'steps',
+        'run_steps', 'is_run_as_owner', 'run_statement']),
       ('audit_cdc_admin', false, ARRAY[
         'audit_retry_rejects', 'audit_describe_tables', 'audit_pending_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',
-         'audit_exclude_table', 'audit_include_table', 'audit_allow_source', 'audit_revoke_source', 'audit_continue']),
+        'audit_exclude_table', 'audit_include_table', 'audit_allow_source', 'audit_revoke_source',
+         'audit_continue']),
       -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
       ('audit_cdc_admin', true, ARRAY[
-        'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_fault', 'begin_to_stop', 'end_capture', 'capture_worker',
+        'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_fault', 'begin_to_stop',
+        'end_capture', 'capture_worker',
         'begin_backfill', 'backfill_stage', 'begin_table', 'backfill_batch', 'complete_backfill', 'backfilled']),
       ('audit_cdc_worker', true, ARRAY[
-        'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted', 'lock_capture',
-        'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'note_truncated_partition', 'end_gaps', 'this_database',
+        'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted',
+        'lock_capture',
+        'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'note_truncated_partition', 'end_gaps',
+        'this_database',
         'current_timeline', 'last_look', 'note_break', 'end_breaks', 'note_skipped', 'note_fault']),
-      ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation', 'audit_in_transaction_block'])
+      ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation',
+        'audit_in_transaction_block'])
     ) AS g(role, is_internal, names) CROSS JOIN LATERAL pg_catalog.unnest(g.names) AS f(name)
   LOOP
     granted := 0;
     FOR routine IN
-      SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc AS p
-      JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
+      SELECT p.oid::pg_catalog.regprocedure::text
+      FROM pg_catalog.pg_proc AS p
+      JOIN pg_catalog.pg_depend AS d
+        ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
       JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
-      WHERE e.extname = 'audit_cdc' AND p.proname = one.name
+      WHERE e.extname = 'audit_cdc'
+        AND p.proname = one.name
         AND (p.pronamespace = 'audit_cdc_internal'::pg_catalog.regnamespace) = one.is_internal
     LOOP
       EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, one.role);
@@ -87,21 +108,26 @@ END
 $do$;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
-GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin; -- nothing in it is anybody's that is not granted above
-GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.audit_rejects, @extschema@.audit_described_tables,
-  @extschema@.audit_projections, @extschema@.audit_projection_failures, @extschema@.audit_projection_progress, @extschema@.audit_backfills,
-  @extschema@.audit_last_changes, @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
-  @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps, @extschema@.audit_continuations,
-  @extschema@.audit_schema_changes TO audit_cdc_reader;
+-- nothing in it is anybody's that is not granted above
+GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin;
+GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.audit_rejects,
+  @extschema@.audit_described_tables, @extschema@.audit_projections, @extschema@.audit_projection_failures,
+  @extschema@.audit_projection_progress, @extschema@.audit_backfills, @extschema@.audit_last_changes,
+  @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
+  @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps,
+  @extschema@.audit_continuations, @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 
--- What capture and ingest may: with these rights the worker's role writes the log, and no others. The functions that it owns run as it.
+-- What capture and ingest may: with these rights the worker's role writes the log, and no others. The functions
+-- that it owns run as it.
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_worker;
 GRANT USAGE ON TYPE audit_cdc_internal.action TO audit_cdc_worker;
 GRANT USAGE ON SEQUENCE audit_cdc_internal.log_id_seq TO audit_cdc_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA audit_cdc_internal TO audit_cdc_worker;
-GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.gaps, audit_cdc_internal.gap_ends, audit_cdc_internal.large_annotations, audit_cdc_internal.record_keys, audit_cdc_internal.rejects,
-  audit_cdc_internal.projecting_transactions, audit_cdc_internal.schema_change_positions, audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
+GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.gaps, audit_cdc_internal.gap_ends,
+  audit_cdc_internal.large_annotations, audit_cdc_internal.record_keys, audit_cdc_internal.rejects,
+  audit_cdc_internal.projecting_transactions, audit_cdc_internal.schema_change_positions,
+  audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
 GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.rejects, audit_cdc_internal.tallies,
   audit_cdc_internal.unprojected, audit_cdc_internal.ingest_reads TO audit_cdc_worker;
 GRANT UPDATE (slow_since) ON audit_cdc_internal.projections TO audit_cdc_worker;
@@ -116,7 +142,8 @@ ALTER FUNCTION @extschema@.audit_ingest(text[]) OWNER TO audit_cdc_worker;
 ALTER FUNCTION @extschema@.audit_ingest(jsonb) OWNER TO audit_cdc_worker;
 ALTER FUNCTION @extschema@.audit_retry_rejects(bigint[]) OWNER TO audit_cdc_worker;
 
--- Functions in SQL that have more rights than their callers run under the settings of src/pg/pinned.rs, those in C see to it themselves.
+-- Functions in SQL that have more rights than their callers run under the settings of src/pg/pinned.rs, those in C
+-- see to it themselves.
 DO $$
 DECLARE
   pinned record;
@@ -125,13 +152,15 @@ BEGIN
     SELECT p.oid::pg_catalog.regprocedure AS function, s.name, s.value
     FROM pg_catalog.pg_proc AS p
     JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname <> 'c'
-    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
-    JOIN pg_catalog.pg_extension AS e ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
-                                     AND e.oid = d.refobjid AND e.extname = 'audit_cdc'
+    JOIN pg_catalog.pg_depend AS d
+      ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
+    JOIN pg_catalog.pg_extension AS e
+      ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+        AND e.oid = d.refobjid
+        AND e.extname = 'audit_cdc'
     CROSS JOIN audit_cdc_internal.pinned_settings() AS s
     JOIN pg_catalog.pg_settings AS known ON known.name = s.name AND known.context = 'user'
-    WHERE p.prosecdef AND s.name <> 'search_path'
-      AND coalesce(p.proconfig::text, '') !~ (s.name || '=')
+    WHERE p.prosecdef AND s.name <> 'search_path' AND coalesce(p.proconfig::text, '') !~ (s.name || '=')
   LOOP
     EXECUTE pg_catalog.format('ALTER FUNCTION %s SET %I = %L', pinned.function, pinned.name, pinned.value);
   END LOOP;

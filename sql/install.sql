@@ -7,12 +7,14 @@ BEGIN
   IF pg_catalog.current_setting('server_encoding') OPERATOR(pg_catalog.<>) 'UTF8' THEN
     RAISE EXCEPTION 'audit_cdc needs a database with encoding UTF8'
       USING ERRCODE = 'feature_not_supported',
-            HINT = 'Change messages are JSON, which is UTF-8. Create a database with ENCODING ''UTF8'' for the audit log.';
+            HINT = 'Change messages are JSON, which is UTF-8. Create a database with ENCODING ''UTF8'' for the audit '
+                   'log.';
   END IF;
   IF pg_catalog.to_regclass('@extschema@.audit_logs') IS NOT NULL THEN
     RAISE EXCEPTION 'relation "audit_logs" already exists in schema "%"', '@extschema@'
       USING ERRCODE = 'duplicate_table',
-            HINT = 'Rename it (ALTER TABLE audit_logs RENAME TO …), or install beside it: CREATE SCHEMA audit; CREATE EXTENSION audit_cdc SCHEMA audit;';
+            HINT = 'Rename it (ALTER TABLE audit_logs RENAME TO …), or install beside it: CREATE SCHEMA audit; CREATE '
+                   'EXTENSION audit_cdc SCHEMA audit;';
   END IF;
 END
 $$;
@@ -32,7 +34,8 @@ END
 $$;
 GRANT audit_cdc_reader TO audit_cdc_admin;
 
--- Capture and ingest work as a role of its own, which is no superuser: it writes the log and reads slots. Nobody is to be a member of it.
+-- Capture and ingest work as a role of its own, which is no superuser: it writes the log and reads slots. Nobody is
+-- to be a member of it.
 DO $$
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'audit_cdc_worker') THEN
@@ -44,7 +47,8 @@ BEGIN
     RAISE EXCEPTION 'role "audit_cdc_worker" is not as this extension makes it'
       USING ERRCODE = 'object_not_in_prerequisite_state',
             DETAIL = 'It must be NOLOGIN and REPLICATION, no superuser, and without members.',
-            HINT = 'Find out who made it so, then revoke its members and ALTER ROLE audit_cdc_worker NOLOGIN REPLICATION NOSUPERUSER.';
+            HINT = 'Find out who made it so, then revoke its members and ALTER ROLE audit_cdc_worker NOLOGIN '
+                   'REPLICATION NOSUPERUSER.';
   END IF;
 END
 $$;

@@ -53,15 +53,22 @@ CREATE TABLE audit_cdc_internal.log (
   notes jsonb
 ) PARTITION BY RANGE (commit_timestamp);
 COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
-COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS 'null where it is base64 of "commit_lsn:commit_idx", as Sequin makes it of changes';
+COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS
+  'null where it is base64 of "commit_lsn:commit_idx", as Sequin makes it of changes';
 COMMENT ON COLUMN audit_cdc_internal.log.record_pks IS 'null where record_id is the whole key, a single value';
 COMMENT ON COLUMN audit_cdc_internal.log.origin IS 'c: capture, b: its backfill, i: audit_ingest';
-COMMENT ON COLUMN audit_cdc_internal.log.replica_identity IS 'as pg_class.relreplident has it, where the message says it; null: the description of the table tells';
-COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS 'what the row itself knows to be unknown; null: the description of the table tells';
+COMMENT ON COLUMN audit_cdc_internal.log.replica_identity IS
+  'as pg_class.relreplident has it, where the message says it; null: the description of the table tells';
+COMMENT ON COLUMN audit_cdc_internal.log.unknown_columns IS
+  'what the row itself knows to be unknown; null: the description of the table tells';
 COMMENT ON COLUMN audit_cdc_internal.log.unknown_old_columns IS 'as unknown_columns, for the row before the change';
-COMMENT ON COLUMN audit_cdc_internal.log.may_change_key IS 'true: an update that may have given its row another key (crates/core/src/message/key_change.rs); null: one that did not, or another action';
-COMMENT ON COLUMN audit_cdc_internal.log.annotations IS 'if large_annotations is not null: what the indexes need of them, or null';
-COMMENT ON COLUMN audit_cdc_internal.log.notes IS 'what else is to be known of the change; null, as nearly always: nothing';
+COMMENT ON COLUMN audit_cdc_internal.log.may_change_key IS
+  'true: an update that may have given its row another key (crates/core/src/message/key_change.rs); null: one that '
+  'did not, or another action';
+COMMENT ON COLUMN audit_cdc_internal.log.annotations IS
+  'if large_annotations is not null: what the indexes need of them, or null';
+COMMENT ON COLUMN audit_cdc_internal.log.notes IS
+  'what else is to be known of the change; null, as nearly always: nothing';
 COMMENT ON COLUMN audit_cdc_internal.log.large_annotations IS 'annotations over 2,000 bytes: where they stand whole';
 
 -- A transaction's annotations are the same for all its changes: large ones stand here once.
@@ -70,7 +77,8 @@ CREATE TABLE audit_cdc_internal.large_annotations (
   annotations jsonb NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE audit_cdc_internal.large_annotations IS 'annotations over 2,000 bytes, once each, by a digest of their text';
+COMMENT ON TABLE audit_cdc_internal.large_annotations IS
+  'annotations over 2,000 bytes, once each, by a digest of their text';
 
 -- An annotation's member as text. Over 2,000 bytes it is not lifted (an index entry holds at most
 -- about 2,700); annotations keep it whole.
@@ -112,8 +120,9 @@ CREATE TABLE audit_cdc_internal.tallies (
 ) WITH (fillfactor = 50);
 CREATE INDEX tallies_by_table ON audit_cdc_internal.tallies (audited_table);
 
--- What an ingest reads besides the log (projections, key types) is changed only by who holds the log IN SHARE MODE. Under
--- REPEATABLE READ an ingest might not see the change: it locks this row, and fails with 40001 if it was updated since.
+-- What an ingest reads besides the log (projections, key types) is changed only by who holds the log IN SHARE MODE.
+-- Under REPEATABLE READ an ingest might not see the change: it locks this row, and fails with 40001 if it was
+-- updated since.
 CREATE TABLE audit_cdc_internal.ingest_reads (
   is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only), -- a publication FOR ALL TABLES wants a key
   changed_at timestamptz NOT NULL

@@ -29,7 +29,8 @@ BEGIN
     EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
   EXCEPTION WHEN duplicate_table THEN
     -- made by another session, and a snapshot of REPEATABLE READ or above does not show it
-    IF 'audit_cdc_internal.log'::regclass <> ALL (ARRAY(SELECT pg_partition_ancestors(('audit_cdc_internal.' || name)::regclass))) THEN
+    IF 'audit_cdc_internal.log'::regclass <> ALL (
+      ARRAY(SELECT pg_partition_ancestors(('audit_cdc_internal.' || name)::regclass))) THEN
       RAISE;
     END IF;
     RETURN;
@@ -41,9 +42,10 @@ BEGIN
   EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
                  name || '_record', name);
   -- what one user did, and when
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
+  EXECUTE format(
+    'CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
                   WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
-                 name || '_username', name);
+    name || '_username', name);
   -- what one request did
   EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
                   WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
@@ -59,8 +61,9 @@ BEGIN
   EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', name);
   PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, to_regclass(format('audit_cdc_internal.%I', name)));
   PERFORM audit_cdc_internal.keep_from_writers(format('audit_cdc_internal.%I', name)::regclass);
-  EXECUTE format('ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)',
-                 name, month, (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC');
+  EXECUTE format(
+    'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
+    month, (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC');
 END
 $$;
 

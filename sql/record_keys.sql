@@ -1,6 +1,6 @@
--- One record, one key. A change and a backfill may spell the same key differently ("10:00:00.5+00", "10:00:00.500000Z"),
--- and only its types tell that it is the same. Kept here are keys whose spelling is not PostgreSQL's own, of
--- tables whose latest description gives such types.
+-- One record, one key. A change and a backfill may spell the same key differently ("10:00:00.5+00",
+-- "10:00:00.500000Z"), and only its types tell that it is the same. Kept here are keys whose spelling is not
+-- PostgreSQL's own, of tables whose latest description gives such types.
 
 CREATE TABLE audit_cdc_internal.record_keys (
   audited_table integer NOT NULL,
@@ -16,17 +16,22 @@ CREATE FUNCTION audit_cdc_internal.spelled_types(key_columns text[], column_type
   LANGUAGE sql IMMUTABLE
 BEGIN ATOMIC
   SELECT k.types
-  FROM (SELECT array_agg(column_types ->> c ORDER BY place) AS types FROM unnest(key_columns) WITH ORDINALITY AS u(c, place)) AS k
-  WHERE EXISTS (SELECT FROM unnest(k.types) AS t
-                WHERE t ~ '^(boolean|numeric|real|double precision|time|timestamp|date|character|interval|(.*\.)?citext)\M' AND t !~ '^character varying');
+  FROM (
+    SELECT array_agg(column_types ->> c ORDER BY place) AS types
+    FROM unnest(key_columns) WITH ORDINALITY AS u(c, place)
+  ) AS k
+  WHERE EXISTS (
+    SELECT FROM unnest(k.types) AS t
+    WHERE t ~ '^(boolean|numeric|real|double precision|time|timestamp|date|character|interval|(.*\.)?citext)\M'
+      AND t !~ '^character varying'
+  );
 END;
 
 -- One value in PostgreSQL's own spelling; equal values of types with several spellings (numeric, citext) in one.
 -- What the type does not take stays as it is.
 CREATE FUNCTION audit_cdc_internal.key_text(value text, type text) RETURNS text
-  LANGUAGE plpgsql STABLE
-  SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET extra_float_digits = 1
-AS $$
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
+  SET IntervalStyle = 'postgres' SET extra_float_digits = 1 AS $$
 DECLARE
   sent CONSTANT jsonb := to_jsonb(value);
 BEGIN
@@ -64,7 +69,9 @@ BEGIN ATOMIC
 END;
 
 -- Called for every batch that holds such keys, within audit_ingest's search_path. Always in one order.
-CREATE FUNCTION audit_cdc_internal.keep_record_keys(audited_tables integer[], record_ids text[], pks text[], types text[]) RETURNS void
+CREATE FUNCTION audit_cdc_internal.keep_record_keys(
+    audited_tables integer[], record_ids text[], pks text[], types text[])
+  RETURNS void
   LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO audit_cdc_internal.record_keys
@@ -78,7 +85,9 @@ END
 $$;
 
 -- After a description that gives other types. Nothing is stored until the caller's transaction ends.
-CREATE FUNCTION audit_cdc_internal.respell_record_keys(database_id text, table_schema text, table_name text, types text[]) RETURNS void
+CREATE FUNCTION audit_cdc_internal.respell_record_keys(
+    database_id text, table_schema text, table_name text, types text[])
+  RETURNS void
   LANGUAGE plpgsql AS $$
 DECLARE
   numbers integer[];

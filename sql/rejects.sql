@@ -28,10 +28,13 @@ CREATE VIEW @extschema@.audit_rejects AS
          deliveries, created_at, last_delivered_at, retries, last_retried_at, stored_at,
          CASE origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin, delivered_by
   FROM audit_cdc_internal.rejects;
-COMMENT ON VIEW @extschema@.audit_rejects IS 'messages that could not be taken (dead letters), one row each, however often one role delivered it';
+COMMENT ON VIEW @extschema@.audit_rejects IS
+  'messages that could not be taken (dead letters), one row each, however often one role delivered it';
 COMMENT ON COLUMN @extschema@.audit_rejects.id IS 'number of the reject, for audit_retry_rejects(ids)';
 COMMENT ON COLUMN @extschema@.audit_rejects.raw IS 'the message as it came, or the whole body where that is no JSON';
-COMMENT ON COLUMN @extschema@.audit_rejects.sqlstate IS 'class 22: malformed; 23505: conflict, another change has this key and commit time; 54: beyond a limit of PostgreSQL or of audit_ingest; 42501: not of a source that its deliverer may name';
+COMMENT ON COLUMN @extschema@.audit_rejects.sqlstate IS
+  'class 22: malformed; 23505: conflict, another change has this key and commit time; 54: beyond a limit of '
+  'PostgreSQL or of audit_ingest; 42501: not of a source that its deliverer may name';
 COMMENT ON COLUMN @extschema@.audit_rejects.reason IS 'what is wrong, without any value of the row';
 COMMENT ON COLUMN @extschema@.audit_rejects.hint IS 'what may help; null if nothing is known to';
 COMMENT ON COLUMN @extschema@.audit_rejects.batch_position IS 'place in its first batch, from 1; null for a whole body';
@@ -43,6 +46,9 @@ COMMENT ON COLUMN @extschema@.audit_rejects.created_at IS 'when it was set aside
 COMMENT ON COLUMN @extschema@.audit_rejects.last_delivered_at IS 'when it was rejected last on delivery';
 COMMENT ON COLUMN @extschema@.audit_rejects.retries IS 'how often audit_retry_rejects tried it';
 COMMENT ON COLUMN @extschema@.audit_rejects.last_retried_at IS 'when audit_retry_rejects tried it last; null: never';
-COMMENT ON COLUMN @extschema@.audit_rejects.stored_at IS 'when audit_retry_rejects found it in the log or put it there; null: still open';
-COMMENT ON COLUMN @extschema@.audit_rejects.origin IS 'how it came, as in audit_logs; audit_retry_rejects stores it as that';
-COMMENT ON COLUMN @extschema@.audit_rejects.delivered_by IS 'the role that delivered it, whose sources (audit_allowed_sources) hold for a retry too; null for capture';
+COMMENT ON COLUMN @extschema@.audit_rejects.stored_at IS
+  'when audit_retry_rejects found it in the log or put it there; null: still open';
+COMMENT ON COLUMN @extschema@.audit_rejects.origin IS
+  'how it came, as in audit_logs; audit_retry_rejects stores it as that';
+COMMENT ON COLUMN @extschema@.audit_rejects.delivered_by IS
+  'the role that delivered it, whose sources (audit_allowed_sources) hold for a retry too; null for capture';

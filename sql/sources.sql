@@ -1,11 +1,13 @@
--- Which source databases a role may deliver changes of. Those of this server's own nobody delivers: capture stores them.
+-- Which source databases a role may deliver changes of. Those of this server's own nobody delivers: capture stores
+-- them.
 
 CREATE TABLE audit_cdc_internal.allowed_sources (
   role regrole NOT NULL,
   database_id text NOT NULL,
   PRIMARY KEY (role, database_id)
 );
-COMMENT ON TABLE audit_cdc_internal.allowed_sources IS 'a role without any row here may deliver changes of every database but this server''s own';
+COMMENT ON TABLE audit_cdc_internal.allowed_sources IS
+  'a role without any row here may deliver changes of every database but this server''s own';
 
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.allowed_sources', '');
 
@@ -34,15 +36,23 @@ BEGIN
     RAISE EXCEPTION 'database_id is of this server' USING ERRCODE = 'invalid_parameter_value',
       HINT = 'audit_capture_start() captures a database of this server; nobody may deliver its changes.';
   END IF;
-  IF EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id = audit_allow_source.database_id) THEN
-    RAISE EXCEPTION 'database_id is of a database that was captured into this log' USING ERRCODE = 'invalid_parameter_value',
-      HINT = 'Only capture may store changes of it.';
+  IF EXISTS (
+    SELECT FROM audit_cdc_internal.captured_databases AS c
+    WHERE c.database_id = audit_allow_source.database_id
+  ) THEN
+    RAISE EXCEPTION 'database_id is of a database that was captured into this log'
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Only capture may store changes of it.';
   END IF;
   INSERT INTO audit_cdc_internal.allowed_sources VALUES (bound, audit_allow_source.database_id) ON CONFLICT DO NOTHING;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_allow_source(name, text) IS
-'Binds a role, and all that are members of it, to source databases: with audit_ingest it delivers changes of those that were named so, and of no others. database_id: as in audit_logs. A role of which none was named may deliver changes of any database but this server''s own. What else it delivers is rejected with 42501, and kept in audit_rejects. It holds for calls that begin later. After SET ROLE that role''s databases count, or, if it has none, those of who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, or one that was captured into this log where it was restored from).';
+  'Binds a role, and all that are members of it, to source databases: with audit_ingest it delivers changes of those '
+  'that were named so, and of no others. database_id: as in audit_logs. A role of which none was named may deliver '
+  'changes of any database but this server''s own. What else it delivers is rejected with 42501, and kept in '
+  'audit_rejects. It holds for calls that begin later. After SET ROLE that role''s databases count, or, if it has '
+  'none, those of who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, or '
+  'one that was captured into this log where it was restored from).';
 
 CREATE FUNCTION @extschema@.audit_revoke_source(role name, database_id text) RETURNS boolean
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -62,10 +72,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_revoke_source(name, text) IS
-'Takes back what audit_allow_source() with the same arguments allowed; false: it was not. A WARNING tells when it was the role''s last, after which any source is allowed again. Errors: 22004 (null), 42704 (no such role).';
+  'Takes back what audit_allow_source() with the same arguments allowed; false: it was not. A WARNING tells when it '
+  'was the role''s last, after which any source is allowed again. Errors: 22004 (null), 42704 (no such role).';
 
 CREATE VIEW @extschema@.audit_allowed_sources AS
   SELECT pg_catalog.pg_get_userbyid(role) AS role, database_id FROM audit_cdc_internal.allowed_sources;
-COMMENT ON VIEW @extschema@.audit_allowed_sources IS 'which source databases roles are bound to; a role that is not here may deliver changes of any but this server''s own';
+COMMENT ON VIEW @extschema@.audit_allowed_sources IS
+  'which source databases roles are bound to; a role that is not here may deliver changes of any but this server''s '
+  'own';
 COMMENT ON COLUMN @extschema@.audit_allowed_sources.role IS 'the role; its members are bound too';
 COMMENT ON COLUMN @extschema@.audit_allowed_sources.database_id IS 'as in audit_logs';

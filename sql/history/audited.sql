@@ -24,37 +24,51 @@ CREATE FUNCTION audit_cdc_internal.runs_backwards(lsn bigint, committed timestam
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN lsn <= lsn_before AND committed > committed_before + audit_cdc_internal.overtaking() AND id > id_before;
 
--- Columns whose values are the key's in each of some entries, of one record if it is named; null where that leaves a choice.
+-- Columns whose values are the key's in each of some entries, of one record if it is named; null where that leaves
+-- a choice.
 CREATE FUNCTION audit_cdc_internal.inferred_key(numbers integer[], of_record text, is_own boolean) RETURNS text[]
   LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 BEGIN
   RETURN (
-  WITH entries AS (
-    SELECT coalesce(l.new_values, l.old_values) AS image, coalesce(l.record_pks, ARRAY[l.record_id]) AS pks
-    FROM audit_cdc_internal.log AS l
-    WHERE l.audited_table = ANY (numbers) AND l.record_id IS NOT NULL AND (of_record IS NULL OR l.record_id = of_record) AND l.action <> 'read'
-      AND (NOT is_own OR l.origin <> 'i') LIMIT 50
-  ), fitting AS (
-    SELECT k.place, i.key
-    FROM entries AS e, unnest(e.pks) WITH ORDINALITY AS k(value, place), jsonb_each_text(e.image) AS i
-    WHERE i.value = k.value
-    GROUP BY k.place, i.key HAVING count(*) = (SELECT count(*) FROM entries)
-  ), columns AS (
-    SELECT place, min(key) AS key FROM fitting GROUP BY place HAVING count(*) = 1
-  )
-  SELECT array_agg(key ORDER BY place) FROM columns
-  HAVING count(*) = (SELECT max(cardinality(pks)) FROM entries) AND count(*) = count(DISTINCT key));
+    WITH entries AS (
+      SELECT coalesce(l.new_values, l.old_values) AS image, coalesce(l.record_pks, ARRAY[l.record_id]) AS pks
+      FROM audit_cdc_internal.log AS l
+      WHERE l.audited_table = ANY (numbers)
+        AND l.record_id IS NOT NULL
+        AND (of_record IS NULL OR l.record_id = of_record)
+        AND l.action <> 'read'
+        AND (NOT is_own OR l.origin <> 'i')
+      LIMIT 50
+    ), fitting AS (
+      SELECT k.place, i.key
+      FROM entries AS e, unnest(e.pks) WITH ORDINALITY AS k(value, place), jsonb_each_text(e.image) AS i
+      WHERE i.value = k.value
+      GROUP BY k.place, i.key
+      HAVING count(*) = (SELECT count(*) FROM entries)
+    ), columns AS (
+      SELECT place, min(key) AS key FROM fitting GROUP BY place HAVING count(*) = 1
+    )
+    SELECT array_agg(key ORDER BY place)
+    FROM columns
+    HAVING count(*) = (SELECT max(cardinality(pks)) FROM entries) AND count(*) = count(DISTINCT key)
+  );
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.key_of(audited audit_cdc_internal.audited, relation oid, of_record text, OUT columns text[], OUT types text[])
+CREATE FUNCTION audit_cdc_internal.key_of(
+    audited audit_cdc_internal.audited, relation oid, of_record text,
+    OUT columns text[], OUT types text[])
   LANGUAGE plpgsql STABLE AS $$
 DECLARE
   described audit_cdc_internal.described_tables;
 BEGIN
-  SELECT d.* INTO described FROM audit_cdc_internal.described_tables AS d
-  WHERE d.database_id = ANY (audited.databases) AND (d.table_schema, d.table_name) = (audited.table_schema, audited.table_name)
-  ORDER BY d.valid_from DESC LIMIT 1;
+  SELECT d.*
+  INTO described
+  FROM audit_cdc_internal.described_tables AS d
+  WHERE d.database_id = ANY (audited.databases)
+    AND (d.table_schema, d.table_name) = (audited.table_schema, audited.table_name)
+  ORDER BY d.valid_from DESC
+  LIMIT 1;
   IF FOUND THEN
     columns := described.key_columns;
     types := described.key_types;
@@ -63,20 +77,30 @@ BEGIN
   IF relation IS NULL AND audited.is_own THEN
     relation := to_regclass(format('%I.%I', audited.table_schema, audited.table_name));
   END IF;
-  SELECT array_agg(a.attname::text ORDER BY a.attnum),
-         audit_cdc_internal.spelled_types(array_agg(a.attname::text ORDER BY a.attnum), jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)))
-    INTO columns, types
-  FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
-  WHERE i.indrelid = relation AND i.indisprimary HAVING count(*) > 0;
+  SELECT
+    array_agg(a.attname::text ORDER BY a.attnum),
+    audit_cdc_internal.spelled_types(
+      array_agg(a.attname::text ORDER BY a.attnum),
+      jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)))
+  INTO columns, types
+  FROM pg_index AS i
+  JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+  WHERE i.indrelid = relation AND i.indisprimary
+  HAVING count(*) > 0;
   IF columns IS NULL THEN
-    columns := coalesce(CASE WHEN of_record IS NOT NULL THEN audit_cdc_internal.inferred_key(audited.numbers, of_record, audited.is_own) END,
-                        audit_cdc_internal.inferred_key(audited.numbers, NULL, audited.is_own));
+    columns := coalesce(
+      CASE
+        WHEN of_record IS NOT NULL THEN audit_cdc_internal.inferred_key(audited.numbers, of_record, audited.is_own)
+      END,
+      audit_cdc_internal.inferred_key(audited.numbers, NULL, audited.is_own));
   END IF;
 END
 $$;
 
--- name: as in SQL, with or without schema; null: that of relation. Null if the log has no change of it. of_record: a key that is asked for.
-CREATE FUNCTION audit_cdc_internal.table_named(name text, database_id text, relation oid, of_record text DEFAULT NULL) RETURNS audit_cdc_internal.audited
+-- name: as in SQL, with or without schema; null: that of relation. Null if the log has no change of it. of_record:
+-- a key that is asked for.
+CREATE FUNCTION audit_cdc_internal.table_named(name text, database_id text, relation oid, of_record text DEFAULT NULL)
+  RETURNS audit_cdc_internal.audited
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -90,7 +114,12 @@ DECLARE
   names text[];
 BEGIN
   IF name IS NULL THEN
-    parts := (SELECT ARRAY[n.nspname, c.relname] FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation);
+    parts := (
+      SELECT ARRAY[n.nspname, c.relname]
+      FROM pg_class AS c
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+      WHERE c.oid = relation
+    );
   ELSE
     BEGIN
       parts := parse_ident(name);
@@ -101,17 +130,30 @@ BEGIN
   IF parts IS NULL THEN
     RAISE EXCEPTION 'table_name must not be null' USING ERRCODE = 'null_value_not_allowed';
   END IF;
-  SELECT max(g.database_id), max(g.table_schema), max(g.table_name), max(g.numbers), count(*), bool_or(g.database_id = here),
-         string_agg(format('%I.%I of database_id %s', g.table_schema, g.table_name, g.database_id), ', ' ORDER BY g.table_schema, g.table_name, g.database_id),
-         array_agg(format('%I.%I', g.table_schema, g.table_name))
-    INTO found.database_id, found.table_schema, found.table_name, found.numbers, many, is_here, described, names
-  FROM (SELECT n.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers
-        FROM audit_cdc_internal.audited_tables AS t
-        CROSS JOIN LATERAL (SELECT CASE WHEN t.database_id = ANY (wanted) THEN coalesce(table_named.database_id, here) ELSE t.database_id END) AS n(database_id)
-        WHERE (table_named.database_id IS NULL OR t.database_id = ANY (wanted))
-          AND (t.table_name = parts[cardinality(parts)] AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
-               OR t.table_name = table_named.name)
-        GROUP BY n.database_id, t.table_schema, t.table_name) AS g;
+  SELECT
+    max(g.database_id), max(g.table_schema), max(g.table_name), max(g.numbers), count(*),
+    bool_or(g.database_id = here),
+    string_agg(
+      format('%I.%I of database_id %s', g.table_schema, g.table_name, g.database_id), ', ' ORDER BY g.table_schema,
+      g.table_name, g.database_id),
+    array_agg(format('%I.%I', g.table_schema, g.table_name))
+  INTO found.database_id, found.table_schema, found.table_name, found.numbers, many, is_here, described, names
+  FROM (
+    SELECT n.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers
+    FROM audit_cdc_internal.audited_tables AS t
+    CROSS JOIN LATERAL (
+      SELECT CASE
+        WHEN t.database_id = ANY (wanted) THEN coalesce(table_named.database_id, here)
+        ELSE t.database_id
+      END
+    ) AS n(database_id)
+    WHERE (table_named.database_id IS NULL OR t.database_id = ANY (wanted))
+      AND (
+        t.table_name = parts[cardinality(parts)]
+          AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
+        OR t.table_name = table_named.name)
+    GROUP BY n.database_id, t.table_schema, t.table_name
+  ) AS g;
   IF many = 0 THEN
     RETURN NULL;
   ELSIF many > 1 THEN
@@ -121,14 +163,23 @@ BEGIN
       RETURN found;
     END IF;
     RAISE EXCEPTION 'the log has several tables of this name'
-      USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are %s.', described), HINT = concat('Name the schema with it, or its database_id.', (
-        SELECT format(' If this database goes on from %s: audit_continue(%1$L, reason).', string_agg(s.database_id, ', '))
-        FROM audit_cdc_internal.other_captured(names) AS s HAVING count(*) = 1));
+      USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are %s.', described),
+            HINT = concat(
+              'Name the schema with it, or its database_id.',
+              (
+                SELECT format(
+                  ' If this database goes on from %s: audit_continue(%1$L, reason).',
+                  string_agg(s.database_id, ', '))
+                FROM audit_cdc_internal.other_captured(names) AS s
+                HAVING count(*) = 1
+              ));
   END IF;
   SELECT d.ids, d.positions_before, d.is_own INTO found.databases, found.positions_before, found.is_own
   FROM audit_cdc_internal.databases_of(found.database_id) AS d;
   found.is_named := table_named.database_id IS NOT NULL;
-  SELECT k.columns, k.types INTO found.key_columns, found.key_types FROM audit_cdc_internal.key_of(found, relation, of_record) AS k;
+  SELECT k.columns, k.types
+  INTO found.key_columns, found.key_types
+  FROM audit_cdc_internal.key_of(found, relation, of_record) AS k;
   RETURN found;
 END
 $$;
@@ -138,7 +189,12 @@ CREATE FUNCTION audit_cdc_internal.as_record_id(key text, audited audit_cdc_inte
   LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF cardinality(audited.key_columns) > 1 AND key LIKE '[%' THEN
-    RETURN array_to_json(ARRAY(SELECT k FROM jsonb_array_elements_text(key::jsonb) WITH ORDINALITY AS u(k, place) ORDER BY place));
+    RETURN array_to_json(
+      ARRAY(
+        SELECT k
+        FROM jsonb_array_elements_text(key::jsonb) WITH ORDINALITY AS u(k, place)
+        ORDER BY place
+      ));
   END IF;
   RETURN key;
 EXCEPTION WHEN data_exception THEN
@@ -150,13 +206,25 @@ $$;
 CREATE FUNCTION audit_cdc_internal.record_ids(audited audit_cdc_internal.audited, record_key text) RETURNS text[]
   LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT array_agg(DISTINCT id) FROM audit_cdc_internal.as_record_id(record_ids.record_key, audited) AS w(wanted) CROSS JOIN LATERAL (
+  SELECT array_agg(DISTINCT id)
+  FROM audit_cdc_internal.as_record_id(record_ids.record_key, audited) AS w(wanted)
+  CROSS JOIN LATERAL (
     SELECT w.wanted AS id
-    UNION ALL SELECT k.record_id FROM audit_cdc_internal.record_keys AS k
+    UNION ALL
+    SELECT k.record_id
+    FROM audit_cdc_internal.record_keys AS k
     WHERE k.audited_table = ANY (audited.numbers)
-      AND k.record_key = coalesce((SELECT o.record_key FROM audit_cdc_internal.record_keys AS o
-                                   WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = w.wanted LIMIT 1), w.wanted)
-    UNION ALL SELECT o.record_key FROM audit_cdc_internal.record_keys AS o
+      AND k.record_key = coalesce(
+        (
+          SELECT o.record_key
+          FROM audit_cdc_internal.record_keys AS o
+          WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = w.wanted
+          LIMIT 1
+        ),
+        w.wanted)
+    UNION ALL
+    SELECT o.record_key
+    FROM audit_cdc_internal.record_keys AS o
     WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = w.wanted
   ) AS spellings;
 END;
