@@ -83,6 +83,28 @@ def raised(comment):
     return {code for code in re.findall(r"\b[0-9][0-9A-Z]{4}\b|\b[0-9A-Z]{2}[0-9P][0-9A-Z]{2}\b", comment or "") if re.search(r"\d", code) and condition(code)}
 
 
+def names_of(arguments, result):
+    """What a description may tell of by name: parameters, and columns of the result."""
+    return set(re.findall(r"(?:^|[,(] ?)(?:(?:IN|OUT|INOUT|VARIADIC) )?(\w+) ", f"{arguments}, {result or ''}"))
+
+
+def described(comment, names):
+    """Paragraphs of a description; sentences such as "key: only this record." become a list."""
+    before, items, after = [], [], []
+    comment = re.sub(r"; (?=(\w+): )", lambda found: ". " if found[1] in names else "; ", comment)
+    for sentence in re.split(r"(?<=\.) (?=[\w\"])", comment.strip()):
+        told = re.match(r"(\w+(?: \([^()]*\))?(?:(?:, | and )\w+(?: \([^()]*\))?)*): (.*)", sentence, re.S)
+        named = re.findall(r"\w+", re.sub(r" \([^()]*\)| and ", " ", told[1])) if told else []
+        if named and names.issuperset(named):
+            parts = re.sub(r"\b(\w+)(?= \(|,|$| and )(?![^()]*\))", r"`\1`", told[1])
+            items.append(f"- {parts}: {told[2]}")
+        elif items and not after and re.match(r"(It|They|Its|Then) ", sentence):
+            items[-1] += f" {sentence}"
+        else:
+            (after if items else before).append(sentence)
+    return [" ".join(before), "\n".join(items), " ".join(after)]
+
+
 def functions(rows):
     yield "## Functions and procedures\n"
     last = None
@@ -90,11 +112,11 @@ def functions(rows):
         if name != last:
             yield f"### {name}\n"
         last = name
-        arguments = re.sub(r"NULL::[a-z ]+(\[\])?", "NULL", arguments)
+        arguments = re.sub(r"NULL::[a-z_ ]+(\[\])?", "NULL", arguments)
         called = f"{name}({arguments})" if len(arguments) < 90 else f"{name}(\n    " + ",\n    ".join(re.split(r", (?=\w+ |OUT |INOUT )", arguments)) + ")"
         yield f"```text\n{'CALL ' if is_procedure else ''}{called}{'' if is_procedure else f' → {result}'}\n```\n"
-        described, _, errors = text(comment).partition("Errors: ")
-        yield described.strip() + "\n"
+        description, _, errors = text(comment).partition("Errors: ")
+        yield from (f"{part}\n" for part in described(description, names_of(arguments, result)) if part)
         if errors:
             yield f"Errors: {errors}\n"
         yield f"May be called by: {', '.join(f'`{role}`' if role != 'everybody' else role for role in roles) or 'superusers'}.\n"
