@@ -3,12 +3,6 @@
 use crate::pg::{Call, ErrorReport, allow_removal, foreign_writer, is_superuser, refuse_early};
 use pgrx::prelude::*;
 
-pgrx::extension_sql_file!(
-    "../sql/protection.sql",
-    name = "protection",
-    requires = [own_writers_only, before_removal, audit_allow_removal]
-);
-
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.own_writers_only() RETURNS trigger
   LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn own_writers_only(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {

@@ -22,13 +22,6 @@ use pgrx::spi::{SpiHeapTupleData, SpiResult};
 
 use BuiltinOid::{BOOLOID, INT4OID, INT8OID, OIDOID, TEXTARRAYOID, UUIDOID};
 
-pgrx::extension_sql_file!("../../sql/backfill.sql", name = "backfill", requires = ["capture", backfill_batch]);
-pgrx::extension_sql_file!(
-    "../../sql/backfill_complete.sql",
-    name = "backfill_complete",
-    requires = ["gaps", complete_backfill]
-);
-
 thread_local! {
     static NEXT: Statement = const { Statement::new(
         "SELECT table_schema, table_name, replica_identity, columns, types, key_columns, query, restarts

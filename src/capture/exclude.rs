@@ -5,12 +5,6 @@ use pgrx::prelude::*;
 
 use BuiltinOid::{OIDOID, TEXTOID};
 
-pgrx::extension_sql_file!(
-    "../../sql/excluded_tables.sql",
-    name = "excluded_tables",
-    requires = [audit_exclude_table, audit_include_table]
-);
-
 thread_local! {
     /// Is it a table, and may the caller decide?
     static PERMITTED: Statement = const { Statement::new(

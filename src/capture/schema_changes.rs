@@ -1,5 +1,5 @@
 //! DDL is in the log: event triggers note what a command did to captured tables, in its own transaction.
-//! sql/schema_changes.sql decides what is noted.
+//! sql/capture/schema_changes.sql decides what is noted.
 
 use crate::ingest::{LargeAnnotations, store_large_annotations};
 use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, Statement, as_extension, pinned, with_latest_snapshot};
@@ -11,13 +11,6 @@ use pgrx::prelude::*;
 use std::rc::Rc;
 
 use BuiltinOid::{INT8OID, TEXTOID, TIMESTAMPTZOID, UUIDOID};
-
-pgrx::extension_sql_file!("../../sql/schema_states.sql", name = "schema_states", requires = ["gaps", "capture"]);
-pgrx::extension_sql_file!(
-    "../../sql/schema_changes.sql",
-    name = "schema_changes",
-    requires = ["schema_states", note_schema_change]
-);
 
 thread_local! {
     static RECORD: Statement = const { Statement::new(

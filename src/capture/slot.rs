@@ -7,26 +7,6 @@ use audit_core::wire::{Commit, Decoded, Decoder, Failure};
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
-pgrx::extension_sql_file!(
-    "../../sql/capture.sql",
-    name = "capture",
-    requires = [
-        "projections",
-        "excluded_tables",
-        audit_pending_changes,
-        capture_pass,
-        last_failure,
-        last_look,
-        lock_capture,
-        advance_capture,
-        call_capture_worker,
-        pinned_settings,
-        new_slot,
-        is_preloaded,
-        start_capture_worker
-    ]
-);
-
 /// PostgreSQL puts what it peeks into a file where it is large; from there it is read in steps.
 const PEEK: &CStr = c"SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, $2, 'publication', $3)";
 const FETCHED: i64 = 1_000;

@@ -12,8 +12,6 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 
-pgrx::extension_sql_file!("../../sql/cast.sql", name = "cast", requires = [audit_cast, audit_row]);
-
 /// What stands in a change for a value that was stored out of line and not changed (Sequin source,
 /// `lib/sequin/runtime/slot_processor/message_handler.ex`).
 const MARKER: &str = "\"unchanged_toast\"";

@@ -28,12 +28,6 @@ pub use large::{LargeAnnotations, store as store_large_annotations};
 pub use log::make_months_ahead;
 pub use take::{capturing, take_captured};
 
-pgrx::extension_sql_file!(
-    "../../sql/ingest.sql",
-    name = "ingest",
-    requires = [audit_ingest_text, audit_ingest_texts, audit_retry_rejects]
-);
-
 /// What became of the messages of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {

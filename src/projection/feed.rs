@@ -16,9 +16,6 @@ use std::time::Instant;
 
 use BuiltinOid::{INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID};
 
-// audit_new_logs is audit_logs over what new_log() returns
-pgrx::extension_sql_file!("../../sql/audit_logs.sql", name = "audit_logs", requires = ["described_tables", new_log]);
-
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.new_log() RETURNS SETOF audit_cdc_internal.log
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log"])]
 fn new_log(fcinfo: pg_sys::FunctionCallInfo) {

@@ -15,22 +15,6 @@ use std::cell::RefCell;
 
 use crate::pg::BuiltinOid::{BOOLOID, INT4OID, INT8ARRAYOID, INT8OID, OIDOID, TEXTARRAYOID, TEXTOID};
 
-pgrx::extension_sql_file!(
-    "../../sql/projection_functions.sql",
-    name = "projection_functions",
-    requires = [
-        audit_create_projection,
-        audit_alter_projection,
-        audit_rebuild_projection,
-        audit_retry_projection,
-        audit_disable_projection,
-        audit_enable_projection,
-        audit_drop_projection
-    ]
-);
-
-pgrx::extension_sql_file!("../../sql/history_table.sql", name = "history_table", requires = [audit_create_projection]);
-
 thread_local! {
     static FIND: Statement = const { Statement::new(
         "SELECT * FROM audit_cdc_internal.runnable_projections WHERE name = $1", &[TEXTOID]) };

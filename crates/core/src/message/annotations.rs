@@ -11,7 +11,7 @@ use std::rc::Rc;
 const MOST_IN_ENTRY: usize = 2_000;
 /// Bytes of an unreadable text that are kept.
 pub const MOST_KEPT: usize = 2_000;
-/// Members that the log's indexes and views lift, as text up to so many bytes (sql/log.sql, `lifted`).
+/// Members that the log's indexes and views lift, as text up to so many bytes (sql/log/log.sql, `lifted`).
 const LIFTED: [&str; 3] = ["username", "source", "request_id"];
 const MOST_LIFTED: usize = 2_000;
 

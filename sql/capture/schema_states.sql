@@ -1,5 +1,5 @@
 -- Captured tables, and the publication that says which they are: as they are now, as they were seen last, and what is
--- another. sql/schema_changes.sql notes it.
+-- another. sql/capture/schema_changes.sql notes it.
 
 -- An entry holds an object's state before and after a command. The last entry of an object is how it was seen last.
 -- Nothing is ever updated, so that DDL under REPEATABLE READ meets no conflict here.

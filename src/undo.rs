@@ -1,5 +1,4 @@
-//! What people keep an audit log for: lives of records, tables as they were, undo and redo, activity. All of it is SQL that reads the log;
-//! only undo and redo write, and not to it.
+//! Undo and redo run statements, with whose rights is decided here. All else of them is SQL (`sql/undo`).
 
 use crate::pg::{
     BoundStatement, Meaning, covers, current_user, locked_owner, owner, restricted, setting, with_settings,
@@ -27,39 +26,3 @@ fn run_statement(relation: Option<pg_sys::Oid>, statement: &str) -> i64 {
     let run = || BoundStatement::prepare(statement, Meaning::of_table(relation, owner)).run() as i64;
     if covers(owner) { restricted(owner, &settings, run) } else { with_settings(&settings, run) }
 }
-
-extension_sql_file!(
-    "../sql/history/audited.sql",
-    name = "history_audited",
-    requires = ["audit_logs", "capture", "continuations"]
-);
-extension_sql_file!("../sql/history/doubts.sql", name = "history_doubts", requires = ["history_audited", "rejects"]);
-extension_sql_file!(
-    "../sql/history/events.sql",
-    name = "history_events",
-    requires = ["history_audited", "schema_changes"]
-);
-extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = ["install"]);
-extension_sql_file!(
-    "../sql/history/as_of.sql",
-    name = "history_as_of",
-    requires = ["history_events", "history_doubts", "history_diff", "cast", "gaps"]
-);
-extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_as_of"]);
-extension_sql_file!("../sql/history/statements.sql", name = "history_statements", requires = ["history"]);
-extension_sql_file!(
-    "../sql/history/undo.sql",
-    name = "history_undo",
-    requires = ["history_statements", "annotate", is_run_as_owner, run_statement]
-);
-extension_sql_file!("../sql/history/replay.sql", name = "history_replay", requires = ["history_statements"]);
-extension_sql_file!(
-    "../sql/history/activity.sql",
-    name = "history_activity",
-    requires = ["history_diff", "projection_functions"]
-);
-extension_sql_file!(
-    "../sql/history/questions.sql",
-    name = "history_questions",
-    requires = ["history_diff", "audit_logs"]
-);

@@ -1,0 +1,203 @@
+-- Undo and redo: changes of the log as statements, in the right order, and run. Here: which changes are meant.
+--
+-- * Undo goes backwards through positions, redo forwards: so each statement meets the rows that the change left, or
+--   found.
+-- * But what a foreign key did by itself (ON DELETE CASCADE and its kin) stands after the change of the row that
+--   was referred to: there the order is that in which no row refers to one that is not there.
+
+CREATE TYPE audit_cdc_internal.chosen AS (
+  change_id bigint,
+  table_schema text,
+  table_name text,
+  record_id text,
+  database_id text,
+  action text,
+  commit_lsn bigint, -- counted on from the databases before, as events have it
+  commit_idx integer,
+  commit_timestamp timestamptz,
+  old_row jsonb,
+  new_row jsonb,
+  unknown_old_columns text[],
+  unknown_columns text[],
+  not_sent_before text[], -- of what was before it, the message itself had not these; null: nothing
+  doubt text -- why it cannot be taken back or made again, whatever it says
+);
+
+-- As events() tells it.
+CREATE FUNCTION audit_cdc_internal.not_sent_before(line @extschema@.audit_history_line) RETURNS text[]
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT CASE
+    WHEN line.action <> 'update' OR l.unknown_old_columns IS NULL AND l.old_values <> '{}' THEN '{}'
+    ELSE l.unknown_old_columns
+  END
+  FROM @extschema@.audit_logs AS l
+  WHERE l.id = line.id AND l.commit_timestamp = line.commit_timestamp;
+END;
+
+-- Null: all of a row is in the log.
+CREATE FUNCTION audit_cdc_internal.not_published(target audit_cdc_internal.target) RETURNS text
+  LANGUAGE sql STABLE
+  RETURN CASE
+    WHEN (target).unpublished <> '{}'
+      THEN format('values of %s unknown: they are not published', array_to_string((target).unpublished, ', '))
+  END;
+
+-- Why the log cannot tell a record's row at a moment, if what it has of the time after it begins with this change;
+-- null: it can.
+CREATE FUNCTION audit_cdc_internal.doubt_at(
+    audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, first audit_cdc_internal.chosen)
+  RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  was record;
+BEGIN
+  SELECT r.reason, r.is_alive
+  INTO was
+  FROM audit_cdc_internal.records_as_of(
+    audited, at, lsn,
+    CASE
+      WHEN first.old_row ?& audited.key_columns THEN audit_cdc_internal.key_in(first.old_row, audited)
+      ELSE first.record_id
+    END) AS r;
+  RETURN coalesce(
+    was.reason,
+    CASE
+      WHEN was.is_alive IS DISTINCT FROM (first.old_row IS NOT NULL)
+        THEN 'a gap: the change after that moment does not follow'
+    END);
+END
+$$;
+
+-- What became of a record between a moment and now, as one change: from the row before the first to that after the
+-- last. Where one does not follow the other (keys that went from row to row), they stay as they are.
+CREATE FUNCTION audit_cdc_internal.in_one(changes audit_cdc_internal.chosen[], doubt text)
+  RETURNS SETOF audit_cdc_internal.chosen
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  first CONSTANT audit_cdc_internal.chosen := changes[1];
+  last audit_cdc_internal.chosen := changes[cardinality(changes)];
+BEGIN
+  IF (
+    SELECT bool_and(f.follows)
+    FROM (
+      SELECT c.place = 1 OR c.old_row IS NOT DISTINCT FROM lag(c.new_row) OVER (ORDER BY c.place) AS follows
+      FROM unnest(changes) WITH ORDINALITY AS c(
+        change_id, table_schema, table_name, record_id, database_id, action, commit_lsn, commit_idx,
+        commit_timestamp, old_row, new_row, unknown_old_columns, unknown_columns, not_sent_before, doubt, place)
+    ) AS f
+  ) THEN
+    last.old_row := first.old_row;
+    -- what came to be known later may have been something else then
+    last.unknown_old_columns := CASE
+      WHEN first.old_row IS NULL THEN '{}'
+      ELSE ARRAY(
+        SELECT unnest(first.unknown_old_columns)
+        UNION
+        SELECT c
+        FROM jsonb_object_keys(last.new_row) AS c
+        WHERE NOT first.old_row ? c
+        ORDER BY 1
+      )
+    END;
+    last.doubt := doubt;
+    last.action := CASE
+      WHEN last.old_row IS NULL THEN 'insert'
+      WHEN last.new_row IS NULL THEN 'delete'
+      ELSE 'update'
+    END;
+    last.not_sent_before := CASE
+      WHEN NOT EXISTS (SELECT FROM unnest(changes) AS c WHERE c.not_sent_before IS NULL)
+        THEN ARRAY(SELECT DISTINCT u FROM unnest(changes) AS c, unnest(c.not_sent_before) AS u)
+    END;
+    IF last.old_row IS NOT NULL OR last.new_row IS NOT NULL THEN
+      RETURN NEXT last;
+    END IF;
+  ELSE
+    RETURN QUERY
+    SELECT c.change_id, c.table_schema, c.table_name, c.record_id, c.database_id, c.action, c.commit_lsn,
+           c.commit_idx, c.commit_timestamp, c.old_row, c.new_row, c.unknown_old_columns, c.unknown_columns,
+           c.not_sent_before, in_one.doubt
+    FROM unnest(changes) AS c;
+  END IF;
+END
+$$;
+
+-- The changes that are meant.
+CREATE FUNCTION audit_cdc_internal.chosen(
+    is_redo boolean, of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint,
+    of_request text, of_user text, since timestamptz, until timestamptz, of_database text)
+  RETURNS SETOF audit_cdc_internal.chosen
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  audited audit_cdc_internal.audited;
+  moment record;
+  changes audit_cdc_internal.chosen[];
+  doubt text;
+BEGIN
+  IF key IS NOT NULL THEN
+    IF of_table IS NULL OR (chosen.at IS NULL) = (chosen.lsn IS NULL) THEN
+      RAISE EXCEPTION 'a record is taken back to a moment'
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'With key, name table_name and either at or lsn.';
+    END IF;
+    audited := audit_cdc_internal.table_named(of_table, of_database, NULL, key);
+    IF audited IS NULL THEN
+      RETURN;
+    END IF;
+    SELECT m.last_lsn, m.last_commit, m.last_id
+    INTO moment
+    FROM audit_cdc_internal.moment(audited, chosen.at, chosen.lsn) AS m;
+    changes := ARRAY(
+      SELECT ROW(
+        l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, p.position, l.commit_idx,
+        l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+        audit_cdc_internal.not_sent_before(l), NULL)::audit_cdc_internal.chosen
+      FROM audit_cdc_internal.record_lines(audited, key) AS l
+      CROSS JOIN LATERAL (SELECT split_part(l.cursor, '.', 2)::bigint AS position) AS p
+      WHERE l.commit_lsn IS NOT NULL
+        AND p.position > coalesce(moment.last_lsn, 0)
+        AND l.action <> 'read'
+        -- otherwise from before the source was restored
+        AND (
+          moment.last_commit IS NULL
+          OR l.id > moment.last_id
+          OR l.commit_timestamp > moment.last_commit - audit_cdc_internal.overtaking())
+        AND NOT (
+          is_redo AND coalesce(l.metadata ?| '{undo,redo}', false)) -- what took them back is not made once more
+      ORDER BY string_to_array(l.cursor, '.')::bigint[]
+    );
+    IF changes <> '{}' THEN
+      doubt := audit_cdc_internal.doubt_at(audited, chosen.at, chosen.lsn, changes[1]);
+      IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.new_row IS NULL) THEN
+        -- the row that is there now is another one
+        doubt := coalesce(doubt, audit_cdc_internal.not_published(audit_cdc_internal.target_of(audited)));
+      END IF;
+      IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.action = 'complete') THEN
+        doubt := coalesce(doubt, 'a backfill did not meet it: how it ended is not in the log');
+      END IF;
+    END IF;
+    RETURN QUERY SELECT o.* FROM audit_cdc_internal.in_one(changes, doubt) AS o;
+  ELSE
+    IF of_change IS NULL AND of_commit IS NULL AND of_request IS NULL AND of_user IS NULL THEN
+      RAISE EXCEPTION 'no change, record, transaction, request or user is given'
+        USING ERRCODE = 'null_value_not_allowed',
+              HINT = 'Name a change, a table and a key with a moment, a commit_lsn, a request_id, or a username with '
+                     'since and until.';
+    END IF;
+    IF of_user IS NOT NULL AND of_commit IS NULL AND of_request IS NULL AND (since IS NULL OR until IS NULL) THEN
+      RAISE EXCEPTION 'a user''s changes are taken of a time range'
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'With username, give since and until.';
+    END IF;
+    RETURN QUERY
+    SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action,
+           l.commit_lsn + coalesce(own.positions_before[array_position(own.ids, l.database_id)], 0), l.commit_idx,
+           l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+           audit_cdc_internal.not_sent_before(l), NULL::text
+    FROM audit_cdc_internal.own_databases() AS own,
+      audit_cdc_internal.lines(
+        of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l
+    WHERE l.action <> 'read';
+  END IF;
+END
+$$;

@@ -1,0 +1,144 @@
+//! Every SQL file of the extension, once, and after what each comes. Functions in Rust say it themselves.
+//!
+//! A name without quotes is a function in Rust. `cargo pgrx schema` shows the script that comes of it.
+
+use pgrx::{extension_sql, extension_sql_file};
+
+extension_sql_file!("../sql/install.sql", name = "install", bootstrap);
+
+// the log: what is stored, by whom, and what people read of it
+extension_sql_file!("../sql/log/log.sql", name = "log", requires = ["install"]);
+extension_sql_file!("../sql/log/partitions.sql", name = "partitions", requires = ["log"]);
+extension_sql_file!("../sql/log/rejects.sql", name = "rejects", requires = ["log"]);
+extension_sql_file!("../sql/log/sources.sql", name = "sources", requires = ["log"]);
+extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = [audit_cast, audit_row]);
+extension_sql_file!("../sql/log/record_keys.sql", name = "record_keys", requires = ["log", "cast"]);
+extension_sql_file!("../sql/log/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
+// audit_new_logs is audit_logs over what new_log() returns
+extension_sql_file!("../sql/log/audit_logs.sql", name = "audit_logs", requires = ["described_tables", new_log]);
+extension_sql_file!("../sql/log/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
+extension_sql_file!(
+    "../sql/log/ingest.sql",
+    name = "ingest",
+    requires = [audit_ingest_text, audit_ingest_texts, audit_retry_rejects]
+);
+extension_sql_file!(
+    "../sql/log/protection.sql",
+    name = "protection",
+    requires = [own_writers_only, before_removal, audit_allow_removal]
+);
+
+// annotations: annotate.sql is written for any search_path, since it also serves where there is no extension
+extension_sql!("SET LOCAL search_path = @extschema@;", name = "annotate_begins", requires = ["install"]);
+extension_sql_file!("../sql/annotate.sql", name = "annotate", requires = ["annotate_begins"]);
+extension_sql!("SET LOCAL search_path = pg_catalog, pg_temp;", name = "annotate_ends", requires = ["annotate"]);
+
+// projections
+extension_sql_file!("../sql/projection/projections.sql", name = "projections", requires = ["audit_logs"]);
+extension_sql_file!(
+    "../sql/projection/functions.sql",
+    name = "projection_functions",
+    requires = [
+        audit_create_projection,
+        audit_alter_projection,
+        audit_rebuild_projection,
+        audit_retry_projection,
+        audit_disable_projection,
+        audit_enable_projection,
+        audit_drop_projection
+    ]
+);
+extension_sql_file!(
+    "../sql/projection/history_projection.sql",
+    name = "history_projection",
+    requires = ["projection_functions"]
+);
+extension_sql_file!(
+    "../sql/projection/activity.sql",
+    name = "activity",
+    requires = ["history_diff", "projection_functions"]
+);
+
+// capture: the log fills itself
+extension_sql_file!(
+    "../sql/capture/excluded_tables.sql",
+    name = "excluded_tables",
+    requires = [audit_exclude_table, audit_include_table]
+);
+extension_sql_file!(
+    "../sql/capture/capture.sql",
+    name = "capture",
+    requires = [
+        "projections",
+        "excluded_tables",
+        audit_pending_changes,
+        capture_pass,
+        last_failure,
+        last_look,
+        lock_capture,
+        advance_capture,
+        call_capture_worker,
+        pinned_settings,
+        new_slot,
+        is_preloaded,
+        start_capture_worker
+    ]
+);
+extension_sql_file!("../sql/capture/capture_start.sql", name = "capture_start", requires = ["capture"]);
+extension_sql_file!("../sql/capture/capture_run.sql", name = "capture_run", requires = ["capture_start"]);
+extension_sql_file!("../sql/capture/backfills.sql", name = "backfills", requires = ["capture_run", backfill_batch]);
+extension_sql_file!("../sql/capture/backfill_batches.sql", name = "backfill_batches", requires = ["backfills"]);
+extension_sql_file!("../sql/capture/backfill_run.sql", name = "backfill_run", requires = ["backfill_batches"]);
+extension_sql_file!("../sql/capture/gaps.sql", name = "gaps", requires = ["backfill_run"]);
+extension_sql_file!(
+    "../sql/capture/backfill_complete.sql",
+    name = "backfill_complete",
+    requires = ["gaps", complete_backfill]
+);
+extension_sql_file!("../sql/capture/continuations.sql", name = "continuations", requires = ["gaps"]);
+extension_sql_file!("../sql/capture/capture_status.sql", name = "capture_status", requires = ["gaps"]);
+extension_sql_file!("../sql/capture/schema_states.sql", name = "schema_states", requires = ["gaps"]);
+extension_sql_file!(
+    "../sql/capture/schema_changes.sql",
+    name = "schema_changes",
+    requires = ["schema_states", note_schema_change]
+);
+
+// history: the log read as the lives of records
+extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = ["install"]);
+extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "continuations"]);
+extension_sql_file!("../sql/history/doubts.sql", name = "history_doubts", requires = ["history_audited", "rejects"]);
+extension_sql_file!(
+    "../sql/history/events.sql",
+    name = "history_events",
+    requires = ["history_audited", "schema_changes"]
+);
+extension_sql_file!("../sql/history/states.sql", name = "history_states", requires = ["history_events"]);
+extension_sql_file!(
+    "../sql/history/moment.sql",
+    name = "history_moment",
+    requires = ["history_states", "history_doubts", "history_diff"]
+);
+extension_sql_file!("../sql/history/records_as_of.sql", name = "records_as_of", requires = ["history_moment"]);
+extension_sql_file!("../sql/history/as_of.sql", name = "history_as_of", requires = ["records_as_of"]);
+extension_sql_file!("../sql/history/lines.sql", name = "history_lines", requires = ["history_as_of"]);
+extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_lines"]);
+extension_sql_file!(
+    "../sql/history/questions.sql",
+    name = "history_questions",
+    requires = ["history_diff", "audit_logs"]
+);
+
+// undo: changes as statements
+extension_sql_file!("../sql/undo/statements.sql", name = "undo_statements", requires = ["history"]);
+extension_sql_file!("../sql/undo/replay.sql", name = "replay", requires = ["undo_statements"]);
+extension_sql_file!("../sql/undo/chosen.sql", name = "undo_chosen", requires = ["undo_statements"]);
+extension_sql_file!("../sql/undo/order.sql", name = "undo_order", requires = ["undo_chosen"]);
+extension_sql_file!("../sql/undo/steps.sql", name = "undo_steps", requires = ["undo_order"]);
+extension_sql_file!(
+    "../sql/undo/undo.sql",
+    name = "undo",
+    requires = ["undo_steps", "annotate", is_run_as_owner, run_statement]
+);
+
+extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
