@@ -84,6 +84,13 @@ def test_sql_and_its_output(reader, page):
         check(db, text, shown_below(found, n))
 
 
+def test_queries_within_the_text(db):
+    queries = {query for page in PAGES for query in re.findall(r"`(SELECT [^`…]* FROM [^`…]*)`", page.read_text())}
+    assert len(queries) >= 5
+    for query in queries:
+        db.rows(query)
+
+
 def test_outputs_are_shown_and_compared():
     assert sum(shown_below(found, n) is not None for found in map(blocks, PAGES) for n, (kind, _) in enumerate(found) if kind == "sql") >= 25
 
