@@ -2,6 +2,7 @@
 //! or something that is named has changed. Each time what was found is looked at, before any of it is planned or run.
 
 use super::role::{current_user, has_rights_of, locked_owner, owner_of, with_rights};
+use super::types::code_type;
 use super::user::role_name;
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -108,6 +109,12 @@ impl Meaning {
             Strangers::Known(known) if known.contains(&object(class, oid)) => {}
             Strangers::Known(_) => refuse(class, oid, self.role),
             Strangers::Asked(found) => found.borrow_mut().push(object(class, oid)),
+        }
+    }
+
+    fn admit_type(&self, oid: pg_sys::Oid) {
+        if let Some(holder) = code_type(oid) {
+            self.admit(pg_sys::TypeRelationId, holder.oid);
         }
     }
 }
@@ -319,12 +326,38 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
             }
             return query_tree_walker(query, Some(walk), context, 0);
         }
-        if tag == pg_sys::NodeTag::T_CoerceToDomain {
-            meaning.admit(pg_sys::TypeRelationId, (*node.cast::<pg_sys::CoerceToDomain>()).resulttype);
+        if makes_values(tag) {
+            meaning.admit_type(pg_sys::exprType(node));
         }
+        // columns of what a function gives, and of XMLTABLE and its like
+        let columns = match tag {
+            pg_sys::NodeTag::T_RangeTblFunction => (*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes,
+            pg_sys::NodeTag::T_TableFunc => (*node.cast::<pg_sys::TableFunc>()).coltypes,
+            _ => null_mut(),
+        };
+        PgList::<pg_sys::Oid>::from_pg(columns).iter_oid().for_each(|column| meaning.admit_type(column));
         pg_sys::check_functions_in_node(node, Some(calls), context);
         expression_tree_walker(node, Some(walk), context)
     }
+}
+
+/// Nodes of which the statement says what type they are. To make a value of a type can run conditions of domains.
+fn makes_values(tag: pg_sys::NodeTag) -> bool {
+    use pg_sys::NodeTag::*;
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    if tag == T_JsonExpr {
+        return true;
+    }
+    matches!(
+        tag,
+        T_Const
+            | T_CoerceViaIO
+            | T_ArrayCoerceExpr
+            | T_RelabelType
+            | T_ConvertRowtypeExpr
+            | T_CoerceToDomain
+            | T_RowExpr
+    )
 }
 
 #[pgrx::pg_guard]

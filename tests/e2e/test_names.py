@@ -167,3 +167,24 @@ def test_what_the_owner_of_a_rule_makes_anew_is_used(named):
     run(named.connect(user="names_owner"), "DROP VIEW mine; CREATE TABLE mine AS SELECT 'y' AS code")
     named.ingest(batch([change(0)]))
     assert named.rows("SELECT value FROM feed") == [("y",)]
+
+
+@pytest.mark.parametrize("value", [
+    "(('(' || code || ')')::pair).x::text", "(jsonb_populate_record(NULL::pair, '{\"x\": 1}')).x::text",
+    "(SELECT g.x::text FROM json_to_record('{\"x\": {\"x\": 1}}') AS r(x pair), LATERAL (SELECT (r.x).x) AS g)",
+    "(SELECT (g.x).x::text FROM xmltable('/a' PASSING '<a>(1)</a>' COLUMNS x pair PATH '.') AS g)"])
+def test_nobody_takes_the_place_of_a_type_that_a_rule_names(named, value):
+    """A value of a type that holds a domain runs the domain's conditions, wherever it is made."""
+    owner = named.connect(user="names_owner")
+    run(owner, "CREATE TYPE public.pair AS (x int)")
+    named.run("UPDATE countries SET code = '1'")
+    run(owner, "SELECT audit_alter_projection('feed', %s)", f"SELECT id AS log_id, {value} AS value FROM audit_new_logs, countries")
+    named.ingest(batch([change(0)]))
+    assert named.rows("SELECT value FROM feed") == [("1",)]
+    run(owner, "ALTER TYPE pair RENAME TO old")
+    as_mallory(named, """GRANT USAGE ON SCHEMA names_lair TO PUBLIC;
+        CREATE FUNCTION names_lair.checked(int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN names_lair.climb() IS NOT NULL; END';
+        CREATE DOMAIN names_lair.dom AS int CHECK (names_lair.checked(value)); CREATE TYPE public.pair AS (x names_lair.dom)""")
+    assert named.ingest(batch([change(1)]), named.connect())[1] == 1
+    assert loot(named) == set()
+    assert named.rows("SELECT sqlstate FROM audit_projection_failures") == [("42501",)]

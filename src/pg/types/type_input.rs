@@ -125,18 +125,22 @@ fn shape(oid: pg_sys::Oid) -> Shape {
     }
 }
 
-/// Whose code may run when a value of the type is read: the owner of the outermost type that users have made and that may hold a domain, whether
-/// it does now or not. What stands within it is that owner's choice.
+/// Whose code may run when a value of the type is read: the owner of [`code_type`]. What stands within it is that owner's choice.
 fn code_owner(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    code_type(oid).map(|row| row.typowner)
+}
+
+/// The outermost type that users have made and that may hold a domain, whether it does now or not.
+pub fn code_type(oid: pg_sys::Oid) -> Option<pg_sys::FormData_pg_type> {
     let row = type_row(oid)?;
     let holds_types = matches!(
         row.typtype as u8,
         pg_sys::TYPTYPE_DOMAIN | pg_sys::TYPTYPE_COMPOSITE | pg_sys::TYPTYPE_RANGE | pg_sys::TYPTYPE_MULTIRANGE
     );
     if holds_types && oid.to_u32() >= pg_sys::FirstNormalObjectId {
-        Some(row.typowner)
+        Some(row)
     } else if row.typelem != pg_sys::InvalidOid {
-        code_owner(row.typelem)
+        code_type(row.typelem)
     } else {
         None
     }
