@@ -25,7 +25,7 @@ pub fn large_annotations<'a>(changes: &mut [Change<'a>]) -> LargeAnnotations<'a>
         let Some(annotations) = &mut change.annotations else { continue };
         if let Annotations::Large(large) = annotations {
             found.entry(large.id).or_insert_with(|| Rc::clone(large));
-        } else if let Some((id, text)) = annotations.large_text() {
+        } else if let Some((id, text)) = annotations.large_text(&change.table.database_id) {
             let large = found.entry(id).or_insert_with(|| Rc::new(Large::of_text(id, text)));
             *annotations = Annotations::Large(Rc::clone(large));
         }

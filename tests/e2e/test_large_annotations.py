@@ -74,7 +74,7 @@ def test_of_a_long_unreadable_one_the_beginning_is_kept(paused):
         kept = text.encode()[:2000].decode(errors="ignore")
         expected.append(({"unreadable": kept, "bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()},))
     assert entries(paused) == expected * 2
-    assert paused.value("SELECT count(*) FROM audit_cdc_internal.large_annotations") == 2
+    assert paused.value("SELECT count(*) FROM audit_cdc_internal.large_annotations") == 4, "capture and ingest have them apart"
 
 
 def large(size=1_000_000, **more):
@@ -106,11 +106,11 @@ def test_a_large_one_is_captured_once(paused):
     assert len(read) == 300 and all(message["metadata"]["transaction_annotations"] == annotations for message in read)
     assert capture(paused) == 300
     comes_out_whole(paused, 300, annotations)
-    # the same annotation by the other way, of another source: it is not stored again
+    # the same annotation by the other way, of another source: it is stored once more, and only once
     for message in read[:9]:
         message["metadata"]["database"]["id"] = "elsewhere"
     assert paused.ingest(batch(read[:9])) == (9, 9, 0, 0)
-    assert paused.value("SELECT count(*) FROM audit_cdc_internal.large_annotations") == 1
+    assert paused.value("SELECT count(*) FROM audit_cdc_internal.large_annotations") == 2
 
 
 def test_a_large_one_is_ingested_once(db):
@@ -174,3 +174,14 @@ def test_they_are_dumped_restored_and_never_changed(db, tmp_path):
     for statement in ("UPDATE {} SET annotations = '{{}}'", "DELETE FROM {}", "TRUNCATE {}"):
         with pytest.raises(psycopg2.errors.ObjectNotInPrerequisiteState):
             db.run("SET session_replication_role = replica; " + statement.format("audit_cdc_internal.large_annotations"))
+
+
+def test_a_relay_that_stores_the_same_ones_does_not_hold_up_capture(paused):
+    """The log has them once each: who has stored them, and stays open, is waited for."""
+    text = json.dumps({"blob": "x" * 5_000})
+    for n, database in enumerate(["d1", "d2"]):
+        relay = paused.connect(options="-c lock_timeout=2s")
+        relay.autocommit = False
+        assert paused.ingest(batch([body(text, n, database=database)]), relay)[1] == 1
+    annotated(paused, text, 1)
+    assert paused.value("CALL audit_capture()", connection=paused.connect(options="-c lock_timeout=2s")) == 1

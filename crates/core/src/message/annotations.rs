@@ -1,7 +1,8 @@
 //! What a transaction says of its changes. It never refuses them: what `jsonb` cannot hold is kept as text.
 
-use super::digest::{Identity, hex, hex_digest_of, text_digest};
+use super::digest::{Identity, annotations_digest, hex, hex_digest_of};
 use super::holdable::jsonb_takes;
+use super::origin::Origin;
 use crate::json::object::{Object, string};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -50,7 +51,8 @@ impl Annotations<'static> {
 
     fn of_kept(kept: Cow<str>) -> Self {
         if kept.len() > MOST_IN_ENTRY {
-            Self::Large(Rc::new(Large::new(text_digest(&*kept), Cow::Owned(kept.into_owned()))))
+            let id = annotations_digest(Origin::Capture, "", kept.as_bytes());
+            Self::Large(Rc::new(Large::new(id, Cow::Owned(kept.into_owned()))))
         } else {
             Self::Text(Cow::Owned(kept.into_owned()))
         }
@@ -63,10 +65,12 @@ impl<'a> Annotations<'a> {
         Self::Text(Cow::Borrowed(json))
     }
 
-    /// The identity of those that are too large for an entry and still stand in their message.
-    pub fn large_text(&self) -> Option<(Identity, Cow<'a, str>)> {
+    /// The identity of those that are too large for an entry and still stand in their message, which is of this database.
+    pub fn large_text(&self, database_id: &str) -> Option<(Identity, Cow<'a, str>)> {
         match self {
-            Self::Text(text) if text.len() > MOST_IN_ENTRY => Some((text_digest(text.as_bytes()), text.clone())),
+            Self::Text(text) if text.len() > MOST_IN_ENTRY => {
+                Some((annotations_digest(Origin::Ingest, database_id, text.as_bytes()), text.clone()))
+            }
             _ => None,
         }
     }
@@ -78,8 +82,7 @@ impl<'a> Large<'a> {
         if jsonb_takes(&text) {
             return Self::new(digest, text);
         }
-        let text = unreadable(text.as_bytes());
-        Self::new(text_digest(&text), Cow::Owned(text))
+        Self::new(digest, Cow::Owned(unreadable(text.as_bytes())))
     }
 
     fn new(id: Identity, text: Cow<'a, str>) -> Self {
