@@ -77,8 +77,8 @@ BEGIN
         'end_capture', 'capture_worker',
         'begin_backfill', 'backfill_stage', 'begin_table', 'backfill_batch', 'complete_backfill', 'backfilled']),
       ('audit_cdc_worker', true, ARRAY[
-        'ensure_partitions', 'keep_record_keys', 'record_key', 'key_text', 'typed_value', 'note_captured', 'lifted',
-        'lock_capture',
+        'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
+        'note_captured', 'lifted', 'lock_capture',
         'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'note_truncated_partition', 'end_gaps',
         'this_database',
         'current_timeline', 'last_look', 'note_break', 'end_breaks', 'note_skipped', 'note_fault']),

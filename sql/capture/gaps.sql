@@ -6,8 +6,9 @@
 -- * It has ended when changes are captured again. It is closed when a backfill that began after its end is complete: what the rows are
 --   now is in the log again. What happened to them within the gap stays unknown.
 
+CREATE SEQUENCE audit_cdc_internal.gaps_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.gaps (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('gaps'),
   database_id text NOT NULL, -- of which the relations are; a restored copy has another
   relation oid,
   table_schema text,

@@ -3,8 +3,9 @@
 
 -- An entry holds an object's state before and after a command. The last entry of an object is how it was seen last.
 -- Nothing is ever updated, so that DDL under REPEATABLE READ meets no conflict here.
+CREATE SEQUENCE audit_cdc_internal.schema_changes_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.schema_changes (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- the first column: capture reads it
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('schema_changes'), -- the first column: capture reads it
   database_id text NOT NULL, -- of which the objects are; a restored copy has another
   object_type text NOT NULL CHECK (object_type IN ('table', 'publication')),
   object oid NOT NULL,

@@ -17,8 +17,30 @@
 
 CREATE TYPE audit_cdc_internal.action AS ENUM ('insert', 'update', 'delete', 'read', 'truncate', 'complete');
 
+-- Numbers. pg_write_all_data may set any sequence, back or to its end, and PostgreSQL asks nobody. So a number that does not follow
+-- those that are there is not taken: the sequence goes on after them. Of the log itself src/ingest/numbers.rs sees to that.
+CREATE FUNCTION audit_cdc_internal.next_number(relation text) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  sequence CONSTANT regclass := format('audit_cdc_internal.%I', relation || '_id_seq');
+  last bigint;
+  number bigint;
+BEGIN
+  EXECUTE format('SELECT coalesce(max(id), 0) FROM audit_cdc_internal.%I', relation) INTO last;
+  FOR attempt IN 1..2 LOOP -- another session may have been faster
+    number := nextval(sequence);
+    IF number > last AND number <= last + 1000000 THEN
+      RETURN number;
+    END IF;
+  END LOOP;
+  PERFORM setval(sequence, last + 1000); -- others may have taken some
+  RETURN nextval(sequence);
+END
+$$;
+
+CREATE SEQUENCE audit_cdc_internal.audited_tables_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.audited_tables (
-  id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id integer PRIMARY KEY DEFAULT audit_cdc_internal.next_number('audited_tables'),
   database_id text NOT NULL,
   database_name text,
   table_schema text NOT NULL,
@@ -27,7 +49,18 @@ CREATE TABLE audit_cdc_internal.audited_tables (
 );
 COMMENT ON TABLE audit_cdc_internal.audited_tables IS 'every table that a stored change named, once';
 
-CREATE SEQUENCE audit_cdc_internal.log_id_seq;
+CREATE SEQUENCE audit_cdc_internal.log_id_seq CYCLE;
+
+-- The sequence goes on after the last entry, and after those of transactions that are open.
+CREATE FUNCTION audit_cdc_internal.renumber_log(last bigint) RETURNS void
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE WARNING 'the sequence of the audit log does not go on after its last entry, and is set anew'
+    USING DETAIL = format('Its last number is %s, and the last entry has %s. Somebody has called setval().',
+                          (SELECT s.last_value FROM audit_cdc_internal.log_id_seq AS s), last);
+  PERFORM setval('audit_cdc_internal.log_id_seq', last + 1000000);
+END
+$$;
 
 CREATE TABLE audit_cdc_internal.log (
   id bigint NOT NULL DEFAULT nextval('audit_cdc_internal.log_id_seq'),
@@ -111,12 +144,14 @@ ALTER TABLE audit_cdc_internal.large_annotations ENABLE ALWAYS TRIGGER append_on
 
 -- Tallies answer "how many, how late" for each table without reading the log. A call adds to any row that
 -- no other call is holding, or adds a row: there are as many as calls ever ran at one time.
+CREATE SEQUENCE audit_cdc_internal.tallies_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.tallies (
-  id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id integer PRIMARY KEY DEFAULT audit_cdc_internal.next_number('tallies'),
   audited_table integer NOT NULL,
   stored bigint NOT NULL,
   last_commit timestamptz NOT NULL,
-  last_arrival timestamptz NOT NULL
+  last_arrival timestamptz NOT NULL,
+  last_id bigint NOT NULL -- in the log no number is larger, but of later calls
 ) WITH (fillfactor = 50);
 CREATE INDEX tallies_by_table ON audit_cdc_internal.tallies (audited_table);
 

@@ -1,5 +1,6 @@
+CREATE SEQUENCE audit_cdc_internal.rejects_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.rejects (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('rejects'),
   digest uuid NOT NULL UNIQUE,
   raw text NOT NULL,
   sqlstate text NOT NULL,

@@ -8,8 +8,9 @@
 -- * Rules are kept as text, so that they never stand in the way of ALTER TABLE; they run with the rights of their
 --   owner and under the settings that hold where they were made.
 
+CREATE SEQUENCE audit_cdc_internal.projections_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.projections (
-  id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id integer PRIMARY KEY DEFAULT audit_cdc_internal.next_number('projections'),
   name text NOT NULL UNIQUE,
   target regclass NOT NULL UNIQUE,
   columns text[] NOT NULL,
@@ -112,7 +113,7 @@ CREATE VIEW audit_cdc_internal.runnable_projections AS
 
 CREATE FUNCTION audit_cdc_internal.last_log_id() RETURNS bigint LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-  SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_cdc_internal.log_id_seq;
+  SELECT coalesce(max(last_id), 0) FROM audit_cdc_internal.tallies;
 END;
 
 CREATE VIEW @extschema@.audit_projections AS

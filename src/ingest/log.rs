@@ -3,6 +3,7 @@
 use super::limits::Limits;
 use super::month::{Month, months};
 use super::names::AuditedTable;
+use super::numbers::last_number;
 use super::store::Stored;
 use crate::pg::{BuiltinOid, Statement, is_partition, lock_log, try_lock_partitions};
 use audit_core::message::{Change, Identity, Origin, array_literal};
@@ -33,15 +34,16 @@ thread_local! {
 
     static ADD_TO_TALLY: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.tallies
-         SET stored = stored + $2, last_commit = greatest(last_commit, $3), last_arrival = now()
+         SET stored = stored + $2, last_commit = greatest(last_commit, $3), last_arrival = now(), last_id = greatest(last_id, $4)
          WHERE id = (SELECT id FROM audit_cdc_internal.tallies WHERE audited_table = $1 LIMIT 1 FOR UPDATE SKIP LOCKED)
          RETURNING id", TALLIED) };
 
     static NEW_TALLY: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.tallies (audited_table, stored, last_commit, last_arrival) VALUES ($1, $2, $3, now())", TALLIED) };
+        "INSERT INTO audit_cdc_internal.tallies (audited_table, stored, last_commit, last_arrival, last_id) VALUES ($1, $2, $3, now(), $4)", TALLIED) };
 }
 
-const TALLIED: &[BuiltinOid] = &[BuiltinOid::INT4OID, BuiltinOid::INT8OID, BuiltinOid::TIMESTAMPTZOID];
+const TALLIED: &[BuiltinOid] =
+    &[BuiltinOid::INT4OID, BuiltinOid::INT8OID, BuiltinOid::TIMESTAMPTZOID, BuiltinOid::INT8OID];
 
 /// What ingest reads besides the log (projections, key types) does not change from here until the transaction ends.
 pub fn lock() {
@@ -74,7 +76,7 @@ impl Entry<'_, '_> {
 
 pub fn tally(stored: &Stored) {
     for (table, (count, last)) in &stored.by_table {
-        let values = || vec![(*table).into(), (*count).into(), timestamp(*last).into()];
+        let values = || vec![(*table).into(), (*count).into(), timestamp(*last).into(), last_number().into()];
         let is_counted = ADD_TO_TALLY.with(|tally| tally.run(values, |rows| Ok(!rows.is_empty())));
         if !is_counted {
             NEW_TALLY.with(|tally| tally.run(values, |_| Ok(())));

@@ -11,6 +11,7 @@ mod limits;
 mod log;
 mod month;
 mod names;
+mod numbers;
 mod rejects;
 mod retry;
 mod sources;

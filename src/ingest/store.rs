@@ -2,6 +2,7 @@
 
 use super::log::{Entry, record_id, record_pks};
 use super::month::months;
+use super::numbers::Numbers;
 use crate::pg::{ErrorReport, Found, Partition, Value, with_partition};
 use crate::projection::{Projection, feed};
 use audit_core::message::{Action, Annotations, Logged};
@@ -67,11 +68,12 @@ impl<'c, 'a> Stored<'c, 'a> {
 /// Looks which entries are there already, and adds the others. Where another session adds the same ones meanwhile, the unique
 /// index raises 23505.
 pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> Stored<'c, 'a> {
-    let mut stored = Stored::default();
+    let (mut stored, numbers) = (Stored::default(), Numbers::begin());
     for (month, entries) in months(entries, |entry| entry.change.commit_microseconds) {
         with_partition(&month.partition(), COLUMNS, |partition| {
             let fresh = fresh(partition, entries, &mut stored);
-            let (count, rows) = partition.insert(fresh.iter().map(row), !projections.is_empty());
+            let (count, rows) =
+                partition.insert(fresh.iter().map(|entry| row(entry, &numbers)), !projections.is_empty());
             if count != fresh.len() as u64 {
                 neither_stored_nor_found();
             }
@@ -114,7 +116,7 @@ fn logged(found: &Found, action: Action) -> Logged {
     }
 }
 
-fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
+fn row<'e>(entry: &'e Entry, numbers: &Numbers) -> Vec<Value<'e>> {
     let change = entry.change;
     let sent = &change.sent;
     let (annotations, large_annotations) = match &change.annotations {
@@ -132,7 +134,7 @@ fn row<'e>(entry: &'e Entry) -> Vec<Value<'e>> {
         change.commit_idx.map_or(Value::Null, Value::Integer),
         record_id(entry).map_or(Value::Null, Value::Text),
         record_pks(entry).map_or(Value::Null, Value::Texts),
-        Value::NextId,
+        Value::Bigint(numbers.next()),
         Value::Now,
         Value::Integer(entry.table.number),
         sent.replica_identity.map_or(Value::Null, Value::Char),

@@ -11,8 +11,6 @@ use std::ffi::CStr;
 pub enum Value<'v> {
     Null,
     True,
-    /// The next number of the log.
-    NextId,
     /// When the transaction began.
     Now,
     Integer(i32),
@@ -32,7 +30,6 @@ pub enum Value<'v> {
 /// What the values of the log need to know of its schema.
 pub(super) struct Types {
     action: pg_sys::Oid,
-    ids: pg_sys::Oid,
     actions: RefCell<Vec<(&'static CStr, pg_sys::Oid)>>,
 }
 
@@ -48,7 +45,7 @@ impl Types {
                 pg_sys::Datum::null(),
                 pg_sys::Datum::null(),
             );
-            Self { action, ids: pg_sys::get_relname_relid(c"log_id_seq".as_ptr(), schema), actions: RefCell::default() }
+            Self { action, actions: RefCell::default() }
         }
     }
 
@@ -59,7 +56,6 @@ impl Types {
             Some(match value {
                 Value::Null => return None,
                 Value::True => true.into(),
-                Value::NextId => called(pg_sys::nextval_oid, &[Some(self.ids.into())])?,
                 Value::Now => pg_sys::GetCurrentTransactionStartTimestamp().into(),
                 Value::Integer(number) => (*number).into(),
                 Value::Bigint(number) | Value::Time(number) => (*number).into(),

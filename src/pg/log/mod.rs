@@ -4,6 +4,7 @@ mod datum;
 mod lock;
 mod partition;
 mod row;
+mod sequence;
 
 pub use datum::Value;
 pub(super) use lock::lock_renamed_schema;
@@ -14,3 +15,4 @@ pub use lock::{
 pub use partition::{Found, Partition, is_partition, with_partition};
 pub(super) use row::returned;
 pub use row::{LogRow, feeding, log_rows, return_fed_rows};
+pub use sequence::Sequence;
