@@ -117,7 +117,12 @@ pub fn image_digests<'c, 'a: 'c>(reads: impl Iterator<Item = &'c Change<'a>>) ->
 
 /// Returns the months of `entries` that stay without a partition, since the limits are reached.
 pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Month> {
-    let mut missing: Vec<_> = months(entries, |entry| entry.change.commit_microseconds)
+    let present = Month::present();
+    let named = || months(entries, |entry| entry.change.commit_microseconds);
+    if named().any(|(month, _)| month == present) {
+        make_months_ahead();
+    }
+    let mut missing: Vec<_> = named()
         .filter(|(month, _)| !is_partition(&month.partition()))
         .map(|(month, entries)| (month, timestamp(entries[0].change.commit_microseconds)))
         .collect();
@@ -128,7 +133,7 @@ pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Mont
     if let Some(limits) = limits {
         let names: Vec<_> = missing.iter().map(|(month, _)| *month).collect();
         let in_log = COUNT_MONTHS.with(|count| count.read(Vec::new, |rows| rows.first().get_one::<i64>()));
-        let made = limits.take_months(&names, Month::present(), in_log.unwrap_or_default() as usize);
+        let made = limits.take_months(&names, present, in_log.unwrap_or_default() as usize);
         refused = names.into_iter().filter(|month| !made.contains(month)).collect();
         missing.retain(|(month, _)| made.contains(month));
     }

@@ -169,6 +169,18 @@ def test_an_open_transaction_that_made_a_month_does_not_hold_up_capture(captured
     assert months(captured) == 3
 
 
+def test_an_open_transaction_that_made_a_month_does_not_hold_up_who_needs_the_next(db):
+    """Who stores changes of the present month makes the next one too."""
+    now, following = db.rows("""SELECT to_char(m, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') FROM (VALUES (now() AT TIME ZONE 'UTC'),
+        (date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month')) AS v(m)""")
+    assert db.ingest(batch([change(0, time=now[0])])) == (1, 1, 0, 0) and months(db) == 2
+    relay = db.connect()
+    relay.cursor().execute("BEGIN")
+    assert db.ingest(batch([change(time="2020-01-01T00:00:00Z")]), relay) == (1, 1, 0, 0)
+    other = db.connect(options="-c lock_timeout=2s")
+    assert db.ingest(batch([change(1, time=following[0])]), other) == (1, 1, 0, 0)
+
+
 def test_only_superusers_set_the_limits(db):
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         db.run("SET ROLE audit_cdc_ingest; SET audit_cdc.max_new_months = 1000")
