@@ -27,16 +27,22 @@ pub fn locked_owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     owner(table)
 }
 
-/// Runs code of `owner` that the current user has only called, with the rights of whichever of the two has less.
-pub fn with_least_rights<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    let user = current_user();
-    restricted(if has_rights_of(owner, user) { user } else { owner }, &[], work)
+/// Runs code of `owners` that the current user has only called, with the rights of whichever of them has least. What somebody has put into a type
+/// who lacks the rights of who owns it now is the first one's choice.
+pub fn with_least_rights<T>(owners: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
+    let least =
+        owners.iter().fold(current_user(), |least, owner| if has_rights_of(least, *owner) { *owner } else { least });
+    restricted(least, &[], work)
 }
 
-/// Where neither has all rights of the other, one would lend them: that is refused.
-pub fn require_least_rights(owner: pg_sys::Oid) {
+/// Where neither the user nor who owns the type has all rights of the other, one would lend them: that is refused. So it is where two do not
+/// have each other's who own what stands within.
+pub fn require_least_rights(owners: &[pg_sys::Oid]) {
+    let Some(first) = owners.first() else { return };
     let user = current_user();
-    if !has_rights_of(owner, user) && !has_rights_of(user, owner) {
+    let lends = |one, other| !has_rights_of(one, other) && !has_rights_of(other, one);
+    let weaker = || owners.iter().filter(|owner| has_rights_of(*first, **owner) && has_rights_of(user, **owner));
+    if lends(user, *first) || weaker().any(|one| weaker().any(|other| lends(*one, *other))) {
         let message = "permission denied to run the conditions of another role's type";
         ErrorReport::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, "require_least_rights")
             .set_detail("The type is a domain, or may hold one, and neither its owner nor the caller has all rights of the other.")

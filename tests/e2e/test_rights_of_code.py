@@ -77,6 +77,21 @@ def test_a_domain_beside_somebody_elses_runs_as_who_put_it_there(mallory):
     assert ran_as(mallory) == {"rights_mallory"}
 
 
+@pytest.mark.parametrize("type_", ["pair AS (a int, b lair.dom)", "pair AS RANGE (subtype = lair.dom)", "pair AS (a int, b public.inner_pair)"])
+def test_a_domain_within_a_superusers_type_runs_as_its_owner(mallory, type_):
+    mallory.run(f"CREATE TYPE public.inner_pair AS (b lair.dom[]); CREATE TYPE public.{type_}; CREATE TABLE public.p (id int, p public.pair)")
+    value = "[1,2)" if "RANGE" in type_ else '(1,\\"(\\"\\"{2}\\"\\")\\")' if "inner" in type_ else "(1,2)"
+    mallory.rows("SELECT audit_row(NULL::public.p, %s)", f'{{"id": 1, "p": "{value}"}}')
+    assert ran_as(mallory) == {"rights_mallory"}
+
+
+def test_domains_of_two_who_lack_each_others_rights_are_not_read_as_one_of_them(mallory):
+    mallory.run("CREATE SCHEMA desk AUTHORIZATION rights_clerk; SET ROLE rights_clerk; CREATE DOMAIN desk.dom AS int; GRANT USAGE ON SCHEMA desk TO PUBLIC")
+    mallory.run("CREATE TYPE public.both AS (a desk.dom, b lair.dom); CREATE TABLE public.p (id int, p public.both)")
+    assert code(mallory, """SELECT audit_row(NULL::public.p, '{"id": 1, "p": "(1,2)"}')""") == "42501"
+    assert ran_as(mallory) == set()
+
+
 def test_a_type_that_gets_a_domain_while_it_is_read(mallory):
     mallory.run("""SET ROLE rights_mallory; CREATE TYPE lair.later AS (a int);
         CREATE FUNCTION lair.grow(value int) RETURNS boolean LANGUAGE plpgsql AS $$

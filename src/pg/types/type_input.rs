@@ -3,7 +3,7 @@
 use crate::pg::role::{require_least_rights, with_least_rights};
 use audit_core::encoding::Kind;
 use audit_core::encoding::Shape;
-use pgrx::pg_sys;
+use pgrx::{PgTupleDesc, pg_sys};
 use std::ffi::{CStr, CString};
 
 /// A type's input function, and what decides how values of the type are encoded.
@@ -15,8 +15,8 @@ pub struct TypeInput {
     pub shape: Shape,
     /// Of the category of strings: any text is a value of it.
     pub is_textual: bool,
-    /// Whose code may run when a value is read.
-    code_owner: Option<pg_sys::Oid>,
+    /// Whose code may run when a value is read, the outermost first.
+    code_owners: Vec<pg_sys::Oid>,
 }
 
 impl TypeInput {
@@ -31,8 +31,8 @@ impl TypeInput {
             let (mut category, mut preferred) = (0, false);
             pg_sys::get_type_category_preferred(base, &mut category, &mut preferred);
             let is_textual = category as u8 == pg_sys::TYPCATEGORY_STRING;
-            let code_owner = code_owner(oid);
-            Self { function, parameter, oid, modifier, shape: shape(oid), is_textual, code_owner }
+            let code_owners = code_owners(oid);
+            Self { function, parameter, oid, modifier, shape: shape(oid), is_textual, code_owners }
         }
     }
 
@@ -43,15 +43,12 @@ impl TypeInput {
         let mut read = || unsafe {
             pg_sys::InputFunctionCall(&mut self.function, text.as_ptr().cast_mut(), self.parameter, self.modifier)
         };
-        match self.code_owner {
-            None => read(),
-            Some(owner) => with_least_rights(owner, read),
-        }
+        if self.code_owners.is_empty() { read() } else { with_least_rights(&self.code_owners, read) }
     }
 
     /// An error if neither the caller nor whose code may run has all rights of the other.
     pub fn require_least_rights(&self) {
-        self.code_owner.into_iter().for_each(require_least_rights);
+        require_least_rights(&self.code_owners);
     }
 
     pub fn name(&self) -> String {
@@ -125,9 +122,37 @@ fn shape(oid: pg_sys::Oid) -> Shape {
     }
 }
 
-/// Whose code may run when a value of the type is read: the owner of [`code_type`]. What stands within it is that owner's choice.
-fn code_owner(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    code_type(oid).map(|row| row.typowner)
+/// Whose code may run when a value of the type is read: who owns the outermost type that may hold a domain, and then those of what stands
+/// within it now.
+fn code_owners(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let (mut owners, mut seen, mut next) = (Vec::new(), Vec::new(), vec![oid]);
+    while let Some(part) = next.pop() {
+        let Some(holder) = code_type(part) else { continue };
+        if !seen.contains(&holder.oid) {
+            seen.push(holder.oid);
+            if !owners.contains(&holder.typowner) {
+                owners.push(holder.typowner);
+            }
+            next.extend(parts(&holder));
+        }
+    }
+    owners
+}
+
+/// Of which a type is made.
+fn parts(holder: &pg_sys::FormData_pg_type) -> Vec<pg_sys::Oid> {
+    // SAFETY: reads the catalogs' caches; the layout is counted, and let go when it is dropped.
+    unsafe {
+        match holder.typtype as u8 {
+            pg_sys::TYPTYPE_DOMAIN => vec![holder.typbasetype],
+            pg_sys::TYPTYPE_RANGE => vec![pg_sys::get_range_subtype(holder.oid)],
+            pg_sys::TYPTYPE_MULTIRANGE => vec![pg_sys::get_multirange_range(holder.oid)],
+            _ => {
+                let layout = PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(holder.oid, -1));
+                layout.iter().filter(|column| !column.attisdropped).map(|column| column.atttypid).collect()
+            }
+        }
+    }
 }
 
 /// The outermost type that users have made and that may hold a domain, whether it does now or not.
