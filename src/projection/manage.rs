@@ -133,6 +133,7 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     only_read_committed()?;
     let projection = with_columns_of_now(permitted_alone(given(name, "name")?)?)?;
     rule::check_owners(projection.target, projection.rule_owner)?;
+    rule::check_rows_along(projection.target, projection.rule_owner)?;
     rule::check_statement(&projection);
     let table = rule::table_name(projection.target);
     projection.with_rights_and(rule::ALL_ROWS, || {

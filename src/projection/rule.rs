@@ -27,6 +27,12 @@ thread_local! {
     static WEAKER_OWNER: Statement = const { Statement::new(
         "SELECT quote_ident(pg_get_userbyid(owner)) FROM audit_cdc_internal.weaker_owners($1, $2) AS owner LIMIT 1", &[OIDOID, OIDOID]) };
 
+    /// Tables whose rows a foreign key takes along, or changes, when rows are deleted, of owners without the rights of the rule's.
+    static ALONG: Statement = const { Statement::new(
+        "SELECT min(c.conrelid::regclass::text) FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
+         WHERE c.contype = 'f' AND c.confdeltype IN ('c', 'n', 'd') AND NOT pg_has_role(r.relowner, $2, 'USAGE')
+           AND c.confrelid IN (SELECT $1 UNION SELECT relid FROM pg_partition_tree($1))", &[OIDOID, OIDOID]) };
+
     static NAME: Statement = const { Statement::new("SELECT $1::regclass::text", &[OIDOID]) };
 
     static TWICE: Statement = const { Statement::new(
@@ -128,6 +134,21 @@ pub fn check_owners(target: pg_sys::Oid, rule_owner: pg_sys::Oid) -> Result<(), 
         )
         .set_detail("Triggers of the table would run with rights that its owner does not have.")
         .set_hint(format!("SET ROLE to {owner}, and create the projection as that role."))),
+    }
+}
+
+/// Deleting its rows would run triggers of such tables with the rights of the rule's owner.
+pub fn check_rows_along(target: pg_sys::Oid, rule_owner: pg_sys::Oid) -> Result<(), ErrorReport> {
+    let table = as_extension(|| ALONG.with(|along| along.run(|| vec![target.into(), rule_owner.into()], first_text)));
+    match table {
+        None => Ok(()),
+        Some(table) => Err(report(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!(
+                "rows of table \"{table}\" would go along, and its owner has not the rights of the projection's owner"
+            ),
+        )
+        .set_hint("Drop the table's foreign key, or let it do nothing ON DELETE.")),
     }
 }
 

@@ -195,3 +195,19 @@ def test_row_security_of_the_target_and_of_what_the_rule_reads_is_that_of_the_ow
     db.ingest(values("a", "no"))
     assert db.rows("SELECT value FROM feed") == [("a+",)]
     assert db.rows("SELECT sqlstate FROM audit_projection_failures") == [("42501",)]
+
+
+def test_a_rebuild_takes_no_rows_of_strangers_along(roles, owned):
+    """PostgreSQL runs triggers of what a foreign key takes along with the rights of who deletes."""
+    other = roles()
+    owned.run(f"GRANT CREATE ON SCHEMA public TO {other}; CREATE TABLE loot (who text); GRANT ALL ON loot TO PUBLIC")
+    owned.ingest(values("a"))
+    run(owned.connect(user=owned.owner), f"ALTER TABLE feed ADD UNIQUE (log_id); GRANT REFERENCES ON feed TO {other}")
+    run(owned.connect(user=other), """CREATE TABLE along (log_id bigint REFERENCES feed (log_id) ON DELETE CASCADE); INSERT INTO along VALUES (1);
+        CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.loot VALUES (current_user); RETURN NULL; END';
+        CREATE TRIGGER t AFTER DELETE ON along FOR EACH ROW EXECUTE FUNCTION climb()""")
+    for session in (owned.connect(), owned.connect(user=owned.owner)):
+        assert code(session, "SELECT audit_rebuild_projection('feed')") == "42501"
+    assert owned.rows("SELECT who FROM loot") == [] and len(ids(owned)) == 1
+    run(owned.connect(user=other), "ALTER TABLE along DROP CONSTRAINT along_log_id_fkey")
+    assert code(owned.connect(), "SELECT audit_rebuild_projection('feed')") is None
