@@ -97,7 +97,12 @@ BEGIN ATOMIC
   FROM pg_index AS i
   CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS k(place)
   JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.place]
-  JOIN pg_opclass AS c ON c.oid = i.indclass[k.place]
+  JOIN pg_opclass AS o ON o.oid = i.indclass[k.place]
+  -- as ORDER BY has it: WITHOUT OVERLAPS makes an index in which other operators stand
+  JOIN pg_opclass AS c
+    ON c.opcintype = o.opcintype
+      AND c.opcdefault
+      AND c.opcmethod = (SELECT m.oid FROM pg_am AS m WHERE m.amname = 'btree')
   JOIN pg_amop AS ea
     ON ea.amopfamily = c.opcfamily
       AND ea.amoplefttype = c.opcintype

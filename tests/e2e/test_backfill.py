@@ -70,6 +70,16 @@ def test_every_row_once_whatever_the_key(source, key, values):
     assert source.value("SELECT count(*) FROM audit_rejects") == 0
 
 
+def test_every_row_once_of_a_key_without_overlaps(source):
+    """Its index has other operators than ORDER BY: ranges that overlap, where a key is equal to it."""
+    if source.connect().server_version < 180000:
+        pytest.skip("a primary key WITHOUT OVERLAPS is of PostgreSQL 18")
+    source.run("""CREATE TABLE t (a int4range, v int4range, PRIMARY KEY (a, v WITHOUT OVERLAPS));
+        INSERT INTO t SELECT int4range(n, n + 100), int4range(1000 - n, 1001 - n) FROM generate_series(1, 300) AS n""")
+    begin(source)
+    assert backfill(source, "t", batch_size=10) == 300
+
+
 def test_the_same_id_adds_nothing_and_a_new_one_a_new_set(source):
     source.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 30) i")
     begin(source)
