@@ -139,7 +139,8 @@ BEGIN
     RAISE EXCEPTION 'the log has nothing that database "%" captured', database_id
       USING ERRCODE = 'invalid_parameter_value',
             DETAIL = (
-              SELECT 'It has captured changes of ' || string_agg(c.database_id, ', ' ORDER BY c.since) || '.'
+              SELECT coalesce('It has captured changes of ' || string_agg(c.database_id, ', ' ORDER BY c.since) || '.',
+                              'It has captured changes of no other database.')
               FROM audit_cdc_internal.captured_databases AS c
               WHERE c.database_id <> here
             ),
