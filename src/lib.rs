@@ -1,7 +1,7 @@
 //! audit_cdc: an append-only audit log, filled exactly once from the server's own WAL or from Sequin's change messages.
 //!
-//! A body is received by `ingest`, or `capture` makes one of the WAL; it is taken apart by `message`, stored in the log, and read through the
-//! views in `sql/`.
+//! A body is received by `ingest`, or `capture` makes one of the WAL; it is taken apart by `message`, stored in the
+//! log, and read through the views in `sql/`.
 
 use pgrx::prelude::*;
 

@@ -1,3 +1,5 @@
+-- COMMENTs of audit_cast and audit_row, which stand in src/cast.
+
 COMMENT ON FUNCTION @extschema@.audit_cast(anyelement, jsonb) IS
   'A value as Sequin encodes it, as the type of the first argument (which is not looked at otherwise: '
   'NULL::numeric). JSON null and null give null. The type''s own input function reads it. Errors: class 22, naming '

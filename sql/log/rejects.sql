@@ -1,3 +1,5 @@
+-- What could not be taken: messages that are no entries, and why.
+
 CREATE SEQUENCE audit_cdc_internal.rejects_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.rejects (
   id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('rejects'),

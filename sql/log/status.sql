@@ -1,3 +1,5 @@
+-- How the log is filled, table by table.
+
 CREATE FUNCTION @extschema@.audit_status(
     OUT database_id text, OUT database_name text, OUT table_schema text, OUT table_name text,
     OUT last_commit timestamptz, OUT last_arrival timestamptz, OUT rows bigint,

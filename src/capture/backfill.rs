@@ -1,9 +1,11 @@
 //! `audit_backfill`: the rows that are there, as `read` entries between the changes.
 //!
-//! A batch is read just after a position of the WAL of which is known that the reader sees all that was committed before it. A row that
-//! was committed after it is left out: its change is in the log by itself. So each `read` is exact at its position.
+//! A batch is read just after a position of the WAL of which is known that the reader sees all that was committed
+//! before it. A row that was committed after it is left out: its change is in the log by itself. So each `read` is
+//! exact at its position.
 //!
-//! When all is read, and what changed meanwhile is captured, an entry says that the table is complete: what was not met is gone.
+//! When all is read, and what changed meanwhile is captured, an entry says that the table is complete: what was not
+//! met is gone.
 
 use super::source::Source;
 use crate::ingest::take_captured;
@@ -35,7 +37,8 @@ thread_local! {
         "SELECT audit_cdc_internal.note_batch($1, $2, $3, $4, $5, $6, $7)",
         &[UUIDOID, OIDOID, INT4OID, TEXTARRAYOID, INT8OID, INT8OID, BOOLOID]) };
 
-    static COMPLETION: Statement = const { Statement::new("SELECT audit_cdc_internal.completion($1, $2)", &[UUIDOID, OIDOID]) };
+    static COMPLETION: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.completion($1, $2)", &[UUIDOID, OIDOID]) };
 }
 
 /// What is to be read next.
@@ -88,7 +91,9 @@ fn parts(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 }
 
 /// Reads the next rows. False: there are none.
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.backfill_batch(backfill_id uuid, relation oid, batch_size integer) RETURNS boolean
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.backfill_batch(
+    backfill_id uuid, relation oid, batch_size integer)
+  RETURNS boolean
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]

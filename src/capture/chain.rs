@@ -1,5 +1,5 @@
-//! A chain of passes: each begins where the log says that the one before has ended. Where the slot begins later, somebody else has taken what was
-//! in between, and that is said.
+//! A chain of passes: each begins where the log says that the one before has ended. Where the slot begins later,
+//! somebody else has taken what was in between, and that is said.
 
 use super::slot::{Read, Slot};
 use crate::pg::{self, BuiltinOid, ErrorReport, Statement};
@@ -9,7 +9,8 @@ use BuiltinOid::{INT8OID, TEXTOID, TIMESTAMPTZOID};
 
 thread_local! {
     static LINK: Statement = const { Statement::new(
-        "SELECT (c.read_to - '0/0')::bigint, (s.confirmed_flush_lsn - '0/0')::bigint, (pg_current_wal_flush_lsn() - s.restart_lsn)::bigint,
+        "SELECT (c.read_to - '0/0')::bigint, (s.confirmed_flush_lsn - '0/0')::bigint,
+         (pg_current_wal_flush_lsn() - s.restart_lsn)::bigint,
                 EXISTS (SELECT FROM audit_cdc_internal.open_breaks), c.read_to_time, f.message, f.detail
          FROM audit_cdc_internal.captures AS c
          LEFT JOIN audit_cdc_internal.capture_faults AS f ON true
@@ -17,7 +18,8 @@ thread_local! {
          WHERE c.slot = $1::name", &[TEXTOID]) };
 
     static CONFIRMED: Statement = const { Statement::new(
-        "SELECT (max(confirmed_flush_lsn) - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = $1::name", &[TEXTOID]) };
+        "SELECT (max(confirmed_flush_lsn) - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = $1::name",
+        &[TEXTOID]) };
 
     static SKIPPED: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.note_skipped($1, $2, $3)", &[INT8OID, INT8OID, TIMESTAMPTZOID]) };
@@ -89,12 +91,14 @@ impl Link {
 
 fn broken(message: String) -> ErrorReport {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "before").set_hint(
-        "audit_capture_start() goes on with a new slot, audit_backfill() then tells what the rows are now. What is missing is in audit_gaps.",
+        "audit_capture_start() goes on with a new slot, audit_backfill() then tells what the rows are now. What \
+         is missing is in audit_gaps.",
     )
 }
 
-/// The position up to which changes are missing that committed after `read_to`. `None`: nothing is missing. The slot has sent from where it stood when it was
-/// read, which lies between the two looks at it, and not after the first transaction that it sent.
+/// The position up to which changes are missing that committed after `read_to`. `None`: nothing is missing. The
+/// slot has sent from where it stood when it was read, which lies between the two looks at it, and not after the
+/// first transaction that it sent.
 fn skipped_to(read_to: u64, before: u64, after: u64, first_lsn: Option<u64>) -> Option<u64> {
     let sent_from = first_lsn.map_or(after, |first| after.min(first)).max(before);
     (sent_from > read_to).then_some(sent_from)

@@ -32,12 +32,15 @@ fn new_slot(slot: &CStr) -> i64 {
 
 thread_local! {
     static IS_BEHIND: Statement = const { Statement::new(
-        "SELECT EXISTS (SELECT FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
-                        WHERE c.slot = $1::name AND s.confirmed_flush_lsn < '0/0'::pg_lsn + $2 AND c.read_to >= '0/0'::pg_lsn + $2)",
+        "SELECT EXISTS (SELECT
+         FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+                        WHERE c.slot = $1::name AND s.confirmed_flush_lsn < '0/0'::pg_lsn + $2
+                        AND c.read_to >= '0/0'::pg_lsn + $2)",
         &[BuiltinOid::TEXTOID, BuiltinOid::INT8OID]) };
 }
 
-/// What the log says that this session's last pass has read is not sent again. Nobody can name another position, nor let go of what is not committed.
+/// What the log says that this session's last pass has read is not sent again. Nobody can name another position,
+/// nor let go of what is not committed.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.advance_capture() RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
@@ -78,7 +81,8 @@ fn start_capture_worker() -> bool {
     pg::start_capture_worker()
 }
 
-/// The worker of this database looks at once, also if it has failed and waits. False: there is none that could be called.
+/// The worker of this database looks at once, also if it has failed and waits. False: there is none that could be
+/// called.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.call_capture_worker() RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn call_capture_worker() -> bool {
@@ -87,8 +91,9 @@ fn call_capture_worker() -> bool {
 
 type Time = Option<TimestampWithTimeZone>;
 
-/// What the worker tells in shared memory; nulls: there is no worker, or it does not know. looked_at, looked_to: what was committed before,
-/// by time and by position, is captured. is_behind: something has been committed since; behind_since: when the first of it was.
+/// What the worker tells in shared memory; nulls: there is no worker, or it does not know. looked_at, looked_to:
+/// what was committed before, by time and by position, is captured. is_behind: something has been committed since;
+/// behind_since: when the first of it was.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.last_look()
   RETURNS TABLE (looked_at timestamptz, looked_to pg_lsn, is_behind boolean, behind_since timestamptz)
   LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]

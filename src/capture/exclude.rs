@@ -8,7 +8,8 @@ use BuiltinOid::{OIDOID, TEXTOID};
 thread_local! {
     /// Is it a table, and may the caller decide?
     static PERMITTED: Statement = const { Statement::new(
-        "SELECT relkind IN ('r', 'p'), pg_has_role($2, relowner, 'USAGE') AND pg_has_role($2, 'audit_cdc_admin', 'USAGE'), $1::regclass::text
+        "SELECT relkind IN ('r', 'p'), pg_has_role($2, relowner, 'USAGE')
+         AND pg_has_role($2, 'audit_cdc_admin', 'USAGE'), $1::regclass::text
          FROM pg_class WHERE oid = $1", &[OIDOID, OIDOID]) };
 
     static EXCLUDE: Statement = const { Statement::new(
@@ -21,10 +22,12 @@ thread_local! {
     static INCLUDE: Statement = const { Statement::new(
         "WITH included AS (
            UPDATE audit_cdc_internal.excluded_tables
-           SET included_reason = $3, included_by = pg_get_userbyid($2), included_at = clock_timestamp(), until_lsn = pg_current_wal_insert_lsn()
+           SET included_reason = $3, included_by = pg_get_userbyid($2), included_at = clock_timestamp(),
+           until_lsn = pg_current_wal_insert_lsn()
            WHERE (relation = $1 OR relation IN (SELECT relid FROM pg_partition_tree($1))) AND until_lsn IS NULL
            RETURNING relation, from_lsn, until_lsn, excluded_at)
-         SELECT audit_cdc_internal.note_exclusion(relation, from_lsn, until_lsn, excluded_at) FROM included", &[OIDOID, OIDOID, TEXTOID]) };
+         SELECT audit_cdc_internal.note_exclusion(relation, from_lsn, until_lsn, excluded_at) FROM included",
+         &[OIDOID, OIDOID, TEXTOID]) };
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_exclude_table(relation regclass, reason text)

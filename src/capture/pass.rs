@@ -15,7 +15,8 @@ use BuiltinOid::{INT8OID, TIMESTAMPTZOID};
 const MOST_CHANGES: usize = 1_000;
 const MOST_BYTES: usize = 8 << 20;
 
-/// The next pass begins to read where a list of running transactions was logged last. PostgreSQL logs one every 15 seconds.
+/// The next pass begins to read where a list of running transactions was logged last. PostgreSQL logs one every 15
+/// seconds.
 const FAR: u64 = 16 << 20;
 
 /// Where nothing is to be stored, what was read is noted only when it is so much: each note is WAL itself.
@@ -29,14 +30,17 @@ thread_local! {
         "SELECT audit_cdc_internal.forget_projecting_transactions($1)", &[INT8OID]) };
 
     static CAPTURED: Statement = const { Statement::new(
-        "SELECT audit_cdc_internal.note_captured($1, $2, $3, $4, $5)", &[INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID]) };
+        "SELECT audit_cdc_internal.note_captured($1, $2, $3, $4, $5)",
+        &[INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID]) };
 }
 
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.capture_pass(upto_nchanges integer, is_asked boolean DEFAULT false)
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.capture_pass(
+    upto_nchanges integer, is_asked boolean DEFAULT false)
   RETURNS TABLE (captured bigint, reached pg_lsn, is_complete boolean)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  SET work_mem = '32MB' SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  SET work_mem = '32MB' SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+  SET enable_hashjoin = off SET enable_mergejoin = off
   SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn capture_pass(

@@ -17,7 +17,8 @@ thread_local! {
         "SELECT audit_cdc_internal.record_schema_changes($1, $2::name, $3::jsonb)", &[TEXTOID, TEXTOID, TEXTOID]) };
 
     static POSITION: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6) ON CONFLICT DO NOTHING",
+        "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6)
+         ON CONFLICT DO NOTHING",
         &[INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID]) };
 
     static TRUNCATED: Statement = const { Statement::new(
@@ -65,8 +66,8 @@ fn differences(event: &Event) -> Result<Option<String>, ErrorReport> {
     seen_by_all("audit_cdc_internal.differences_after", &[&name, &tag])
 }
 
-/// Calls a function that reads, as all others see it too. Not through SPI: in a transaction that has written, it looks as
-/// the transaction's own statements do.
+/// Calls a function that reads, as all others see it too. Not through SPI: in a transaction that has written, it
+/// looks as the transaction's own statements do.
 fn seen_by_all<T: FromDatum + IntoDatum>(
     function: &str,
     arguments: &[&dyn FnCallArg],

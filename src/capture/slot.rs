@@ -60,8 +60,8 @@ impl Slot {
         Ok(Self { slot, publication })
     }
 
-    /// Gives what is committed to `take`, in steps; it takes it out of the lists. Stops after the transaction in which the stream's
-    /// messages reach `upto`.
+    /// Gives what is committed to `take`, in steps; it takes it out of the lists. Stops after the transaction in
+    /// which the stream's messages reach `upto`.
     pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Decoded)) -> Result<Read, ErrorReport> {
         self.require_our_plugin()?;
         let mut decoder = Decoder::new(Source::here());
@@ -126,7 +126,8 @@ impl Slot {
 }
 
 #[pg_extern(
-    sql = r#"CREATE FUNCTION @extschema@.audit_pending_changes(slot name DEFAULT NULL, publication name DEFAULT NULL, upto_nchanges integer DEFAULT NULL)
+    sql = r#"CREATE FUNCTION @extschema@.audit_pending_changes(
+    slot name DEFAULT NULL, publication name DEFAULT NULL, upto_nchanges integer DEFAULT NULL)
   RETURNS SETOF json LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000
   SET search_path = pg_catalog, pg_temp
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#,

@@ -10,11 +10,13 @@ thread_local! {
     static DATABASE: Statement = const { Statement::new("SELECT audit_cdc_internal.this_database()::text", &[]) };
 
     static RAN_RULES: Statement = const { Statement::new(
-        "SELECT EXISTS (SELECT FROM audit_cdc_internal.projecting_transactions WHERE xid::text::bigint & 4294967295 = $1)",
+        "SELECT EXISTS (SELECT FROM audit_cdc_internal.projecting_transactions
+         WHERE xid::text::bigint & 4294967295 = $1)",
         &[BuiltinOid::INT8OID]) };
 
     static EXCLUDED: Statement = const { Statement::new(
-        "SELECT relation, (from_lsn - '0/0')::bigint, (until_lsn - '0/0')::bigint FROM audit_cdc_internal.excluded_tables AS e
+        "SELECT relation, (from_lsn - '0/0')::bigint, (until_lsn - '0/0')::bigint
+         FROM audit_cdc_internal.excluded_tables AS e
          WHERE NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
                            WHERE c.oid = e.relation AND (c.relname, n.nspname) <> (e.table_name, e.table_schema))",
         &[]) };

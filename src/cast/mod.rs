@@ -34,7 +34,9 @@ fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Er
 }
 
 #[pg_extern(
-    sql = r#"CREATE FUNCTION @extschema@.audit_row(anyelement, image jsonb, "unknown" text[] DEFAULT '{}') RETURNS anyelement
+    sql = r#"CREATE FUNCTION @extschema@.audit_row(
+    anyelement, image jsonb, "unknown" text[] DEFAULT '{}')
+  RETURNS anyelement
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 CREATE FUNCTION audit_cdc_internal.typed_row(anyelement, image jsonb, "unknown" text[] DEFAULT '{}') RETURNS anyelement
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#,
@@ -83,7 +85,8 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
     }
 }
 
-/// An object's members in the order of `jsonb`: shorter names first (PostgreSQL source, `jsonb_util.c`, `lengthCompareJsonbStringValue`).
+/// An object's members in the order of `jsonb`: shorter names first (PostgreSQL source, `jsonb_util.c`,
+/// `lengthCompareJsonbStringValue`).
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -143,8 +146,14 @@ fn datum(input: &mut TypeInput, value: &str) -> Result<Option<pg_sys::Datum>, No
 /// `what` was being cast.
 fn not_sent(what: &str, input: &TypeInput) -> ErrorReport {
     refused(SqlState::INVALID_CHARACTER_VALUE_FOR_CAST, what, input)
-        .set_detail("The message holds Sequin's marker for a value that was not sent, since it was stored out of line and did not change.")
-        .set_hint("List the column in unknown: unknown_columns of audit_logs does, once the source's tables are described.")
+        .set_detail(
+            "The message holds Sequin's marker for a value that was not sent, since it was stored out \
+            of line and did not change.",
+        )
+        .set_hint(
+            "List the column in unknown: unknown_columns of audit_logs does, once the source's tables are \
+            described.",
+        )
 }
 
 /// PostgreSQL's own message quotes the value.

@@ -17,10 +17,12 @@ use BuiltinOid::{INT4ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID};
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 
 thread_local! {
-    static UNCHANGED: Statement = const { Statement::new("SELECT FROM audit_cdc_internal.ingest_reads FOR SHARE", &[]) };
+    static UNCHANGED: Statement = const { Statement::new(
+        "SELECT FROM audit_cdc_internal.ingest_reads FOR SHARE", &[]) };
 
     static RECORD_KEYS: Statement = const { Statement::new(
-        "SELECT audit_cdc_internal.keep_record_keys($1, $2, $3, $4)", &[INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
+        "SELECT audit_cdc_internal.keep_record_keys($1, $2, $3, $4)",
+        &[INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
 
     static DIGESTS: Statement = const { Statement::new(
         "SELECT encode(sha256(convert_to(image::jsonb::text, 'UTF8')), 'hex')
@@ -34,12 +36,15 @@ thread_local! {
 
     static ADD_TO_TALLY: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.tallies
-         SET stored = stored + $2, last_commit = greatest(last_commit, $3), last_arrival = now(), last_id = greatest(last_id, $4)
+         SET stored = stored + $2, last_commit = greatest(last_commit, $3), last_arrival = now(),
+         last_id = greatest(last_id, $4)
          WHERE id = (SELECT id FROM audit_cdc_internal.tallies WHERE audited_table = $1 LIMIT 1 FOR UPDATE SKIP LOCKED)
          RETURNING id", TALLIED) };
 
     static NEW_TALLY: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.tallies (audited_table, stored, last_commit, last_arrival, last_id) VALUES ($1, $2, $3, now(), $4)", TALLIED) };
+        "INSERT INTO audit_cdc_internal.tallies (audited_table, stored, last_commit, last_arrival, last_id)
+         VALUES ($1, $2, $3, now(), $4)",
+        TALLIED) };
 }
 
 const TALLIED: &[BuiltinOid] =
@@ -145,7 +150,8 @@ pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Mont
     refused
 }
 
-/// Makes the present month and the next, unless somebody is just making others. So who needs them later waits for nobody.
+/// Makes the present month and the next, unless somebody is just making others. So who needs them later waits for
+/// nobody.
 pub fn make_months_ahead() {
     let present = Month::present();
     let missing = [present, present.next()].into_iter().filter(|month| !is_partition(&month.partition()));

@@ -1,9 +1,9 @@
 //! `audit_ingest`: a body's changes go into the log, each exactly once; what cannot be taken is set aside.
 //!
-//! Everything is locked in one order in every session (audited tables, large annotations by identity, partitions, log by
-//! commit time and identity, rejects by digest; nobody waits for tallies), so that overlapping calls wait for each other and never
-//! deadlock. (A retry meets its rejects in its own order; against a redelivery of the same messages it may be
-//! cancelled with 40P01.)
+//! Everything is locked in one order in every session (audited tables, large annotations by identity, partitions,
+//! log by commit time and identity, rejects by digest; nobody waits for tallies), so that overlapping calls wait
+//! for each other and never deadlock. (A retry meets its rejects in its own order; against a redelivery of the same
+//! messages it may be cancelled with 40P01.)
 
 mod delivery;
 mod large;
@@ -44,13 +44,14 @@ impl Counts {
     }
 }
 
-// The planner settings hold plans to the indexes and keep them across calls, perhaps from when the log was empty. A plan of
-// a few rows is never worth compiling.
+// The planner settings hold plans to the indexes and keep them across calls, perhaps from when the log was empty. A
+// plan of a few rows is never worth compiling.
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_ingest(text)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+  SET enable_mergejoin = off SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_ingest_text(
     body: Option<&str>,
@@ -65,7 +66,8 @@ fn audit_ingest_text(
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+  SET enable_mergejoin = off SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_ingest_texts(
     bodies: Option<Array<'_, &str>>,
@@ -84,7 +86,8 @@ fn audit_ingest_texts(
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+  SET enable_mergejoin = off SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log", "partitions", "rejects"])]
 fn audit_retry_rejects(
     ids: Option<Vec<Option<i64>>>,

@@ -18,10 +18,13 @@ const NAMES: &[BuiltinOid] = &[BuiltinOid::TEXTOID, BuiltinOid::TEXTOID, Builtin
 thread_local! {
     static FIND: Statement = const { Statement::new(
         "SELECT t.id, (SELECT d.key_types::text FROM audit_cdc_internal.described_tables AS d
-                       WHERE d.database_id = t.database_id AND d.table_schema = t.table_schema AND d.table_name = t.table_name
+                       WHERE d.database_id = t.database_id AND d.table_schema = t.table_schema
+                       AND d.table_name = t.table_name
                        ORDER BY d.valid_from DESC LIMIT 1)
          FROM audit_cdc_internal.audited_tables AS t
-         WHERE t.database_id = $1 AND t.table_schema = $3 AND t.table_name = $4 AND t.database_name IS NOT DISTINCT FROM $2", NAMES) };
+         WHERE t.database_id = $1 AND t.table_schema = $3 AND t.table_name = $4
+         AND t.database_name IS NOT DISTINCT FROM $2",
+         NAMES) };
     static ADD: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.audited_tables (database_id, database_name, table_schema, table_name)
          VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", NAMES) };

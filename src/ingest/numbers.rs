@@ -1,5 +1,6 @@
-//! Numbers of entries: `audit_logs.id`. They come from a sequence, for which no session waits. Who has the rights of `pg_write_all_data` may set
-//! it, back or to its end: so what does not follow the last entry is not taken, and the sequence is set anew.
+//! Numbers of entries: `audit_logs.id`. They come from a sequence, for which no session waits. Who has the rights
+//! of `pg_write_all_data` may set it, back or to its end: so what does not follow the last entry is not taken, and
+//! the sequence is set anew.
 
 use crate::pg::{BuiltinOid, Sequence, Statement};
 use std::cell::Cell;
@@ -11,9 +12,11 @@ const FAR: i64 = 1 << 32;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 thread_local! {
-    static LAST_STORED: Statement = const { Statement::new("SELECT max(last_id) FROM audit_cdc_internal.tallies", &[]) };
+    static LAST_STORED: Statement = const { Statement::new(
+        "SELECT max(last_id) FROM audit_cdc_internal.tallies", &[]) };
 
-    static RENUMBER: Statement = const { Statement::new("SELECT audit_cdc_internal.renumber_log($1)", &[BuiltinOid::INT8OID]) };
+    static RENUMBER: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.renumber_log($1)", &[BuiltinOid::INT8OID]) };
 
     /// That this session knows of.
     static LAST: Cell<i64> = const { Cell::new(0) };

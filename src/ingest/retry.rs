@@ -16,14 +16,16 @@ thread_local! {
          WHERE stored_at IS NULL AND ($1 IS NULL OR id = ANY ($1)) ORDER BY id", &[INT8ARRAYOID]) };
 
     static RAW: Statement = const { Statement::new(
-        "SELECT raw, batch_position IS NULL, origin, delivered_by FROM audit_cdc_internal.rejects WHERE id = $1", &[INT8OID]) };
+        "SELECT raw, batch_position IS NULL, origin, delivered_by FROM audit_cdc_internal.rejects WHERE id = $1",
+        &[INT8OID]) };
 
     static STORED: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), stored_at = now()
          WHERE id = $1", &[INT8OID]) };
 
     static STILL_OPEN: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), sqlstate = $2, reason = $3, hint = $4
+        "UPDATE audit_cdc_internal.rejects SET retries = retries + 1, last_retried_at = now(), sqlstate = $2,
+         reason = $3, hint = $4
          WHERE id = $1", &[INT8OID, TEXTOID, TEXTOID, TEXTOID]) };
 }
 

@@ -65,8 +65,8 @@ impl<'c, 'a> Stored<'c, 'a> {
     }
 }
 
-/// Looks which entries are there already, and adds the others. Where another session adds the same ones meanwhile, the unique
-/// index raises 23505.
+/// Looks which entries are there already, and adds the others. Where another session adds the same ones meanwhile,
+/// the unique index raises 23505.
 pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> Stored<'c, 'a> {
     let (mut stored, numbers) = (Stored::default(), Numbers::begin());
     for (month, entries) in months(entries, |entry| entry.change.commit_microseconds) {

@@ -57,7 +57,8 @@ pub fn take_message<'a>(text: &'a str, delivery: &Delivery) -> Taken<'a> {
     take_changes(changes, delivery, rejected)
 }
 
-/// Messages of capture or its backfill, all or none of which rules have caused: what cannot be taken is set aside in any case. Returns how many changes are new in the log.
+/// Messages of capture or its backfill, all or none of which rules have caused: what cannot be taken is set aside
+/// in any case. Returns how many changes are new in the log.
 pub fn take_captured(messages: &[Written], origin: Origin, isolation: Isolation) -> i64 {
     let mut rejected = Vec::new();
     let is_of_a_rule = messages.first().is_some_and(|message| message.is_of_a_rule);

@@ -1,5 +1,6 @@
-//! Statements in which names mean what was checked. PostgreSQL looks names up when it prepares a statement, and once more when a schema was renamed
-//! or something that is named has changed. Each time what was found is looked at, before any of it is planned or run.
+//! Statements in which names mean what was checked. PostgreSQL looks names up when it prepares a statement, and
+//! once more when a schema was renamed or something that is named has changed. Each time what was found is looked
+//! at, before any of it is planned or run.
 
 use super::role::{current_user, has_rights_of, locked_owner, owner_of, with_rights};
 use super::types::code_type;
@@ -142,8 +143,8 @@ fn another_table() {
         .report(PgLogLevel::ERROR);
 }
 
-/// Runs a query of ours over a table, with the rights of its owner: what the table's owner has put into it (domains, operators, row filters)
-/// gets no others. Row security hides nothing, as it hides nothing from the WAL.
+/// Runs a query of ours over a table, with the rights of its owner: what the table's owner has put into it
+/// (domains, operators, row filters) gets no others. Row security hides nothing, as it hides nothing from the WAL.
 pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce(Meaning) -> T) -> T {
     let owner = locked_owner(table).unwrap_or_else(current_user);
     let flags = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;

@@ -12,8 +12,9 @@ unsafe extern "C" {
     static xmloption: c_int;
 }
 
-/// What a session, a role or a database may set, and what would change what our own code means, writes or reads. A test holds every setting of
-/// the server against this list (tests/e2e/settings.txt). `None`: as the session began with it.
+/// What a session, a role or a database may set, and what would change what our own code means, writes or reads. A
+/// test holds every setting of the server against this list (tests/e2e/settings.txt). `None`: as the session began
+/// with it.
 const PINNED: &[Setting] = &[
     // names and syntax
     ("search_path", Some("pg_catalog, pg_temp")),
@@ -44,7 +45,8 @@ const PINNED: &[Setting] = &[
     ("temp_file_limit", Some("-1")),
 ];
 
-/// Those that decide how the input functions of PostgreSQL's types read what the log holds; the others are spelled so that nothing decides.
+/// Those that decide how the input functions of PostgreSQL's types read what the log holds; the others are spelled
+/// so that nothing decides.
 const READING: &[Setting] = &[("array_nulls", Some("on")), ("xmloption", Some("content"))];
 
 /// Those that would keep the capture worker from its work for good.
@@ -81,7 +83,8 @@ pub fn pin_worker() {
             continue;
         };
         if value_of(&name).is_some() {
-            // SAFETY: the strings live until it returns; as PostgreSQL's own workers do (PostgreSQL source, `autovacuum.c`).
+            // SAFETY: the strings live until it returns; as PostgreSQL's own workers do (PostgreSQL source,
+            // `autovacuum.c`).
             unsafe {
                 pg_sys::SetConfigOption(
                     name.as_ptr(),

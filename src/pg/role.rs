@@ -27,16 +27,16 @@ pub fn locked_owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     owner(table)
 }
 
-/// Runs code of `owners` that the current user has only called, with the rights of whichever of them has least. What somebody has put into a type
-/// who lacks the rights of who owns it now is the first one's choice.
+/// Runs code of `owners` that the current user has only called, with the rights of whichever of them has least.
+/// What somebody has put into a type who lacks the rights of who owns it now is the first one's choice.
 pub fn with_least_rights<T>(owners: &[pg_sys::Oid], work: impl FnOnce() -> T) -> T {
     let least =
         owners.iter().fold(current_user(), |least, owner| if has_rights_of(least, *owner) { *owner } else { least });
     restricted(least, &[], work)
 }
 
-/// Where neither the user nor who owns the type has all rights of the other, one would lend them: that is refused. So it is where two do not
-/// have each other's who own what stands within.
+/// Where neither the user nor who owns the type has all rights of the other, one would lend them: that is refused.
+/// So it is where two do not have each other's who own what stands within.
 pub fn require_least_rights(owners: &[pg_sys::Oid]) {
     let Some(first) = owners.first() else { return };
     let user = current_user();
@@ -45,7 +45,10 @@ pub fn require_least_rights(owners: &[pg_sys::Oid]) {
     if lends(user, *first) || weaker().any(|one| weaker().any(|other| lends(*one, *other))) {
         let message = "permission denied to run the conditions of another role's type";
         ErrorReport::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message, "require_least_rights")
-            .set_detail("The type is a domain, or may hold one, and neither its owner nor the caller has all rights of the other.")
+            .set_detail(
+                "The type is a domain, or may hold one, and neither its owner nor the caller has all \
+                rights of the other.",
+            )
             .set_hint("Become a member of the role that owns the type, or read the values as jsonb.")
             .report(PgLogLevel::ERROR);
     }
@@ -73,13 +76,14 @@ pub fn as_extension<T>(work: impl FnOnce() -> T) -> T {
     with_rights(extension_owner(), 0, &[("search_path", Some("pg_catalog, pg_temp"))], work)
 }
 
-/// Runs `work`, whose messages do not go to the server's log, but for FATAL and PANIC: decoding says LOG each time that it begins.
+/// Runs `work`, whose messages do not go to the server's log, but for FATAL and PANIC: decoding says LOG each time
+/// that it begins.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     with_settings(&[("log_min_messages", Some("fatal"))], work)
 }
 
-/// Runs `work` under these settings. After an error too they are what they were before it is told: what quiets the server's log must not keep
-/// the error out of it.
+/// Runs `work` under these settings. After an error too they are what they were before it is told: what quiets the
+/// server's log must not keep the error out of it.
 pub fn with_settings<T>(settings: &[Setting], work: impl FnOnce() -> T) -> T {
     // SAFETY: what is set lasts until the nesting level ends, below.
     let nesting = unsafe { pg_sys::NewGUCNestLevel() };

@@ -11,7 +11,8 @@ pub fn temporary_schema() -> Option<pg_sys::Oid> {
     (schema != pg_sys::InvalidOid).then_some(schema)
 }
 
-/// Is a table of ours without any page? Then no row of it can be seen; not every statement is worth its cost to find out.
+/// Is a table of ours without any page? Then no row of it can be seen; not every statement is worth its cost to
+/// find out.
 pub fn never_had_rows(table: &CStr) -> bool {
     // SAFETY: opened and closed here; null for one that is gone.
     unsafe {

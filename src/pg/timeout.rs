@@ -21,8 +21,9 @@ static HAS_EXPIRED: AtomicBool = AtomicBool::new(false);
 /// The subtransaction that is limited; 0: none.
 static LIMITED: AtomicU32 = AtomicU32::new(0);
 
-/// Runs `work`, the whole of a subtransaction, which is cancelled after `limit`: nothing in it can go on by catching that. Whether it
-/// ends or fails, the caller must call [`has_expired`] when the subtransaction is over. Within it no other limit begins.
+/// Runs `work`, the whole of a subtransaction, which is cancelled after `limit`: nothing in it can go on by
+/// catching that. Whether it ends or fails, the caller must call [`has_expired`] when the subtransaction is over.
+/// Within it no other limit begins.
 pub fn limited<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
     let timeout = *TIMEOUT.get_or_init(|| {
         // SAFETY: once a process; the handler and the callback are safe where they are called.

@@ -4,7 +4,8 @@ use super::{Call, ErrorReport};
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::ffi::CStr;
 
-/// For a statement trigger of one of the extension's tables: an error unless the table's owner, a superuser or the capture worker writes.
+/// For a statement trigger of one of the extension's tables: an error unless the table's owner, a superuser or the
+/// capture worker writes.
 pub fn foreign_writer(call: Call) -> Result<(), ErrorReport> {
     let Some((owner, name)) = call.trigger_table() else {
         let message = "own_writers_only() must be called as a trigger";

@@ -37,17 +37,21 @@ thread_local! {
          SELECT $1, n.* FROM unnest($2, $3, $4) AS n", &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID]) };
 
     static REFUSED: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.unprojected AS u (projection, log_id, commit_timestamp, identity, sqlstate, reason)
+        "INSERT INTO audit_cdc_internal.unprojected AS u (projection, log_id, commit_timestamp, identity, sqlstate,
+         reason)
          SELECT $1, n.* FROM unnest($2, $3, $4, $5, $6) AS n
          ON CONFLICT ON CONSTRAINT unprojected_pkey DO UPDATE
-           SET sqlstate = excluded.sqlstate, reason = excluded.reason, retries = u.retries + (u.sqlstate IS NOT NULL)::integer,
+           SET sqlstate = excluded.sqlstate, reason = excluded.reason,
+           retries = u.retries + (u.sqlstate IS NOT NULL)::integer,
                last_retried_at = CASE WHEN u.sqlstate IS NOT NULL THEN now() END",
         &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
 
     static REACHED: Statement = const { Statement::new(
-        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id = ANY ($2)", &[INT4OID, INT8ARRAYOID]) };
+        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id = ANY ($2)",
+        &[INT4OID, INT8ARRAYOID]) };
 
-    static NOT_FOUND: Statement = const { Statement::new(concat!("SELECT array_agg(log_id) FROM ", not_found!()), &[INT4OID]) };
+    static NOT_FOUND: Statement = const { Statement::new(
+        concat!("SELECT array_agg(log_id) FROM ", not_found!()), &[INT4OID]) };
 
     static GONE: Statement = const { Statement::new(
         concat!("DELETE FROM ", not_found!(), " AND log_id = ANY ($2)"), &[INT4OID, INT8ARRAYOID]) };
@@ -66,19 +70,25 @@ macro_rules! not_found {
     () => {
         "audit_cdc_internal.unprojected AS u
          WHERE projection = $1
-           AND NOT EXISTS (SELECT FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity)"
+           AND NOT EXISTS (SELECT FROM audit_cdc_internal.log
+           WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity)"
     };
 }
 macro_rules! unprojected {
     ($condition:literal) => {
-        concat!("SELECT log_id, commit_timestamp, identity FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id > $2 AND log_id <= $3 AND ",
-                $condition, " ORDER BY log_id LIMIT 1000 FOR UPDATE SKIP LOCKED")
+        concat!(
+            "SELECT log_id, commit_timestamp, identity FROM audit_cdc_internal.unprojected
+                 WHERE projection = $1 AND log_id > $2 AND log_id <= $3 AND ",
+            $condition,
+            " ORDER BY log_id LIMIT 1000 FOR UPDATE SKIP LOCKED"
+        )
     };
 }
 macro_rules! entries_of {
     () => {
         ") AS u CROSS JOIN LATERAL (
-           SELECT * FROM audit_cdc_internal.log WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity LIMIT 1) AS l
+           SELECT * FROM audit_cdc_internal.log
+           WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity LIMIT 1) AS l
          ORDER BY l.id"
     };
 }
@@ -207,7 +217,8 @@ fn catch_up_step(
 }
 
 /// Entries whose month has been dropped. A statement may be planned before another session adds a month and run
-/// after it: it sees what waits of that month, and not the month. So it is looked twice, and in between who adds one waited for.
+/// after it: it sees what waits of that month, and not the month. So it is looked twice, and in between who adds
+/// one waited for.
 fn forget_gone(projection: &Projection) {
     let not_found: Option<Vec<i64>> =
         NOT_FOUND.with(|not_found| not_found.run(|| vec![projection.id.into()], |rows| rows.first().get_one()));

@@ -20,7 +20,8 @@ thread_local! {
         "SELECT coalesce(sum(stored), 0)::bigint FROM audit_cdc_internal.tallies", &[]) };
 
     static WAITED: Statement = const { Statement::new(
-        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NULL", &[BuiltinOid::INT4OID]) };
+        "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NULL",
+        &[BuiltinOid::INT4OID]) };
 
     static LAST_ID: Statement = const { Statement::new("SELECT audit_cdc_internal.last_log_id()", &[]) };
 }

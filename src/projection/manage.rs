@@ -1,5 +1,5 @@
-//! What people call. With the rights of the caller, whom PostgreSQL knows here; the extension's own statements run as its
-//! owner.
+//! What people call. With the rights of the caller, whom PostgreSQL knows here; the extension's own statements run
+//! as its owner.
 
 use super::feed::catch_up;
 use super::fill::{fill, settle};
@@ -39,11 +39,13 @@ thread_local! {
         &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID]) };
 
     static FED_TO: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.projections SET fed_to = $2, rebuilt_at = CASE WHEN $3 THEN now() ELSE rebuilt_at END WHERE id = $1",
+        "UPDATE audit_cdc_internal.projections SET fed_to = $2,
+         rebuilt_at = CASE WHEN $3 THEN now() ELSE rebuilt_at END WHERE id = $1",
         &[INT4OID, INT8OID, BOOLOID]) };
 
     static NOT_SLOW: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.projections SET slow_since = NULL WHERE id = $1 AND slow_since IS NOT NULL", &[INT4OID]) };
+        "UPDATE audit_cdc_internal.projections SET slow_since = NULL WHERE id = $1 AND slow_since IS NOT NULL",
+        &[INT4OID]) };
 
     static FORGET: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1", &[INT4OID]) };
@@ -52,15 +54,20 @@ thread_local! {
         "UPDATE audit_cdc_internal.projections SET columns = $2 WHERE id = $1", &[INT4OID, TEXTARRAYOID]) };
 
     static FAILURES: Statement = const { Statement::new(
-        "SELECT count(*) FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NOT NULL", &[INT4OID]) };
+        "SELECT count(*) FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NOT NULL",
+        &[INT4OID]) };
 
-    static DROP: Statement = const { Statement::new("DELETE FROM audit_cdc_internal.projections WHERE id = $1", &[INT4OID]) };
+    static DROP: Statement = const { Statement::new(
+        "DELETE FROM audit_cdc_internal.projections WHERE id = $1", &[INT4OID]) };
 
-    static CHANGED: Statement = const { Statement::new("UPDATE audit_cdc_internal.ingest_reads SET changed_at = now()", &[]) };
+    static CHANGED: Statement = const { Statement::new(
+        "UPDATE audit_cdc_internal.ingest_reads SET changed_at = now()", &[]) };
 }
 
-#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_create_projection(name text, rule text, target regclass DEFAULT NULL, fill boolean DEFAULT true)
-  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_create_projection(
+    name text, rule text, target regclass DEFAULT NULL, fill boolean DEFAULT true)
+  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_create_projection(
     name: Option<&str>,
     rule: Option<&str>,
@@ -79,7 +86,8 @@ fn audit_create_projection(
         let code = PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT;
         return Err(match find(name) {
             Some(_) => report(code, format!("projection \"{name}\" already exists")).set_hint(
-                "audit_alter_projection() gives it another rule, audit_drop_projection() ends it; or choose another name, and name the table as target.",
+                "audit_alter_projection() gives it another rule, audit_drop_projection() ends it; or choose \
+                 another name, and name the table as target.",
             ),
             None => report(code, format!("table \"{}\" is the target of another projection", rule::table_name(target)))
                 .set_hint("One rule can join several with UNION ALL."),
@@ -110,7 +118,8 @@ fn audit_create_projection(
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_alter_projection(name text, rule text)
-  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_alter_projection(name: Option<&str>, rule: Option<&str>) -> Result<(), ErrorReport> {
     let (name, rule) = (given(name, "name")?, query(given(rule, "rule")?));
     let projection = permitted_alone(name)?;
@@ -128,7 +137,8 @@ fn audit_alter_projection(name: Option<&str>, rule: Option<&str>) -> Result<(), 
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_rebuild_projection(name text)
-  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     only_read_committed()?;
     let projection = with_columns_of_now(permitted_alone(given(name, "name")?)?)?;
@@ -158,7 +168,8 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_retry_projection(name text)
-  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_retry_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
     Ok(as_extension(|| {
@@ -170,7 +181,8 @@ fn audit_retry_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_disable_projection(name text)
-  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_disable_projection(name: Option<&str>) -> Result<(), ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
     as_extension(|| {
@@ -182,7 +194,8 @@ fn audit_disable_projection(name: Option<&str>) -> Result<(), ErrorReport> {
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_enable_projection(name text)
-  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+  RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_enable_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     only_read_committed()?;
     let projection = permitted_alone(given(name, "name")?)?;
@@ -201,7 +214,8 @@ fn audit_enable_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_drop_projection(name text)
-  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+  AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_drop_projection(name: Option<&str>) -> Result<(), ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
     as_extension(|| {

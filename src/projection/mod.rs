@@ -1,7 +1,8 @@
 //! Projections: tables of the user's own, kept filled from the log by a query of theirs.
 //!
-//! `run` runs a rule over entries, `feed` gives it the new ones, `fill` the log's earlier ones, `rule` checks a new rule, `manage` is what
-//! people call. How ingest and filling keep out of each other's way stands in `sql/projection/projections.sql`.
+//! `run` runs a rule over entries, `feed` gives it the new ones, `fill` the log's earlier ones, `rule` checks a new
+//! rule, `manage` is what people call. How ingest and filling keep out of each other's way stands in
+//! `sql/projection/projections.sql`.
 
 mod feed;
 mod fill;

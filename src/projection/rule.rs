@@ -19,15 +19,20 @@ thread_local! {
     static COLUMNS: Statement = const { Statement::new(
         "SELECT a.attname::text, a.attgenerated <> '' OR a.attidentity = 'a',
                 (a.attnotnull AND NOT a.atthasdef AND a.attidentity = '')
-         FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum", &[OIDOID]) };
+         FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+         &[OIDOID]) };
 
     static IS_TABLE: Statement = const { Statement::new(
-        "SELECT relkind IN ('r', 'p') AND relpersistence <> 't' AND relnamespace <> 'audit_cdc_internal'::regnamespace FROM pg_class WHERE oid = $1", &[OIDOID]) };
+        "SELECT relkind IN ('r', 'p') AND relpersistence <> 't'
+         AND relnamespace <> 'audit_cdc_internal'::regnamespace FROM pg_class WHERE oid = $1",
+        &[OIDOID]) };
 
     static WEAKER_OWNER: Statement = const { Statement::new(
-        "SELECT quote_ident(pg_get_userbyid(owner)) FROM audit_cdc_internal.weaker_owners($1, $2) AS owner LIMIT 1", &[OIDOID, OIDOID]) };
+        "SELECT quote_ident(pg_get_userbyid(owner)) FROM audit_cdc_internal.weaker_owners($1, $2) AS owner LIMIT 1",
+        &[OIDOID, OIDOID]) };
 
-    /// Tables whose rows a foreign key takes along, or changes, when rows are deleted, of owners without the rights of the rule's.
+    /// Tables whose rows a foreign key takes along, or changes, when rows are deleted, of owners without the rights
+    /// of the rule's.
     static ALONG: Statement = const { Statement::new(
         "SELECT min(c.conrelid::regclass::text) FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
          WHERE c.contype = 'f' AND c.confdeltype IN ('c', 'n', 'd') AND NOT pg_has_role(r.relowner, $2, 'USAGE')
@@ -39,7 +44,8 @@ thread_local! {
         "SELECT name FROM unnest($1) AS name GROUP BY name HAVING count(*) > 1 LIMIT 1", &[TEXTARRAYOID]) };
 }
 
-/// The names of the columns that `rule` gives, and what it names that others own. Runs under the rights and settings of its owner.
+/// The names of the columns that `rule` gives, and what it names that others own. Runs under the rights and
+/// settings of its owner.
 pub fn columns((rule, meaning): (&str, Meaning)) -> Result<(Vec<String>, Vec<Object>), ErrorReport> {
     let query = caught(|| BoundStatement::prepare(&format!("SELECT * FROM ({rule}\n) AS rule"), meaning));
     let query = query.map_err(|error| match &error {
@@ -122,7 +128,8 @@ pub fn check_target(target: pg_sys::Oid, given: &[String]) -> Result<(), ErrorRe
     }
 }
 
-/// The triggers and domains of a table, or of a partition, would run with the rights of the rule's owner: the table's owner must have them.
+/// The triggers and domains of a table, or of a partition, would run with the rights of the rule's owner: the
+/// table's owner must have them.
 pub fn check_owners(target: pg_sys::Oid, rule_owner: pg_sys::Oid) -> Result<(), ErrorReport> {
     let weaker =
         as_extension(|| WEAKER_OWNER.with(|weaker| weaker.run(|| vec![target.into(), rule_owner.into()], first_text)));
@@ -168,7 +175,10 @@ pub fn check_statement(projection: &Projection) {
     });
     if !reads_new_entries {
         report(PgSqlErrorCode::ERRCODE_WARNING, "the rule does not read audit_new_logs".into())
-            .set_hint("It runs for every batch of new entries, which only audit_new_logs holds; audit_logs holds the whole log.")
+            .set_hint(
+                "It runs for every batch of new entries, which only audit_new_logs holds; audit_logs \
+                holds the whole log.",
+            )
             .report(PgLogLevel::WARNING);
     }
 }

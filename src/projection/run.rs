@@ -30,14 +30,17 @@ thread_local! {
 
     /// What the transaction does from here on may be a rule's doing (see `crates/core/src/wire/decoder.rs`).
     static MARK: Statement = const { Statement::new(
-        "WITH marked AS (INSERT INTO audit_cdc_internal.projecting_transactions SELECT pg_current_xact_id() FROM audit_cdc_internal.captures
+        "WITH marked AS (INSERT INTO audit_cdc_internal.projecting_transactions SELECT pg_current_xact_id()
+         FROM audit_cdc_internal.captures
                          ON CONFLICT DO NOTHING RETURNING xid)
          SELECT pg_logical_emit_message(true, 'audit_cdc.rule', '') FROM marked", &[]) };
 
     static SLOW: Statement = const { Statement::new(
-        "UPDATE audit_cdc_internal.projections SET slow_since = now() WHERE id = $1 AND slow_since IS NULL", &[BuiltinOid::INT4OID]) };
+        "UPDATE audit_cdc_internal.projections SET slow_since = now() WHERE id = $1 AND slow_since IS NULL",
+        &[BuiltinOid::INT4OID]) };
 
-    static TEMPORARY: Statement = const { Statement::new("SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = $1", &[BuiltinOid::OIDOID]) };
+    static TEMPORARY: Statement = const { Statement::new(
+        "SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = $1", &[BuiltinOid::OIDOID]) };
 
     static PLANS: RefCell<HashMap<PlanKey, Rc<BoundStatement>>> = RefCell::default();
 }
@@ -207,8 +210,8 @@ impl Projection {
         });
     }
 
-    /// What a rule, or a function of the rule's owner, names must not be found among the temporary objects of whoever has the session: its
-    /// entries wait for a session without any.
+    /// What a rule, or a function of the rule's owner, names must not be found among the temporary objects of
+    /// whoever has the session: its entries wait for a session without any.
     fn refuse_temporary_objects(&self) {
         if temporary_types() > 0 {
             let message = format!("projection \"{}\" is not filled in a session that has temporary objects", self.name);
@@ -223,8 +226,8 @@ impl Projection {
         self.with_rights_and(&[], work)
     }
 
-    /// What ingest's own settings hold the planner to does not concern a rule. It must not leave anything behind in the session
-    /// of whoever ingests: neither another query under the name of a cursor, nor a temporary object.
+    /// What ingest's own settings hold the planner to does not concern a rule. It must not leave anything behind in
+    /// the session of whoever ingests: neither another query under the name of a cursor, nor a temporary object.
     pub fn with_rights_and<T>(&self, more: &[(&str, Option<&str>)], work: impl FnOnce() -> T) -> T {
         let mut settings = vec![
             // it would take longer than the few rows of a step
@@ -285,8 +288,9 @@ impl Projection {
     }
 }
 
-/// How many types and tables this session has in the schema that is searched first. Not every release of PostgreSQL refuses
-/// all of them in a security-restricted operation, and one called `text` would be met by whoever has the session.
+/// How many types and tables this session has in the schema that is searched first. Not every release of PostgreSQL
+/// refuses all of them in a security-restricted operation, and one called `text` would be met by whoever has the
+/// session.
 pub fn temporary_types() -> i64 {
     let Some(schema) = temporary_schema() else { return 0 };
     as_extension(|| TEMPORARY.with(|types| types.run(|| vec![schema.into()], |rows| rows.first().get_one())))
@@ -298,8 +302,8 @@ pub fn run_text(statement: &str) {
     succeeded(Spi::connect_mut(|client| client.update(statement, None, &[]).map(drop)));
 }
 
-/// Whatever a rule raises is its own affair and never stops an ingest. Raised is only what PostgreSQL itself says to this
-/// session: cancel, timeout, shutdown.
+/// Whatever a rule raises is its own affair and never stops an ingest. Raised is only what PostgreSQL itself says
+/// to this session: cancel, timeout, shutdown.
 pub fn judge(error: &CaughtError) -> Option<Reject> {
     let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else { return None };
     let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);

@@ -26,6 +26,9 @@ impl Reject {
             SqlState::UNIQUE_VIOLATION,
             "another change has this idempotency key and commit time, with another action, position or record key",
         )
-        .hint("Look whether two replication slots, or a server and its restored copy, are configured in Sequin as one database.")
+        .hint(
+            "Look whether two replication slots, or a server and its restored copy, are configured in Sequin \
+            as one database.",
+        )
     }
 }

@@ -22,7 +22,8 @@ impl Limits {
         }
     }
 
-    /// What one of several writers takes of what is under way, so that the others do not idle. Not if it is to wait for more.
+    /// What one of several writers takes of what is under way, so that the others do not idle. Not if it is to wait
+    /// for more.
     pub fn share(self, under_way: usize, writers: usize) -> Self {
         let share = if self.wait.is_zero() { under_way.div_ceil(writers) } else { self.messages };
         Self { messages: share.clamp(1, self.messages), ..self }

@@ -23,7 +23,11 @@ impl Stop {
                 tracing::info!("stopping");
                 stop.soon.cancel();
                 // a second signal ends the patience
-                tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => (), () = tokio::time::sleep(patience) => () }
+                tokio::select! {
+                    _ = terminate.recv() => (),
+                    _ = interrupt.recv() => (),
+                    () = tokio::time::sleep(patience) => (),
+                }
                 stop.now.cancel();
             }
         });

@@ -31,7 +31,8 @@ pub fn try_lock_table(table: pg_sys::Oid) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
-/// The table's schema keeps its name until the transaction ends, unless somebody is just renaming it. Takes note of what it was given before.
+/// The table's schema keeps its name until the transaction ends, unless somebody is just renaming it. Takes note of
+/// what it was given before.
 pub fn try_keep_schema_name(table: pg_sys::Oid) -> bool {
     keep_schema_name(table, false)
 }
@@ -83,7 +84,8 @@ fn acquire(tag: &pg_sys::LOCKTAG, mode: u32, wait: bool) -> bool {
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
-/// Shares a projection with others that feed it, unless somebody has it alone or waits for that. Until the transaction ends.
+/// Shares a projection with others that feed it, unless somebody has it alone or waits for that. Until the
+/// transaction ends.
 pub fn try_share_projection(id: i32) -> bool {
     acquire(&tag(c"projections", id), pg_sys::ShareLock, false)
 }

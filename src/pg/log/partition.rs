@@ -31,9 +31,11 @@ pub struct Partition {
     slots: Vec<*mut pg_sys::TupleTableSlot>,
 }
 
-/// Opens the partition of this name for as long as `work` takes. `columns` are those that `work` reads and writes; others are null.
+/// Opens the partition of this name for as long as `work` takes. `columns` are those that `work` reads and writes;
+/// others are null.
 pub fn with_partition<T>(name: &CStr, columns: &[&CStr], work: impl FnOnce(&mut Partition) -> T) -> T {
-    // SAFETY: after an error PostgreSQL closes what the current resource owner holds, and frees the memory of the (sub)transaction.
+    // SAFETY: after an error PostgreSQL closes what the current resource owner holds, and frees the memory of the
+    // (sub)transaction.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
         let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
@@ -108,8 +110,9 @@ impl Found<'_> {
 }
 
 impl Partition {
-    /// Calls `found` with the index of each of `keys` (commit time in PostgreSQL's microseconds, identity) that is in the partition:
-    /// in what this transaction has written, and what others have committed until now (REPEATABLE READ and above: until it began).
+    /// Calls `found` with the index of each of `keys` (commit time in PostgreSQL's microseconds, identity) that is
+    /// in the partition: in what this transaction has written, and what others have committed until now (REPEATABLE
+    /// READ and above: until it began).
     pub fn look_up(&self, keys: impl Iterator<Item = (i64, [u8; 16])>, mut found: impl FnMut(usize, &Found)) {
         let index = self.unique_index();
         // SAFETY: index and slot belong to the open relation; a key's identity outlives its scan.
@@ -145,7 +148,8 @@ impl Partition {
 
     /// The one that makes each change unique: over the first two of the caller's columns.
     fn unique_index(&self) -> pg_sys::Relation {
-        // SAFETY: the result relation holds as many open indexes; an index with `indnatts` columns tells each one's number.
+        // SAFETY: the result relation holds as many open indexes; an index with `indnatts` columns tells each one's
+        // number.
         unsafe {
             for n in 0..(*self.result).ri_NumIndices as usize {
                 let index = *(*self.result).ri_IndexRelationDescs.add(n);
@@ -165,8 +169,8 @@ impl Partition {
         );
     }
 
-    /// Adds rows, each with a value for every column. Returns how many, fewer than given only if a trigger suppressed some; and
-    /// if `wanted`, the rows as they stand in the log.
+    /// Adds rows, each with a value for every column. Returns how many, fewer than given only if a trigger
+    /// suppressed some; and if `wanted`, the rows as they stand in the log.
     pub fn insert<'v>(&mut self, rows: impl Iterator<Item = Vec<Value<'v>>>, wanted: bool) -> (u64, Vec<LogRow<'_>>) {
         let (mut count, mut added) = (0, Vec::new());
         let layout = wanted.then(|| LogLayout::of(self.relation));
@@ -210,7 +214,8 @@ impl Partition {
 
     /// The slot of this number, with a row in it.
     fn slot(&mut self, number: usize, row: &[Value]) -> *mut pg_sys::TupleTableSlot {
-        // SAFETY: a slot has room for each of its relation's attributes; what the values need in memory is kept until the row is written.
+        // SAFETY: a slot has room for each of its relation's attributes; what the values need in memory is kept
+        // until the row is written.
         unsafe {
             if number == self.slots.len() {
                 self.slots.push(pg_sys::table_slot_create(self.relation, null_mut()));

@@ -12,8 +12,9 @@ pub enum Isolation {
     Each,
 }
 
-/// Runs `work` with nothing isolated in it, and where that fails on data, rolls it back and runs it again. Of a transaction with thousands of
-/// subtransactions, whoever decodes it holds the first changes of each in memory at once (PostgreSQL source, `reorderbuffer.c`, `ReorderBufferIterTXNInit`).
+/// Runs `work` with nothing isolated in it, and where that fails on data, rolls it back and runs it again. Of a
+/// transaction with thousands of subtransactions, whoever decodes it holds the first changes of each in memory at
+/// once (PostgreSQL source, `reorderbuffer.c`, `ReorderBufferIterTXNInit`).
 pub fn at_once_or_isolated<R>(judge: fn(&CaughtError) -> Option<Reject>, mut work: impl FnMut(Isolation) -> R) -> R {
     match subtransaction(|| work(Isolation::AtOnce)) {
         Ok(result) => result,

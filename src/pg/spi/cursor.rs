@@ -18,7 +18,8 @@ impl Cursor {
             let mut values: Vec<_> = datums.clone().map(|datum| datum.unwrap_or(pg_sys::Datum::null())).collect();
             let nulls: Vec<_> =
                 datums.map(|datum| if datum.is_none() { b'n' } else { b' ' } as std::ffi::c_char).collect();
-            // SAFETY: types, values and nulls are as many as the arguments; the values live until the call returns, which copies them.
+            // SAFETY: types, values and nulls are as many as the arguments; the values live until the call returns,
+            // which copies them.
             unsafe {
                 let portal = pg_sys::SPI_cursor_open_with_args(
                     std::ptr::null(),
@@ -44,8 +45,8 @@ impl Cursor {
     /// The same for a query of one column of type bytea, never null.
     pub fn fetch_bytes<R>(&mut self, count: i64, read: impl FnOnce(&[&[u8]]) -> R) -> R {
         self.fetch(count, || {
-            // SAFETY: SPI_tuptable is what the fetch has returned, of one bytea column; it and what is detoasted here live
-            // until the SPI connection ends.
+            // SAFETY: SPI_tuptable is what the fetch has returned, of one bytea column; it and what is detoasted
+            // here live until the SPI connection ends.
             let rows: Vec<&[u8]> = unsafe {
                 let table = pg_sys::SPI_tuptable;
                 let bytes = |place| {

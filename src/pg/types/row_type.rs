@@ -58,7 +58,8 @@ impl RowType {
         self.columns.get(place)?.as_ref()
     }
 
-    /// Every column's value, as `value` gives it. It is told the column's place and what `base`, a row of this type, has there.
+    /// Every column's value, as `value` gives it. It is told the column's place and what `base`, a row of this
+    /// type, has there.
     pub fn values<E>(
         &mut self,
         base: Option<pg_sys::Datum>,

@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, AtomicUsize};
 
-/// Where capture workers say that they sleep and how far they are, and who commits wakes them. In shared memory, one desk a database.
+/// Where capture workers say that they sleep and how far they are, and who commits wakes them. In shared memory,
+/// one desk a database.
 #[derive(Default)]
 struct Board([Desk; 32], [Desk; 32]);
 

@@ -16,8 +16,9 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// A commit is written to the WAL first, then noted as committed, and then seen by others; whoever is between these steps
-    /// is waited for (PostgreSQL source, `xact.c`, `RecordTransactionCommit`, and `xlog.c`, `CreateCheckPoint`, which waits likewise).
+    /// A commit is written to the WAL first, then noted as committed, and then seen by others; whoever is between
+    /// these steps is waited for (PostgreSQL source, `xact.c`, `RecordTransactionCommit`, and `xlog.c`,
+    /// `CreateCheckPoint`, which waits likewise).
     pub fn now() -> Self {
         // SAFETY: we are in a transaction; the snapshot is registered, so it stays until `drop`.
         let moment = unsafe {
@@ -28,8 +29,8 @@ impl Moment {
         moment
     }
 
-    /// Was `xid`, whose rows are seen now, committed before this moment? A frozen row has an old number, which may be given to another
-    /// transaction by now. That one has not committed; otherwise the row would not be seen.
+    /// Was `xid`, whose rows are seen now, committed before this moment? A frozen row has an old number, which may
+    /// be given to another transaction by now. That one has not committed; otherwise the row would not be seen.
     pub fn is_after(&self, xid: u32) -> bool {
         let xid = pg_sys::TransactionId::from(xid);
         // SAFETY: the snapshot is registered; the rest reads shared memory.

@@ -21,11 +21,12 @@ unsafe extern "C-unwind" {
     fn wal_segment_close(state: *mut pg_sys::XLogReaderState);
 }
 
-/// Makes a slot for our output plugin, as pg_create_logical_replication_slot does (PostgreSQL source, `slotfuncs.c`). Waits until it can
-/// be read from, and returns that position. The slot goes with a rollback. failover: standbys keep it too, if the release knows that.
+/// Makes a slot for our output plugin, as pg_create_logical_replication_slot does (PostgreSQL source,
+/// `slotfuncs.c`). Waits until it can be read from, and returns that position. The slot goes with a rollback.
+/// failover: standbys keep it too, if the release knows that.
 ///
-/// Where others do DDL meanwhile, PostgreSQL begins and ends subtransactions in here. It goes on under another memory context and
-/// resource owner, and the statement around it fails, unless they are put back.
+/// Where others do DDL meanwhile, PostgreSQL begins and ends subtransactions in here. It goes on under another
+/// memory context and resource owner, and the statement around it fails, unless they are put back.
 #[cfg_attr(any(feature = "pg15", feature = "pg16"), allow(unused_variables))]
 pub fn new_slot(name: &CStr, failover: bool) -> u64 {
     // SAFETY: we are in a transaction, with which a slot goes that an error leaves.

@@ -16,8 +16,8 @@ pub fn flushed_lsn() -> u64 {
     unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) }
 }
 
-/// Brings the WAL to disk. A commit need not have done that (synchronous_commit = off), and PostgreSQL, reading a slot, waits for a record
-/// whose beginning alone is there.
+/// Brings the WAL to disk. A commit need not have done that (synchronous_commit = off), and PostgreSQL, reading a
+/// slot, waits for a record whose beginning alone is there.
 pub fn flush_wal() {
     // SAFETY: the position is one that was written: where a page has just begun, its header is not there yet.
     unsafe {

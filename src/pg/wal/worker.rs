@@ -70,8 +70,8 @@ fn start(database: u32) -> bool {
 }
 
 fn slots() -> impl Iterator<Item = pg_sys::ReplicationSlotPersistentData> {
-    // SAFETY: the array lives in shared memory; what is read of a slot that changes meanwhile is at worst a wrong database,
-    // whose worker ends at once.
+    // SAFETY: the array lives in shared memory; what is read of a slot that changes meanwhile is at worst a wrong
+    // database, whose worker ends at once.
     let slots = unsafe {
         let first = (&raw const (*pg_sys::ReplicationSlotCtl).replication_slots).cast::<pg_sys::ReplicationSlot>();
         std::slice::from_raw_parts(first, pg_sys::max_replication_slots as usize)
@@ -118,7 +118,8 @@ impl CaptureWorker {
         Some(Self { desk: board::take_desk() })
     }
 
-    /// Runs `work` in a transaction, with the rights of the worker's role. After an error everything of it is rolled back.
+    /// Runs `work` in a transaction, with the rights of the worker's role. After an error everything of it is
+    /// rolled back.
     pub fn transaction<T>(&self, activity: &str, work: impl FnOnce() -> T) -> Result<T, CaughtError> {
         report_activity(pg_sys::BackendState::STATE_RUNNING, activity);
         let result = PgTryBuilder::new(AssertUnwindSafe(|| {
@@ -138,7 +139,8 @@ impl CaptureWorker {
         }))
         .catch_others(Err)
         .execute();
-        // SAFETY: as PostgreSQL's main loop does after an error (PostgreSQL source, `postgres.c`); interrupts that arrived are served later.
+        // SAFETY: as PostgreSQL's main loop does after an error (PostgreSQL source, `postgres.c`); interrupts that
+        // arrived are served later.
         unsafe {
             if result.is_err() {
                 pg_sys::AbortCurrentTransaction();

@@ -288,8 +288,9 @@ mod tests {
 
         #[test]
         fn no_value_of_any_shape_is_a_panic(value in "[-\\[\\]{}\",:0-9a-z\\\\ ]*") {
-            for shape in [Shape::Text, Shape::Json, Shape::JsonInString, Shape::Date, Shape::DateRange, Shape::Timestamp, Shape::TimestampTz,
-                          Shape::TimeTz, Shape::Interval, Shape::Bytea, Shape::TsVector, Shape::Hstore, array_of(Shape::Interval)] {
+            for shape in [Shape::Text, Shape::Json, Shape::JsonInString, Shape::Date, Shape::DateRange,
+                          Shape::Timestamp, Shape::TimestampTz, Shape::TimeTz, Shape::Interval, Shape::Bytea,
+                          Shape::TsVector, Shape::Hstore, array_of(Shape::Interval)] {
                 input_text(&value, &shape);
                 input_text(&serde_json::to_string(&value).unwrap_or_default(), &shape);
             }

@@ -1,5 +1,5 @@
-//! A value's text, as PostgreSQL writes it, encoded as Sequin does. Where Sequin loses something (fractions of times, intervals
-//! of 100 hours, numbers in json), nothing is lost here; `audit_cast` reads both.
+//! A value's text, as PostgreSQL writes it, encoded as Sequin does. Where Sequin loses something (fractions of
+//! times, intervals of 100 hours, numbers in json), nothing is lost here; `audit_cast` reads both.
 //!
 //! The text is written under DateStyle ISO, IntervalStyle iso_8601 and TimeZone UTC.
 
@@ -120,8 +120,8 @@ fn is_number(text: &str) -> bool {
     }
 }
 
-/// With T and six decimals, and Z for the offset of UTC; what has no place in that form (infinity, years before Christ and
-/// of more than four digits) stays as PostgreSQL writes it.
+/// With T and six decimals, and Z for the offset of UTC; what has no place in that form (infinity, years before
+/// Christ and of more than four digits) stays as PostgreSQL writes it.
 fn push_timestamp(json: &mut String, text: &str, offset: &str) {
     let parts = || {
         let (date, time) = text.strip_suffix(offset)?.split_once(' ')?;
@@ -308,8 +308,8 @@ mod tests {
 
         #[test]
         fn any_text_of_any_kind_is_json(text in "[-\\[\\]{}\",:PTYMDHS0-9.a-f\\\\ ]*") {
-            for kind in [Kind::Text, Kind::Boolean, Kind::Integer, Kind::Float, Kind::Json, Kind::Timestamp, Kind::TimestampTz, Kind::Interval,
-                         array_of(Kind::Text), array_of(Kind::Interval)] {
+            for kind in [Kind::Text, Kind::Boolean, Kind::Integer, Kind::Float, Kind::Json, Kind::Timestamp,
+                         Kind::TimestampTz, Kind::Interval, array_of(Kind::Text), array_of(Kind::Interval)] {
                 prop_assert!(serde_json::from_str::<&RawValue>(&json(&text, &kind)).is_ok(), "{text} {kind:?}");
             }
         }

@@ -1,5 +1,5 @@
-//! JSON text as the bytes of PostgreSQL's `jsonb` (PostgreSQL source, `jsonb.h`, `jsonb_util.c`, `numeric.c`): what `jsonb_in` makes
-//! of it, byte for byte, in a third of the time. Whatever is unusual is left to `jsonb_in`.
+//! JSON text as the bytes of PostgreSQL's `jsonb` (PostgreSQL source, `jsonb.h`, `jsonb_util.c`, `numeric.c`): what
+//! `jsonb_in` makes of it, byte for byte, in a third of the time. Whatever is unusual is left to `jsonb_in`.
 
 use std::borrow::Cow;
 

@@ -252,7 +252,8 @@ impl<'a> Envelope<'a> {
         serde_json::from_str::<Self>(text).ok().map(|envelope| envelope.0)
     }
 
-    /// The object and its text, which is part of `body`. `None` where an object is empty, or its first key is written with escapes.
+    /// The object and its text, which is part of `body`. `None` where an object is empty, or its first key is
+    /// written with escapes.
     fn within(self, body: &'a str) -> Option<(&'a str, Object<'a>)> {
         let Cow::Borrowed(key) = &self.0.0.first()?.0 else { return None };
         let start = body[..place(body, key)].rfind('{')?;
@@ -260,8 +261,8 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// Calls `take` with each element of `{"data":[…]}`. `None`: the body is something else, has other members, or one of its elements
-/// is no object or hides where it stands.
+/// Calls `take` with each element of `{"data":[…]}`. `None`: the body is something else, has other members, or one
+/// of its elements is no object or hides where it stands.
 pub fn batch_of_envelopes<'a, T>(body: &'a str, take: impl FnMut(&'a str, Object<'a>) -> T) -> Option<Vec<T>> {
     let mut deserializer = serde_json::Deserializer::from_str(body);
     let taken = deserializer.deserialize_map(Batch { body, take }).ok()?;

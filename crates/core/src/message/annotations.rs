@@ -65,7 +65,8 @@ impl<'a> Annotations<'a> {
         Self::Text(Cow::Borrowed(json))
     }
 
-    /// The identity of those that are too large for an entry and still stand in their message, which is of this database.
+    /// The identity of those that are too large for an entry and still stand in their message, which is of this
+    /// database.
     pub fn large_text(&self, database_id: &str) -> Option<(Identity, Cow<'a, str>)> {
         match self {
             Self::Text(text) if text.len() > MOST_IN_ENTRY => {

@@ -39,7 +39,8 @@ pub fn changes(body: &str) -> Result<Vec<Parsed<'_>>, Reject> {
     }
 }
 
-/// What Sequin sends: nothing but a list of objects. Each byte is passed once. `None`: anything else, which takes a closer look.
+/// What Sequin sends: nothing but a list of objects. Each byte is passed once. `None`: anything else, which takes a
+/// closer look.
 fn at_once(body: &str) -> Option<Vec<Parsed<'_>>> {
     let mut position = 0;
     batch_of_envelopes(body, |text, envelope| {

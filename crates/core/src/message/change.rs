@@ -14,7 +14,8 @@ use jiff::Timestamp;
 use std::borrow::Cow;
 use std::ffi::CStr;
 
-/// In seconds since 1970. Commit times from then on, or before that, are a clock's fault: each month becomes a partition.
+/// In seconds since 1970. Commit times from then on, or before that, are a clock's fault: each month becomes a
+/// partition.
 const YEAR_2200: i64 = 7_258_118_400;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,7 +280,10 @@ mod tests {
         assert_eq!(change(MESSAGE).expect("Sequin's").sent.unknown_columns, None);
         let text = MESSAGE.replace(
             "\"record_pks\"",
-            r#""notes":{"n":1},"replica_identity":"full","unknown_columns":[],"unknown_old_columns":["a","b \"c\""],"record_pks""#,
+            concat!(
+                r#""notes":{"n":1},"replica_identity":"full","unknown_columns":[],"#,
+                r#""unknown_old_columns":["a","b \"c\""],"record_pks""#
+            ),
         );
         let sent = change(&text).expect("capture's").sent;
         assert_eq!((sent.replica_identity, sent.notes), (Some(b'f' as i8), Some(r#"{"n":1}"#)));

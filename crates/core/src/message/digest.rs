@@ -34,7 +34,8 @@ pub fn text_digest(text: impl AsRef<[u8]>) -> Identity {
     Fields::default().add("text").add_bytes(text.as_ref()).identity()
 }
 
-/// Identity of large annotations: nobody who delivers the same ones holds up capture, or the delivery of another source.
+/// Identity of large annotations: nobody who delivers the same ones holds up capture, or the delivery of another
+/// source.
 pub fn annotations_digest(origin: Origin, database_id: &str, text: &[u8]) -> Identity {
     Fields::default().add(origin.space()).add(database_id).add_bytes(text).identity()
 }

@@ -1,10 +1,11 @@
-//! May an update have changed its row's key? A message names no key columns, so this compares values: what was changed to
-//! something that stands in the key may be a column of it. Never wrongly no.
+//! May an update have changed its row's key? A message names no key columns, so this compares values: what was
+//! changed to something that stands in the key may be a column of it. Never wrongly no.
 
 use super::record_key::RecordKey;
 use crate::json::object::Object;
 
-/// `old_values`: the changed columns, all of them in the row, with their old values; `new_values`: the row; `key`: its key now.
+/// `old_values`: the changed columns, all of them in the row, with their old values; `new_values`: the row; `key`:
+/// its key now.
 pub fn may_change_key(old_values: &str, new_values: &str, key: &RecordKey) -> bool {
     let has_spellings = key.values().any(has_spellings);
     if has_spellings || old_values.contains('\\') || new_values.contains('\\') {
@@ -112,23 +113,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_fast_way_says_no_only_where_the_other_does(columns in prop::collection::btree_map("[a-c]{1,2}", "[0-9a-c:, ]{1,3}", 1..5), place in 0_usize..5, part in "[0-9a-c]{1,2}", is_number: bool) {
+        fn the_fast_way_says_no_only_where_the_other_does(
+            columns in prop::collection::btree_map("[a-c]{1,2}", "[0-9a-c:, ]{1,3}", 1..5),
+            place in 0_usize..5,
+            part in "[0-9a-c]{1,2}",
+            is_number: bool,
+        ) {
             let value = |text: &String| match text.parse::<u32>() {
                 Ok(number) if is_number => number.into(),
                 _ => serde_json::Value::from(text.clone()),
             };
             let row: serde_json::Map<_, _> = columns.iter().map(|(name, text)| (name.clone(), value(text))).collect();
             let changed = columns.keys().nth(place % columns.len()).cloned().unwrap_or_default();
-            let (old, new) = (serde_json::json!({ changed: "was" }).to_string(), serde_json::Value::Object(row).to_string());
+            let old = serde_json::json!({ changed: "was" }).to_string();
+            let new = serde_json::Value::Object(row).to_string();
             let key = serde_json::to_string(&[&part]).expect("strings");
             let key = RecordKey::parse(&key).expect("a key");
             prop_assert!(!may_change_spelled_key(&old, &new, &key, false) || may_change_key(&old, &new, &key));
         }
 
         #[test]
-        fn never_wrongly_no(columns in prop::collection::vec(("[a-z\"\\\\é]{1,4}", "[0-9a-z \"\\\\:.é-]{0,6}"), 1..6), place in 0_usize..6) {
+        fn never_wrongly_no(
+            columns in prop::collection::vec(("[a-z\"\\\\é]{1,4}", "[0-9a-z \"\\\\:.é-]{0,6}"), 1..6),
+            place in 0_usize..6,
+        ) {
             let place = place % columns.len();
-            let row: serde_json::Map<_, _> = columns.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+            let row: serde_json::Map<_, _> =
+                columns.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
             let (name, _) = &columns[place];
             let key = serde_json::to_string(&[row[name].as_str()]).expect("strings");
             let old = serde_json::json!({ name.clone(): "was" }).to_string();

@@ -47,8 +47,8 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// Whether its metadata was read along with it or not, a message is the same change or the same reject; and a body whether it
-/// was read at once or in parts.
+/// Whether its metadata was read along with it or not, a message is the same change or the same reject; and a body
+/// whether it was read at once or in parts.
 fn taken_alike(body: &str) -> Result<Vec<Parsed<'_>>, TestCaseError> {
     prop_assert!(super::body::tests::taken_alike(body));
     let taken = changes(body).unwrap_or_default();
@@ -108,8 +108,12 @@ proptest! {
     }
 
     #[test]
-    fn lists_are_read_alike_with_and_without_a_short_cut(list in prop::collection::vec("[a,\"\\\\ \u{e9}\\[\\]]{0,5}", 0..4), spaced: bool) {
-        let text = if spaced { serde_json::json!(list).to_string().replace(',', ", ") } else { serde_json::json!(list).to_string() };
+    fn lists_are_read_alike_with_and_without_a_short_cut(
+        list in prop::collection::vec("[a,\"\\\\ \u{e9}\\[\\]]{0,5}", 0..4),
+        spaced: bool,
+    ) {
+        let text = serde_json::json!(list).to_string();
+        let text = if spaced { text.replace(',', ", ") } else { text };
         let read: Vec<String> = serde_json::from_str(&text).expect("a list");
         prop_assert_eq!(crate::json::object::strings(&text, "").expect("strings"), read.clone());
         let plain = crate::json::object::plain_strings(&text);

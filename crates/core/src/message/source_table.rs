@@ -1,3 +1,5 @@
+//! The table of a change, as its source names it.
+
 use super::body::Message;
 use crate::Reject;
 use crate::SqlState;

@@ -11,7 +11,8 @@ pub const SURELY_CARRIED: usize = 8 << 20;
 /// PostgreSQL's `jsonb` takes no more elements (src/message/image.rs).
 const MOST_ELEMENTS: usize = 1 << 24;
 
-/// Places among `values` of those that are left out: what no `jsonb` holds by itself, then the largest, until the others fit.
+/// Places among `values` of those that are left out: what no `jsonb` holds by itself, then the largest, until the
+/// others fit.
 pub fn too_large(values: &[(&Kind, &str)]) -> Vec<usize> {
     let lengths: Vec<Option<usize>> = values.iter().map(|(kind, text)| json_length(text, kind)).collect();
     let mut left_out: Vec<usize> = (0..values.len()).filter(|place| lengths[*place].is_none()).collect();

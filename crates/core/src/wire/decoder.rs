@@ -17,7 +17,8 @@ const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 pub trait Catalog {
     /// Excluded: what commits in one of these is left out.
     fn left_out(&self, relation: u32) -> Vec<Range<u64>>;
-    /// Did rules of projections run in a committed transaction? Of those that wait to be captured no two have the same 32 bits.
+    /// Did rules of projections run in a committed transaction? Of those that wait to be captured no two have the
+    /// same 32 bits.
     fn ran_rules(&self, xid: u32) -> bool;
     /// `{"id":…,"name":…}`
     fn database(&self) -> &str;

@@ -11,7 +11,13 @@ use std::rc::Rc;
 
 /// Names that are plain, that are written with escapes, and that no table can have.
 fn name() -> impl Strategy<Value = String> {
-    prop_oneof![8 => "[a-c]{1,3}", 2 => ".{0,6}", 1 => any::<String>(), 1 => Just("n".repeat(501)), 1 => Just("\0".to_owned())]
+    prop_oneof![
+        8 => "[a-c]{1,3}",
+        2 => ".{0,6}",
+        1 => any::<String>(),
+        1 => Just("n".repeat(501)),
+        1 => Just("\0".to_owned()),
+    ]
 }
 
 fn database() -> impl Strategy<Value = String> {
@@ -20,12 +26,20 @@ fn database() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => Just(r#"{"id":"d","name":"n"}"#.to_owned()),
         2 => named,
-        1 => prop::sample::select(vec!["{}", "[]", "null", "7", r#"{"id":7}"#, r#"{"name":"n"}"#, r#"{"id":"a","id":"b"}"#]).prop_map(String::from),
+        1 => prop::sample::select(vec![
+            "{}", "[]", "null", "7", r#"{"id":7}"#, r#"{"name":"n"}"#, r#"{"id":"a","id":"b"}"#,
+        ]).prop_map(String::from),
     ]
 }
 
 fn row() -> impl Strategy<Value = Vec<Cell>> {
-    let cell = prop_oneof![1 => Just(Cell::Null), 1 => Just(Cell::Unchanged), 1 => any::<u64>().prop_map(Cell::Omitted), 4 => "[a1]{0,2}".prop_map(Cell::Text), 1 => any::<String>().prop_map(Cell::Text)];
+    let cell = prop_oneof![
+        1 => Just(Cell::Null),
+        1 => Just(Cell::Unchanged),
+        1 => any::<u64>().prop_map(Cell::Omitted),
+        4 => "[a1]{0,2}".prop_map(Cell::Text),
+        1 => any::<String>().prop_map(Cell::Text),
+    ];
     prop::collection::vec(cell, 0..5)
 }
 
@@ -78,18 +92,22 @@ proptest! {
     fn whatever_is_written(
         (database, schema, table) in (database(), name(), name()),
         columns in prop::collection::vec((name(), any::<bool>()), 0..4),
-        (keys, never_sent) in (prop::collection::vec(any::<prop::sample::Index>(), 0..3), prop::collection::vec(name(), 0..2)),
-        (lsn, idx) in (prop_oneof![4 => 0..1_u64 << 40, 1 => any::<u64>()], prop_oneof![4 => (0..9_u32).prop_map(Some), 1 => any::<Option<u32>>()]),
+        keys in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        never_sent in prop::collection::vec(name(), 0..2),
+        lsn in prop_oneof![4 => 0..1_u64 << 40, 1 => any::<u64>()],
+        idx in prop_oneof![4 => (0..9_u32).prop_map(Some), 1 => any::<Option<u32>>()],
         time in prop_oneof![4 => 0..1_i64 << 50, 1 => any::<i64>()],
         (key, annotations) in ("[a-zA-Z0-9=]{1,20}|.{1,4}", prop::option::of(prop::sample::select(contents()))),
         (old, new) in (row(), row()),
     ) {
         let described = columns.iter().map(|(name, is_identity)| Column::new(name, Kind::Text, *is_identity)).collect();
-        let keys: Vec<String> = keys.iter().filter(|_| !columns.is_empty()).map(|key| key.get(&columns).0.clone()).collect();
+        let keys = keys.iter().filter(|_| !columns.is_empty());
+        let keys: Vec<String> = keys.map(|key| key.get(&columns).0.clone()).collect();
         let table = Table::new(&database, (&schema, &table), ReplicaIdentity::Default, described, &keys, &never_sent);
         let key = string(&key);
         let annotations = annotations.and_then(|content| Annotations::of_content(content.as_bytes()));
-        let at = Position { lsn, idx, time: &CommitTime::of(time), idempotency_key: &key, annotations: annotations.as_ref() };
+        let (time, annotations) = (CommitTime::of(time), annotations.as_ref());
+        let at = Position { lsn, idx, time: &time, idempotency_key: &key, annotations };
         let (old, new) = (values(&old), values(&new));
         let (old_row, old_key) = (Old::Row(old.clone()), Old::Key(old));
         for written in [

@@ -1,5 +1,6 @@
-//! From the bytes of our output plugin to messages as Sequin writes them. `writer` and `protocol` are the two sides of one message of the
-//! stream, `decoder` keeps what the earlier ones said, `relation` writes a change, `carried` says which values are too large.
+//! From the bytes of our output plugin to messages as Sequin writes them. `writer` and `protocol` are the two sides
+//! of one message of the stream, `decoder` keeps what the earlier ones said, `relation` writes a change, `carried`
+//! says which values are too large.
 
 mod carried;
 mod decoder;

@@ -302,7 +302,7 @@ proptest! {
     #[test]
     fn any_stream_gives_messages_or_errors(
         mut stream in prop::collection::vec(any_message(), 0..12),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        damage in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index, u8)>(), 0..4),
     ) {
         for (which, at, byte) in damage {
             if let Some(bytes) = stream.get_mut(which.index(12)).filter(|bytes| !bytes.is_empty()) {

@@ -36,8 +36,8 @@ pub enum Malformed {
 /// An array's elements may be domains over arrays, and so on. What lies deeper travels as text.
 pub(super) const MOST_NESTED: usize = 16;
 
-/// `idx` is the place within the transaction. Each row that is changed, each TRUNCATE and each logical message takes one, published or
-/// not: places depend on the WAL alone.
+/// `idx` is the place within the transaction. Each row that is changed, each TRUNCATE and each logical message
+/// takes one, published or not: places depend on the WAL alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Time is microseconds since 2000-01-01.

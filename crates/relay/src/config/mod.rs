@@ -1,5 +1,5 @@
-//! Flags, then environment, then the configuration file, then what is usual: each option is declared once, here or beside
-//! its source.
+//! Flags, then environment, then the configuration file, then what is usual: each option is declared once, here or
+//! beside its source.
 
 mod file;
 mod secret;
@@ -16,11 +16,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing::level_filters::LevelFilter;
 
-/// Hands change messages from Sequin's sinks to audit_ingest in PostgreSQL, and acknowledges them once they are committed.
+/// Hands change messages from Sequin's sinks to audit_ingest in PostgreSQL, and acknowledges them once they are
+/// committed.
 ///
-/// Every option can be given as a flag, in the environment, or in a TOML file (--config), where its name is the flag's with _ for
-/// -; options of all sources stand at the top, those of one in a section of its name. A flag goes before the environment, that
-/// before the file.
+/// Every option can be given as a flag, in the environment, or in a TOML file (--config), where its name is the
+/// flag's with _ for -; options of all sources stand at the top, those of one in a section of its name. A flag goes
+/// before the environment, that before the file.
 #[derive(Debug, Parser)]
 #[command(name = "audit-relay", version, max_term_width = 110)]
 struct Cli {
@@ -102,16 +103,25 @@ pub struct Common {
     /// Configuration file, TOML
     #[arg(long, env = "AUDIT_RELAY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The audit database, e.g. postgres://relay@db.example/audit?sslmode=verify-full. What it does not say comes from PGHOST,
-    /// PGPORT, PGUSER, PGDATABASE, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT, as with psql. With a password in it: only from
-    /// environment or file
-    #[arg(long, env = "AUDIT_RELAY_DATABASE", value_name = "URL", hide_env_values = true, hide_default_value = true, default_value = "postgres:", value_parser = Secret::url)]
+    /// The audit database, e.g. postgres://relay@db.example/audit?sslmode=verify-full. What it does not say comes
+    /// from PGHOST, PGPORT, PGUSER, PGDATABASE, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT, as with psql.
+    /// With a password in it: only from environment or file
+    #[arg(
+        long, env = "AUDIT_RELAY_DATABASE", value_name = "URL", hide_env_values = true,
+        hide_default_value = true, default_value = "postgres:", value_parser = Secret::url
+    )]
     pub database: Secret,
     /// Connections to the database, each with one call of audit_ingest at a time
-    #[arg(long, env = "AUDIT_RELAY_CONNECTIONS", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(
+        long, env = "AUDIT_RELAY_CONNECTIONS", value_name = "N", default_value_t = 2,
+        value_parser = clap::value_parser!(u16).range(1..=1000)
+    )]
     pub connections: u16,
     /// Messages (of the webhook and files: bodies) that one call takes at most
-    #[arg(long, env = "AUDIT_RELAY_BATCH_MESSAGES", value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(
+        long, env = "AUDIT_RELAY_BATCH_MESSAGES", value_name = "N", default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
     pub batch_messages: u32,
     /// Bytes after which a call takes no more
     #[arg(long, env = "AUDIT_RELAY_BATCH_BYTES", value_name = "SIZE", default_value = "8MiB")]
@@ -180,7 +190,10 @@ fn refuse_visible_secrets(command: &mut clap::Command, matches: &ArgMatches) -> 
             let flag = id.replace('_', "-");
             return Err(command.error(
                 clap::error::ErrorKind::ArgumentConflict,
-                format!("a secret in --{flag} would be seen by everybody in ps: put it into the environment or the configuration file"),
+                format!(
+                    "a secret in --{flag} would be seen by everybody in ps: put it into the environment or the \
+                     configuration file"
+                ),
             ));
         }
     }

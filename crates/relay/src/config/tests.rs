@@ -1,3 +1,5 @@
+//! What the command line, the environment and a file make of the configuration.
+
 use super::*;
 
 fn read(arguments: &str) -> Result<Source, String> {

@@ -4,7 +4,8 @@ use std::fmt;
 
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The database refuses these bodies: they, not it, would have to change. So it is with audit_cdc.on_reject = error.
+    /// The database refuses these bodies: they, not it, would have to change. So it is with audit_cdc.on_reject =
+    /// error.
     pub refused: bool,
     /// No answer came: the same call may succeed at once over another connection.
     pub connection_lost: bool,

@@ -1,4 +1,5 @@
-//! The audit database: `audit_ingest`, one call a transaction, over connections of which each belongs to one [`Writer`].
+//! The audit database: `audit_ingest`, one call a transaction, over connections of which each belongs to one
+//! [`Writer`].
 
 mod failure;
 mod writer;
@@ -18,7 +19,8 @@ use url::Url;
 
 /// The schema is looked up: the role's search_path need not know it.
 const FIND: &str = "SELECT quote_ident(n.nspname) AS schema, e.extversion AS version
-  FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'audit_cdc'";
+  FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+  WHERE e.extname = 'audit_cdc'";
 
 /// What is acknowledged must survive a crash, whatever is usual for the role.
 const SETTINGS: &str = "SELECT set_config('statement_timeout', $1, false),

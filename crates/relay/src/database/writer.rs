@@ -1,3 +1,5 @@
+//! One connection that hands bodies to `audit_ingest`.
+
 use super::{Counts, Database, Failure};
 use crate::stop::Stop;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -50,7 +52,8 @@ impl Writer {
         }
     }
 
-    /// Hands bodies over once. If the database refuses what is in them, each goes alone, so that one does not hold up others.
+    /// Hands bodies over once. If the database refuses what is in them, each goes alone, so that one does not hold
+    /// up others.
     pub async fn ingest(&mut self, bodies: &[&str]) -> Vec<Result<(), Failure>> {
         let whole = self.call(bodies).await;
         let refused = whole.as_ref().is_err_and(|failure| failure.refused);

@@ -1,4 +1,5 @@
-//! Files of JSON lines, each a body: a message, or a whole batch. For replays and recovery; running it again does no harm.
+//! Files of JSON lines, each a body: a message, or a whole batch. For replays and recovery; running it again does
+//! no harm.
 
 use super::Relay;
 use crate::batch::gather;

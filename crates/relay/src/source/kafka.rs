@@ -1,7 +1,7 @@
 //! Kafka: each connection is a member of the consumer group, and commits offsets after the database's commit.
 //!
-//! A member reads its partitions in order and stores batch after batch, so whatever stands before an offset that it commits is
-//! stored. A rebalance may make another member read messages again; never is one passed over.
+//! A member reads its partitions in order and stores batch after batch, so whatever stands before an offset that it
+//! commits is stored. A rebalance may make another member read messages again; never is one passed over.
 
 use super::Relay;
 use crate::batch::gather;
@@ -49,12 +49,12 @@ pub struct Options {
     #[arg(long, env = "AUDIT_RELAY_KAFKA_GROUP", value_name = "GROUP", default_value = "audit-relay")]
     group: String,
     /// Password for SASL. Only from environment or file
-    #[arg(long, env = "AUDIT_RELAY_KAFKA_SASL_PASSWORD", value_name = "PASSWORD", hide_env_values = true, hide_default_value = true,
-          value_parser = Secret::text)]
+    #[arg(long, env = "AUDIT_RELAY_KAFKA_SASL_PASSWORD", value_name = "PASSWORD", hide_env_values = true,
+          hide_default_value = true, value_parser = Secret::text)]
     sasl_password: Option<Secret>,
     /// Further properties of librdkafka, e.g. security.protocol=SASL_SSL; again for each, or several with ;
-    #[arg(long, env = "AUDIT_RELAY_KAFKA_PROPERTY", value_name = "KEY=VALUE", hide_env_values = true, hide_default_value = true,
-          value_delimiter = ';', value_parser = Secret::property)]
+    #[arg(long, env = "AUDIT_RELAY_KAFKA_PROPERTY", value_name = "KEY=VALUE", hide_env_values = true,
+          hide_default_value = true, value_delimiter = ';', value_parser = Secret::property)]
     property: Vec<Secret>,
 }
 

@@ -1,4 +1,5 @@
-//! Amazon SQS: long poll, store, delete. While the database keeps a batch waiting, its messages stay invisible to others.
+//! Amazon SQS: long poll, store, delete. While the database keeps a batch waiting, its messages stay invisible to
+//! others.
 
 use super::Relay;
 use crate::body;
@@ -46,7 +47,10 @@ pub struct Options {
     #[arg(long, env = "AUDIT_RELAY_SQS_WAIT", value_name = "TIME", default_value = "20s", value_parser = wait)]
     wait: Duration,
     /// How long a message that was received stays invisible to others; renewed while it waits: from 1s
-    #[arg(long, env = "AUDIT_RELAY_SQS_VISIBILITY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = whole_seconds)]
+    #[arg(
+        long, env = "AUDIT_RELAY_SQS_VISIBILITY_TIMEOUT", value_name = "TIME", default_value = "60s",
+        value_parser = whole_seconds
+    )]
     visibility_timeout: Duration,
 }
 

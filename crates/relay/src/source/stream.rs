@@ -31,14 +31,17 @@ pub struct Options {
     #[arg(long, env = "AUDIT_RELAY_STREAM_URL", value_name = "URL", required = true)]
     url: Option<Url>,
     /// Sequin's API token. Only from environment or file
-    #[arg(long, env = "AUDIT_RELAY_STREAM_TOKEN", value_name = "TOKEN", hide_env_values = true, hide_default_value = true,
-          value_parser = Secret::text)]
+    #[arg(long, env = "AUDIT_RELAY_STREAM_TOKEN", value_name = "TOKEN", hide_env_values = true,
+          hide_default_value = true, value_parser = Secret::text)]
     token: Option<Secret>,
     /// How long Sequin waits for messages before it replies that there are none: 500ms to 5m
     #[arg(long, env = "AUDIT_RELAY_STREAM_WAIT", value_name = "TIME", default_value = "5s", value_parser = wait)]
     wait: Duration,
     /// How long Sequin may take to reply to an ack, before it is sent again
-    #[arg(long, env = "AUDIT_RELAY_STREAM_ACK_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = positive)]
+    #[arg(
+        long, env = "AUDIT_RELAY_STREAM_ACK_TIMEOUT", value_name = "TIME", default_value = "10s",
+        value_parser = positive
+    )]
     ack_timeout: Duration,
 }
 

@@ -1,5 +1,5 @@
-//! Sequin's webhook sink: a POST is answered with 204 once its body is committed, and with 503 in time for Sequin to deliver it
-//! again. Bodies that wait at the same time share a call.
+//! Sequin's webhook sink: a POST is answered with 204 once its body is committed, and with 503 in time for Sequin
+//! to deliver it again. Bodies that wait at the same time share a call.
 
 use super::Relay;
 use crate::batch::gather;
@@ -35,20 +35,29 @@ pub struct Options {
     #[arg(long, env = "AUDIT_RELAY_WEBHOOK_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Path that Sequin posts to
-    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_PATH", value_name = "PATH", default_value = "/", value_parser = starts_with_slash)]
+    #[arg(
+        long, env = "AUDIT_RELAY_WEBHOOK_PATH", value_name = "PATH", default_value = "/",
+        value_parser = starts_with_slash
+    )]
     path: String,
     /// What Sequin sends in its secret header. Only from environment or file; several, with commas, while you change it
-    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_SECRET", value_name = "SECRET", hide_env_values = true, hide_default_value = true,
-          value_delimiter = ',', value_parser = Secret::text)]
+    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_SECRET", value_name = "SECRET", hide_env_values = true,
+          hide_default_value = true, value_delimiter = ',', value_parser = Secret::text)]
     secret: Vec<Secret>,
     /// Header that holds the secret. In Authorization, "Bearer " may stand before it
     #[arg(long, env = "AUDIT_RELAY_WEBHOOK_SECRET_HEADER", value_name = "NAME", default_value = "authorization")]
     secret_header: HeaderName,
     /// Take what comes without a secret, too
-    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_ALLOW_ANYONE", num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
+    #[arg(
+        long, env = "AUDIT_RELAY_WEBHOOK_ALLOW_ANYONE", num_args = 0..=1, default_missing_value = "true",
+        default_value_t = false
+    )]
     allow_anyone: bool,
     /// How long a request may take before it is answered with 503: less than the sink's ack_wait_ms
-    #[arg(long, env = "AUDIT_RELAY_WEBHOOK_TIMEOUT", value_name = "TIME", default_value = "25s", value_parser = positive)]
+    #[arg(
+        long, env = "AUDIT_RELAY_WEBHOOK_TIMEOUT", value_name = "TIME", default_value = "25s",
+        value_parser = positive
+    )]
     timeout: Duration,
     /// Longest body that is taken, unpacked
     #[arg(long, env = "AUDIT_RELAY_WEBHOOK_MAX_BODY", value_name = "SIZE", default_value = "64MiB")]

@@ -1,4 +1,5 @@
-//! A publication's row filter (PostgreSQL documentation, "Row Filters"). It has PostgreSQL's own immutable functions only.
+//! A publication's row filter (PostgreSQL documentation, "Row Filters"). It has PostgreSQL's own immutable
+//! functions only.
 
 use super::row::Row;
 use super::varlena::is_on_disk;

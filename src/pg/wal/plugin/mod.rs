@@ -1,8 +1,9 @@
-//! Our output plugin: tells the changes of one publication, as `capture::decode` reads them. In its callbacks PostgreSQL shows the
-//! catalogs as they were at the change (PostgreSQL documentation, "Logical Decoding Output Plugins").
+//! Our output plugin: tells the changes of one publication, as `capture::decode` reads them. In its callbacks
+//! PostgreSQL shows the catalogs as they were at the change (PostgreSQL documentation, "Logical Decoding Output
+//! Plugins").
 //!
-//! `tables` holds what is known of tables, `describe` finds it out, `publication` and `filter` tell what of it is published, `row`,
-//! `output_function` and `varlena` write rows, `output` sends messages.
+//! `tables` holds what is known of tables, `describe` finds it out, `publication` and `filter` tell what of it is
+//! published, `row`, `output_function` and `varlena` write rows, `output` sends messages.
 
 mod describe;
 mod filter;
@@ -195,7 +196,8 @@ impl Plugin {
         }
     }
 
-    /// One place for all of them. A partition that is published as its root is told under its own name: other rows of the root stay.
+    /// One place for all of them. A partition that is published as its root is told under its own name: other rows
+    /// of the root stay.
     fn truncate(&mut self, stream: Stream, relations: &[pg_sys::Relation]) {
         let Self { publication, tables, output, .. } = self;
         let idx = output.place();
