@@ -40,8 +40,7 @@ COMMENT ON COLUMN @extschema@.audit_excluded_tables.until_lsn IS
 
 COMMENT ON FUNCTION @extschema@.audit_exclude_table(regclass, text) IS
   'Leaves a table, and the partitions that it has now, out of capture: what commits from now on is not in the log. '
-  'Called again, it takes in
-partitions that came since. reason is kept in audit_excluded_tables, with who called it '
+  'Called again, it takes in partitions that came since. reason is kept in audit_excluded_tables, with who called it '
   'and when. For members of audit_cdc_admin that own the table. Errors: 22004 (null), 22023 (empty reason), 42501 '
   '(not its owner and admin), 42809 (not a table), 42710 (all of it is excluded already).';
 COMMENT ON FUNCTION @extschema@.audit_include_table(regclass, text) IS

@@ -43,4 +43,5 @@ COMMENT ON FUNCTION @extschema@.audit_diff_text(jsonb) IS
 CREATE FUNCTION @extschema@.audit_diff_text(old jsonb, new jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN @extschema@.audit_diff_text(@extschema@.audit_diff(old, new));
-COMMENT ON FUNCTION @extschema@.audit_diff_text(jsonb, jsonb) IS 'audit_diff_text(audit_diff(old, new)).';
+COMMENT ON FUNCTION @extschema@.audit_diff_text(jsonb, jsonb) IS
+  'The same of two rows: audit_diff_text(audit_diff(old, new)). Errors: 22023 (not an object).';

@@ -22,6 +22,37 @@ CREATE TYPE @extschema@.audit_history_line AS (
   note text,
   cursor text
 );
+COMMENT ON TYPE @extschema@.audit_history_line IS
+  'a change as audit_history() tells it, with the whole row before and after it';
+COMMENT ON COLUMN @extschema@.audit_history_line.id IS
+  'number of the entry in audit_logs; null for a line of action drop or rename';
+COMMENT ON COLUMN @extschema@.audit_history_line.database_id IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.table_schema IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.table_name IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.record_id IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.action IS
+  'as in audit_logs; drop or rename: so the table lost its name';
+COMMENT ON COLUMN @extschema@.audit_history_line.commit_lsn IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.commit_idx IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.commit_timestamp IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.username IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.source IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.request_id IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.metadata IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_history_line.old_row IS
+  'the row before, as far as the log knows it; null: there was none';
+COMMENT ON COLUMN @extschema@.audit_history_line.new_row IS
+  'the row after, as far as the log knows it; null: there is none';
+COMMENT ON COLUMN @extschema@.audit_history_line.changed IS
+  'audit_diff() of both, of an update only of columns that both have; null for read';
+COMMENT ON COLUMN @extschema@.audit_history_line.unknown_old_columns IS
+  'columns of the row before whose value the log does not know';
+COMMENT ON COLUMN @extschema@.audit_history_line.unknown_columns IS
+  'columns of the row after whose value the log does not know';
+COMMENT ON COLUMN @extschema@.audit_history_line.note IS
+  'what does not fit, such as a change that the log misses; null: nothing';
+COMMENT ON COLUMN @extschema@.audit_history_line.cursor IS
+  'for the parameter after: the next page begins behind this line';
 
 -- An event with the states of its key before and after it, as a line.
 CREATE FUNCTION audit_cdc_internal.line(

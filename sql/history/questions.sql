@@ -19,6 +19,20 @@ CREATE VIEW @extschema@.audit_last_changes AS
   WHERE l.action NOT IN ('read', 'complete')
   ORDER BY l.commit_timestamp DESC, l.commit_lsn DESC, l.commit_idx DESC;
 COMMENT ON VIEW @extschema@.audit_last_changes IS 'every change, the last one first, as people read it: take a LIMIT';
+COMMENT ON COLUMN @extschema@.audit_last_changes.at IS 'commit time in the source';
+COMMENT ON COLUMN @extschema@.audit_last_changes.who IS 'username of the annotations; null: nobody signed the change';
+COMMENT ON COLUMN @extschema@.audit_last_changes.source IS
+  'source of the annotations: from where it was made; null: not said';
+COMMENT ON COLUMN @extschema@.audit_last_changes.action IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_last_changes.table_schema IS 'schema of the table in the source';
+COMMENT ON COLUMN @extschema@.audit_last_changes.table_name IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_last_changes.record IS
+  'record_key of audit_logs; null for a table without a key, and for a truncate';
+COMMENT ON COLUMN @extschema@.audit_last_changes.change IS
+  'update: what changed, as audit_diff_text() says it, of columns whose old value is known; null for other actions';
+COMMENT ON COLUMN @extschema@.audit_last_changes.why IS 'reason in the metadata of the annotations; null: not said';
+COMMENT ON COLUMN @extschema@.audit_last_changes.request_id IS 'as in audit_logs; null: not said';
+COMMENT ON COLUMN @extschema@.audit_last_changes.id IS 'number of the entry in audit_logs, for audit_undo()';
 
 CREATE VIEW @extschema@.audit_deletions AS
   SELECT l.commit_timestamp AS at, l.username AS who, l.source, l.action, l.table_schema, l.table_name,
@@ -29,6 +43,19 @@ CREATE VIEW @extschema@.audit_deletions AS
   ORDER BY l.commit_timestamp DESC, l.commit_lsn DESC, l.commit_idx DESC;
 COMMENT ON VIEW @extschema@.audit_deletions IS
   'what was deleted or truncated, the last first, with what is known of the row';
+COMMENT ON COLUMN @extschema@.audit_deletions.at IS 'commit time in the source';
+COMMENT ON COLUMN @extschema@.audit_deletions.who IS 'username of the annotations; null: nobody signed the change';
+COMMENT ON COLUMN @extschema@.audit_deletions.source IS
+  'source of the annotations: from where it was made; null: not said';
+COMMENT ON COLUMN @extschema@.audit_deletions.action IS 'delete or truncate';
+COMMENT ON COLUMN @extschema@.audit_deletions.table_schema IS 'schema of the table in the source';
+COMMENT ON COLUMN @extschema@.audit_deletions.table_name IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_deletions.record IS
+  'record_key of audit_logs; null for a table without a key, and for a truncate';
+COMMENT ON COLUMN @extschema@.audit_deletions.row IS 'the row as far as the log knows it; null for a truncate';
+COMMENT ON COLUMN @extschema@.audit_deletions.why IS 'reason in the metadata of the annotations; null: not said';
+COMMENT ON COLUMN @extschema@.audit_deletions.request_id IS 'as in audit_logs; null: not said';
+COMMENT ON COLUMN @extschema@.audit_deletions.id IS 'number of the entry in audit_logs, for audit_undo()';
 
 CREATE VIEW @extschema@.audit_changes_by_user AS
   SELECT l.username AS who, l.table_schema, l.table_name, count(*) FILTER (WHERE l.action = 'insert') AS inserts,
@@ -42,6 +69,16 @@ CREATE VIEW @extschema@.audit_changes_by_user AS
   ORDER BY l.username, l.table_schema, l.table_name;
 COMMENT ON VIEW @extschema@.audit_changes_by_user IS
   'how much each user changed in each table; who is null for changes that nobody signed';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.who IS
+  'username of the annotations; null: nobody signed the change';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.table_schema IS 'schema of the table in the source';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.table_name IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.inserts IS 'how many rows were inserted';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.updates IS 'how many were updated';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.deletes IS 'how many were deleted';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.transactions IS 'in how many transactions';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.first IS 'commit time of the first change';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.last IS 'commit time of the last one';
 
 CREATE VIEW @extschema@.audit_changes_by_table AS
   SELECT l.database_name AS database, l.table_schema, l.table_name,
@@ -55,3 +92,16 @@ CREATE VIEW @extschema@.audit_changes_by_table AS
   GROUP BY l.database_name, l.table_schema, l.table_name
   ORDER BY l.database_name, l.table_schema, l.table_name;
 COMMENT ON VIEW @extschema@.audit_changes_by_table IS 'how much was changed in each table';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.database IS
+  'database_name of audit_logs; null if it was not sent';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.table_schema IS 'schema of the table in the source';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.table_name IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.inserts IS 'how many rows were inserted';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.updates IS 'how many were updated';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.deletes IS 'how many were deleted';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.truncates IS 'how often it was truncated';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.reads IS 'how many rows backfills have read';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.records IS
+  'of how many records, by key, the log has entries; 0 for a table without a key';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.users IS 'how many users signed changes';
+COMMENT ON COLUMN @extschema@.audit_changes_by_table.last IS 'commit time of the last entry';

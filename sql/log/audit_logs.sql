@@ -85,7 +85,8 @@ COMMENT ON COLUMN @extschema@.audit_logs.database_id IS
 COMMENT ON COLUMN @extschema@.audit_logs.database_name IS 'Sequin''s name for the source database; null if not sent';
 COMMENT ON COLUMN @extschema@.audit_logs.table_schema IS 'schema of the table in the source';
 COMMENT ON COLUMN @extschema@.audit_logs.table_name IS
-  'for a partition, the name of its immediate parent: Sequin reports it so';
+  'name of the table in the source. Captured, a partition has its own name, or its root''s with '
+  'publish_via_partition_root; Sequin sends that of its immediate parent';
 COMMENT ON COLUMN @extschema@.audit_logs.record_id IS
   'the key as text: the value itself, for a composite key a JSON array of the values; null for a table without a '
   'key; "sha256:" and a digest for a key that is over 2,000 bytes or begins so itself';
@@ -98,7 +99,8 @@ COMMENT ON COLUMN @extschema@.audit_logs.action IS
   'insert, update, delete, truncate, read (a backfill found the row so) or complete (all rows were read: records '
   'that it did not meet are gone)';
 COMMENT ON COLUMN @extschema@.audit_logs.commit_lsn IS
-  'LSN of the commit record as a 64-bit number; of a read of Sequin''s null';
+  'LSN of the commit record as a 64-bit number. Of a row that a backfill of capture read: the position at which it '
+  'was so. Of a read of Sequin''s null';
 COMMENT ON COLUMN @extschema@.audit_logs.commit_idx IS
   'place in the transaction, from 0, with gaps; null for read and complete';
 COMMENT ON COLUMN @extschema@.audit_logs.commit_timestamp IS
@@ -141,4 +143,4 @@ CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
 
 COMMENT ON VIEW @extschema@.audit_new_logs IS
   'for the rule of a projection: the entries of audit_logs, but for those of action complete, that are being fed to '
-  'it, in the order of commits; empty elsewhere';
+  'it, in the order of commits; empty elsewhere. Its columns are those of audit_logs';

@@ -63,4 +63,5 @@ ALTER EVENT TRIGGER audit_cdc_before_removal ENABLE ALWAYS;
 COMMENT ON FUNCTION @extschema@.audit_allow_removal() IS
   'Allows, until the transaction ends, to drop the extension, its schema or parts of the log such as a month. '
   'Without it they are refused (55000), unless nothing was ever stored. While the database is captured, dropping the '
-  'whole is refused all the same: CALL audit_capture_stop() first. Only superusers: error 42501.';
+  'whole is refused all the same: CALL audit_capture_stop() first. Only for superusers. Errors: 42501 (not a '
+  'superuser).';

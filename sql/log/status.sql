@@ -34,6 +34,6 @@ BEGIN ATOMIC
   ORDER BY 1, 3, 4;
 END;
 COMMENT ON FUNCTION @extschema@.audit_status() IS
-  'One row for each source table: last commit in the source, last arrival here, entries in the log, open rejects, '
-  'open conflicts, and whether the table was ever described. Names are null for rejects that could not be '
-  'understood.';
+  'One row for each source table: last commit in the source, last arrival here (both null where no entry is), how '
+  'many entries the log has, open rejects, open conflicts, and whether the table was ever described. Names are null '
+  'for rejects that could not be understood.';

@@ -70,7 +70,7 @@ COMMENT ON FUNCTION @extschema@.audit_create_activity(text, text[], text, text) 
   'extension''s schema without one. tables: only these (orders, public.orders); null: all. tenant_column: the column '
   'of the audited tables that tells whose rows they are; null: none does. database_id: only changes of that '
   'database. Backfilled rows are no activity. Returns the table. Errors: as CREATE TABLE and '
-  'audit_create_projection.';
+  'audit_create_projection; 22004 (feed), 22023 (not a name).';
 
 CREATE FUNCTION @extschema@.audit_activity(
     feed regclass, username text DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL,

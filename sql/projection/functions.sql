@@ -15,22 +15,22 @@ COMMENT ON FUNCTION @extschema@.audit_alter_projection(text, text) IS
   'The rule''s owner stays who it was, and the rule is checked with its rights. What the rule names now it may use; '
   'what others, without the owner''s rights, put in its place later is refused (42501, in '
   'audit_projection_failures). Errors: as audit_create_projection; 42704 (no such projection), 42501 (not its '
-  'owner''s role).';
+  'owner''s role), 22004 (null).';
 COMMENT ON FUNCTION @extschema@.audit_rebuild_projection(text) IS
   'Deletes the target''s rows and fills it anew from the whole log, in the order of commits, in one transaction: '
   'readers see the old rows until it commits. Ingest goes on meanwhile and waits only for the last few entries. '
   'Interrupted, it leaves everything as it was. A column that the target and a rule with a star in it have gained is '
   'filled too. Shows progress as NOTICEs and in audit_projection_progress. Returns how many entries went through the '
-  'rule. Errors: 42704, 42501, 25001 (above READ COMMITTED).';
+  'rule. Errors: 42704, 42501, 25001 (above READ COMMITTED), 22004 (null).';
 COMMENT ON FUNCTION @extschema@.audit_retry_projection(text) IS
   'Feeds the entries that wait or failed once more, however long the rule takes, after which it is not slow any '
   'more, and returns how many the rule has taken now. A WARNING counts those that failed again. Errors: 42704, '
-  '42501.';
+  '42501, 22004 (null).';
 COMMENT ON FUNCTION @extschema@.audit_disable_projection(text) IS
-  'No new entry reaches the target until audit_enable_projection(); audit_rebuild_projection() fills it all the '
-  'same. Errors: 42704, 42501.';
+  'Stops feeding a projection: no new entry reaches the target until audit_enable_projection(); '
+  'audit_rebuild_projection() fills it all the same. Errors: 42704, 42501, 22004 (null).';
 COMMENT ON FUNCTION @extschema@.audit_enable_projection(text) IS
   'Feeds what was stored since the projection was disabled, then every new entry again. Returns how many entries '
-  'went through the rule. Errors: 42704, 42501, 25001 (above READ COMMITTED).';
+  'went through the rule. Errors: 42704, 42501, 25001 (above READ COMMITTED), 22004 (null).';
 COMMENT ON FUNCTION @extschema@.audit_drop_projection(text) IS
-'Ends a projection. Its target stays as it is. Errors: 42704, 42501.';
+  'Ends a projection. Its target stays as it is. Errors: 42704, 42501, 22004 (null).';

@@ -162,7 +162,8 @@ COMMENT ON FUNCTION @extschema@.audit_create_history_projection(regclass, text, 
   'with audit_), keeps it filled and fills it from the log. source: a table of this database that is called like the '
   'audited one and has its columns; it is not needed afterwards. history: its name, also qualified; null: the '
   'source''s with _history, in the same schema. database_id: only changes of that database; null: of all. Returns '
-  'the table. Errors: as CREATE TABLE and audit_create_projection.';
+  'the table. Errors: as CREATE TABLE and audit_create_projection; 42P01 (source is null, or no table), 22023 and '
+  '42602 (not a name), 42501 (types of its columns belong to roles that have not the caller''s rights).';
 
 CREATE FUNCTION @extschema@.audit_create_history_projection(
     database_id text, table_schema text, table_name text, history text DEFAULT NULL)

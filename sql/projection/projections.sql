@@ -165,8 +165,11 @@ COMMENT ON VIEW @extschema@.audit_projection_failures IS
   'entries of the log that a projection''s rule or target could not take; the log has them all the same';
 COMMENT ON COLUMN @extschema@.audit_projection_failures.projection IS 'name of the projection';
 COMMENT ON COLUMN @extschema@.audit_projection_failures.log_id IS 'audit_logs.id of the entry';
-COMMENT ON COLUMN @extschema@.audit_projection_failures.table_schema IS
-  'as in audit_logs, as table_name, record_id, action and commit_timestamp';
+COMMENT ON COLUMN @extschema@.audit_projection_failures.table_schema IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_projection_failures.table_name IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_projection_failures.record_id IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_projection_failures.action IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_projection_failures.commit_timestamp IS 'as in audit_logs';
 COMMENT ON COLUMN @extschema@.audit_projection_failures.sqlstate IS 'of the error';
 COMMENT ON COLUMN @extschema@.audit_projection_failures.reason IS 'the error''s message';
 COMMENT ON COLUMN @extschema@.audit_projection_failures.since IS 'when it failed first';

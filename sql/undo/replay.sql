@@ -90,4 +90,4 @@ COMMENT ON FUNCTION @extschema@.audit_replay_sql(text, timestamptz, timestamptz,
   'empty table with the same columns. since, until: only what was committed from then up to, not including, then; '
   'null: no bound. Generated columns are left to that table. Columns that were not sent stay as they are. Of a table '
   'whose types are not known here (it does not exist here, and is not described), values are written as they were '
-  'sent.';
+  'sent. Errors: 22004 (no table named), 22023 (several tables of this name).';

@@ -1,0 +1,82 @@
+"""How sources are laid out: lines fit, files say what they are for, public objects say what they do. No server is needed."""
+
+import re
+import subprocess
+
+import pytest
+from conftest import TOP
+
+pytestmark = pytest.mark.once
+
+TRACKED = [TOP / name for name in subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True).stdout.split("\n") if name]
+SOURCES = TRACKED or [path for path in TOP.rglob("*") if path.is_file() and not {"target", ".git"} & set(path.relative_to(TOP).parts)]
+WIDEST_RUST = int(re.search(r"max_width = (\d+)", (TOP / "rustfmt.toml").read_text())[1])
+WIDEST_SQL = 120
+# how each kind of file begins, after the line that names its interpreter
+BEGINS = {".rs": "//! ", ".sql": "-- ", ".py": '"""', ".sh": "# ", "": "# "}
+
+
+def named(suffix, *folders):
+    found = [path for path in SOURCES if path.suffix == suffix and path.is_file() and path.relative_to(TOP).parts[0] in folders]
+    assert found
+    return found
+
+
+def too_wide(paths, widest):
+    return [f"{path.relative_to(TOP)}:{number}: {len(line)} columns" for path in paths
+            for number, line in enumerate(path.read_text().split("\n"), 1)
+            # a message as it is sent stands in one literal
+            if len(line) > widest and not re.match(r'\s*(const \w+: &str = )?r#"\{', line)]
+
+
+def test_lines_of_sql_fit():
+    assert too_wide(named(".sql", "sql", "scripts"), WIDEST_SQL) == []
+
+
+def test_lines_of_rust_fit():
+    """rustfmt leaves comments, literals and what stands in macros as they are."""
+    assert too_wide(named(".rs", "src", "crates"), WIDEST_RUST) == []
+
+
+def test_every_source_begins_with_what_it_is_for():
+    scripts = [path for path in SOURCES if path.relative_to(TOP).parts[0] == "scripts" and path.suffix in ("", ".sh")]
+    assert scripts
+    wrong = []
+    for path in [*named(".rs", "src", "crates"), *named(".sql", "sql", "scripts"), *named(".py", "bench", "tests"), *scripts]:
+        lines = path.read_text().split("\n")
+        lines = lines[1:] if lines[0].startswith("#!") else lines
+        begins = BEGINS[path.suffix] if not lines[0].startswith('"""') else '"""'
+        if not lines[0].startswith(begins) or len(lines[0]) < len(begins) + 10:
+            wrong.append(f"{path.relative_to(TOP)}: {lines[0][:60]}")
+    assert wrong == []
+
+
+def test_files_of_sql_do_one_thing():
+    assert [f"{path.relative_to(TOP)}: {len(path.read_text().splitlines())} lines" for path in named(".sql", "sql")
+            if len(path.read_text().splitlines()) > 400] == []
+
+
+def test_every_public_object_has_a_comment():
+    """As many as there are objects: a function's overloads have one each."""
+    texts = [path.read_text() for path in [*named(".sql", "sql"), *named(".rs", "src")]]
+    made, said = {}, {}
+    for text in texts:
+        for name in re.findall(r"CREATE (?:FUNCTION|PROCEDURE|VIEW|TYPE|AGGREGATE|TABLE) @extschema@\.(\w+)", text):
+            made[name] = made.get(name, 0) + 1
+        for name in re.findall(r"COMMENT ON (?:FUNCTION|PROCEDURE|VIEW|TYPE|AGGREGATE|TABLE) @extschema@\.(\w+)", text):
+            said[name] = said.get(name, 0) + 1
+    assert len(made) > 40
+    assert {name: (count, said.get(name, 0)) for name, count in made.items() if said.get(name, 0) < count} == {}
+
+
+def test_a_comment_stands_in_the_file_of_its_object():
+    """But for functions in C, whose COMMENTs stand in the SQL of their feature."""
+    wrong = []
+    for path in named(".sql", "sql"):
+        text = path.read_text()
+        made = set(re.findall(r"CREATE (?:FUNCTION|PROCEDURE|VIEW|TYPE|TABLE) ([@\w]+\.\w+)", text))
+        elsewhere = {name for name in re.findall(r"COMMENT ON (?:FUNCTION|PROCEDURE|VIEW|TYPE|TABLE) ([@\w]+\.\w+)", text)} - made
+        in_sql = {name for other in named(".sql", "sql") if other != path for name in
+                  re.findall(r"CREATE (?:FUNCTION|PROCEDURE|VIEW|TYPE|TABLE) ([@\w]+\.\w+)", other.read_text())}
+        wrong += [f"{path.relative_to(TOP)}: {name}" for name in elsewhere & in_sql]
+    assert wrong == []
