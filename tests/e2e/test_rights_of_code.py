@@ -471,3 +471,31 @@ def test_an_error_of_reading_the_slot_is_in_the_servers_log(paused):
     log = (pathlib.Path(os.environ["AUDIT_DATA"]) / "log").read_text(errors="replace")
     assert f'replication slot "{slot}" is active for PID' in log
     until(lambda: paused.value("SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s", slot))
+
+
+def test_a_rule_of_hers_runs_as_she_does_and_a_row_filter_of_hers_is_none(mallory):
+    mallory.run("SET ROLE rights_mallory; CREATE TABLE lair.r (id int PRIMARY KEY, v text); ALTER TABLE lair.r REPLICA IDENTITY FULL")
+    begin(mallory)
+    mallory.run("INSERT INTO lair.r VALUES (1, 'a')")
+    mallory.run("UPDATE lair.r SET v = 'b'")
+    capture(mallory)
+    mallory.run("SET ROLE rights_mallory; CREATE RULE also AS ON UPDATE TO lair.r DO ALSO INSERT INTO lair.loot SELECT current_user WHERE lair.climb()")
+    assert mallory.rows("SELECT outcome FROM audit_undo(change => (SELECT id FROM audit_logs WHERE action = 'update'))") == [("undone",)]
+    assert ran_as(mallory) == {"rights_mallory"}
+    assert code(mallory, "CREATE PUBLICATION hers FOR TABLE lair.r WHERE (lair.check(id))") == "0A000"
+
+
+def test_who_may_replicate_alters_nothing_that_is_captured(paused):
+    admin("CREATE ROLE rights_replica LOGIN REPLICATION")
+    try:
+        paused.run("INSERT INTO t VALUES (1, 'a')")
+        slot = paused.value("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()")
+        peek = f"SELECT pg_logical_slot_peek_binary_changes('{slot}', NULL, NULL, 'publication', 'audited')"
+        for sql in (peek, "SELECT pg_logical_emit_message(true, 'audit_cdc.rule', '')", "SELECT pg_logical_emit_message(false, 'audit_cdc.rule', 'x')"):
+            paused.rows(sql, connection=paused.connect(user="rights_replica"))
+        for sql in ("SELECT audit_pending_changes()", "SELECT audit_cdc_internal.capture_pass(1)", "INSERT INTO audit_cdc_internal.log DEFAULT VALUES", "SELECT * FROM audit_logs"):
+            assert code(paused, sql, user="rights_replica") == "42501", sql
+        assert capture(paused) == 1
+        assert paused.rows("SELECT new_values, origin FROM audit_logs") == [({"id": 1, "v": "a"}, "capture")]
+    finally:
+        admin("DROP ROLE rights_replica")
