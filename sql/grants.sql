@@ -79,8 +79,8 @@ BEGIN
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
         'note_captured', 'lifted', 'lock_capture',
-        'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'note_truncated_partition', 'end_gaps',
-        'this_database',
+        'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'add_gap', 'note_truncated_partition',
+        'settle_gaps', 'end_gaps', 'this_database',
         'current_timeline', 'last_look', 'note_break', 'end_breaks', 'note_skipped', 'note_fault']),
       ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation',
         'audit_in_transaction_block'])

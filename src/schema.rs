@@ -96,18 +96,23 @@ extension_sql_file!(
     requires = ["gaps", complete_backfill]
 );
 extension_sql_file!("../sql/capture/continuations.sql", name = "continuations", requires = ["gaps"]);
-extension_sql_file!("../sql/capture/capture_status.sql", name = "capture_status", requires = ["gaps"]);
+extension_sql_file!("../sql/capture/capture_status.sql", name = "capture_status", requires = ["gap_endings"]);
 extension_sql_file!("../sql/capture/schema_states.sql", name = "schema_states", requires = ["gaps"]);
 extension_sql_file!(
     "../sql/capture/schema_changes.sql",
     name = "schema_changes",
     requires = ["schema_states", note_schema_change]
 );
+extension_sql_file!("../sql/capture/gap_endings.sql", name = "gap_endings", requires = ["schema_changes"]);
 
 // history: the log read as the lives of records
 extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = ["install"]);
 extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "continuations"]);
-extension_sql_file!("../sql/history/doubts.sql", name = "history_doubts", requires = ["history_audited", "rejects"]);
+extension_sql_file!(
+    "../sql/history/doubts.sql",
+    name = "history_doubts",
+    requires = ["history_audited", "rejects", "gap_endings"]
+);
 extension_sql_file!(
     "../sql/history/events.sql",
     name = "history_events",

@@ -18,6 +18,7 @@ CREATE TABLE audit_cdc_internal.captures (
   read_to_time timestamptz NOT NULL DEFAULT now(), -- so is what committed before this time
   started_at timestamptz NOT NULL DEFAULT now(),
   is_stopping boolean NOT NULL DEFAULT false,
+  stopping_at pg_lsn, -- what was committed when it began to stop is before this position
   changes bigint NOT NULL DEFAULT 0,
   last_commit_lsn pg_lsn,
   last_commit timestamptz,

@@ -46,7 +46,7 @@ CREATE FUNCTION audit_cdc_internal.begin_to_stop() RETURNS boolean
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM audit_cdc_internal.note_fault();
-  UPDATE audit_cdc_internal.captures SET is_stopping = true;
+  UPDATE audit_cdc_internal.captures SET is_stopping = true, stopping_at = pg_current_wal_flush_lsn();
   IF NOT FOUND THEN
     RAISE EXCEPTION 'nothing is captured in this database' USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
@@ -56,11 +56,11 @@ $$;
 
 -- The slot first: without it the capture can still be stopped, without the capture nobody would drop it. What a
 -- copy of the database finds under that name is the original's.
-CREATE FUNCTION audit_cdc_internal.end_capture(discarded boolean) RETURNS void
+CREATE FUNCTION audit_cdc_internal.end_capture() RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM audit_cdc_internal.note_break(
-    CASE WHEN discarded THEN 'discarded' ELSE 'stopped' END, c.read_to, c.read_to_time, NULL)
+    CASE WHEN c.read_to >= c.stopping_at THEN 'stopped' ELSE 'discarded' END, c.read_to, c.read_to_time, NULL)
   FROM audit_cdc_internal.captures AS c;
   PERFORM pg_drop_replication_slot(s.slot_name)
   FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
@@ -89,7 +89,7 @@ BEGIN
     CALL audit_cdc_internal.capture_pending(captured);
   END IF;
   PERFORM audit_cdc_internal.lock_capture();
-  PERFORM audit_cdc_internal.end_capture(has_slot AND discard_pending IS TRUE);
+  PERFORM audit_cdc_internal.end_capture();
   COMMIT;
   FOR attempt IN 1..500 LOOP
     EXIT WHEN audit_cdc_internal.capture_worker() IS NULL;

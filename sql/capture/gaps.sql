@@ -19,6 +19,7 @@ CREATE TABLE audit_cdc_internal.gaps (
   noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   xid xid8 NOT NULL DEFAULT pg_current_xact_id(), -- who noted it
   detail text,
+  part oid, -- the partition whose changes are missing of the relation; null: its own are
   CHECK (num_nonnulls(relation, table_schema, table_name) IN (0, 3))
 );
 CREATE TABLE audit_cdc_internal.gap_ends (
@@ -26,6 +27,17 @@ CREATE TABLE audit_cdc_internal.gap_ends (
   to_lsn pg_lsn NOT NULL,
   to_time timestamptz NOT NULL
 );
+-- DDL that ends gaps. What commits before its commit is still missing, and capture finds that: see settle_gaps().
+CREATE TABLE audit_cdc_internal.gap_endings (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  database_id text NOT NULL,
+  relation oid NOT NULL,
+  part oid,
+  reasons text[], -- null: all, of whatever part
+  xid xid8 NOT NULL DEFAULT pg_current_xact_id(), -- its transaction has entries in schema_changes
+  at_lsn pg_lsn NOT NULL
+);
+CREATE INDEX gap_endings_by_relation ON audit_cdc_internal.gap_endings (relation, id);
 CREATE TABLE audit_cdc_internal.gap_closings (
   gap_id bigint NOT NULL,
   relation oid NOT NULL,
@@ -41,23 +53,40 @@ ALTER TABLE audit_cdc_internal.gaps ENABLE ALWAYS TRIGGER append_only;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_ends
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.gap_ends ENABLE ALWAYS TRIGGER append_only;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_endings
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+ALTER TABLE audit_cdc_internal.gap_endings ENABLE ALWAYS TRIGGER append_only;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_closings
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.gap_closings ENABLE ALWAYS TRIGGER append_only;
+
+-- This database as a source, as this_database() has it, for views that anybody reads.
+CREATE VIEW audit_cdc_internal.here AS
+  SELECT format('%s.%s', s.system_identifier, d.oid) AS database_id
+  FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database();
+
+CREATE FUNCTION audit_cdc_internal.add_gap(
+    relation oid, reason text, from_lsn pg_lsn, from_time timestamptz, detail text, part oid) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.gaps
+    (database_id, relation, table_schema, table_name, reason, from_lsn, from_time, detail, part)
+  SELECT audit_cdc_internal.this_database() ->> 'id', CASE WHEN i.names IS NOT NULL THEN add_gap.relation END,
+         i.names[1], i.names[2], add_gap.reason, add_gap.from_lsn, add_gap.from_time, add_gap.detail, add_gap.part
+  -- not of pg_class: an older snapshot may not see the table there
+  FROM (SELECT parse_ident((pg_identify_object('pg_class'::regclass, add_gap.relation, 0)).identity) AS names) AS i;
+END;
 
 -- Of every gap the one that has not ended stays: the same reason is not noted twice.
 CREATE FUNCTION audit_cdc_internal.note_gap(
     relation oid, reason text, from_lsn pg_lsn, from_time timestamptz DEFAULT NULL, detail text DEFAULT NULL) RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-  INSERT INTO audit_cdc_internal.gaps (database_id, relation, table_schema, table_name, reason, from_lsn, from_time, detail)
-  SELECT audit_cdc_internal.this_database() ->> 'id', CASE WHEN i.names IS NOT NULL THEN note_gap.relation END,
-         i.names[1], i.names[2], note_gap.reason, note_gap.from_lsn, note_gap.from_time, note_gap.detail
-  -- not of pg_class: an older snapshot may not see the table there
-  FROM (SELECT parse_ident((pg_identify_object('pg_class'::regclass, note_gap.relation, 0)).identity) AS names) AS i
+  SELECT audit_cdc_internal.add_gap(
+    note_gap.relation, note_gap.reason, note_gap.from_lsn, note_gap.from_time, note_gap.detail, NULL)
   WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.gaps AS g
                     WHERE g.relation IS NOT DISTINCT FROM note_gap.relation AND g.reason = note_gap.reason
-                      AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
+                      AND g.part IS NULL AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
                       AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id));
 END;
 
@@ -71,6 +100,18 @@ BEGIN ATOMIC
     AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
   ON CONFLICT DO NOTHING;
 END;
+
+-- Gaps that DDL has ended and that have no end yet, each with the first ending that came after it.
+CREATE VIEW audit_cdc_internal.unsettled_gaps AS
+  SELECT g.id, g.relation, g.from_lsn, n.at_lsn, n.xid, n.database_id
+  FROM audit_cdc_internal.gaps AS g
+  CROSS JOIN LATERAL (
+    SELECT o.* FROM audit_cdc_internal.gap_endings AS o
+    WHERE o.relation = g.relation AND o.database_id = g.database_id AND o.at_lsn >= g.from_lsn
+      AND (o.reasons IS NULL OR g.reason = ANY (o.reasons) AND o.part IS NOT DISTINCT FROM g.part)
+    ORDER BY o.id LIMIT 1) AS n
+  WHERE g.relation IS NOT NULL AND g.database_id = (SELECT h.database_id FROM audit_cdc_internal.here AS h)
+    AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id);
 
 -- Which rows of a root went with a partition that was truncated, nobody tells. It may be found again.
 CREATE FUNCTION audit_cdc_internal.note_truncated_partition(
@@ -105,11 +146,6 @@ BEGIN ATOMIC
     AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
   ON CONFLICT DO NOTHING;
 END;
-
--- This database as a source, as this_database() has it, for views that anybody reads.
-CREATE VIEW audit_cdc_internal.here AS
-  SELECT format('%s.%s', s.system_identifier, d.oid) AS database_id
-  FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database();
 
 -- Why the capture cannot go on; no row: it can, or there is none. A standby captures nothing, and a slot is not missing there.
 CREATE VIEW audit_cdc_internal.capture_faults AS
@@ -183,47 +219,9 @@ BEGIN ATOMIC
   SELECT audit_cdc_internal.note_break(f.reason, f.read_to, f.read_to_time, f.detail) FROM audit_cdc_internal.capture_faults AS f;
 END;
 
--- What is not noted yet is there without a number.
-CREATE VIEW @extschema@.audit_gaps AS
-  SELECT g.id AS gap_id, g.table_schema, g.table_name, g.reason, g.detail, g.from_lsn, g.from_time, e.to_lsn, e.to_time, g.noticed_at,
-         c.closed_at IS NULL OR o.tables IS NOT NULL AS is_open, o.tables AS open_tables, c.closed_by, c.closed_at
-  FROM (SELECT id, database_id, relation, table_schema, table_name, reason, detail, from_lsn, from_time, noticed_at
-        FROM audit_cdc_internal.gaps
-        UNION ALL
-        SELECT NULL, h.database_id, NULL, NULL, NULL, f.reason, f.detail, f.read_to, f.read_to_time, clock_timestamp()
-        FROM audit_cdc_internal.here AS h CROSS JOIN audit_cdc_internal.capture_faults AS f
-        WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks)) AS g
-  LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
-  -- what a database had from before it went on elsewhere is closed with the gap of that
-  CROSS JOIN LATERAL (SELECT max(s.id) AS id FROM audit_cdc_internal.gaps AS s
-                      WHERE s.reason = 'continued' AND s.id > g.id AND s.database_id <> g.database_id) AS move
-  CROSS JOIN LATERAL (SELECT CASE WHEN g.relation IS NULL OR move.id IS NULL THEN g.relation
-    ELSE to_regclass(quote_ident(g.table_schema) || '.' || quote_ident(g.table_name)) END AS relation) AS h -- here; null: not known, so all
-  CROSS JOIN LATERAL (SELECT array_agg(DISTINCT x.backfill_id) AS closed_by, max(x.closed_at) AS closed_at
-                      FROM audit_cdc_internal.gap_closings AS x
-                      WHERE x.gap_id = g.id OR x.gap_id = move.id AND x.relation = coalesce(h.relation, x.relation)) AS c
-  CROSS JOIN LATERAL (SELECT array_agg(format('%I.%I', p.table_schema, p.table_name) ORDER BY p.table_schema, p.table_name) AS tables
-                      FROM audit_cdc_internal.published_tables AS p
-                      WHERE p.relation = coalesce(h.relation, p.relation)
-                        AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_closings AS x
-                                        WHERE x.gap_id IN (g.id, move.id) AND x.relation = p.relation)) AS o;
-COMMENT ON VIEW @extschema@.audit_gaps IS 'every change that the log of this database may not have: between which positions, of which table, and why';
-COMMENT ON COLUMN @extschema@.audit_gaps.gap_id IS 'number of the gap; null: it is not noted yet';
-COMMENT ON COLUMN @extschema@.audit_gaps.table_schema IS 'schema of the table when the gap was noticed; null: all captured tables';
-COMMENT ON COLUMN @extschema@.audit_gaps.table_name IS 'name of the table when the gap was noticed; null: all captured tables';
-COMMENT ON COLUMN @extschema@.audit_gaps.reason IS 'why changes are missing, in one or two words';
-COMMENT ON COLUMN @extschema@.audit_gaps.detail IS 'what is known besides; may be null';
-COMMENT ON COLUMN @extschema@.audit_gaps.from_lsn IS 'what committed before this position is in the log';
-COMMENT ON COLUMN @extschema@.audit_gaps.from_time IS 'what committed before this time is in the log; null: not known';
-COMMENT ON COLUMN @extschema@.audit_gaps.to_lsn IS 'what commits from this position on is captured again; null: the gap goes on';
-COMMENT ON COLUMN @extschema@.audit_gaps.to_time IS 'when that was noted; null: the gap goes on';
-COMMENT ON COLUMN @extschema@.audit_gaps.noticed_at IS 'when the gap was noticed';
-COMMENT ON COLUMN @extschema@.audit_gaps.is_open IS 'true until audit_backfill() has read, after its end, each of its tables that is captured now';
-COMMENT ON COLUMN @extschema@.audit_gaps.open_tables IS 'captured tables that audit_backfill() has not read since; null: none';
-COMMENT ON COLUMN @extschema@.audit_gaps.closed_by IS 'backfills that closed it, as in audit_backfills; null: none';
-COMMENT ON COLUMN @extschema@.audit_gaps.closed_at IS 'when the last of them was complete; null: none';
-
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gaps', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gaps_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_ends', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_endings', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_endings_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_closings', '');

@@ -12,18 +12,40 @@ CREATE TABLE audit_cdc_internal.schema_change_positions (
   commit_idx bigint NOT NULL,
   commit_timestamp timestamptz NOT NULL,
   annotations jsonb, -- as in the log
-  large_annotations uuid
+  large_annotations uuid,
+  -- other transactions that were open at the commit: what they had written, they wrote under the catalogs of before
+  beside xid[] NOT NULL
 );
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.schema_change_positions
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.schema_change_positions ENABLE ALWAYS TRIGGER append_only;
 
--- Is all that is wanted published?
-CREATE FUNCTION audit_cdc_internal.covers(published jsonb, wanted jsonb) RETURNS boolean
+-- Is all that is wanted published? Columns that are gone are not wanted any more.
+CREATE FUNCTION audit_cdc_internal.covers(state jsonb, wanted jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+  SELECT wanted IS NULL OR coalesce(
+    (p -> 'actions') @> (wanted -> 'actions')
+    AND (NOT p ? 'where' OR p -> 'where' = wanted -> 'where')
+    AND (NOT p ? 'column_numbers' OR (p -> 'column_numbers') @> (wanted -> 'column_numbers'))
+    AND coalesce(p -> 'generated_numbers', '[]') @> coalesce(
+          (SELECT jsonb_agg(w.number) FROM jsonb_array_elements(wanted -> 'generated_numbers') AS w(number)
+           WHERE EXISTS (SELECT FROM jsonb_array_elements(state -> 'columns') AS c(it)
+                         WHERE c.it -> 'number' = w.number AND (c.it ->> 'generated')::boolean)), '[]'), false)
+  FROM (SELECT state -> 'published' AS p) AS published;
+END;
+
+-- Why changes of a table, or of a partition, are missing while it is so; null: none are.
+CREATE FUNCTION audit_cdc_internal.lack_of(state jsonb, published_as oid, lost_as oid, wanted jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN wanted IS NULL OR coalesce((published -> 'actions') @> (wanted -> 'actions')
-    AND (NOT published ? 'where' OR published -> 'where' = wanted -> 'where')
-    AND (NOT published ? 'column_numbers' OR (published -> 'column_numbers') @> (wanted -> 'column_numbers')), false);
+  RETURN CASE
+    WHEN state IS NULL THEN NULL
+    WHEN lost_as IS NOT NULL AND state ->> 'kind' = 'foreign table' THEN 'foreign'
+    WHEN lost_as IS NOT NULL THEN 'unlogged'
+    -- under whatever name
+    WHEN wanted IS NULL OR published_as IS NOT NULL AND audit_cdc_internal.covers(state, wanted) THEN NULL
+    WHEN state ->> 'persistence' = 'unlogged' THEN 'unlogged'
+    WHEN published_as IS NOT NULL THEN 'partly published'
+    ELSE 'not published' END;
 
 CREATE FUNCTION audit_cdc_internal.is_excluded(relation oid) RETURNS boolean LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -31,24 +53,33 @@ BEGIN ATOMIC
                  WHERE e.relation = is_excluded.relation AND e.until_lsn IS NULL);
 END;
 
--- Are changes of a table missing from here on, or no longer? Its last entry tells.
-CREATE FUNCTION audit_cdc_internal.settle_gap(relation oid) RETURNS void LANGUAGE plpgsql AS $$
+-- From the commit of this transaction on, gaps of a table are at their end: those with one of the reasons, and of a
+-- partition that is named; reasons null: all. Capture tells where that is.
+CREATE FUNCTION audit_cdc_internal.note_gap_ending(relation oid, part oid, reasons text[]) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.gap_endings (database_id, relation, part, reasons, at_lsn)
+  SELECT audit_cdc_internal.this_database() ->> 'id', relation, part, reasons, pg_current_wal_insert_lsn();
+END;
+
+-- A reason why changes are missing begins or ends, or becomes another one.
+CREATE FUNCTION audit_cdc_internal.note_lack(
+    object oid, detail text, lost_as oid, reason text, lost_before oid, reason_before text) RETURNS void
+  LANGUAGE plpgsql AS $$
 DECLARE
-  reasons CONSTANT text[] := '{unlogged,not published,partly published}';
-  at CONSTANT pg_lsn := pg_current_wal_insert_lsn();
-  last CONSTANT audit_cdc_internal.schema_changes := audit_cdc_internal.last_schema('table', relation);
-  reason text;
+  relation CONSTANT oid := coalesce(lost_as, object);
+  relation_before CONSTANT oid := coalesce(lost_before, object);
 BEGIN
-  reason := CASE WHEN last.after IS NULL OR last.wanted IS NULL
-                   OR last.is_captured AND audit_cdc_internal.covers(last.after -> 'published', last.wanted) THEN NULL
-                 WHEN last.after ->> 'persistence' = 'unlogged' THEN 'unlogged'
-                 WHEN last.is_captured THEN 'partly published'
-                 ELSE 'not published' END;
-  IF reason IS NOT NULL AND NOT audit_cdc_internal.is_excluded(relation) THEN
-    PERFORM audit_cdc_internal.note_gap(relation, reason, at, clock_timestamp(), last.command_tag);
+  IF (relation, reason) IS NOT DISTINCT FROM (relation_before, reason_before) THEN
+    RETURN;
   END IF;
-  IF reason IS NOT NULL OR last.is_captured OR last.after IS NULL THEN
-    PERFORM audit_cdc_internal.end_gaps(relation, array_remove(reasons, reason), at);
+  IF reason_before IS NOT NULL THEN
+    PERFORM audit_cdc_internal.note_gap_ending(relation_before, nullif(object, relation_before), ARRAY[reason_before]);
+  END IF;
+  IF reason IS NOT NULL AND NOT audit_cdc_internal.is_excluded(relation)
+     AND NOT audit_cdc_internal.is_excluded(object) THEN
+    PERFORM audit_cdc_internal.add_gap(
+      relation, reason, pg_current_wal_insert_lsn(), clock_timestamp(), detail, nullif(object, relation));
   END IF;
 END
 $$;
@@ -57,15 +88,13 @@ $$;
 CREATE FUNCTION audit_cdc_internal.note_silent_change(relation oid, reason text, detail text) RETURNS void
   LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
-DECLARE
-  at CONSTANT pg_lsn := pg_current_wal_insert_lsn();
 BEGIN
   IF NOT audit_cdc_internal.is_excluded(relation) AND NOT EXISTS (
       SELECT FROM audit_cdc_internal.gaps AS g
       WHERE g.relation = relation AND g.reason = reason AND g.xid = pg_current_xact_id()
         AND g.database_id = audit_cdc_internal.this_database() ->> 'id') THEN
-    PERFORM audit_cdc_internal.note_gap(relation, reason, at, clock_timestamp(), detail);
-    PERFORM audit_cdc_internal.end_gaps(relation, ARRAY[reason], at);
+    PERFORM audit_cdc_internal.add_gap(relation, reason, pg_current_wal_insert_lsn(), clock_timestamp(), detail, NULL);
+    PERFORM audit_cdc_internal.note_gap_ending(relation, NULL, ARRAY[reason]);
   END IF;
 END
 $$;
@@ -74,14 +103,28 @@ $$;
 CREATE FUNCTION audit_cdc_internal.note_exclusion(
     relation oid, from_lsn pg_lsn, until_lsn pg_lsn, excluded_at timestamptz) RETURNS void
   LANGUAGE plpgsql AS $$
+DECLARE
+  last CONSTANT audit_cdc_internal.schema_changes := audit_cdc_internal.last_schema('table', relation);
+  reason text;
 BEGIN
-  IF (audit_cdc_internal.last_schema('table', relation)).wanted IS NOT NULL THEN
+  IF last.wanted IS NOT NULL THEN
     PERFORM audit_cdc_internal.note_gap(relation, 'excluded', from_lsn, excluded_at);
     PERFORM audit_cdc_internal.end_gaps(relation, '{excluded}', until_lsn);
-    PERFORM audit_cdc_internal.settle_gap(relation);
+    reason := audit_cdc_internal.lack_of(last.after, last.published_as, last.lost_as, last.wanted);
+    IF reason IS NOT NULL THEN
+      PERFORM audit_cdc_internal.note_gap(relation, reason, until_lsn, clock_timestamp(), last.command_tag);
+    END IF;
   END IF;
 END
 $$;
+
+-- What is published of a table while nothing is missing, after a command.
+CREATE FUNCTION audit_cdc_internal.wanted_of(state jsonb, is_captured boolean, wanted jsonb, is_start boolean)
+  RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE
+    WHEN state IS NULL OR is_start AND NOT is_captured THEN NULL
+    WHEN is_captured AND (is_start OR audit_cdc_internal.covers(state, wanted)) THEN state -> 'published'
+    ELSE wanted END;
 
 CREATE FUNCTION audit_cdc_internal.record_schema_changes(tag text, user_name name, differences jsonb) RETURNS void
   LANGUAGE plpgsql SET jit = off AS $$
@@ -92,29 +135,37 @@ DECLARE
   one record;
 BEGIN
   INSERT INTO audit_cdc_internal.schema_changes (database_id, object_type, object, command_tag, before, after, parent,
-    published_as, identity_index, is_captured, wanted, statement, statement_length, user_name)
+    published_as, lost_as, identity_index, is_captured, wanted, statement, statement_length, user_name)
   SELECT here, d.object_type, d.object, tag, d.before, d.after, d.parent,
-         d.published_as, d.identity_index, d.is_captured,
-         CASE WHEN d.after IS NULL OR is_start AND NOT d.is_captured THEN NULL
-              WHEN d.is_captured AND (is_start OR audit_cdc_internal.covers(d.after -> 'published', d.wanted))
-                THEN d.after -> 'published'
-              ELSE d.wanted END,
+         d.published_as, d.lost_as, d.identity_index, d.is_captured,
+         audit_cdc_internal.wanted_of(d.after, d.is_captured, d.wanted, is_start),
          left(whole, 10000), length(whole), record_schema_changes.user_name
   FROM audit_cdc_internal.as_differences(differences) AS d;
 
   FOR one IN SELECT * FROM audit_cdc_internal.as_differences(differences) AS d WHERE d.object_type = 'table' LOOP
-    IF one.before IS NOT NULL THEN
-      PERFORM audit_cdc_internal.settle_gap(one.object);
+    PERFORM audit_cdc_internal.note_lack(
+      one.object, CASE WHEN one.lost_as <> one.object THEN one.after ->> 'name' ELSE tag END, one.lost_as, audit_cdc_internal.lack_of(one.after, one.published_as, one.lost_as,
+        audit_cdc_internal.wanted_of(one.after, one.is_captured, one.wanted, is_start)),
+      one.lost_before, audit_cdc_internal.lack_of(one.before, one.published_before, one.lost_before, one.wanted));
+    -- of what is gone nothing can be missing
+    IF one.after IS NULL THEN
+      PERFORM audit_cdc_internal.note_gap_ending(one.object, NULL, NULL);
     END IF;
-    -- under its new name the log has no beginning of its rows
-    IF one.was_captured AND one.is_captured AND (one.has_rows OR one.after ->> 'kind' = 'partitioned table')
-       AND (one.before ->> 'schema' <> one.after ->> 'schema' OR one.before ->> 'name' <> one.after ->> 'name')
-       AND NOT is_start THEN
+    CONTINUE WHEN is_start;
+    -- under its new name the log has no beginning of its rows; so it is where its changes had another table's name
+    IF one.is_captured AND (one.has_rows OR one.after ->> 'kind' = 'partitioned table')
+       AND (one.was_captured AND (one.before ->> 'schema' <> one.after ->> 'schema'
+                                  OR one.before ->> 'name' <> one.after ->> 'name')
+            OR NOT one.was_captured AND one.wanted IS NOT NULL AND one.published_before IS NOT NULL) THEN
       PERFORM audit_cdc_internal.note_silent_change(
         one.object, 'renamed', format('%I.%I', one.before ->> 'schema', one.before ->> 'name'));
     END IF;
+    IF one.is_revalued AND one.has_rows AND one.published_as IS NOT NULL THEN
+      PERFORM audit_cdc_internal.note_silent_change(one.published_as, 'rewritten', left(whole, 1000));
+    END IF;
     -- what is captured under the name of its root came into that table with its rows, or went out of it
-    IF one.published_as IS DISTINCT FROM one.published_before AND coalesce(one.has_rows, true) AND NOT is_start THEN
+    IF coalesce(one.has_rows, true) AND coalesce(one.published_as, one.lost_as)
+                                        IS DISTINCT FROM coalesce(one.published_before, one.lost_before) THEN
       PERFORM audit_cdc_internal.note_silent_change(r.relation, r.reason, coalesce(one.after, one.before) ->> 'name')
       FROM (VALUES (one.published_as, 'partition attached'),
                    (one.published_before, 'partition detached')) AS r(relation, reason)
@@ -144,7 +195,7 @@ END;
 CREATE FUNCTION audit_cdc_internal.record_tables() RETURNS void LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   SELECT audit_cdc_internal.record_schema_changes('audit_capture_start', session_user, d.differences)
-  FROM audit_cdc_internal.schema_differences(true, NULL, NULL, NULL) AS d(differences)
+  FROM audit_cdc_internal.schema_differences(true, NULL, NULL, NULL, NULL) AS d(differences)
   WHERE d.differences IS NOT NULL;
 END;
 
@@ -201,8 +252,8 @@ CREATE EVENT TRIGGER audit_cdc_schema_changes ON ddl_command_end
   -- PostgreSQL takes ALTER VIEW and its like for tables too
   WHEN TAG IN ('ALTER DOMAIN', 'ALTER EXTENSION', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER MATERIALIZED VIEW',
                'ALTER PUBLICATION', 'ALTER SCHEMA', 'ALTER SEQUENCE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER VIEW',
-                'CREATE PUBLICATION', 'CREATE SCHEMA', 'CREATE TABLE', 'CREATE TABLE AS',
-               'SELECT INTO')
+               'CREATE FOREIGN TABLE', 'CREATE PUBLICATION', 'CREATE RULE', 'CREATE SCHEMA', 'CREATE TABLE',
+               'CREATE TABLE AS', 'SELECT INTO')
   EXECUTE FUNCTION audit_cdc_internal.note_schema_change();
 ALTER EVENT TRIGGER audit_cdc_schema_changes ENABLE ALWAYS;
 CREATE EVENT TRIGGER audit_cdc_drops ON sql_drop

@@ -14,6 +14,7 @@ CREATE TABLE audit_cdc_internal.schema_changes (
   after jsonb, -- null: it is gone
   parent oid, -- of a partition
   published_as oid, -- under whose name changes of the table are logged: itself, or a root; null: they are not published
+  lost_as oid, -- an unlogged or foreign partition: under whose name its changes would be logged
   identity_index oid,
   is_captured boolean NOT NULL, -- are there changes that carry its name?
   wanted jsonb, -- what is published of it while nothing is missing; null: nothing was ever captured
@@ -26,6 +27,7 @@ CREATE TABLE audit_cdc_internal.schema_changes (
   application_name text DEFAULT current_setting('application_name'),
   client_address inet DEFAULT inet_client_addr()
 );
+CREATE INDEX schema_changes_by_xid ON audit_cdc_internal.schema_changes (xid);
 CREATE INDEX schema_changes_by_object ON audit_cdc_internal.schema_changes (object, id);
 CREATE INDEX schema_changes_by_lost_name
   ON audit_cdc_internal.schema_changes ((before ->> 'name'), (before ->> 'schema'))
@@ -55,13 +57,22 @@ BEGIN ATOMIC
   WHERE o.is_published;
 END;
 
+-- Numbers of the generated columns that are sent: those of the list, without a list what the publication says (from 18 on).
+CREATE FUNCTION audit_cdc_internal.sent_generated(publication pg_publication, relation oid, list smallint[]) RETURNS jsonb
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT jsonb_agg(a.attnum ORDER BY a.attnum) FROM pg_attribute AS a
+  WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = 's'
+    AND CASE WHEN list IS NULL THEN to_jsonb(publication) ->> 'pubgencols' = 's' ELSE a.attnum = ANY (list) END;
+END;
+
 -- Every table as it is now, and what the captured publication has of it. Whoever asks for few tables waits for few.
 CREATE VIEW audit_cdc_internal.table_states AS
-  SELECT c.oid AS relation, i.inhparent AS parent, x.indexrelid AS identity_index, w.published_as,
+  SELECT c.oid AS relation, i.inhparent AS parent, x.indexrelid AS identity_index, w.published_as, w.lost_as,
          coalesce(w.published_as = c.oid AND (c.relkind = 'r' OR p.pubviaroot), false) AS is_captured,
          jsonb_strip_nulls(jsonb_build_object(
            'schema', n.nspname, 'name', c.relname,
-           'kind', CASE c.relkind WHEN 'p' THEN 'partitioned table' ELSE 'table' END,
+           'kind', CASE c.relkind WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table' ELSE 'table' END,
            'persistence', CASE c.relpersistence WHEN 'u' THEN 'unlogged' ELSE 'permanent' END,
            'replica_identity', CASE c.relreplident WHEN 'f' THEN 'full' WHEN 'd' THEN 'default' WHEN 'i' THEN 'index'
                                                    ELSE 'nothing' END,
@@ -74,14 +85,15 @@ CREATE VIEW audit_cdc_internal.table_states AS
            'published', CASE WHEN w.published_as IS NOT NULL THEN jsonb_build_object(
                           'actions', audit_cdc_internal.published_actions(p),
                           'where', pg_get_expr(r.prqual, r.prrelid),
-                          'column_numbers', to_jsonb(r.prattrs::smallint[])) END)) AS state
+                          'column_numbers', to_jsonb(r.prattrs::smallint[]),
+                          'generated_numbers', audit_cdc_internal.sent_generated(p, w.published_as, r.prattrs::smallint[]))
+                        END)) AS state
   FROM pg_class AS c
   JOIN pg_namespace AS n ON n.oid = c.relnamespace
   LEFT JOIN pg_inherits AS i ON c.relispartition AND i.inhrelid = c.oid
   LEFT JOIN pg_index AS k ON k.indrelid = c.oid AND k.indisprimary
   LEFT JOIN pg_index AS x ON x.indrelid = c.oid AND x.indisreplident
-  LEFT JOIN (audit_cdc_internal.captures AS o JOIN pg_publication AS p ON p.pubname = o.publication)
-    ON c.relpersistence = 'p'
+  LEFT JOIN (audit_cdc_internal.captures AS o JOIN pg_publication AS p ON p.pubname = o.publication) ON true
   -- of it and its ancestors the topmost that the publication names, itself or its schema
   LEFT JOIN LATERAL (
     SELECT t.relation
@@ -94,12 +106,15 @@ CREATE VIEW audit_cdc_internal.table_states AS
        OR EXISTS (SELECT FROM pg_publication_namespace AS m WHERE m.pnpubid = p.oid AND m.pnnspid = tc.relnamespace)
     ORDER BY t.place DESC LIMIT 1) AS top ON p.oid IS NOT NULL
   CROSS JOIN LATERAL (
-    SELECT CASE WHEN p.pubviaroot THEN top.relation WHEN top.relation IS NOT NULL THEN c.oid END AS published_as) AS w
+    SELECT CASE WHEN l.is_logged THEN l.named_as END AS published_as,
+           CASE WHEN NOT l.is_logged AND top.relation <> c.oid AND c.relkind <> 'p' THEN l.named_as END AS lost_as
+    FROM (SELECT c.relpersistence = 'p' AND c.relkind <> 'f' AS is_logged,
+                 CASE WHEN p.pubviaroot THEN top.relation WHEN top.relation IS NOT NULL THEN c.oid END AS named_as) AS l) AS w
   -- what is published by its schema is published whole
   LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = w.published_as
     AND NOT EXISTS (SELECT FROM pg_publication_namespace AS m JOIN pg_class AS tc ON tc.oid = w.published_as
                     WHERE m.pnpubid = p.oid AND m.pnnspid = tc.relnamespace)
-  WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+  WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'audit_cdc_internal');
 
 -- Publications that are captured, or were. Which tables they name, their tables' own states tell.
@@ -129,9 +144,29 @@ BEGIN
 END
 $$;
 
--- Which objects a command may have changed. It runs within an event trigger.
-CREATE FUNCTION audit_cdc_internal.touched(event text, tag text,
-    OUT everything boolean, OUT tables oid[], OUT named oid[], OUT gone oid[])
+-- Tables with columns of these types, or of types that are made of them. Only what is not PostgreSQL's own is found.
+CREATE FUNCTION audit_cdc_internal.tables_with(types oid[]) RETURNS oid[] LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH RECURSIVE uses AS (
+    SELECT unnest(types) AS type
+    UNION
+    SELECT m.type FROM uses AS u
+    JOIN pg_depend AS d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
+    CROSS JOIN LATERAL (
+      SELECT d.objid AS type WHERE d.classid = 'pg_type'::regclass
+      UNION ALL SELECT c.reltype FROM pg_class AS c
+      WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND d.objsubid > 0) AS m
+  )
+  SELECT array_agg(DISTINCT c.oid) FROM uses AS u
+  JOIN pg_depend AS d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
+    AND d.classid = 'pg_class'::regclass AND d.objsubid > 0
+  JOIN pg_class AS c ON c.oid = d.objid AND c.relkind IN ('r', 'p');
+END;
+
+-- Which objects a command may have changed. It runs within an event trigger. revalued: tables whose rows say something
+-- else, by what became of a type of theirs (alters_types).
+CREATE FUNCTION audit_cdc_internal.touched(event text, tag text, alters_types boolean,
+    OUT everything boolean, OUT tables oid[], OUT named oid[], OUT gone oid[], OUT revalued oid[])
   LANGUAGE plpgsql STABLE AS $$
 DECLARE
   types oid[];
@@ -139,7 +174,7 @@ BEGIN
   IF event = 'ddl_command_end' THEN
     SELECT array_agg(c.objid) FILTER (WHERE c.classid = 'pg_class'::regclass),
            array_agg(c.objid) FILTER (WHERE c.classid = 'pg_type'::regclass),
-           array_agg(r.prrelid) FILTER (WHERE r.prrelid IS NOT NULL),
+           array_agg(coalesce(r.prrelid, w.ev_class)) FILTER (WHERE r.oid IS NOT NULL OR w.oid IS NOT NULL),
            tag IN ('ALTER SCHEMA', 'ALTER EXTENSION') OR bool_or(c.classid = 'pg_publication_namespace'::regclass)
              OR bool_or(c.classid = 'pg_publication'::regclass
                         AND EXISTS (SELECT FROM audit_cdc_internal.publication_states AS s
@@ -147,6 +182,8 @@ BEGIN
       INTO named, types, tables, everything
     FROM pg_event_trigger_ddl_commands() AS c
     LEFT JOIN pg_publication_rel AS r ON c.classid = 'pg_publication_rel'::regclass AND r.oid = c.objid
+    -- on PostgreSQL 15 a rule makes a view of a table
+    LEFT JOIN pg_rewrite AS w ON c.classid = 'pg_rewrite'::regclass AND w.oid = c.objid AND w.rulename = '_RETURN'
     WHERE coalesce(c.schema_name, '') NOT IN ('pg_temp', 'audit_cdc_internal') OR r.oid IS NOT NULL;
     tables := tables || named;
     IF types IS NOT NULL THEN
@@ -156,10 +193,15 @@ BEGIN
           AND EXISTS (SELECT FROM audit_cdc_internal.schema_changes AS s WHERE s.object = a.attrelid)
         UNION SELECT c.oid FROM pg_class AS c WHERE c.reloftype = ANY (types));
     END IF;
+    IF alters_types THEN
+      revalued := audit_cdc_internal.tables_with(
+        types || ARRAY(SELECT c.reltype FROM pg_class AS c WHERE c.oid = ANY (named) AND c.reltype <> 0));
+      tables := tables || revalued;
+    END IF;
   ELSE
     SELECT bool_or(d.object_type = 'publication namespace' OR d.object_type = 'publication'
                      AND (audit_cdc_internal.last_schema('publication', d.objid)).after IS NOT NULL),
-           array_agg(d.objid) FILTER (WHERE d.object_type = 'table'),
+           array_agg(d.objid) FILTER (WHERE d.object_type IN ('table', 'foreign table')),
            -- ALTER TABLE is looked at when it ends
            array_agg(r.relation) FILTER (WHERE r.relation IS NOT NULL AND tag <> 'ALTER TABLE')
       INTO everything, gone, tables
@@ -174,9 +216,10 @@ BEGIN
 END
 $$;
 
--- What is another than it was seen last, as an array of objects; null: nothing. Tables that are named are in it also if
--- they are the same, if they are captured or were.
-CREATE FUNCTION audit_cdc_internal.schema_differences(everything boolean, tables oid[], named oid[], gone oid[])
+-- What is another than it was seen last, as an array of objects; null: nothing. Tables that are named or revalued are in
+-- it also if they are the same, if they are captured or were.
+CREATE FUNCTION audit_cdc_internal.schema_differences(
+    everything boolean, tables oid[], named oid[], gone oid[], revalued oid[])
   RETURNS jsonb LANGUAGE plpgsql STABLE
   -- planned once a session, to look up what it is asked for
   SET plan_cache_mode = force_generic_plan
@@ -187,8 +230,9 @@ DECLARE
 BEGIN
   RETURN (
     WITH RECURSIVE family AS (
-      SELECT unnest(tables) AS relation
-      UNION SELECT s.relation FROM audit_cdc_internal.table_states AS s WHERE everything AND s.published_as IS NOT NULL
+      SELECT unnest(tables || gone) AS relation
+      UNION SELECT s.relation FROM audit_cdc_internal.table_states AS s
+      WHERE everything AND coalesce(s.published_as, s.lost_as) IS NOT NULL
       UNION SELECT s.object FROM audit_cdc_internal.schema_changes AS s
       WHERE everything AND s.object_type = 'table' AND s.database_id = here
       UNION
@@ -199,36 +243,42 @@ BEGIN
         WHERE s.parent = f.relation AND s.database_id = here) AS m
     ), compared AS (
       SELECT f.relation AS object, b.after AS before, n.state AS now, b.parent AS parent_before, n.parent,
-             b.published_as AS published_before, n.published_as, n.identity_index, b.is_captured AS was_captured,
-             n.is_captured, b.wanted
+             b.published_as AS published_before, n.published_as, b.lost_as AS lost_before, n.lost_as, n.identity_index,
+             coalesce(b.is_captured, false) AS was_captured, coalesce(n.is_captured, false) AS is_captured, b.wanted,
+             f.relation = ANY (revalued) AS is_revalued
       FROM family AS f
       LEFT JOIN LATERAL (SELECT * FROM audit_cdc_internal.schema_changes AS s
                          WHERE s.object = f.relation AND s.object_type = 'table' AND s.database_id = here
                          ORDER BY s.id DESC LIMIT 1) AS b ON true
-      JOIN audit_cdc_internal.table_states AS n ON n.relation = f.relation
-      UNION ALL
-      SELECT b.object, b.after, NULL, b.parent, NULL, b.published_as, NULL, NULL, b.is_captured, false, b.wanted
-      FROM unnest(gone) AS g(relation)
-      CROSS JOIN LATERAL (SELECT * FROM audit_cdc_internal.schema_changes AS s
-                          WHERE s.object = g.relation AND s.object_type = 'table' AND s.database_id = here
-                          ORDER BY s.id DESC LIMIT 1) AS b
-      WHERE b.after IS NOT NULL
+      -- none: it is gone, or no table any more
+      LEFT JOIN audit_cdc_internal.table_states AS n ON n.relation = f.relation
     ), differing AS (
       SELECT 'table' AS object_type, c.object, c.before,
              c.now || jsonb_strip_nulls(jsonb_build_object('parent', c.parent::regclass::text)) AS after,
-             c.parent, c.published_as, c.published_before, c.identity_index, c.is_captured,
-             coalesce(c.was_captured, false) AS was_captured, c.wanted,
+             c.parent, c.published_as, c.published_before, c.lost_as, c.lost_before, c.identity_index, c.is_captured,
+             c.was_captured, c.wanted,
              -- it locks the table: only asked where it matters
              CASE WHEN c.now ->> 'name' <> c.before ->> 'name' OR c.now ->> 'schema' <> c.before ->> 'schema'
                     OR c.published_as <> c.object OR c.published_before <> c.object
-                  THEN c.now ->> 'kind' = 'table' AND pg_relation_size(c.object) > 0 END AS has_rows
+                    OR c.now -> 'columns' <> c.before -> 'columns' OR c.is_revalued
+                  THEN c.now ->> 'kind' = 'table' AND pg_relation_size(c.object) > 0 END AS has_rows,
+             -- rows say something else: a column has the name that another one had
+             c.is_revalued OR c.now -> 'columns' <> c.before -> 'columns' AND EXISTS (
+               SELECT FROM jsonb_to_recordset(c.now -> 'columns') AS n(name text, number integer)
+               WHERE NOT EXISTS (SELECT FROM jsonb_to_recordset(c.before -> 'columns') AS o(name text, number integer)
+                                 WHERE (o.name, o.number) = (n.name, n.number))
+                 AND EXISTS (SELECT FROM audit_cdc_internal.schema_changes AS s
+                             CROSS JOIN jsonb_to_recordset(s.after -> 'columns') AS o(name text, number integer)
+                             WHERE s.object = c.object AND s.object_type = 'table' AND s.database_id = here
+                               AND o.name = n.name AND o.number <> n.number)) AS is_revalued
       FROM compared AS c
-      WHERE CASE WHEN c.before IS NULL THEN c.published_as IS NOT NULL
+      WHERE CASE WHEN c.before IS NULL THEN coalesce(c.published_as, c.lost_as) IS NOT NULL
                  ELSE c.now IS DISTINCT FROM c.before - 'parent' OR c.parent IS DISTINCT FROM c.parent_before
-                   OR c.published_as IS DISTINCT FROM c.published_before OR c.object = ANY (named) END
+                   OR c.published_as IS DISTINCT FROM c.published_before OR c.lost_as IS DISTINCT FROM c.lost_before
+                   OR c.is_captured <> c.was_captured OR c.object = ANY (named) OR c.is_revalued END
       UNION ALL
       SELECT 'publication', coalesce(n.publication, b.object), b.after, n.state,
-             NULL, NULL, NULL, NULL, false, false, NULL, NULL
+             NULL, NULL, NULL, NULL, NULL, NULL, false, false, NULL, NULL, false
       FROM audit_cdc_internal.publication_states AS n
       FULL JOIN (SELECT DISTINCT ON (s.object) s.object, s.after FROM audit_cdc_internal.schema_changes AS s
                  WHERE s.object_type = 'publication' AND s.database_id = here
@@ -243,26 +293,26 @@ $$;
 -- The same as rows.
 CREATE FUNCTION audit_cdc_internal.as_differences(differences jsonb,
     OUT object_type text, OUT object oid, OUT before jsonb, OUT after jsonb, OUT parent oid,
-    OUT published_as oid, OUT published_before oid, OUT identity_index oid, OUT is_captured boolean,
-    OUT was_captured boolean, OUT wanted jsonb, OUT has_rows boolean)
+    OUT published_as oid, OUT published_before oid, OUT lost_as oid, OUT lost_before oid, OUT identity_index oid,
+    OUT is_captured boolean, OUT was_captured boolean, OUT wanted jsonb, OUT has_rows boolean, OUT is_revalued boolean)
   RETURNS SETOF record LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT d.* FROM jsonb_to_recordset(differences)
     AS d(object_type text, object oid, before jsonb, after jsonb, parent oid,
-         published_as oid, published_before oid, identity_index oid, is_captured boolean,
-         was_captured boolean, wanted jsonb, has_rows boolean);
+         published_as oid, published_before oid, lost_as oid, lost_before oid, identity_index oid, is_captured boolean,
+         was_captured boolean, wanted jsonb, has_rows boolean, is_revalued boolean);
 END;
 
 -- What C asks when a command has run; null: nothing is another.
-CREATE FUNCTION audit_cdc_internal.differences_after(event text, tag text) RETURNS text
+CREATE FUNCTION audit_cdc_internal.differences_after(event text, tag text, alters_types boolean) RETURNS text
   LANGUAGE plpgsql STABLE SET jit = off AS $$
 DECLARE
   touched record;
 BEGIN
-  SELECT * INTO touched FROM audit_cdc_internal.touched(event, tag);
+  SELECT * INTO touched FROM audit_cdc_internal.touched(event, tag, alters_types);
   IF touched.everything OR touched.tables IS NOT NULL OR touched.gone IS NOT NULL THEN
     RETURN audit_cdc_internal.schema_differences(
-      coalesce(touched.everything, false), touched.tables, touched.named, touched.gone)::text;
+      coalesce(touched.everything, false), touched.tables, touched.named, touched.gone, touched.revalued)::text;
   END IF;
   RETURN NULL;
 END

@@ -32,28 +32,45 @@ BEGIN ATOMIC
     JOIN audit_cdc_internal.gaps AS g ON g.database_id = d.id
     LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
     WHERE databases IS NULL OR d.id = ANY (databases)
+    UNION ALL
+    -- why capture cannot go on, before anybody has noted it
+    SELECT NULL, h.database_id, NULL, NULL, NULL, f.reason, f.read_to, f.read_to_time, NULL, NULL, f.detail, NULL,
+           NULL, h.database_id, d.before + (f.read_to - '0/0')
+    FROM audit_cdc_internal.capture_faults AS f CROSS JOIN audit_cdc_internal.here AS h
+    CROSS JOIN audit_cdc_internal.own_databases() AS o
+    CROSS JOIN LATERAL unnest(o.ids, o.positions_before) AS d(id, before)
+    WHERE d.id = h.database_id AND (databases IS NULL OR d.id = ANY (databases))
+      AND NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks)
   ), closings AS (
     SELECT c.gap_id, c.relation, c.closed_at, g.reason, g.database_id, c.complete_lsn - '0/0' + d.before AS complete_position
     FROM audit_cdc_internal.own_databases() AS o
     CROSS JOIN LATERAL unnest(o.ids, o.positions_before) AS d(id, before)
     JOIN audit_cdc_internal.gaps AS g ON g.database_id = d.id
     JOIN audit_cdc_internal.gap_closings AS c ON c.gap_id = g.id
+    UNION ALL
+    SELECT g.id, g.relation, x.dropped_at, g.reason, g.database_id, x.commit_lsn + d.before
+    FROM audit_cdc_internal.own_databases() AS o
+    CROSS JOIN LATERAL unnest(o.ids, o.positions_before) AS d(id, before)
+    JOIN audit_cdc_internal.gaps AS g ON g.database_id = d.id
+    JOIN audit_cdc_internal.gap_drops AS x ON x.gap_id = g.id
   )
   SELECT p.id, bool_or(NOT s.is_closed),
-         format('Gap %s (%s)%s is from %s to %s.', p.id, p.reason, ' of ' || quote_ident(p.table_schema) || '.' || quote_ident(p.table_name),
+         format('%s (%s)%s is from %s to %s.', coalesce('Gap ' || p.id, 'A gap that is not noted yet'), p.reason, ' of ' || quote_ident(p.table_schema) || '.' || quote_ident(p.table_name),
                 coalesce(p.from_time::text, p.from_lsn::text), coalesce(p.to_time::text, 'now'))
   FROM placed AS p
   CROSS JOIN LATERAL (SELECT n.name, to_regclass(n.name)::oid AS relation FROM unnest(coalesce(names, ARRAY[NULL])) AS n(name)) AS n
   CROSS JOIN LATERAL (
     -- a gap from before the database went on from another is closed by what closes the gap of that
-    SELECT CASE WHEN n.name IS NULL THEN NOT EXISTS (SELECT FROM @extschema@.audit_gaps AS v WHERE v.gap_id = p.id AND v.is_open)
+    SELECT CASE WHEN p.id IS NULL THEN false
+                WHEN n.name IS NULL THEN NOT EXISTS (SELECT FROM @extschema@.audit_gaps AS v WHERE v.gap_id = p.id AND v.is_open)
                 ELSE EXISTS (SELECT FROM closings AS c
                              WHERE (c.gap_id = p.id AND c.relation IN (n.relation, p.relation)
                                     OR p.database_id <> p.here AND c.database_id = p.here AND c.reason = 'continued' AND c.relation = n.relation)
                                AND (is_range OR (until IS NULL OR c.closed_at <= until) AND (until_position IS NULL OR c.complete_position <= until_position)))
            END AS is_closed) AS s
   WHERE (n.name IS NULL OR p.relation IS NULL OR p.relation = n.relation AND p.database_id = p.here OR quote_ident(p.table_schema) || '.' || quote_ident(p.table_name) = n.name)
-    AND (until IS NULL OR p.from_time IS NULL OR p.from_time < until) AND (until_position IS NULL OR p.from_position < until_position)
+    AND (until IS NULL OR p.from_time IS NULL OR p.from_time <= until)
+    AND (until_position IS NULL OR p.from_position <= until_position)
     AND (since IS NULL OR p.to_time IS NULL OR p.to_time > since)
     AND (is_range OR NOT s.is_closed)
   GROUP BY p.id, p.reason, p.table_schema, p.table_name, p.from_time, p.from_lsn, p.to_time;
@@ -64,7 +81,7 @@ END;
 CREATE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean, since timestamptz, until timestamptz, until_position bigint, is_range boolean)
   RETURNS SETOF audit_cdc_internal.doubt LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-  IF EXISTS (SELECT FROM audit_cdc_internal.gaps) THEN
+  IF EXISTS (SELECT FROM audit_cdc_internal.gaps) OR EXISTS (SELECT FROM audit_cdc_internal.capture_faults) THEN
     RETURN QUERY
     WITH gaps AS (
       SELECT g.*, row_number() OVER (PARTITION BY g.is_open ORDER BY g.gap_id DESC) AS place
@@ -90,6 +107,13 @@ BEGIN
                   AND (databases IS NULL OR r.database_id IS NULL OR r.database_id = ANY (databases))
                   -- whoever may deliver could say so of this database
                   AND NOT (r.origin = 'i' AND (coalesce(r.database_id = ANY (o.ids), false) OR coalesce(databases <@ o.ids, false))))
+  UNION ALL
+  SELECT true, 'changes of this table are logged under another name',
+         CASE WHEN s.published_as <> s.object THEN format('That is %s, of which it is a partition.', s.published_as::regclass)
+              ELSE 'Those are the names of its partitions.' END, 'Ask for that one.'
+  FROM unnest(names) AS n(name) CROSS JOIN audit_cdc_internal.last_schema('table', to_regclass(n.name)::oid) AS s
+  WHERE s.published_as IS NOT NULL AND NOT s.is_captured
+    AND (databases IS NULL OR audit_cdc_internal.this_database() ->> 'id' = ANY (databases))
   UNION ALL
   SELECT true, concat('the log has entries', CASE cardinality(names) WHEN 1 THEN ' of this table' END, ' that another database captured'),
          format('That is %s.', string_agg(c.described, '; ')),

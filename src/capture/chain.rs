@@ -11,7 +11,8 @@ thread_local! {
     static LINK: Statement = const { Statement::new(
         "SELECT (c.read_to - '0/0')::bigint, (s.confirmed_flush_lsn - '0/0')::bigint,
          (pg_current_wal_flush_lsn() - s.restart_lsn)::bigint,
-                EXISTS (SELECT FROM audit_cdc_internal.open_breaks), c.read_to_time, f.message, f.detail
+                EXISTS (SELECT FROM audit_cdc_internal.open_breaks), c.read_to_time, f.message, f.detail,
+                EXISTS (SELECT FROM audit_cdc_internal.unsettled_gaps)
          FROM audit_cdc_internal.captures AS c
          LEFT JOIN audit_cdc_internal.capture_faults AS f ON true
          LEFT JOIN pg_replication_slots AS s ON s.slot_name = c.slot AND f.reason IS NULL
@@ -36,6 +37,8 @@ pub struct Link {
     /// So far the server has to read to find that position.
     pub distance: u64,
     is_broken: bool,
+    /// DDL has ended gaps, and where they end is not known yet.
+    pub is_unsettled: bool,
     read_to_time: Option<TimestampWithTimeZone>,
 }
 
@@ -56,6 +59,7 @@ impl Link {
                             confirmed: position(2)?,
                             distance: position(3)?,
                             is_broken: row.get(4)? == Some(true),
+                            is_unsettled: row.get(8)? == Some(true),
                             read_to_time: row.get(5)?,
                         };
                         Ok((link, row.get::<String>(6)?, row.get::<String>(7)?))

@@ -1,7 +1,7 @@
 //! One pass: what is pending in the captured slot goes into the log. The caller commits, and then advances the slot.
 
 use super::chain::Link;
-use super::schema_changes::{note_positions, note_truncated_partitions};
+use super::schema_changes::{note_positions, note_truncated_partitions, settle_gaps};
 use super::slot::{Read, Slot};
 use crate::ingest::{capturing, make_months_ahead, take_captured};
 use crate::pg::{self, BuiltinOid, ErrorReport, Isolation, Pass, Statement};
@@ -63,10 +63,13 @@ fn pass(upto_nchanges: Option<i32>, is_asked: bool) -> Result<(i64, i64, bool), 
     let oldest = OLDEST.with(|oldest| oldest.read(Vec::new, |rows| rows.first().get_one::<i64>()));
     pg::flush_wal();
     let flushed = pg::flushed_lsn();
-    let (captured, read) = capturing(|isolation| take_pending(&slot, upto_nchanges, isolation))?;
+    let (captured, has_positions, read) = capturing(|isolation| take_pending(&slot, upto_nchanges, isolation))?;
     let is_complete = upto_nchanges.is_none_or(|upto| read.count < i64::from(upto));
     let reached = if is_complete { read.end_lsn.max(flushed) } else { read.end_lsn };
     let skipped_to = link.note_skipped(&slot, &read);
+    if has_positions || link.is_unsettled {
+        settle_gaps();
+    }
     let is_far = link.distance > FAR || reached > link.read_to.max(link.confirmed) + WORTH_A_NOTE;
     let mut read_to = link.read_to.min(reached);
     if captured > 0 || skipped_to.is_some() || is_asked || is_far || !is_complete {
@@ -90,11 +93,16 @@ fn pass(upto_nchanges: Option<i32>, is_asked: bool) -> Result<(i64, i64, bool), 
     Ok((captured, reached as i64, is_complete))
 }
 
-/// How many changes are new in the log, and what was read.
-fn take_pending(slot: &Slot, upto_nchanges: Option<i32>, isolation: Isolation) -> Result<(i64, Read), ErrorReport> {
-    let (mut captured, mut bytes) = (0, 0);
+/// How many changes are new in the log, whether places of DDL were found, and what was read.
+fn take_pending(
+    slot: &Slot,
+    upto_nchanges: Option<i32>,
+    isolation: Isolation,
+) -> Result<(i64, bool, Read), ErrorReport> {
+    let (mut captured, mut bytes, mut has_positions) = (0, 0, false);
     let mut waiting: Vec<Written> = Vec::new();
     let read = slot.read(upto_nchanges, |decoded| {
+        has_positions |= !decoded.schema_changes.is_empty();
         note_positions(&std::mem::take(&mut decoded.schema_changes));
         note_truncated_partitions(&std::mem::take(&mut decoded.truncated_partitions));
         bytes += Written::bytes(&decoded.changes);
@@ -105,7 +113,7 @@ fn take_pending(slot: &Slot, upto_nchanges: Option<i32>, isolation: Isolation) -
         }
     })?;
     captured += take_parts(&waiting, isolation);
-    Ok((captured, read))
+    Ok((captured, has_positions, read))
 }
 
 /// Changes that rules have caused go their own way.

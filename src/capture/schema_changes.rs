@@ -17,13 +17,15 @@ thread_local! {
         "SELECT audit_cdc_internal.record_schema_changes($1, $2::name, $3::jsonb)", &[TEXTOID, TEXTOID, TEXTOID]) };
 
     static POSITION: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6)
+        "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::xid[])
          ON CONFLICT DO NOTHING",
-        &[INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID]) };
+        &[INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID]) };
 
     static TRUNCATED: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.note_truncated_partition($1, $2, $3, $4)",
         &[BuiltinOid::OIDOID, TEXTOID, INT8OID, TIMESTAMPTZOID]) };
+
+    static SETTLE: Statement = const { Statement::new("SELECT audit_cdc_internal.settle_gaps()", &[]) };
 
     static REWRITE: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.record_rewrite($1)", &[BuiltinOid::OIDOID]) };
@@ -63,7 +65,7 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
 /// What is another now.
 fn differences(event: &Event) -> Result<Option<String>, ErrorReport> {
     let (name, tag) = (Arg::Value(event.name.as_str()), Arg::Value(event.tag.as_str()));
-    seen_by_all("audit_cdc_internal.differences_after", &[&name, &tag])
+    seen_by_all("audit_cdc_internal.differences_after", &[&name, &tag, &Arg::Value(event.alters_types)])
 }
 
 /// Calls a function that reads, as all others see it too. Not through SPI: in a transaction that has written, it
@@ -88,16 +90,18 @@ pub fn note_positions(found: &[SchemaChange]) {
         })
         .collect();
     store_large_annotations(&large);
-    for SchemaChange { id, commit_lsn, commit_idx, commit_time, annotations } in found {
+    for SchemaChange { id, commit_lsn, commit_idx, commit_time, annotations, beside } in found {
         let (annotations, large) = match annotations {
             None => (None, None),
             Some(Annotations::Text(text)) => (Some(&**text), None),
             Some(Annotations::Large(large)) => (large.lifted.as_deref(), Some(Uuid::from_bytes(large.id))),
         };
         let time = time(*commit_time);
+        let beside: Vec<_> = beside.iter().map(u32::to_string).collect();
+        let beside = format!("{{{}}}", beside.join(","));
         let arguments = || {
-            let (lsn, idx) = (*commit_lsn as i64, i64::from(*commit_idx));
-            vec![(*id).into(), lsn.into(), idx.into(), time.into(), annotations.into(), large.into()]
+            let (lsn, idx, beside) = (*commit_lsn as i64, i64::from(*commit_idx), beside.as_str());
+            vec![(*id).into(), lsn.into(), idx.into(), time.into(), annotations.into(), large.into(), beside.into()]
         };
         POSITION.with(|position| position.run(arguments, |_| Ok(())));
     }
@@ -112,6 +116,11 @@ pub fn note_truncated_partitions(found: &[TruncatedPartition]) {
         };
         TRUNCATED.with(|truncated| truncated.run(arguments, |_| Ok(())));
     }
+}
+
+/// Ends the gaps whose end is known by now.
+pub fn settle_gaps() {
+    SETTLE.with(|settle| settle.run(Vec::new, |_| Ok(())));
 }
 
 fn time(microseconds: i64) -> TimestampWithTimeZone {

@@ -1,6 +1,7 @@
 //! What an event trigger is told.
 
 use super::types::Call;
+use super::wal::elements;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -9,6 +10,8 @@ pub struct Event {
     pub name: String,
     /// Such as `ALTER TABLE`.
     pub tag: String,
+    /// Rows may say something else now that have a type that it alters, or the row type of a table.
+    pub alters_types: bool,
 }
 
 impl Call {
@@ -22,7 +25,33 @@ impl Call {
             }
             let data = context.cast::<pg_sys::EventTriggerData>();
             let text = |text| CStr::from_ptr(text).to_string_lossy().into_owned();
-            Some(Event { name: text((*data).event), tag: text(pg_sys::GetCommandTagName((*data).tag)) })
+            Some(Event {
+                name: text((*data).event),
+                tag: text(pg_sys::GetCommandTagName((*data).tag)),
+                alters_types: alters_types((*data).parsetree),
+            })
+        }
+    }
+}
+
+/// A label of an enum gets another name, or a row type other attributes.
+///
+/// # Safety
+///
+/// The command is null or a parse tree.
+unsafe fn alters_types(command: *mut pg_sys::Node) -> bool {
+    // SAFETY: a node is of the struct that its tag names.
+    unsafe {
+        match command.as_ref().map(|node| node.type_) {
+            Some(pg_sys::NodeTag::T_AlterEnumStmt) => !(*command.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null(),
+            Some(pg_sys::NodeTag::T_AlterTableStmt) => {
+                let is_of_attributes = |cell: &pg_sys::ListCell| {
+                    let subtype = (*cell.ptr_value.cast::<pg_sys::AlterTableCmd>()).subtype;
+                    [pg_sys::AlterTableType::AT_AddColumn, pg_sys::AlterTableType::AT_DropColumn].contains(&subtype)
+                };
+                elements((*command.cast::<pg_sys::AlterTableStmt>()).cmds).iter().any(is_of_attributes)
+            }
+            _ => false,
         }
     }
 }

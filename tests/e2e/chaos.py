@@ -236,6 +236,7 @@ class Chaos:
         self.change_each()
         until(lambda: not self.value("SELECT active FROM pg_replication_slots WHERE database = current_database()"))
         self.run(sql)
+        self.run("CHECKPOINT")  # a crash would bring the slot, and the changes, back
         self.setting("audit_cdc.capture_enabled", "on")
 
     def slot_advanced(self):

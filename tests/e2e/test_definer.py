@@ -37,7 +37,7 @@ GRANTED = {
     "advance_capture": "lets go of what this session's last committed pass has read, and of nothing else",
     "note_fault": "a gap, if the slot of the capture is not there or not to be read",
     "begin_to_stop": "what audit_capture_stop() begins with",
-    "end_capture": "what audit_capture_stop(discard_pending => true) does",
+    "end_capture": "what audit_capture_stop(discard_pending => true) does; what is not read then is said to be discarded",
     "capture_worker": "a process number that audit_capture_status() shows",
     "begin_backfill": "what audit_backfill() does",
     "backfill_stage": "what audit_backfill() does next",

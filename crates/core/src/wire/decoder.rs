@@ -72,6 +72,8 @@ pub struct SchemaChange {
     /// Microseconds since 2000-01-01.
     pub commit_time: i64,
     pub annotations: Option<Annotations<'static>>,
+    /// Other transactions that were open then, and had changes.
+    pub beside: Vec<u32>,
 }
 
 /// The end of a transaction.
@@ -138,7 +140,7 @@ impl<C: Catalog> Decoder<C> {
                 let Transaction { xid, is_of_a_rule, .. } = *self.transaction()?;
                 self.transaction()?.is_of_a_rule = is_of_a_rule || self.catalog.ran_rules(xid);
             }
-            Message::SchemaChange { idx, id } => {
+            Message::SchemaChange { idx, id, beside } => {
                 let transaction = self.transaction()?;
                 decoded.schema_changes.push(SchemaChange {
                     id,
@@ -146,6 +148,7 @@ impl<C: Catalog> Decoder<C> {
                     commit_idx: idx,
                     commit_time: transaction.commit_time,
                     annotations: transaction.annotations.clone(),
+                    beside,
                 });
             }
             Message::PartitionTruncated { root, partition } => {

@@ -112,7 +112,7 @@ fn a_change_its_place_and_its_commit() {
 #[test]
 fn what_comes_out_of_place_is_an_error() {
     let (begin, described, insert, commit) = (begin(), table(7, ReplicaIdentity::Default), insert(0, 7), commit());
-    let schema_change = written(|writer| writer.schema_change(0, 1));
+    let schema_change = written(|writer| writer.schema_change(0, 1, &[]));
     for stream in [&[&insert[..]][..], &[&begin, &insert], &[&described, &insert], &[&commit], &[&schema_change]] {
         assert_eq!(decoded(stream), Err(Failure::OutOfPlace));
     }
@@ -135,7 +135,7 @@ fn excluded_tables_are_passed_over() {
 fn a_schema_change_has_its_place_and_its_annotations() {
     let mut decoder = Decoder::new(Fixed);
     let mut decoded = Decoded::default();
-    let schema_change = |idx, id| written(|writer| writer.schema_change(idx, id));
+    let schema_change = |idx, id| written(|writer| writer.schema_change(idx, id, &[]));
     let clear = written(Writer::clear_annotations);
     let described = table(7, ReplicaIdentity::Full);
     for bytes in
@@ -285,7 +285,7 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
         Just(commit()),
         Just(written(|writer| writer.truncate(0, &[7]))),
         Just(written(|writer| writer.partition_truncated(7, "public.p"))),
-        Just(written(|writer| writer.schema_change(0, 1))),
+        Just(written(|writer| writer.schema_change(0, 1, &[]))),
         Just(written(|writer| writer.set_omitted_annotations(Omitted { bytes: 3, sha256: &[9; 32] }, b"{\xff"))),
         "\\PC{0,8}".prop_map(|content| annotation(&content)),
         relation,

@@ -86,6 +86,8 @@ pub enum Message<'a> {
     SchemaChange {
         idx: u32,
         id: i64,
+        /// Other transactions that were open when it was committed, and had changes.
+        beside: Vec<u32>,
     },
 }
 
@@ -226,12 +228,9 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             let (idx, relation, kind) = (rest.u32()?, rest.u32()?, rest.byte()?);
             Message::Delete { idx, relation, old: rest.old(kind)? }
         }
-        b'T' => {
-            let (idx, count) = (rest.u32()?, rest.u32()?);
-            Message::Truncate { idx, relations: (0..count).map(|_| rest.u32()).collect::<Result<_, _>>()? }
-        }
+        b'T' => Message::Truncate { idx: rest.u32()?, relations: rest.numbers()? },
         b'P' => Message::PartitionTruncated { root: rest.u32()?, partition: rest.string()? },
-        b'S' => Message::SchemaChange { idx: rest.u32()?, id: rest.u64()? as i64 },
+        b'S' => Message::SchemaChange { idx: rest.u32()?, id: rest.u64()? as i64, beside: rest.numbers()? },
         kind => return Err(Malformed::Unknown(kind)),
     };
     if rest.0.is_empty() { Ok(message) } else { Err(Malformed::TooLong) }
@@ -268,6 +267,10 @@ impl<'a> Bytes<'a> {
 
     fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(|bytes| u64::from_be_bytes(*bytes))
+    }
+
+    fn numbers(&mut self) -> Result<Vec<u32>, Malformed> {
+        (0..self.u32()?).map(|_| self.u32()).collect()
     }
 
     /// Up to and without a zero byte.

@@ -99,18 +99,15 @@ impl Writer {
     }
 
     pub fn truncate(&mut self, idx: u32, relations: &[u32]) {
-        self.start(b'T').u32(idx).u32(relations.len() as u32);
-        for relation in relations {
-            self.u32(*relation);
-        }
+        self.start(b'T').u32(idx).numbers(relations);
     }
 
     pub fn partition_truncated(&mut self, root: u32, partition: &str) {
         self.start(b'P').u32(root).string(partition);
     }
 
-    pub fn schema_change(&mut self, idx: u32, id: i64) {
-        self.start(b'S').u32(idx).u64(id as u64);
+    pub fn schema_change(&mut self, idx: u32, id: i64, beside: &[u32]) {
+        self.start(b'S').u32(idx).u64(id as u64).numbers(beside);
     }
 
     /// So many values follow.
@@ -172,6 +169,13 @@ impl Writer {
     /// A table has at most 1,600 columns.
     fn count(&mut self, count: usize) {
         self.u16(count as u16);
+    }
+
+    fn numbers(&mut self, numbers: &[u32]) {
+        self.u32(numbers.len() as u32);
+        for number in numbers {
+            self.u32(*number);
+        }
     }
 
     fn string(&mut self, text: &str) -> &mut Self {
@@ -301,7 +305,7 @@ mod tests {
                 |w| w.partition_truncated(7, "public.p1"),
                 Message::PartitionTruncated { root: 7, partition: "public.p1" },
             ),
-            (|w| w.schema_change(4, -8), Message::SchemaChange { idx: 4, id: -8 }),
+            (|w| w.schema_change(4, -8, &[9]), Message::SchemaChange { idx: 4, id: -8, beside: vec![9] }),
         ];
         for (write, expected) in cases {
             assert_eq!(message(&written(write)), Ok(expected));

@@ -3,8 +3,10 @@
 //! Plugins").
 //!
 //! `tables` holds what is known of tables, `describe` finds it out, `publication` and `filter` tell what of it is
-//! published, `row`, `output_function` and `varlena` write rows, `output` sends messages.
+//! published, `beside` which transactions are open, `row`, `output_function` and `varlena` write rows, `output` sends
+//! messages.
 
+mod beside;
 mod describe;
 mod filter;
 mod output;
@@ -14,6 +16,7 @@ mod row;
 mod tables;
 mod varlena;
 
+use beside::open_beside;
 use describe::partition_itself;
 use output::{Output, Stream};
 use pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_INSERT;
@@ -189,7 +192,8 @@ impl Plugin {
             }
             Table::SchemaChanges if action == REORDER_BUFFER_CHANGE_INSERT => {
                 if let Some(id) = new.of_tuple(tuple(tuples.newtuple), relation).and_then(|new| new.bigint(0)) {
-                    output.send(stream, |writer| writer.schema_change(idx, id));
+                    let beside = open_beside(stream);
+                    output.send(stream, |writer| writer.schema_change(idx, id, &beside));
                 }
             }
             Table::SchemaChanges | Table::OfTheLog | Table::Unpublished => {}
@@ -243,7 +247,7 @@ fn tuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
     tuple
 }
 
-fn elements<'a>(list: *mut pg_sys::List) -> &'a [pg_sys::ListCell] {
+pub(in crate::pg) fn elements<'a>(list: *mut pg_sys::List) -> &'a [pg_sys::ListCell] {
     if list.is_null() {
         return &[];
     }
