@@ -113,9 +113,12 @@ def test_annotating_where_the_extension_is_not(empty):
 
 def test_commands_exist():
     makefile = (TOP / "Makefile").read_text()
-    commands = re.findall(r"make (\w+)", "".join(text for kind, text in all_blocks() if kind == "sh"))
+    scripts = "".join(text for kind, text in all_blocks() if kind == "sh")
+    commands = re.findall(r"make (\w+)", scripts)
     assert {"demo", "test", "install"} <= set(commands)
     assert all(re.search(rf"^{command}:", makefile, re.M) for command in commands)
+    files = re.findall(r"(?:--path|-m 644|-f) ([\w/@.-]+)", scripts)
+    assert len(files) >= 3 and [file for file in files if not (TOP / file).exists()] == []
 
 
 def test_every_function_column_and_setting_is_documented(db):
