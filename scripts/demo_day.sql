@@ -17,7 +17,8 @@ COMMIT;
 
 \connect
 BEGIN;
-SELECT audit_annotate(username => 'grace', source => 'web', request_id => 'req-4711', metadata => '{"reason": "checkout"}');
+SELECT audit_annotate(username => 'grace', source => 'web', request_id => 'req-4711',
+                      metadata => '{"reason": "checkout"}');
 INSERT INTO orders (customer_id, total, ship_to) VALUES (1, 68.90, '4 Elm Street');
 INSERT INTO order_lines VALUES (1001, 1, 'KETTLE', 1, 39.90), (1001, 2, 'BEANS-1KG', 2, 14.50);
 COMMIT;
@@ -37,7 +38,8 @@ COMMIT;
 
 \connect
 BEGIN;
-SELECT audit_annotate(username => 'alan', source => 'web', request_id => 'req-4718', metadata => '{"reason": "checkout"}');
+SELECT audit_annotate(username => 'alan', source => 'web', request_id => 'req-4718',
+                      metadata => '{"reason": "checkout"}');
 INSERT INTO orders (customer_id, total, ship_to) VALUES (2, 8.90, '7 Mill Lane');
 INSERT INTO order_lines VALUES (1002, 1, 'GRINDER', 1, 8.90);
 DELETE FROM carts WHERE customer_id = 2;
@@ -99,7 +101,8 @@ BEGIN
   RAISE EXCEPTION 'not captured within 10 seconds' USING DETAIL = (SELECT last_error FROM audit_capture_status());
 END
 $$;
-SELECT format('%s changes of %s transactions are in the log, the last one %s ms after its commit', count(*), count(DISTINCT commit_lsn),
+SELECT format('%s changes of %s transactions are in the log, the last one %s ms after its commit',
+              count(*), count(DISTINCT commit_lsn),
               round(1000 * extract(epoch FROM clock_timestamp() - max(commit_timestamp)))) AS told
 FROM audit_logs \gset
 \o

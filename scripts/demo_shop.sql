@@ -1,3 +1,4 @@
+-- The shop of scripts/demo: its tables, capture, and what is filled from the log.
 CREATE TABLE customers (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   name text NOT NULL,
@@ -62,12 +63,15 @@ CREATE INDEX ON activity_feed (customer_id, happened_at);
 SELECT audit_exclude_table('activity_feed', 'filled from the log');
 SELECT audit_create_projection('activity_feed', $$
   SELECT l.commit_timestamp AS happened_at, o.customer_id, actor,
-         format('%s %s order %s', actor, CASE l.action WHEN 'insert' THEN 'placed' WHEN 'update' THEN 'changed' ELSE 'deleted' END, o.id)
-           || coalesce((SELECT ': ' || string_agg(format('%s is now %s', key, n.value), ', ' ORDER BY key)
-                        FROM jsonb_object_keys(l.old_values) AS key JOIN jsonb_each_text(l.new_values) AS n USING (key)), '') AS description,
+         format('%s %s order %s', actor, done, o.id) || coalesce(
+           (SELECT ': ' || string_agg(format('%s is now %s', key, n.value), ', ' ORDER BY key)
+            FROM jsonb_object_keys(l.old_values) AS key
+            JOIN jsonb_each_text(l.new_values) AS n USING (key)), '') AS description,
          l.metadata ->> 'reason' AS reason
   FROM audit_new_logs AS l
   CROSS JOIN LATERAL audit_row(NULL::orders, coalesce(l.new_values, l.old_values)) AS o
-  CROSS JOIN LATERAL (SELECT coalesce(l.username, 'somebody') AS actor) AS who
+  CROSS JOIN LATERAL (
+    SELECT coalesce(l.username, 'somebody') AS actor,
+           CASE l.action WHEN 'insert' THEN 'placed' WHEN 'update' THEN 'changed' ELSE 'deleted' END AS done) AS who
   WHERE l.table_name = 'orders' AND l.action IN ('insert', 'update', 'delete')
 $$);

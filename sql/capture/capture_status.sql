@@ -1,11 +1,12 @@
 -- How far capture is, and whether it goes on.
 
 CREATE FUNCTION @extschema@.audit_capture_status(
-    OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint, OUT lag_seconds double precision,
-    OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint, OUT changes_per_second double precision,
-    OUT retained_bytes bigint, OUT started_at timestamptz, OUT last_error text, OUT last_error_sqlstate text,
-    OUT last_error_at timestamptz, OUT open_gaps bigint)
-  RETURNS SETOF record LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
+    OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint,
+    OUT lag_seconds double precision, OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint,
+    OUT changes_per_second double precision, OUT retained_bytes bigint, OUT started_at timestamptz,
+    OUT last_error text, OUT last_error_sqlstate text, OUT last_error_at timestamptz, OUT open_gaps bigint)
+  RETURNS SETOF record
+  LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   SELECT c.publication, c.slot, w.pid, l.bytes,
          CASE WHEN fault.reason IS NOT NULL THEN 'Infinity'
@@ -41,4 +42,11 @@ BEGIN ATOMIC
                      WHERE f.failed_at > coalesce(c.last_error_at, '-infinity')) AS unnoted ON true;
 END;
 COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
-'The capture of this database, one row; none: nothing is captured. worker_pid: null without a worker. lag_bytes: WAL, of all databases, that was not looked through yet; null: capture cannot go on. lag_seconds: so old is at most what is committed and not captured, also during a long pass, a wait or a failure; Infinity: capture cannot go on, and last_error tells why; null on a standby, where it is not known. last_commit: of the last captured transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL that the server keeps for the slot. last_error: that there is no such publication, or the last failure of a worker, with its SQLSTATE and time; it tries again. open_gaps: rows of audit_gaps that no backfill has closed. It works on a standby.';
+  'The capture of this database, one row; none: nothing is captured. worker_pid: null without a worker. lag_bytes: '
+  'WAL, of all databases, that was not looked through yet; null: capture cannot go on. lag_seconds: so old is at '
+  'most what is committed and not captured, also during a long pass, a wait or a failure; Infinity: capture cannot '
+  'go on, and last_error tells why; null on a standby, where it is not known. last_commit: of the last captured '
+  'transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL '
+  'that the server keeps for the slot. last_error: that there is no such publication, or the last failure of a '
+  'worker, with its SQLSTATE and time; it tries again. open_gaps: rows of audit_gaps that no backfill has closed. It '
+  'works on a standby.';

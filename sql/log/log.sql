@@ -17,8 +17,9 @@
 
 CREATE TYPE audit_cdc_internal.action AS ENUM ('insert', 'update', 'delete', 'read', 'truncate', 'complete');
 
--- Numbers. pg_write_all_data may set any sequence, back or to its end, and PostgreSQL asks nobody. So a number that does not follow
--- those that are there is not taken: the sequence goes on after them. Of the log itself src/ingest/numbers.rs sees to that.
+-- Numbers. pg_write_all_data may set any sequence, back or to its end, and PostgreSQL asks nobody. So a number that
+-- does not follow those that are there is not taken: the sequence goes on after them. Of the log itself
+-- src/ingest/numbers.rs sees to that.
 CREATE FUNCTION audit_cdc_internal.next_number(relation text) RETURNS bigint
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -1,10 +1,10 @@
 -- Projections: tables of the user's own, filled from the log by a query, in the transaction of the ingest.
 --
 -- * Every step of audit_ingest feeds its new entries to each enabled projection. Before it stores anything it takes
---   its lock on the log, and only then looks which projections there are. So whoever holds the log
---   IN SHARE MODE knows that every entry is committed, and that the next ingest will see what is changed here.
--- * Who fills a projection anew has it locked alone (src/pg/log/lock.rs); ingest then notes its entries here, as waiting,
---   and goes on. The end of the filling takes them in. If it is interrupted, the next ingest does.
+--   its lock on the log, and only then looks which projections there are. So whoever holds the log IN SHARE MODE
+--   knows that every entry is committed, and that the next ingest will see what is changed here.
+-- * Who fills a projection anew has it locked alone (src/pg/log/lock.rs); ingest then notes its entries here, as
+--   waiting, and goes on. The end of the filling takes them in. If it is interrupted, the next ingest does.
 -- * Rules are kept as text, so that they never stand in the way of ALTER TABLE; they run with the rights of their
 --   owner and under the settings that hold where they were made.
 

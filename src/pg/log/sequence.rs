@@ -1,3 +1,5 @@
+//! Numbers that the log takes from its sequences.
+
 use pgrx::{direct_function_call, pg_sys};
 use std::ffi::CStr;
 
