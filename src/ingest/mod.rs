@@ -5,44 +5,34 @@
 //! for each other and never deadlock. (A retry meets its rejects in its own order; against a redelivery of the same
 //! messages it may be cancelled with 40P01.)
 
+mod counts;
 mod delivery;
+mod entry;
 mod large;
 mod limits;
-mod log;
 mod month;
 mod names;
 mod numbers;
+mod partitions;
 mod rejects;
 mod retry;
 mod sources;
+mod spelling;
 mod store;
 mod take;
+mod tally;
 
 use crate::pg::{ErrorReport, pinned};
 use crate::settings::{OnReject, on_reject};
+use counts::Counts;
 use delivery::Delivery;
 use limits::Limits;
 use pgrx::prelude::*;
 use take::{Taken, take};
 
 pub use large::{LargeAnnotations, store as store_large_annotations};
-pub use log::make_months_ahead;
+pub use partitions::make_months_ahead;
 pub use take::{capturing, take_captured};
-
-/// What became of the messages of one call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    inserted: i64,
-    duplicates: i64,
-    rejected: i64,
-}
-
-impl Counts {
-    fn row(self) -> TableIterator<'static, (i64, i64, i64, i64)> {
-        let received = self.inserted + self.duplicates + self.rejected;
-        TableIterator::once((received, self.inserted, self.duplicates, self.rejected))
-    }
-}
 
 // The planner settings hold plans to the indexes and keep them across calls, perhaps from when the log was empty. A
 // plan of a few rows is never worth compiling.

@@ -1,6 +1,6 @@
 //! What was set aside, tried again.
 
-use super::Counts;
+use super::counts::Counts;
 use super::delivery::Delivery;
 use super::limits::Limits;
 use super::rejects::set_aside;

@@ -1,6 +1,6 @@
 //! Entries that are not in the log yet go into its partitions.
 
-use super::log::{Entry, record_id, record_pks};
+use super::entry::{Entry, record_id, record_pks};
 use super::month::months;
 use super::numbers::Numbers;
 use crate::pg::{ErrorReport, Found, Partition, Value, with_partition};

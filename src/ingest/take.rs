@@ -1,15 +1,21 @@
 //! One body: understood, ordered, stored.
 
-use super::Counts;
+use super::counts::Counts;
 use super::delivery::Delivery;
+use super::entry::Entry;
 use super::large;
 use super::limits::{too_many_months, too_many_tables};
-use super::log::{self, Entry};
 use super::month::Month;
 use super::names::{self, AuditedTable};
+use super::partitions::ensure_partitions;
 use super::rejects::{Rejected, refusal, set_aside};
+use super::spelling::{image_digests, keep_record_keys};
 use super::store::{self, Stored};
-use crate::pg::{Isolation, at_once_or_isolated, check_for_interrupts, isolated, keep_freed_memory, snapshot_is_fixed};
+use super::tally::tally;
+use crate::pg::{
+    Isolation, Statement, at_once_or_isolated, check_for_interrupts, isolated, keep_freed_memory, lock_log,
+    snapshot_is_fixed,
+};
 use crate::projection::{self, Projection};
 use audit_core::Reject;
 use audit_core::SqlState;
@@ -20,6 +26,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// At most so much is stored in one subtransaction: its memory is freed before the next.
 const CHUNK_MESSAGES: usize = 1_000;
 const CHUNK_BYTES: usize = 8 << 20;
+
+thread_local! {
+    static UNCHANGED: Statement = const { Statement::new(
+        "SELECT FROM audit_cdc_internal.ingest_reads FOR SHARE", &[]) };
+}
 
 pub struct Taken<'a> {
     pub counts: Counts,
@@ -121,13 +132,13 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
         return Taken { counts: Counts::default(), rejected };
     }
     keep_freed_memory();
-    log::lock();
+    lock();
     let large_annotations = large::large_annotations(&mut changes);
     let tables = names::audited_tables(&changes, delivery.limits);
     large::store(&large_annotations);
     let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
     waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
-    let refused = log::ensure_partitions(&waiting, delivery.limits);
+    let refused = ensure_partitions(&waiting, delivery.limits);
     if !refused.is_empty() {
         waiting.retain(|entry| {
             let has_month = !refused.contains(&Month::of(entry.change.commit_microseconds));
@@ -137,7 +148,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
             has_month
         });
     }
-    log::keep_record_keys(&waiting);
+    keep_record_keys(&waiting);
     let projections = if waiting.is_empty() { Vec::new() } else { projection::active(delivery.is_of_a_rule) };
     let mut all = Stored::default();
     while !waiting.is_empty() {
@@ -161,9 +172,17 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
         }
         rejected.extend(refused.into_values().flatten().map(|(change, reject)| Rejected::change(change, reject)));
     }
-    log::tally(&all);
+    tally(&all);
     let counts = Counts { inserted: all.inserted(), duplicates: all.duplicates, rejected: 0 };
     Taken { counts, rejected }
+}
+
+/// What ingest reads besides the log (projections, key types) does not change from here until the transaction ends.
+fn lock() {
+    lock_log();
+    if snapshot_is_fixed() {
+        UNCHANGED.with(|unchanged| unchanged.run(Vec::new, |_| Ok(())));
+    }
 }
 
 /// The identity of a read needs its image as PostgreSQL reads it, so that spelling does not matter.
@@ -194,7 +213,7 @@ fn identified<'c, 'a>(
             reads,
             &refusal,
             &mut |reads| {
-                reads.iter().copied().zip(log::image_digests(reads.iter().map(|(read, _)| *read))).collect::<Vec<_>>()
+                reads.iter().copied().zip(image_digests(reads.iter().map(|(read, _)| *read))).collect::<Vec<_>>()
             },
             &mut digests,
             &mut |(read, _), reject| rejected.push(Rejected::change(read, reject)),

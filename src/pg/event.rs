@@ -1,7 +1,7 @@
 //! What an event trigger is told.
 
+use super::list::elements;
 use super::types::Call;
-use super::wal::elements;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 

@@ -1,7 +1,8 @@
 //! New entries, and those that waited, on their way to the projections.
 
-use super::fill::last_log_id;
 use super::run::{LONGEST_LOCK, Patience, Projection, Taken, is_passing, judge, run_text};
+use super::settle::{is_filled_here, last_log_id};
+use super::unprojected::{ids, note_refused, note_waiting};
 use crate::pg::{
     BuiltinOid, LogRow, Statement, lock_table, log_rows, never_had_rows, notice_new_tables, return_fed_rows,
     rolled_back, subtransaction, try_keep_schema_name, try_lock_table, try_share_projection, with_settings,
@@ -9,12 +10,10 @@ use crate::pg::{
 use crate::settings::rule_timeout;
 use audit_core::Reject;
 use audit_core::SqlState;
-use pgrx::Uuid;
 use pgrx::prelude::*;
-use std::cell::RefCell;
 use std::time::Instant;
 
-use BuiltinOid::{INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID};
+use BuiltinOid::{INT4OID, INT8ARRAYOID, INT8OID};
 
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.new_log() RETURNS SETOF audit_cdc_internal.log
   LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["log"])]
@@ -32,20 +31,6 @@ thread_local! {
     static ACTIVE: Statement = const { Statement::new(
         "SELECT * FROM audit_cdc_internal.runnable_projections WHERE fed_to IS NULL ORDER BY id", &[]) };
 
-    static WAIT: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.unprojected (projection, log_id, commit_timestamp, identity)
-         SELECT $1, n.* FROM unnest($2, $3, $4) AS n", &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID]) };
-
-    static REFUSED: Statement = const { Statement::new(
-        "INSERT INTO audit_cdc_internal.unprojected AS u (projection, log_id, commit_timestamp, identity, sqlstate,
-         reason)
-         SELECT $1, n.* FROM unnest($2, $3, $4, $5, $6) AS n
-         ON CONFLICT ON CONSTRAINT unprojected_pkey DO UPDATE
-           SET sqlstate = excluded.sqlstate, reason = excluded.reason,
-           retries = u.retries + (u.sqlstate IS NOT NULL)::integer,
-               last_retried_at = CASE WHEN u.sqlstate IS NOT NULL THEN now() END",
-        &[INT4OID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID]) };
-
     static REACHED: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND log_id = ANY ($2)",
         &[INT4OID, INT8ARRAYOID]) };
@@ -61,9 +46,6 @@ thread_local! {
 
     static FAILED: Statement = const { Statement::new(
         concat!("SELECT l.* FROM (", unprojected!("true"), entries_of!()), &[INT4OID, INT8OID, INT8OID]) };
-
-    /// What this session fills: its own locks do not keep it away.
-    static FILLING: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
 }
 
 macro_rules! not_found {
@@ -112,7 +94,7 @@ pub fn active(is_of_a_rule: bool) -> Vec<Projection> {
     let mut active = ACTIVE.with(|active| active.run(Vec::new, Projection::read_all));
     for projection in &mut active {
         projection.is_looping = is_of_a_rule;
-        let is_filled_here = FILLING.with(|filling| filling.borrow().contains(&projection.id));
+        let is_filled_here = is_filled_here(projection.id);
         projection.is_free =
             !is_filled_here && locked.contains(&projection.target) && try_share_projection(projection.id);
         let may_catch_up = projection.is_free && projection.is_waiting && !projection.is_slow.get();
@@ -122,19 +104,6 @@ pub fn active(is_of_a_rule: bool) -> Vec<Projection> {
         }
     }
     active
-}
-
-/// Runs `work`, in which what this session stores waits for `projection`.
-pub fn while_filling<T>(projection: i32, work: impl FnOnce() -> T) -> T {
-    struct Filling;
-    impl Drop for Filling {
-        fn drop(&mut self) {
-            FILLING.with(|filling| filling.borrow_mut().pop());
-        }
-    }
-    FILLING.with(|filling| filling.borrow_mut().push(projection));
-    let _until_the_end = Filling;
-    work()
 }
 
 /// Feeds new entries to each of `projections`.
@@ -226,50 +195,4 @@ fn forget_gone(projection: &Projection) {
     rolled_back(|| run_text("LOCK TABLE ONLY audit_cdc_internal.log IN SHARE UPDATE EXCLUSIVE MODE"));
     notice_new_tables();
     GONE.with(|gone| gone.run(|| vec![projection.id.into(), not_found.into()], |_| Ok(())));
-}
-
-fn note_waiting(projection: &Projection, entries: &[LogRow]) {
-    if !entries.is_empty() {
-        WAIT.with(|wait| {
-            wait.run(
-                || vec![projection.id.into(), ids(entries).into(), times(entries).into(), identities(entries).into()],
-                |_| Ok(()),
-            );
-        });
-    }
-}
-
-/// Notes the entries that the rule could not take.
-pub fn note_refused(projection: &Projection, refused: Vec<(LogRow, Reject)>) {
-    if refused.is_empty() {
-        return;
-    }
-    let (entries, rejects): (Vec<LogRow>, Vec<Reject>) = refused.into_iter().unzip();
-    REFUSED.with(|statement| {
-        statement.run(
-            || {
-                vec![
-                    projection.id.into(),
-                    ids(&entries).into(),
-                    times(&entries).into(),
-                    identities(&entries).into(),
-                    rejects.iter().map(|reject| reject.sqlstate.as_str()).collect::<Vec<_>>().into(),
-                    rejects.iter().map(|reject| reject.reason.as_ref()).collect::<Vec<_>>().into(),
-                ]
-            },
-            |_| Ok(()),
-        );
-    });
-}
-
-fn ids(entries: &[LogRow]) -> Vec<i64> {
-    entries.iter().map(|entry| entry.id).collect()
-}
-
-fn times(entries: &[LogRow]) -> Vec<TimestampWithTimeZone> {
-    entries.iter().map(|entry| entry.commit_timestamp).collect()
-}
-
-fn identities(entries: &[LogRow]) -> Vec<Uuid> {
-    entries.iter().map(|entry| Uuid::from_bytes(entry.identity)).collect()
 }

@@ -1,7 +1,8 @@
 //! Filling a projection from the log while ingest goes on.
 
-use super::feed::{note_refused, while_filling};
-use super::run::{Patience, Projection, run_text};
+use super::run::{Patience, Projection};
+use super::settle::{number, settle, while_filling};
+use super::unprojected::note_refused;
 use crate::pg::{BuiltinOid, Cursor, Statement, rolled_back, show_progress, with_progress};
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -22,18 +23,6 @@ thread_local! {
     static WAITED: Statement = const { Statement::new(
         "DELETE FROM audit_cdc_internal.unprojected WHERE projection = $1 AND sqlstate IS NULL",
         &[BuiltinOid::INT4OID]) };
-
-    static LAST_ID: Statement = const { Statement::new("SELECT audit_cdc_internal.last_log_id()", &[]) };
-}
-
-/// Until the transaction ends nothing is stored, and all that was is committed. Returns the last entry's id.
-pub fn settle() -> i64 {
-    run_text("LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE");
-    last_log_id()
-}
-
-pub fn last_log_id() -> i64 {
-    number(&LAST_ID)
 }
 
 /// Feeds every entry after `after`, in the order of commits as far as they are there when it begins, and then what
@@ -102,8 +91,4 @@ impl Filling<'_> {
     fn show(&self) {
         show_progress(self.projection.target, self.done, self.total.max(1));
     }
-}
-
-fn number(statement: &'static std::thread::LocalKey<Statement>) -> i64 {
-    statement.with(|statement| statement.run(Vec::new, |rows| Ok(rows.first().get_one()?.unwrap_or(0))))
 }

@@ -2,9 +2,10 @@
 //! as its owner.
 
 use super::feed::catch_up;
-use super::fill::{fill, settle};
+use super::fill::fill;
 use super::rule;
 use super::run::Projection;
+use super::settle::settle;
 use crate::capture::exclude_new_table;
 use crate::pg::{
     ErrorReport, Meaning, Statement, Strangers, as_extension, current_user, lock_projection, lock_schema_name,

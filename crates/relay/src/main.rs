@@ -15,6 +15,8 @@ mod check;
 mod config;
 mod database;
 mod metrics;
+mod relay;
+mod run;
 mod service;
 mod source;
 mod stop;
@@ -49,7 +51,7 @@ async fn relay(command: Command) -> ExitCode {
     log(common);
     let done = match &command {
         Command::Check { source } => check::check(source).await,
-        Command::Run(source) => source::run(source).await,
+        Command::Run(source) => run::run(source).await,
     };
     match done {
         Ok(code) => code,

@@ -2,7 +2,7 @@
 
 use crate::database::Database;
 use crate::metrics::Metrics;
-use crate::source::Relay;
+use crate::relay::Relay;
 use anyhow::Context;
 use axum::Router;
 use axum::http::{StatusCode, header};

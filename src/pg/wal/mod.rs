@@ -8,8 +8,6 @@ mod position;
 mod slot;
 mod worker;
 
-pub(super) use plugin::elements;
-
 pub use board::{desk, is_preloaded};
 pub use moment::{Moment, wait_for_commits};
 pub use new_slot::new_slot;

@@ -1,7 +1,6 @@
 //! The configuration file gives options other defaults: so flags and environment go before it, and every rule for a
 //! value holds for it too.
 
-use super::SECTIONS;
 use clap::Command;
 use clap::error::ErrorKind;
 use std::collections::BTreeSet;
@@ -24,7 +23,8 @@ pub fn path(arguments: &[OsString]) -> Option<PathBuf> {
     std::env::var_os("AUDIT_RELAY_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-pub fn apply(mut command: Command, path: &Path) -> Result<Command, clap::Error> {
+/// `known_sections` may be there, whatever is in them.
+pub fn apply(mut command: Command, path: &Path, known_sections: &[&str]) -> Result<Command, clap::Error> {
     let complain = |command: &mut Command, what: String| {
         command.error(ErrorKind::InvalidValue, format!("configuration file {}: {what}", path.display()))
     };
@@ -37,7 +37,7 @@ pub fn apply(mut command: Command, path: &Path) -> Result<Command, clap::Error> 
     let mut known = BTreeSet::new();
     command = with_defaults(command, &top, &sections, &mut known);
     for (name, section) in &sections {
-        if !SECTIONS.contains(&name.as_str()) {
+        if !known_sections.contains(&name.as_str()) {
             return Err(complain(&mut command, format!("no source is called \"{name}\"")));
         }
         let compiled = command.find_subcommand(name).is_some();

@@ -1,6 +1,7 @@
 //! What the command line, the environment and a file make of the configuration.
 
 use super::*;
+use std::path::PathBuf;
 
 fn read(arguments: &str) -> Result<Source, String> {
     let arguments = arguments.split_whitespace().map(Into::into).collect();

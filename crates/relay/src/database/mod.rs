@@ -1,11 +1,12 @@
 //! The audit database: `audit_ingest`, one call a transaction, over connections of which each belongs to one
-//! [`Writer`].
+//! [`Writer`](writer::Writer).
 
+mod counts;
 mod failure;
 mod writer;
 
+pub use counts::Counts;
 pub use failure::Failure;
-pub use writer::Writer;
 
 use crate::config::{Common, PARAMETERS};
 use crate::metrics::Metrics;
@@ -31,14 +32,6 @@ pub struct Database {
     options: PgConnectOptions,
     call_timeout: Duration,
     metrics: Arc<Metrics>,
-}
-
-/// What became of the messages of one call, as audit_ingest tells.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    pub inserted: u64,
-    pub duplicates: u64,
-    pub rejected: u64,
 }
 
 /// What would be passed over in silence is refused. The messages name no value: it may be a password.
@@ -86,9 +79,5 @@ impl Database {
         let row = sqlx::query(FIND).fetch_optional(connection).await?;
         let row = row.ok_or_else(|| Failure::away("the extension audit_cdc is not installed in this database"))?;
         Ok((row.try_get("schema")?, row.try_get("version")?))
-    }
-
-    pub fn writer(self: &Arc<Self>) -> Writer {
-        Writer::new(self.clone())
     }
 }

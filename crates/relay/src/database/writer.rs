@@ -33,11 +33,13 @@ const PROBE: &str =
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_extension e ON e.extnamespace = p.pronamespace
   WHERE e.extname = 'audit_cdc' AND p.proname = $1 AND p.pronargs = 1 AND p.proargtypes[0] = 'text[]'::regtype";
 
-impl Writer {
-    pub fn new(database: Arc<Database>) -> Self {
-        Self { database, session: None }
+impl Database {
+    pub fn writer(self: &Arc<Self>) -> Writer {
+        Writer { database: self.clone(), session: None }
     }
+}
 
+impl Writer {
     /// Hands bodies over until they are stored, however long the database is away. Tells of each body whether it was
     /// taken; `None` if it was told to stop before: then nobody knows.
     pub async fn store(&mut self, bodies: &[&str], stop: &Stop) -> Option<Vec<bool>> {

@@ -1,9 +1,9 @@
 //! Files of JSON lines, each a body: a message, or a whole batch. For replays and recovery; running it again does
 //! no harm.
 
-use super::Relay;
 use crate::batch::gather;
 use crate::body;
+use crate::relay::Relay;
 use anyhow::Context;
 use clap::Args;
 use futures_util::future::{join, join_all};

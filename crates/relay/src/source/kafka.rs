@@ -3,10 +3,10 @@
 //! A member reads its partitions in order and stores batch after batch, so whatever stands before an offset that it
 //! commits is stored. A rebalance may make another member read messages again; never is one passed over.
 
-use super::Relay;
 use crate::batch::gather;
 use crate::body;
 use crate::config::Secret;
+use crate::relay::Relay;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use futures_util::future::join_all;

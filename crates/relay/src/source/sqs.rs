@@ -1,9 +1,9 @@
 //! Amazon SQS: long poll, store, delete. While the database keeps a batch waiting, its messages stay invisible to
 //! others.
 
-use super::Relay;
 use crate::body;
 use crate::config::positive;
+use crate::relay::Relay;
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_sqs::Client;

@@ -2,9 +2,9 @@
 //!
 //! Source: `lib/sequin_web/controllers/pull_controller.ex` and `router.ex` of sequinstream/sequin.
 
-use super::Relay;
 use crate::body;
 use crate::config::{Secret, positive};
+use crate::relay::Relay;
 use anyhow::{Context, bail};
 use clap::Args;
 use futures_util::future::join_all;

@@ -1,9 +1,9 @@
 //! Sequin's webhook sink: a POST is answered with 204 once its body is committed, and with 503 in time for Sequin
 //! to deliver it again. Bodies that wait at the same time share a call.
 
-use super::Relay;
 use crate::batch::gather;
 use crate::config::{Secret, positive};
+use crate::relay::Relay;
 use crate::{body, service};
 use anyhow::{Context, ensure};
 use axum::Router;

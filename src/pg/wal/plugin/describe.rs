@@ -1,10 +1,12 @@
 //! A table as it was at the change.
 
 use super::filter::RowFilter;
+use super::memory::new_memory;
 use super::publication::{Publication, ancestors};
+use super::published::{Published, Table};
 use super::row::Columns;
-use super::tables::{Published, Table};
-use super::{elements, new_memory};
+use crate::pg::list::elements;
+
 use crate::pg::kind_of_type;
 use audit_core::wire::ReplicaIdentity;
 use audit_core::wire::protocol::{Column, Relation};

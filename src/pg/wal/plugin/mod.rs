@@ -1,31 +1,36 @@
-//! Our output plugin: tells the changes of one publication, as `capture::decode` reads them. In its callbacks
+//! Our output plugin: tells the changes of one publication, as `audit_core::wire` reads them. In its callbacks
 //! PostgreSQL shows the catalogs as they were at the change (PostgreSQL documentation, "Logical Decoding Output
 //! Plugins").
 //!
-//! `tables` holds what is known of tables, `describe` finds it out, `publication` and `filter` tell what of it is
-//! published, `beside` which transactions are open, `row`, `output_function` and `varlena` write rows, `output` sends
-//! messages.
+//! `tables` keeps what is known of tables, `published` tells their changes, `describe` finds out how, `publication`
+//! and `filter` tell what of it is published, `beside` which transactions are open, `row`, `output_function` and
+//! `varlena` write rows, `output` sends messages.
 
 mod beside;
 mod describe;
 mod filter;
+mod memory;
 mod output;
 mod output_function;
 mod publication;
+mod published;
 mod row;
 mod tables;
 mod varlena;
 
+use crate::pg::list::elements;
 use beside::open_beside;
 use describe::partition_itself;
+use memory::new_memory;
 use output::{Output, Stream};
 use pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_INSERT;
 use pgrx::PgMemoryContexts;
 use pgrx::prelude::*;
 use publication::ancestors;
+use published::Table;
 use row::Row;
 use std::ffi::{CStr, CString, c_char, c_int};
-use tables::{Table, Tables};
+use tables::Tables;
 
 /// PostgreSQL calls it when a slot of ours is read (PostgreSQL source, `logical.c`, `LoadOutputPlugin`).
 #[allow(non_snake_case)]
@@ -245,25 +250,4 @@ fn tuple(buffer: *mut pg_sys::ReorderBufferTupleBuf) -> pg_sys::HeapTuple {
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
 fn tuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
     tuple
-}
-
-pub(in crate::pg) fn elements<'a>(list: *mut pg_sys::List) -> &'a [pg_sys::ListCell] {
-    if list.is_null() {
-        return &[];
-    }
-    // SAFETY: a list that is not empty has so many elements; callers keep it for as long as they look.
-    unsafe { std::slice::from_raw_parts((*list).elements, (*list).length as usize) }
-}
-
-fn new_memory(parent: pg_sys::MemoryContext) -> pg_sys::MemoryContext {
-    // SAFETY: the parent is there; the name is a constant.
-    unsafe {
-        pg_sys::AllocSetContextCreateExtended(
-            parent,
-            c"audit_cdc output".as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        )
-    }
 }

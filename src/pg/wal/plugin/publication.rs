@@ -1,6 +1,6 @@
 //! What a publication publishes (PostgreSQL documentation, "CREATE PUBLICATION").
 
-use super::elements;
+use crate::pg::list::elements;
 use pg_sys::SysCacheIdentifier::{PUBLICATIONNAMESPACEMAP, PUBLICATIONRELMAP};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_char};
