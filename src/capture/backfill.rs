@@ -14,9 +14,8 @@ use crate::pg::{
     lock_to_read, pinned, snapshot_is_fixed, text_rows,
 };
 use crate::projection::temporary_types;
-use audit_core::encoding::string;
 use audit_core::message::{Origin, Written};
-use audit_core::wire::{Catalog, Column, CommitTime, Position, ReplicaIdentity, Table, Value};
+use audit_core::wire::{Captured, Catalog, Column, CommitTime, Event, Position, ReplicaIdentity, Table, Value};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use pgrx::Uuid;
 use pgrx::prelude::*;
@@ -128,18 +127,18 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
         let (place, key, columns) = batch.split(row);
         let key: Vec<&str> = key.iter().map(|value| value.as_deref().unwrap_or_default()).collect();
         let named = if key.is_empty() { place.unwrap_or_default().to_owned() } else { key.join(":") };
-        let idempotency_key = string(&BASE64_STANDARD.encode(format!("{backfill_id}:{}:{named}", batch.restarts)));
+        let idempotency_key = BASE64_STANDARD.encode(format!("{backfill_id}:{}:{named}", batch.restarts));
         let at = Position {
             // what was committed before is before it, what is committed later is after it
             lsn: moment.lsn - 1,
             idx: None,
-            time: &time,
+            time,
             idempotency_key: &idempotency_key,
             annotations: None,
         };
         let columns: Vec<Value> =
             columns.iter().map(|value| value.as_deref().map_or(Value::Null, Value::Text)).collect();
-        messages.push(batch.table.read(&at, &columns));
+        messages.push(Captured::from(batch.table.message(&at, Event::Read(&columns))));
     }
     take_captured(&messages, Origin::Backfill, Isolation::Each);
     let after: Option<Vec<Option<String>>> =
@@ -173,7 +172,7 @@ fn complete_backfill(backfill_id: Uuid, relation: pg_sys::Oid) {
         let text = COMPLETION.with(|completion| {
             completion.run(|| vec![backfill_id.into(), relation.into()], |rows| rows.first().get_one::<String>())
         });
-        let message = text.map(|text| Written { text, known: None, large: None, is_of_a_rule: false });
+        let message = text.map(|text| Captured::from(Written { text, known: None, large: None }));
         take_captured(message.as_slice(), Origin::Backfill, Isolation::Each);
     });
 }

@@ -1,4 +1,4 @@
-//! Changes from this server's own WAL. `audit_core::wire` makes messages of what the slot sends, `source` asks the
+//! Changes from this server's own WAL. `audit_core::wire` makes changes of what the slot sends, `source` asks the
 //! catalogs, `slot` reads it, `pass` hands what is pending to ingest, `worker` does so by itself, `backfill` reads
 //! the rows that are there.
 //!

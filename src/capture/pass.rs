@@ -5,7 +5,8 @@ use super::schema_changes::{note_positions, note_truncated_partitions, settle_ga
 use super::slot::{Read, Slot};
 use crate::ingest::{capturing, make_months_ahead, take_captured};
 use crate::pg::{self, BuiltinOid, ErrorReport, Isolation, Pass, Statement};
-use audit_core::message::{Origin, Written};
+use audit_core::message::Origin;
+use audit_core::wire::Captured;
 use pgrx::prelude::*;
 use std::ffi::CString;
 
@@ -100,12 +101,12 @@ fn take_pending(
     isolation: Isolation,
 ) -> Result<(i64, bool, Read), ErrorReport> {
     let (mut captured, mut bytes, mut has_positions) = (0, 0, false);
-    let mut waiting: Vec<Written> = Vec::new();
+    let mut waiting: Vec<Captured> = Vec::new();
     let read = slot.read(upto_nchanges, |decoded| {
         has_positions |= !decoded.schema_changes.is_empty();
         note_positions(&std::mem::take(&mut decoded.schema_changes));
         note_truncated_partitions(&std::mem::take(&mut decoded.truncated_partitions));
-        bytes += Written::bytes(&decoded.changes);
+        bytes += Captured::bytes(&decoded.changes);
         waiting.append(&mut decoded.changes);
         if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
             captured += take_parts(&std::mem::take(&mut waiting), isolation);
@@ -117,9 +118,9 @@ fn take_pending(
 }
 
 /// Changes that rules have caused go their own way.
-fn take_parts(changes: &[Written], isolation: Isolation) -> i64 {
+fn take_parts(changes: &[Captured], isolation: Isolation) -> i64 {
     changes
-        .chunk_by(|one, two| one.is_of_a_rule == two.is_of_a_rule)
+        .chunk_by(|one, two| one.is_of_a_rule() == two.is_of_a_rule())
         .map(|part| take_captured(part, Origin::Capture, isolation))
         .sum()
 }

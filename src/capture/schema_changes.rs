@@ -92,7 +92,8 @@ pub fn note_positions(found: &[SchemaChange]) {
     store_large_annotations(&large);
     for SchemaChange { id, commit_lsn, commit_idx, commit_time, annotations, beside } in found {
         let (annotations, large) = match annotations {
-            None => (None, None),
+            // of the stream, in which they are text
+            None | Some(Annotations::Jsonb(_)) => (None, None),
             Some(Annotations::Text(text)) => (Some(&**text), None),
             Some(Annotations::Large(large)) => (large.lifted.as_deref(), Some(Uuid::from_bytes(large.id))),
         };

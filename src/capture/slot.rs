@@ -2,8 +2,7 @@
 
 use super::source::Source;
 use crate::pg::{BuiltinOid, Cursor, ErrorReport, Statement, as_extension, pinned, quietly};
-use audit_core::message::Written;
-use audit_core::wire::{Commit, Decoded, Decoder, Failure};
+use audit_core::wire::{Captured, Commit, Decoded, Decoder, Failure};
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
@@ -146,10 +145,10 @@ fn audit_pending_changes(
             Slot { slot: slot.unwrap_or(captured.slot), publication: publication.unwrap_or(captured.publication) }
         }
     };
-    let mut messages = Vec::new();
+    let mut changes = Vec::new();
     pinned(|| {
         slot.require_publication()?;
-        slot.read(upto_nchanges, |decoded| messages.append(&mut decoded.changes))
+        slot.read(upto_nchanges, |decoded| changes.append(&mut decoded.changes))
     })?;
-    Ok(SetOfIterator::new(messages.into_iter().map(|message: Written| message.whole().into_owned())))
+    Ok(SetOfIterator::new(changes.into_iter().map(|change: Captured| change.whole())))
 }

@@ -57,8 +57,8 @@ impl<'a> Rejected<'a> {
 
     pub fn change(change: &Change<'a>, reject: Reject) -> Self {
         Self {
-            text: Cow::Borrowed(change.message.text),
-            position: Some(change.message.position),
+            text: change.source.text(),
+            position: Some(change.source.position()),
             digest: Some(change.reject_digest()),
             table: Some(change.table.clone()),
             reject,

@@ -5,7 +5,7 @@ use super::month::months;
 use super::numbers::Numbers;
 use crate::pg::{ErrorReport, Found, Partition, Value, with_partition};
 use crate::projection::{Projection, feed};
-use audit_core::message::{Action, Annotations, Logged};
+use audit_core::message::{Action, Annotations, Image, Logged};
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -122,6 +122,7 @@ fn row<'e>(entry: &'e Entry, numbers: &Numbers) -> Vec<Value<'e>> {
     let (annotations, large_annotations) = match &change.annotations {
         None => (Value::Null, Value::Null),
         Some(Annotations::Text(text)) => (Value::Annotations(text), Value::Null),
+        Some(Annotations::Jsonb(bytes)) => (Value::Image(Image::Jsonb(bytes)), Value::Null),
         Some(Annotations::Large(large)) => {
             (large.lifted.as_deref().map_or(Value::Null, Value::Json), Value::Uuid(&large.id))
         }
@@ -141,8 +142,8 @@ fn row<'e>(entry: &'e Entry, numbers: &Numbers) -> Vec<Value<'e>> {
         change.own_key().map_or(Value::Null, Value::Text),
         annotations,
         large_annotations,
-        change.old_values.map_or(Value::Null, Value::Json),
-        change.new_values.map_or(Value::Null, Value::Json),
+        change.old_values.map_or(Value::Null, Value::Image),
+        change.new_values.map_or(Value::Null, Value::Image),
         sent.unknown_columns.as_deref().map_or(Value::Null, Value::Texts),
         sent.unknown_old_columns.as_deref().map_or(Value::Null, Value::Texts),
         if change.may_change_key() { Value::True } else { Value::Null },

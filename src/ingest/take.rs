@@ -19,7 +19,8 @@ use crate::pg::{
 use crate::projection::{self, Projection};
 use audit_core::Reject;
 use audit_core::SqlState;
-use audit_core::message::{self, Action, Change, Identity, Message, Origin, Parsed, Table, Written};
+use audit_core::message::{self, Action, Change, Identity, Message, Origin, Parsed, Table};
+use audit_core::wire::Captured;
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,32 +69,32 @@ pub fn take_message<'a>(text: &'a str, delivery: &Delivery) -> Taken<'a> {
     take_changes(changes, delivery, rejected)
 }
 
-/// Messages of capture or its backfill, all or none of which rules have caused: what cannot be taken is set aside
-/// in any case. Returns how many changes are new in the log.
-pub fn take_captured(messages: &[Written], origin: Origin, isolation: Isolation) -> i64 {
+/// Changes of capture or its backfill, all or none of which rules have caused: what cannot be taken is set aside
+/// in any case. Returns how many are new in the log.
+pub fn take_captured(captured: &[Captured], origin: Origin, isolation: Isolation) -> i64 {
     let mut rejected = Vec::new();
-    let is_of_a_rule = messages.first().is_some_and(|message| message.is_of_a_rule);
+    let is_of_a_rule = captured.first().is_some_and(Captured::is_of_a_rule);
     let delivery = Delivery { is_of_a_rule, ..Delivery::captured(origin, isolation) };
-    let parsed = messages.iter().zip(1..).map(|(message, position)| message.parsed(position));
+    let parsed = captured.iter().zip(1..).map(|(change, position)| change.parsed(position));
     let changes: Vec<Change> = understood(parsed, 0, &delivery, &mut rejected).collect();
     let Taken { counts, rejected } = take_changes(changes, &delivery, rejected);
     let (with_large, others): (Vec<_>, Vec<_>) = rejected
         .into_iter()
-        .map(|rejected| (source(messages, &rejected), rejected))
-        .partition(|(message, _)| message.is_some());
+        .map(|rejected| (with_large_annotations(captured, &rejected), rejected))
+        .partition(|(change, _)| change.is_some());
     set_aside(others.into_iter().map(|(_, rejected)| rejected).collect(), &delivery);
     // whole, one at a time: together they may be too much
-    for (message, rejected) in with_large {
-        let whole = message.map(|message| rejected.with_text(message.whole()));
+    for (change, rejected) in with_large {
+        let whole = change.map(|change| rejected.with_text(change.whole().into()));
         set_aside(whole.into_iter().collect(), &delivery);
     }
     counts.inserted
 }
 
-/// The message with large annotations that was rejected.
-fn source<'m>(messages: &'m [Written], rejected: &Rejected) -> Option<&'m Written> {
+/// The change with large annotations that was rejected.
+fn with_large_annotations<'c>(captured: &'c [Captured], rejected: &Rejected) -> Option<&'c Captured> {
     let place = usize::try_from(rejected.position? - 1).ok()?;
-    messages.get(place).filter(|message| message.large.is_some())
+    captured.get(place).filter(|change| change.large_annotations().is_some())
 }
 
 /// Runs `work`, which calls [`take_captured`] many times.
@@ -108,10 +109,9 @@ fn understood<'r, 'a: 'r>(
     delivery: &'r Delivery,
     rejected: &'r mut Vec<Rejected<'a>>,
 ) -> impl Iterator<Item = Change<'a>> + 'r {
-    let further = move |message: Message<'a>| Message { position: earlier + message.position, ..message };
     parsed.into_iter().filter_map(move |parsed| match parsed {
         Ok(change) => {
-            let change = Change { message: further(change.message), ..change };
+            let change = Change { source: change.source.after(earlier), ..change };
             match delivery.sources.refusal(&change.table.database_id) {
                 None => Some(change),
                 Some(reject) => {
@@ -121,7 +121,7 @@ fn understood<'r, 'a: 'r>(
             }
         }
         Err((message, reject)) => {
-            rejected.push(Rejected::message(further(message), reject));
+            rejected.push(Rejected::message(Message { position: earlier + message.position, ..message }, reject));
             None
         }
     })
@@ -137,7 +137,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
     let tables = names::audited_tables(&changes, delivery.limits);
     large::store(&large_annotations);
     let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
-    waiting.sort_by_key(|entry| (entry.place(), entry.change.message.position));
+    waiting.sort_by_key(|entry| (entry.place(), entry.change.source.position()));
     let refused = ensure_partitions(&waiting, delivery.limits);
     if !refused.is_empty() {
         waiting.retain(|entry| {
@@ -163,11 +163,12 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
         for copy in copies {
             match refused.get(&copy.place()) {
                 None => all.duplicates += 1,
-                Some(refused) => match refused.iter().find(|(first, _)| first.message.text == copy.change.message.text)
-                {
-                    Some((_, reject)) => rejected.push(Rejected::change(copy.change, reject.clone())),
-                    None => waiting.push(copy),
-                },
+                Some(refused) => {
+                    match refused.iter().find(|(first, _)| first.source.text() == copy.change.source.text()) {
+                        Some((_, reject)) => rejected.push(Rejected::change(copy.change, reject.clone())),
+                        None => waiting.push(copy),
+                    }
+                }
             }
         }
         rejected.extend(refused.into_values().flatten().map(|(change, reject)| Rejected::change(change, reject)));
@@ -287,7 +288,7 @@ fn chunks<'e, 'c, 'a>(mut entries: &'e [Entry<'c, 'a>]) -> impl Iterator<Item = 
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fits = |entry: &Entry| {
-            bytes += entry.change.message.text.len();
+            bytes += entry.change.source.length();
             bytes <= CHUNK_BYTES
         };
         let length = entries.iter().take(CHUNK_MESSAGES).map(fits).take_while(|fits| *fits).count();

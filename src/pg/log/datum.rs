@@ -1,7 +1,7 @@
 //! Values on their way into a row of the log.
 
 use audit_core::json::jsonb;
-use audit_core::message;
+use audit_core::message::{self, Image};
 use pgrx::{IntoDatum, direct_function_call, direct_function_call_as_datum as called, pg_sys};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -22,6 +22,7 @@ pub enum Value<'v> {
     Text(&'v str),
     Texts(&'v [Cow<'v, str>]),
     Json(&'v str),
+    Image(Image<'v>),
     /// JSON that `jsonb` need not take: then it is kept as text.
     Annotations(&'v str),
     Action(&'static CStr),
@@ -63,8 +64,9 @@ impl Types {
                 Value::Uuid(bytes) => bytes.as_ptr().into(),
                 Value::Text(text) => return text.into_datum(),
                 Value::Texts(texts) => return texts.iter().map(Cow::as_ref).collect::<Vec<&str>>().into_datum(),
-                Value::Json(text) => match jsonb(text) {
-                    // laid out as any value of variable length
+                // laid out as any value of variable length
+                Value::Image(Image::Jsonb(bytes)) => return bytes.into_datum(),
+                Value::Json(text) | Value::Image(Image::Text(text)) => match jsonb(text) {
                     Some(bytes) => return bytes.into_datum(),
                     None => called(pg_sys::jsonb_in, &[c_string(text)])?,
                 },

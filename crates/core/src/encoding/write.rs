@@ -3,6 +3,7 @@
 //!
 //! The text is written under DateStyle ISO, IntervalStyle iso_8601 and TimeZone UTC.
 
+use crate::json::ObjectWriter;
 use serde_json::value::RawValue;
 use std::fmt::Write;
 
@@ -43,6 +44,35 @@ impl Kind {
     }
 }
 
+/// Appends the value to an object of `jsonb`, as [`push_json`] writes it. `None`: ask `jsonb_in`.
+pub fn push_jsonb(object: &mut ObjectWriter, text: &str, kind: &Kind) -> Option<()> {
+    match (kind, text) {
+        (Kind::Boolean, "t" | "f") => object.boolean(text == "t"),
+        (Kind::Integer | Kind::Float, _) if is_jsonb_number(text) => object.number(text.trim())?,
+        (Kind::Json, _) if is_json(text) => object.json(text)?,
+        (Kind::Timestamp | Kind::TimestampTz, _) => match timestamp(text, kind) {
+            Some(parts) => object.string(&parts),
+            None => push_jsonb_string(object, text)?,
+        },
+        (Kind::Interval | Kind::Array { .. }, _) => {
+            let mut json = String::with_capacity(text.len() + 32);
+            push_json(&mut json, text, kind);
+            object.json(&json)?;
+        }
+        _ => push_jsonb_string(object, text)?,
+    }
+    Some(())
+}
+
+/// `jsonb` holds no zero byte.
+fn push_jsonb_string(object: &mut ObjectWriter, text: &str) -> Option<()> {
+    if text.as_bytes().contains(&0) {
+        return None;
+    }
+    object.string(&[text]);
+    Some(())
+}
+
 /// Appends the JSON text.
 pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
     let plain = match kind {
@@ -51,11 +81,16 @@ pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
             "f" => Some("false"),
             _ => None,
         },
-        // jsonb's numbers have no negative zero
-        Kind::Integer | Kind::Float => Some(text).filter(|text| is_number(text) && *text != "-0"),
-        Kind::Json => serde_json::from_str::<&RawValue>(text).ok().map(|_| text.trim()),
-        Kind::Timestamp => return push_timestamp(json, text, ""),
-        Kind::TimestampTz => return push_timestamp(json, text, "+00"),
+        Kind::Integer | Kind::Float => Some(text).filter(|text| is_jsonb_number(text)),
+        Kind::Json => Some(text).filter(|text| is_json(text)).map(str::trim),
+        Kind::Timestamp | Kind::TimestampTz => match timestamp(text, kind) {
+            Some(parts) => {
+                json.push('"');
+                json.extend(parts);
+                return json.push('"');
+            }
+            None => None,
+        },
         Kind::Interval => match interval(text) {
             Some(interval) => return json.push_str(&interval),
             None => None,
@@ -110,33 +145,35 @@ pub fn string(text: &str) -> String {
     json
 }
 
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(text).is_ok()
+}
+
+/// `jsonb` has no negative zero.
+fn is_jsonb_number(text: &str) -> bool {
+    is_number(text) && text != "-0"
+}
+
 fn is_number(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
     match digits {
         [b'0'] => true,
         [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => true,
-        [b'0'..=b'9', ..] => serde_json::from_str::<&RawValue>(text).is_ok(),
+        [b'0'..=b'9', ..] => is_json(text),
         _ => false,
     }
 }
 
-/// With T and six decimals, and Z for the offset of UTC; what has no place in that form (infinity, years before
-/// Christ and of more than four digits) stays as PostgreSQL writes it.
-fn push_timestamp(json: &mut String, text: &str, offset: &str) {
-    let parts = || {
-        let (date, time) = text.strip_suffix(offset)?.split_once(' ')?;
-        let is_date = date.len() == 10 && date.bytes().all(|b| matches!(b, b'0'..=b'9' | b'-'));
-        let is_time = time.len() >= 8 && time.bytes().all(|b| matches!(b, b'0'..=b'9' | b':' | b'.'));
-        let (seconds, fraction) = time.split_once('.').unwrap_or((time, ""));
-        (is_date && is_time).then_some((date, seconds, fraction))
-    };
-    let Some((date, seconds, fraction)) = parts() else { return push_string(json, text) };
-    let (zeros, zone) = ("000000".get(fraction.len()..).unwrap_or(""), if offset.is_empty() { "" } else { "Z" });
-    json.push('"');
-    for part in [date, "T", seconds, ".", fraction, zeros, zone] {
-        json.push_str(part);
-    }
-    json.push('"');
+/// With T and six decimals, and Z for the offset of UTC. `None`: what has no place in that form (infinity, years
+/// before Christ and of more than four digits) stays as PostgreSQL writes it.
+fn timestamp<'t>(text: &'t str, kind: &Kind) -> Option<[&'t str; 7]> {
+    let (offset, zone) = if *kind == Kind::TimestampTz { ("+00", "Z") } else { ("", "") };
+    let (date, time) = text.strip_suffix(offset)?.split_once(' ')?;
+    let is_date = date.len() == 10 && date.bytes().all(|b| matches!(b, b'0'..=b'9' | b'-'));
+    let is_time = time.len() >= 8 && time.bytes().all(|b| matches!(b, b'0'..=b'9' | b':' | b'.'));
+    let (seconds, fraction) = time.split_once('.').unwrap_or((time, ""));
+    let zeros = "000000".get(fraction.len()..).unwrap_or("");
+    (is_date && is_time).then_some([date, "T", seconds, ".", fraction, zeros, zone])
 }
 
 /// `P1Y2M3DT4H5M6.789S` (PostgreSQL documentation, "Interval Output"); each field has a sign of its own.

@@ -1,12 +1,14 @@
-//! JSON text as the bytes of PostgreSQL's `jsonb` (PostgreSQL source, `jsonb.h`, `jsonb_util.c`, `numeric.c`): what
-//! `jsonb_in` makes of it, byte for byte, in a third of the time. Whatever is unusual is left to `jsonb_in`.
+//! JSON text, and members that are known one by one, as the bytes of PostgreSQL's `jsonb` (PostgreSQL source,
+//! `jsonb.h`, `jsonb_util.c`, `numeric.c`): what `jsonb_in` makes of them, byte for byte, in a third of the time.
+//! Whatever is unusual is left to `jsonb_in`.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 /// Deeper, and PostgreSQL looks after its stack.
 const DEEPEST: usize = 64;
 /// Larger, and an entry's length might not fit.
-const LONGEST: usize = 1 << 24;
+pub const LONGEST: usize = 1 << 24;
 
 const ARRAY: u32 = 0x4000_0000;
 const OBJECT: u32 = 0x2000_0000;
@@ -121,8 +123,7 @@ impl<'a> Reader<'a> {
             self.token()?;
         }
         // shorter keys first; of equal ones the last counts
-        members
-            .sort_by(|(one, _), (two, _)| one.len().cmp(&two.len()).then_with(|| one.as_bytes().cmp(two.as_bytes())));
+        members.sort_by(|(one, _), (two, _)| key_order(one, two));
         if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             members.reverse();
             members.dedup_by(|later, kept| later.0 == kept.0);
@@ -149,6 +150,7 @@ impl<'a> Reader<'a> {
                 b'b' => '\u{8}',
                 b'f' => '\u{c}',
                 byte @ (b'"' | b'\\' | b'/') => byte.into(),
+                b'u' => self.control()?,
                 _ => return None,
             });
             let start = self.place + 1;
@@ -159,6 +161,82 @@ impl<'a> Reader<'a> {
                 return Some(Cow::Owned(string));
             }
         }
+    }
+
+    /// At the `u` of an escape, goes to its last digit. Only characters of ASCII are the same in each encoding.
+    fn control(&mut self) -> Option<char> {
+        let digits = self.text.get(self.place + 1..self.place + 5)?;
+        let code = u8::from_str_radix(digits.strip_prefix("00")?, 16).ok()?;
+        self.place += 4;
+        Some(char::from(code)).filter(|control| control.is_ascii() && *control != '\0')
+    }
+}
+
+/// In which `jsonb` has the members of an object.
+pub fn key_order(one: &str, two: &str) -> Ordering {
+    one.len().cmp(&two.len()).then_with(|| one.as_bytes().cmp(two.as_bytes()))
+}
+
+/// An object whose members are known one by one.
+pub struct ObjectWriter {
+    bytes: Vec<u8>,
+    entries: Entries,
+}
+
+impl ObjectWriter {
+    /// The keys are in [`key_order`], each once; a value for each follows in that order. All in all they are no longer
+    /// than [`LONGEST`]. `None`: this machine's numbers are not as ours.
+    pub fn new<'k>(keys: impl Iterator<Item = &'k str> + Clone, room: usize) -> Option<Self> {
+        if cfg!(target_endian = "big") {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(room);
+        let count = keys.clone().count();
+        let mut entries = Entries::begin(&mut bytes, OBJECT, count, 2 * count);
+        for key in keys {
+            bytes.extend_from_slice(key.as_bytes());
+            entries.add(&mut bytes, IS_STRING | key.len() as u32);
+        }
+        Some(Self { bytes, entries })
+    }
+
+    pub fn null(&mut self) {
+        self.add(IS_NULL);
+    }
+
+    pub fn boolean(&mut self, value: bool) {
+        self.add(if value { IS_TRUE } else { IS_FALSE });
+    }
+
+    /// A string of these parts.
+    pub fn string(&mut self, parts: &[&str]) {
+        let start = self.bytes.len();
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part.as_bytes()));
+        self.add(IS_STRING | (self.bytes.len() - start) as u32);
+    }
+
+    /// A number as JSON writes it. `None`: ask `jsonb_in`.
+    pub fn number(&mut self, token: &str) -> Option<()> {
+        let entry = write(&mut self.bytes, &Value::Number(token))?;
+        self.add(entry);
+        Some(())
+    }
+
+    /// Any valid JSON. `None`: ask `jsonb_in`.
+    pub fn json(&mut self, text: &str) -> Option<()> {
+        let value = Reader { text, place: 0 }.value(1)?;
+        let entry = write(&mut self.bytes, &value)?;
+        self.add(entry);
+        Some(())
+    }
+
+    fn add(&mut self, entry: u32) {
+        self.entries.add(&mut self.bytes, entry);
+    }
+
+    /// The bytes that follow the length in the datum.
+    pub fn finish(self) -> Vec<u8> {
+        self.bytes
     }
 }
 

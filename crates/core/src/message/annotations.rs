@@ -20,6 +20,8 @@ const MOST_LIFTED: usize = 2_000;
 pub enum Annotations<'a> {
     /// Valid JSON, as it was sent.
     Text(Cow<'a, str>),
+    /// The bytes of a `jsonb`.
+    Jsonb(&'a [u8]),
     Large(Rc<Large<'a>>),
 }
 
@@ -148,6 +150,7 @@ mod tests {
     fn of(content: &[u8]) -> Option<(String, Option<String>)> {
         Annotations::of_content(content).map(|annotations| match annotations {
             Annotations::Text(text) => (text.into_owned(), None),
+            Annotations::Jsonb(_) => unreachable!("it was text"),
             Annotations::Large(large) => {
                 (large.text.clone().into_owned(), Some(large.lifted.clone().unwrap_or_default()))
             }

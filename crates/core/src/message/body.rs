@@ -119,11 +119,15 @@ fn unwrapped(element: &str) -> &str {
 
 #[cfg(test)]
 pub mod tests {
+    use super::super::source::Source;
     use super::*;
 
     fn texts(body: &str) -> Vec<&str> {
         fn text(parsed: Parsed<'_>) -> &str {
-            parsed.map_or_else(|(message, _)| message.text, |change| change.message.text)
+            match parsed {
+                Ok(Change { source: Source::Message(message), .. }) | Err((message, _)) => message.text,
+                Ok(_) => unreachable!("a body holds messages"),
+            }
         }
         changes(body).map(|found| found.into_iter().map(text).collect()).unwrap_or_default()
     }

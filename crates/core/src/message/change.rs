@@ -1,11 +1,12 @@
-//! A message understood: one change of one row, its images still text.
+//! A message understood: one change of one row, its images as they came.
 
 use super::annotations::Annotations;
 use super::body::Message;
 use super::idempotency_key::{is_key_of_position, key_of_position, key_of_read};
-use super::image::image;
+use super::image::{Image, image};
 use super::key_change::may_change_key;
 use super::record_key::RecordKey;
+use super::source::Source;
 use super::source_table::Table;
 use crate::Reject;
 use crate::SqlState;
@@ -48,7 +49,7 @@ impl Action {
     }
 
     /// The row before and after, of the record and the changes.
-    pub(super) fn images<T>(self, record: Option<T>, changes: Option<T>) -> (Option<T>, Option<T>) {
+    pub fn images<T>(self, record: Option<T>, changes: Option<T>) -> (Option<T>, Option<T>) {
         match self {
             Self::Insert | Self::Read => (None, record),
             Self::Update => (changes, record),
@@ -81,7 +82,7 @@ impl Action {
 
 #[derive(Debug)]
 pub struct Change<'a> {
-    pub message: Message<'a>,
+    pub source: Source<'a>,
     pub table: Table<'a>,
     pub action: Action,
     pub commit_lsn: Option<i64>,
@@ -91,8 +92,10 @@ pub struct Change<'a> {
     pub idempotency_key: Cow<'a, str>,
     /// `None`: the message has no `record_pks`.
     pub key: Option<RecordKey<'a>>,
-    pub old_values: Option<&'a str>,
-    pub new_values: Option<&'a str>,
+    pub old_values: Option<Image<'a>>,
+    pub new_values: Option<Image<'a>>,
+    /// Is its row's key another one now? `None`: nobody says.
+    pub changes_key: Option<bool>,
     pub annotations: Option<Annotations<'a>>,
     pub sent: Sent<'a>,
 }
@@ -174,7 +177,7 @@ impl<'a> Change<'a> {
         let (old_values, new_values) = action.images(record, changes);
 
         Ok(Self {
-            message,
+            source: Source::Message(message),
             table: Table::parse(&mut metadata)?,
             action,
             commit_lsn,
@@ -182,8 +185,9 @@ impl<'a> Change<'a> {
             commit_microseconds,
             idempotency_key,
             key,
-            old_values,
-            new_values,
+            old_values: old_values.map(Image::Text),
+            new_values: new_values.map(Image::Text),
+            changes_key: None,
             annotations: metadata.get("transaction_annotations").map(Annotations::of_member),
             sent: Sent::parse(&metadata)?,
         })
@@ -191,14 +195,20 @@ impl<'a> Change<'a> {
 
     /// An update that may have given its row another key.
     pub fn may_change_key(&self) -> bool {
-        match (self.old_values, self.new_values, &self.key) {
-            (Some(old_values), Some(new_values), Some(key)) => may_change_key(old_values, new_values, key),
+        self.changes_key.unwrap_or_else(|| match (self.old_values, self.new_values, &self.key) {
+            (Some(Image::Text(old_values)), Some(Image::Text(new_values)), Some(key)) => {
+                may_change_key(old_values, new_values, key)
+            }
             _ => false,
-        }
+        })
     }
 
     /// The idempotency key, where the position does not tell it.
     pub fn own_key(&self) -> Option<&str> {
+        // capture makes it of the position
+        if matches!(self.source, Source::Captured(..)) {
+            return None;
+        }
         let position = self.commit_lsn.zip(self.commit_idx);
         Some(&*self.idempotency_key).filter(|key| !position.is_some_and(|position| is_key_of_position(key, position)))
     }
@@ -223,13 +233,14 @@ pub(super) fn commit_time(text: &str) -> Result<i64, Reject> {
     if time.subsec_nanosecond() % 1_000 != 0 {
         return Err(Reject::new(SqlState::DATETIME_FIELD_OVERFLOW, "\"commit_timestamp\" is finer than a microsecond"));
     }
-    if !(0..YEAR_2200).contains(&time.as_second()) {
-        return Err(Reject::new(
-            SqlState::DATETIME_FIELD_OVERFLOW,
-            "\"commit_timestamp\" is not between the years 1970 and 2199",
-        ));
-    }
-    Ok(time.as_microsecond())
+    commit_time_of(time.as_microsecond()).ok_or_else(|| {
+        Reject::new(SqlState::DATETIME_FIELD_OVERFLOW, "\"commit_timestamp\" is not between the years 1970 and 2199")
+    })
+}
+
+/// Microseconds since 1970, if they can be a commit's.
+pub fn commit_time_of(microseconds: i64) -> Option<i64> {
+    (0..YEAR_2200).contains(&microseconds.div_euclid(1_000_000)).then_some(microseconds)
 }
 
 #[cfg(test)]
@@ -254,8 +265,8 @@ mod tests {
     #[test]
     fn images_and_position_arrive_unaltered() {
         let found = change(MESSAGE).expect("a good message");
-        assert_eq!(found.old_values, Some(r#"{"qty":1.10}"#));
-        assert_eq!(found.new_values, Some(r#"{"id":1,"qty":2.00}"#));
+        assert_eq!(found.old_values.and_then(Image::text), Some(r#"{"qty":1.10}"#));
+        assert_eq!(found.new_values.and_then(Image::text), Some(r#"{"id":1,"qty":2.00}"#));
         assert_eq!((found.commit_lsn, found.commit_idx), (Some(61536216), Some(1)));
         assert_eq!(found.commit_microseconds, 1_795_381_782_850_944);
         assert!(matches!(found.annotations, Some(Annotations::Text(text)) if text == r#"{"username":"ada"}"#));
@@ -347,7 +358,8 @@ mod tests {
             .replace("\"commit_idx\":1", "\"commit_idx\":null")
             .replace(r#"{"id":1,"qty":2.00}"#, "null");
         let found = change(&text).expect("an end");
-        assert_eq!((found.commit_lsn, found.commit_idx, found.new_values), (Some(61536216), None, None));
+        assert_eq!((found.commit_lsn, found.commit_idx), (Some(61536216), None));
+        assert!(found.new_values.is_none());
         assert_eq!(sqlstate(&text.replace("61536216,", "null,")), SqlState::SQL_JSON_MEMBER_NOT_FOUND);
     }
 

@@ -2,10 +2,11 @@
 
 use super::record_key::RecordKey;
 use base64::{Engine, prelude::BASE64_STANDARD};
+use std::fmt::Display;
 use std::io::Write;
 
 /// As Sequin derives it (Sequin source, `slot_producer/processor.ex`).
-pub fn key_of_position((lsn, idx): (i64, i32)) -> String {
+pub fn key_of_position((lsn, idx): (impl Display, impl Display)) -> String {
     BASE64_STANDARD.encode(format!("{lsn}:{idx}"))
 }
 

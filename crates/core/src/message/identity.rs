@@ -2,6 +2,7 @@
 
 use super::change::{Action, Change};
 use super::digest::{Fields, Identity};
+use super::image::Image;
 use super::origin::Origin;
 
 /// What the log holds under a change's identity and commit time.
@@ -36,7 +37,7 @@ impl Change<'_> {
             .add(&format!("{:?}", (self.commit_lsn, self.commit_idx)));
         let fields = self.keyed(fields);
         match self.action {
-            Action::Read => fields.add(self.new_values.unwrap_or_default()).identity(),
+            Action::Read => fields.add(self.new_values.and_then(Image::text).unwrap_or_default()).identity(),
             _ => fields.identity(),
         }
     }

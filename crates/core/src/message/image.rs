@@ -1,8 +1,26 @@
-//! Of a row: is it one that `jsonb` can hold?
+//! A row, and whether it is one that `jsonb` can hold.
 
 use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Object, has_container_over, wrong_type};
+
+#[derive(Clone, Copy, Debug)]
+pub enum Image<'a> {
+    /// JSON.
+    Text(&'a str),
+    /// The bytes of a `jsonb` (src/jsonb.rs).
+    Jsonb(&'a [u8]),
+}
+
+impl<'a> Image<'a> {
+    /// If it came as that.
+    pub fn text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Jsonb(_) => None,
+        }
+    }
+}
 
 /// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
 pub(super) const LONGEST_IMAGE: usize = 0x0FFF_FFFF;

@@ -1,7 +1,7 @@
 //! From the text of a *body* to *changes*, without PostgreSQL and total on any input:
 //! a body is split into messages, a message is understood as a change or refused as a [`Reject`](crate::Reject).
 //!
-//! Row images stay the text that they came in, until they are stored as `jsonb`.
+//! Row images stay what they came as, until they are stored as `jsonb`.
 
 mod annotations;
 mod body;
@@ -14,19 +14,24 @@ mod image;
 mod key_change;
 mod origin;
 mod record_key;
+mod source;
 mod source_table;
 mod written;
 
 pub use annotations::{Annotations, Large, MOST_KEPT, kept};
 pub use body::{Message, Parsed, changes};
-pub use change::{Action, Change};
+pub use change::{Action, Change, Sent, commit_time_of};
 pub use digest::{Identity, delivered_digest, hex, sha256, text_digest};
+pub use idempotency_key::key_of_position;
 pub use identity::Logged;
-pub use image::jsonb_holds;
+pub use image::{Image, jsonb_holds};
 pub use origin::Origin;
-pub use record_key::array_literal;
+pub use record_key::{RecordKey, array_literal};
+pub use source::{Source, Tellable};
 pub use source_table::Table;
-pub use written::{About, Known, LargePart, Written, known_time};
+pub use written::{About, Known, LargePart, Written};
 
+#[cfg(test)]
+pub(crate) use digest::annotations_digest;
 #[cfg(test)]
 mod properties;

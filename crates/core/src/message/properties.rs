@@ -53,7 +53,10 @@ fn taken_alike(body: &str) -> Result<Vec<Parsed<'_>>, TestCaseError> {
     prop_assert!(super::body::tests::taken_alike(body));
     let taken = changes(body).unwrap_or_default();
     for parsed in &taken {
-        let message = parsed.as_ref().map_or_else(|(message, _)| *message, |change| change.message);
+        let message = match parsed {
+            Ok(Change { source: Source::Message(message), .. }) | Err((message, _)) => *message,
+            Ok(_) => unreachable!("a body holds messages"),
+        };
         if let Some(plain) = Object::parse(message.text) {
             prop_assert_eq!(format!("{:?}", Change::of(message, plain)), format!("{:?}", Change::parse(message)));
         }

@@ -25,7 +25,7 @@ impl<'a> RecordKey<'a> {
     /// Strings as they stand; a number or boolean by its token, so that no digit is lost.
     pub fn parse(text: &'a str) -> Result<Self, Reject> {
         if let Some(values) = plain_strings(text) {
-            return Ok(Self { record_id: named(&values), values });
+            return Ok(Self::of(values));
         }
         let elements: Vec<&'a RawValue> = Some(text)
             .filter(|text| text.starts_with('['))
@@ -42,8 +42,11 @@ impl<'a> RecordKey<'a> {
                 token => Cow::Borrowed(token),
             });
         }
-        let record_id = named(&values);
-        Ok(Self { values, record_id })
+        Ok(Self::of(values))
+    }
+
+    pub fn of(values: Vec<Cow<'a, str>>) -> Self {
+        Self { record_id: named(&values), values }
     }
 
     pub fn values(&self) -> impl Iterator<Item = &str> {

@@ -2,9 +2,10 @@
 
 use super::annotations::{Annotations, Large};
 use super::body::{Message, Parsed};
-use super::change::{Action, Change, Sent, commit_time};
-use super::image::MOST_KEYS;
+use super::change::{Action, Change, Sent};
+use super::image::{Image, MOST_KEYS};
 use super::record_key::RecordKey;
+use super::source::Source;
 use super::source_table::Table;
 use crate::json::object::{Object, string, strings};
 use std::borrow::Cow;
@@ -17,8 +18,6 @@ pub struct Written {
     /// `None`: it must be read.
     pub known: Option<Known>,
     pub large: Option<LargePart>,
-    /// Its transaction had run rules of projections before it: it must not be fed to projections again.
-    pub is_of_a_rule: bool,
 }
 
 /// Annotations that many messages share, and where they stand in this one.
@@ -64,11 +63,20 @@ impl About {
         };
         Some(Self { table, replica_identity: Sent::parse(&metadata).ok()?.replica_identity })
     }
-}
 
-/// A commit time, given as a JSON string.
-pub fn known_time(text: &str) -> Option<i64> {
-    commit_time(&string(text, "commit_timestamp").ok()?).ok()
+    pub fn table(&self) -> Table<'_> {
+        let Table { database_id, database_name, schema, name } = &self.table;
+        Table {
+            database_id: Cow::Borrowed(database_id),
+            database_name: database_name.as_deref().map(Cow::Borrowed),
+            schema: Cow::Borrowed(schema),
+            name: Cow::Borrowed(name),
+        }
+    }
+
+    pub fn replica_identity(&self) -> Option<i8> {
+        self.replica_identity
+    }
 }
 
 impl Written {
@@ -95,14 +103,6 @@ impl Written {
             None => Cow::Borrowed(&self.text),
         }
     }
-
-    /// What messages take in memory.
-    pub fn bytes(messages: &[Self]) -> usize {
-        let shared = |message: &Self| message.large.as_ref().map(|large| Rc::as_ptr(&large.annotations));
-        let large = messages.chunk_by(|one, two| shared(one) == shared(two)).filter_map(|same| same[0].large.as_ref());
-        messages.iter().map(|message| message.text.len()).sum::<usize>()
-            + large.map(|large| large.annotations.text.len()).sum::<usize>()
-    }
 }
 
 #[cfg(test)]
@@ -122,26 +122,21 @@ impl Known {
         let part = |range: &Range<usize>| &message.text[range.clone()];
         let (record, changes) = (self.record.as_ref().map(part), self.changes.as_ref().map(part));
         let (old_values, new_values) = self.action.images(record, changes);
-        let Table { database_id, database_name, schema, name } = &self.about.table;
         Some(Change {
-            message,
-            table: Table {
-                database_id: Cow::Borrowed(database_id),
-                database_name: database_name.as_deref().map(Cow::Borrowed),
-                schema: Cow::Borrowed(schema),
-                name: Cow::Borrowed(name),
-            },
+            source: Source::Message(message),
+            table: self.about.table(),
             action: self.action,
             commit_lsn: Some(self.commit_lsn),
             commit_idx: self.commit_idx,
             commit_microseconds: self.commit_microseconds,
             idempotency_key: string(part(&self.idempotency_key), "").ok().filter(|key| !key.is_empty())?,
             key: self.record_pks.as_ref().map(part).map(RecordKey::parse).transpose().ok()?,
-            old_values,
-            new_values,
+            old_values: old_values.map(Image::Text),
+            new_values: new_values.map(Image::Text),
+            changes_key: None,
             annotations: self.annotations.as_ref().map(part).map(Annotations::of_member),
             sent: Sent {
-                replica_identity: self.about.replica_identity,
+                replica_identity: self.about.replica_identity(),
                 unknown_columns: Some(strings(part(&self.unknown_columns), "").ok()?),
                 unknown_old_columns: Some(strings(part(&self.unknown_old_columns), "").ok()?),
                 notes: self.notes.as_ref().map(part),

@@ -1,17 +1,15 @@
 //! What the stream has said so far, and the changes of its transactions.
 
+use super::captured::{Captured, Circumstances};
+use super::images::Event;
 use super::protocol::{Malformed, Message, Relation, message};
-use super::relation::{Column, CommitTime, Position, Table};
-use crate::encoding::write::string;
-use crate::message::{Annotations, Written, known_time};
-use base64::{Engine, prelude::BASE64_STANDARD};
-use jiff::Timestamp;
+use super::relation::{Column, Table};
+use super::time::CommitTime;
+use crate::message::Annotations;
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::ops::Range;
-
-/// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
-const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+use std::rc::Rc;
+use std::slice;
 
 /// What the stream does not say: the source's catalogs do, as they are now.
 pub trait Catalog {
@@ -27,27 +25,22 @@ pub trait Catalog {
 pub struct Decoder<C> {
     catalog: C,
     /// By number; with each the positions of commits whose changes are left out.
-    tables: HashMap<u32, (Table, Vec<Range<u64>>)>,
+    tables: HashMap<u32, (Rc<Table>, Vec<Range<u64>>)>,
     transaction: Option<Transaction>,
-    /// The last change's position and idempotency key.
-    key: (String, String),
 }
 
 struct Transaction {
     xid: u32,
-    lsn: u64,
     commit_time: i64,
-    time: CommitTime,
-    annotations: Option<Annotations<'static>>,
     has_changes: bool,
     /// From here on.
-    is_of_a_rule: bool,
+    now: Rc<Circumstances>,
 }
 
 /// What the stream has told, in the order of commits; who reads it takes it out.
 #[derive(Default)]
 pub struct Decoded {
-    pub changes: Vec<Written>,
+    pub changes: Vec<Captured>,
     pub schema_changes: Vec<SchemaChange>,
     pub truncated_partitions: Vec<TruncatedPartition>,
 }
@@ -102,75 +95,66 @@ impl From<Malformed> for Failure {
 
 impl<C: Catalog> Decoder<C> {
     pub fn new(catalog: C) -> Self {
-        Self { catalog, tables: HashMap::new(), transaction: None, key: Default::default() }
+        Self { catalog, tables: HashMap::new(), transaction: None }
     }
 
-    /// Appends what one message of the stream stands for, each change as a message, and tells what it ends.
+    /// Appends what one message of the stream stands for, and tells what it ends.
     pub fn decode(&mut self, bytes: &[u8], decoded: &mut Decoded) -> Result<Option<Commit>, Failure> {
-        let changes = &mut decoded.changes;
-        match message(bytes)? {
-            Message::Begin { commit_lsn: lsn, commit_time, xid } => {
-                let time = CommitTime::of(commit_time);
-                self.transaction = Some(Transaction {
-                    xid,
-                    lsn,
-                    commit_time,
-                    time,
-                    annotations: None,
-                    has_changes: false,
-                    is_of_a_rule: false,
-                });
+        let message = message(bytes)?;
+        match &message {
+            Message::Begin { commit_lsn, commit_time, xid } => {
+                let now = Rc::new(Circumstances::new(*commit_lsn, CommitTime::of(*commit_time)));
+                self.transaction = Some(Transaction { xid: *xid, commit_time: *commit_time, has_changes: false, now });
             }
             Message::Commit { end_lsn } => {
-                let Transaction { lsn, commit_time, has_changes, .. } =
+                let Transaction { commit_time: time, has_changes, now, .. } =
                     self.transaction.take().ok_or(Failure::OutOfPlace)?;
-                return Ok(Some(Commit { lsn, end_lsn, time: commit_time, has_changes }));
+                return Ok(Some(Commit { lsn: now.lsn, end_lsn: *end_lsn, time, has_changes }));
             }
             Message::Relation(relation) => {
                 let left_out = self.catalog.left_out(relation.oid);
-                self.tables.insert(relation.number, (self.table(&relation), left_out));
+                self.tables.insert(relation.number, (Rc::new(self.table(relation)), left_out));
             }
-            Message::SetAnnotations(content) => self.transaction()?.annotations = Annotations::of_content(content),
+            Message::SetAnnotations(content) => self.annotate(Annotations::of_content(content))?,
             Message::SetOmittedAnnotations(omitted, beginning) => {
-                let annotations = Annotations::of_omitted(beginning, omitted.bytes, omitted.sha256);
-                self.transaction()?.annotations = Some(annotations);
+                self.annotate(Some(Annotations::of_omitted(beginning, omitted.bytes, omitted.sha256)))?;
             }
-            Message::ClearAnnotations => self.transaction()?.annotations = None,
+            Message::ClearAnnotations => self.annotate(None)?,
             Message::Rule => {
-                let Transaction { xid, is_of_a_rule, .. } = *self.transaction()?;
-                self.transaction()?.is_of_a_rule = is_of_a_rule || self.catalog.ran_rules(xid);
+                let Transaction { xid, now, .. } = self.transaction()?;
+                let (xid, is_of_a_rule) = (*xid, now.is_of_a_rule);
+                if !is_of_a_rule && self.catalog.ran_rules(xid) {
+                    let transaction = self.transaction()?;
+                    transaction.now = Rc::new(transaction.now.of_a_rule());
+                }
             }
             Message::SchemaChange { idx, id, beside } => {
-                let transaction = self.transaction()?;
+                let Transaction { commit_time, now, .. } = self.transaction()?;
                 decoded.schema_changes.push(SchemaChange {
-                    id,
-                    commit_lsn: transaction.lsn,
-                    commit_idx: idx,
-                    commit_time: transaction.commit_time,
-                    annotations: transaction.annotations.clone(),
-                    beside,
+                    id: *id,
+                    commit_lsn: now.lsn,
+                    commit_idx: *idx,
+                    commit_time: *commit_time,
+                    annotations: now.annotations().cloned(),
+                    beside: beside.clone(),
                 });
             }
             Message::PartitionTruncated { root, partition } => {
-                let left_out = self.catalog.left_out(root);
-                let Transaction { lsn: commit_lsn, commit_time, .. } = *self.transaction()?;
-                if !left_out.iter().any(|left_out| left_out.contains(&commit_lsn)) {
-                    let partition = partition.to_owned();
-                    decoded.truncated_partitions.push(TruncatedPartition { root, partition, commit_lsn, commit_time });
+                let left_out = self.catalog.left_out(*root);
+                let Transaction { commit_time, now, .. } = self.transaction()?;
+                if !left_out.iter().any(|left_out| left_out.contains(&now.lsn)) {
+                    decoded.truncated_partitions.push(TruncatedPartition {
+                        root: *root,
+                        partition: (*partition).to_owned(),
+                        commit_lsn: now.lsn,
+                        commit_time: *commit_time,
+                    });
                 }
             }
-            Message::Insert { idx, relation, new } => {
-                self.change(idx, &[relation], changes, |table, at| table.inserted(at, &new))?;
+            Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => {
+                self.change(&message, slice::from_ref(relation), bytes, decoded)?;
             }
-            Message::Update { idx, relation, filter, old, new } => {
-                self.change(idx, &[relation], changes, |table, at| table.updated(at, filter, old.as_ref(), &new))?;
-            }
-            Message::Delete { idx, relation, old } => {
-                self.change(idx, &[relation], changes, |table, at| table.deleted(at, &old))?;
-            }
-            Message::Truncate { idx, relations } => {
-                self.change(idx, &relations, changes, |table, at| table.truncated(at))?;
-            }
+            Message::Truncate { relations, .. } => self.change(&message, relations, bytes, decoded)?,
         }
         Ok(None)
     }
@@ -187,46 +171,30 @@ impl<C: Catalog> Decoder<C> {
         Table::new(self.catalog.database(), (schema, name), *identity, columns, &key, never_sent)
     }
 
+    fn annotate(&mut self, annotations: Option<Annotations<'static>>) -> Result<(), Failure> {
+        let transaction = self.transaction()?;
+        transaction.now = Rc::new(transaction.now.with_annotations(annotations));
+        Ok(())
+    }
+
     /// One change for each of `relations` (a TRUNCATE may name several), all at one place of the transaction.
     fn change(
         &mut self,
-        idx: u32,
+        message: &Message,
         relations: &[u32],
-        changes: &mut Vec<Written>,
-        change: impl Fn(&Table, &Position) -> Written,
+        bytes: &[u8],
+        decoded: &mut Decoded,
     ) -> Result<(), Failure> {
         let transaction = self.transaction.as_mut().ok_or(Failure::OutOfPlace)?;
-        let (place, idempotency_key) = &mut self.key;
-        place.clear();
-        let _ = write!(place, "{}:{idx}", transaction.lsn);
-        idempotency_key.clear();
-        idempotency_key.push('"');
-        BASE64_STANDARD.encode_string(place, idempotency_key);
-        idempotency_key.push('"');
-        let position = Position {
-            lsn: transaction.lsn,
-            idx: Some(idx),
-            time: &transaction.time,
-            idempotency_key,
-            annotations: transaction.annotations.as_ref(),
-        };
-        let before = changes.len();
+        let (idx, event) = Event::of(message).ok_or(Failure::OutOfPlace)?;
+        let now = &transaction.now;
         for relation in relations {
             let (table, left_out) = self.tables.get(relation).ok_or(Failure::OutOfPlace)?;
-            if !left_out.iter().any(|left_out| left_out.contains(&position.lsn)) {
-                changes.push(Written { is_of_a_rule: transaction.is_of_a_rule, ..change(table, &position) });
+            if !left_out.iter().any(|left_out| left_out.contains(&now.lsn)) {
+                transaction.has_changes = true;
+                decoded.changes.push(Captured::new(table, now, (idx, event), bytes));
             }
         }
-        transaction.has_changes |= changes.len() > before;
         Ok(())
-    }
-}
-
-impl CommitTime {
-    /// Of microseconds since 2000-01-01; what has no place in a timestamp is empty.
-    pub fn of(microseconds: i64) -> Self {
-        let time = Timestamp::from_microsecond(microseconds.saturating_add(EPOCH_MICROSECONDS));
-        let json = string(&time.map_or(String::new(), |time| format!("{time:.6}")));
-        Self { microseconds: known_time(&json), json }
     }
 }

@@ -1,17 +1,26 @@
-//! From the bytes of our output plugin to messages as Sequin writes them. `writer` and `protocol` are the two sides
-//! of one message of the stream, `decoder` keeps what the earlier ones said, `relation` writes a change, `carried`
-//! says which values are too large.
+//! From the bytes of our output plugin to changes. `writer` and `protocol` are the two sides of one message of the
+//! stream, `decoder` keeps what the earlier ones said, `images` tells what a change says of its row. `relation`
+//! writes values as `jsonb`, `captured` holds the change, `spelled` writes it as Sequin's message. `carried` says
+//! which values are too large.
 
+mod captured;
 mod carried;
 mod decoder;
+mod images;
 pub mod protocol;
 mod relation;
+mod spelled;
+mod time;
 mod writer;
 
+pub use captured::Captured;
 pub use carried::{MOST_CARRIED, SURELY_CARRIED, too_large};
 pub use decoder::{Catalog, Commit, Decoded, Decoder, Failure, SchemaChange, TruncatedPartition};
+pub use images::Event;
 pub use protocol::{Prefix, ReplicaIdentity, Value};
-pub use relation::{Column, CommitTime, Position, Table};
+pub use relation::{Column, Table};
+pub use spelled::Position;
+pub use time::CommitTime;
 pub use writer::Writer;
 
 #[cfg(test)]

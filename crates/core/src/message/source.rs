@@ -1,0 +1,53 @@
+//! What a change was read from.
+
+use super::body::Message;
+use std::borrow::Cow;
+use std::fmt::Debug;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    Message(Message<'a>),
+    /// At this place of its batch, from 1.
+    Captured(&'a dyn Tellable, i32),
+}
+
+/// A change that came as no message, and can be told as one: where somebody is to read it.
+pub trait Tellable: Debug {
+    /// Without large annotations: null stands for them.
+    fn message(&self) -> String;
+
+    /// About so many bytes.
+    fn length(&self) -> usize;
+}
+
+impl<'a> Source<'a> {
+    pub fn position(self) -> i32 {
+        match self {
+            Self::Message(message) => message.position,
+            Self::Captured(_, position) => position,
+        }
+    }
+
+    /// In a batch that comes after so many others.
+    pub fn after(self, earlier: i32) -> Self {
+        match self {
+            Self::Message(message) => Self::Message(Message { position: earlier + message.position, ..message }),
+            Self::Captured(change, position) => Self::Captured(change, earlier + position),
+        }
+    }
+
+    /// The message.
+    pub fn text(self) -> Cow<'a, str> {
+        match self {
+            Self::Message(message) => Cow::Borrowed(message.text),
+            Self::Captured(change, _) => Cow::Owned(change.message()),
+        }
+    }
+
+    pub fn length(self) -> usize {
+        match self {
+            Self::Message(message) => message.text.len(),
+            Self::Captured(change, _) => change.length(),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! When a transaction was committed.
+
+use crate::encoding::write::string;
+use crate::message::commit_time_of;
+use jiff::Timestamp;
+
+/// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
+const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+
+/// Microseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct CommitTime(i64);
+
+impl CommitTime {
+    /// Of microseconds since 2000-01-01.
+    pub fn of(microseconds: i64) -> Self {
+        Self(microseconds.saturating_add(EPOCH_MICROSECONDS))
+    }
+
+    /// A JSON string; what has no place in a timestamp is empty.
+    pub fn json(self) -> String {
+        string(&Timestamp::from_microsecond(self.0).map_or(String::new(), |time| format!("{time:.6}")))
+    }
+
+    /// `None`: it is none for the log.
+    pub fn of_log(self) -> Option<i64> {
+        commit_time_of(self.0)
+    }
+}
