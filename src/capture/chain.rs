@@ -51,7 +51,7 @@ impl Link {
                 || vec![slot.slot.as_str().into()],
                 |mut rows| {
                     let row = rows.next().map(|row| {
-                        let position = |place| row.get::<i64>(place).map(|value| value.unwrap_or(0) as u64);
+                        let position = |column| row.get::<i64>(column).map(|value| value.unwrap_or(0) as u64);
                         let read_to = position(1)?;
                         let link = Self {
                             read_to,

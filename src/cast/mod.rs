@@ -1,6 +1,6 @@
 //! `audit_cast` and `audit_row`: values and whole images, as Sequin encodes them, back to their PostgreSQL types.
 
-use crate::pg::{Call, CaughtError, Column, ErrorReport, RowType, TypeInput, caught, reading};
+use crate::pg::{Call, CaughtError, ColumnInput, ErrorReport, RowType, TypeInput, caught, reading};
 use audit_core::SqlState;
 use audit_core::encoding::{Shape, Text, input_text};
 use pgrx::datum::AnyElement;
@@ -62,8 +62,8 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
     row_type.require_least_rights();
     let unknown = call.texts(2).unwrap_or_default();
     let being_read = Cell::new(None);
-    let mut value = |place, Column { name, input }: &mut Column, before| {
-        being_read.set(Some(place));
+    let mut value = |index, ColumnInput { name, input }: &mut ColumnInput, before| {
+        being_read.set(Some(index));
         match member(&members, name) {
             _ if unknown.contains(name) => Ok(None),
             None => Ok(before),
@@ -72,7 +72,7 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
     };
     let values = caught(|| reading(|| row_type.values(base, &mut value)));
     let column = || {
-        let Column { name, input } = row_type.column(being_read.get()?)?;
+        let ColumnInput { name, input } = row_type.column(being_read.get()?)?;
         Some((format!("column \"{name}\" of {}", row_type.name()), input))
     };
     match values {
@@ -113,7 +113,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
 fn member<'a>(members: &[(Cow<str>, &'a RawValue)], name: &str) -> Option<&'a str> {
     let order = |(other, _): &(Cow<str>, _)| (other.len(), other.as_bytes()).cmp(&(name.len(), name.as_bytes()));
-    members.binary_search_by(order).ok().map(|place| members[place].1.get())
+    members.binary_search_by(order).ok().map(|index| members[index].1.get())
 }
 
 /// What the type's input function would read; of a type that is not there, as of text.

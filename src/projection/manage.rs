@@ -3,28 +3,18 @@
 
 use super::feed::catch_up;
 use super::fill::fill;
+use super::named::{find, found, given, permitted_alone, query, report, role_has, table_named};
 use super::rule;
 use super::run::Projection;
 use super::settle::settle;
 use crate::capture::exclude_new_table;
-use crate::pg::{
-    ErrorReport, Meaning, Statement, Strangers, as_extension, current_user, lock_projection, lock_schema_name,
-    lock_table, setting, succeeded,
-};
+use crate::pg::{ErrorReport, Meaning, Statement, Strangers, as_extension, current_user, setting};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 
 use crate::pg::BuiltinOid::{BOOLOID, INT4OID, INT8ARRAYOID, INT8OID, OIDOID, TEXTARRAYOID, TEXTOID};
 
 thread_local! {
-    static FIND: Statement = const { Statement::new(
-        "SELECT * FROM audit_cdc_internal.runnable_projections WHERE name = $1", &[TEXTOID]) };
-
-    static PERMITTED: Statement = const { Statement::new(
-        "SELECT pg_has_role($1, $2, 'USAGE') OR pg_has_role($1, 'audit_cdc_admin', 'USAGE')", &[OIDOID, OIDOID]) };
-
-    static OWNS: Statement = const { Statement::new("SELECT pg_has_role($1, $2, 'USAGE')", &[OIDOID, OIDOID]) };
-
     static CAPTURED: Statement = const { Statement::new("SELECT audit_cdc_internal.captured_of($1)", &[OIDOID]) };
 
     static ADD: Statement = const { Statement::new(
@@ -263,11 +253,6 @@ fn keep(
     }))
 }
 
-fn role_has(role: pg_sys::Oid, rights: pg_sys::Oid) -> bool {
-    let has = || OWNS.with(|owns| owns.run(|| vec![role.into(), rights.into()], |rows| rows.first().get_one::<bool>()));
-    as_extension(has) == Some(true)
-}
-
 /// What is captured must not be filled from the log. A table that has only just been made is excluded by who may.
 fn check_not_captured(name: &str, target: pg_sys::Oid) -> Result<(), ErrorReport> {
     let captured = || {
@@ -354,68 +339,6 @@ fn changed() {
     CHANGED.with(|changed| changed.run(Vec::new, |_| Ok(())));
 }
 
-/// With its target and the name of its schema locked, so that none takes its place.
-fn find(name: &str) -> Option<Projection> {
-    let find = || FIND.with(|find| find.run(|| vec![name.into()], |rows| Ok(Projection::read_all(rows)?.pop())));
-    as_extension(|| {
-        let target = find()?.target;
-        lock_table(target);
-        lock_schema_name(target);
-        find().filter(|projection| projection.target == target)
-    })
-}
-
-fn found(name: &str) -> Result<Projection, ErrorReport> {
-    find(name).ok_or_else(|| {
-        report(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("projection \"{name}\" does not exist"))
-    })
-}
-
-/// The projection, if the caller may change it.
-fn permitted(name: &str) -> Result<Projection, ErrorReport> {
-    let (projection, caller) = (found(name)?, current_user());
-    let is_permitted = as_extension(|| {
-        PERMITTED.with(|permitted| {
-            permitted.run(|| vec![caller.into(), projection.rule_owner.into()], |rows| rows.first().get_one::<bool>())
-        })
-    });
-    if is_permitted == Some(true) {
-        return Ok(projection);
-    }
-    Err(report(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of projection \"{name}\""))
-        .set_hint("Members of audit_cdc_admin may change every projection."))
-}
-
-/// The same, and nobody feeds it until the transaction ends.
-fn permitted_alone(name: &str) -> Result<Projection, ErrorReport> {
-    let mut projection = permitted(name)?;
-    loop {
-        lock_projection(projection.id);
-        // meanwhile another may have got the name
-        let locked = std::mem::replace(&mut projection, permitted(name)?).id;
-        if projection.id == locked {
-            return Ok(projection);
-        }
-    }
-}
-
-/// The table that `name` means to the caller.
-fn table_named(name: &str) -> pg_sys::Oid {
-    succeeded(Spi::connect(|client| {
-        client.select("SELECT $1::pg_catalog.regclass::pg_catalog.oid", None, &[name.into()])?.first().get_one()
-    }))
-    .unwrap_or(pg_sys::InvalidOid)
-}
-
-fn given<'a>(argument: Option<&'a str>, name: &str) -> Result<&'a str, ErrorReport> {
-    argument.ok_or_else(|| report(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null")))
-}
-
-/// As people type it.
-fn query(rule: &str) -> &str {
-    rule.trim_end_matches(|character: char| character.is_whitespace() || character == ';')
-}
-
 /// A fixed snapshot would miss entries that are stored meanwhile.
 fn only_read_committed() -> Result<(), ErrorReport> {
     if !crate::pg::snapshot_is_fixed() {
@@ -423,8 +346,4 @@ fn only_read_committed() -> Result<(), ErrorReport> {
     }
     let message = "a projection can be filled under READ COMMITTED only".to_owned();
     Err(report(PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION, message))
-}
-
-fn report(code: PgSqlErrorCode, message: String) -> ErrorReport {
-    ErrorReport::new(code, message, "projection")
 }

@@ -119,7 +119,7 @@ pub fn check_target(target: pg_sys::Oid, given: &[String]) -> Result<(), ErrorRe
     }
     match columns.iter().find(|column| column.is_needed && !given.contains(&column.name)) {
         None => Ok(()),
-        Some(Column { name, .. }) => Err(report(
+        Some(TargetColumn { name, .. }) => Err(report(
             PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
             format!(
                 "the rule does not give column \"{name}\" of relation \"{table}\", which is NOT NULL and has no default"
@@ -187,15 +187,15 @@ pub fn is_empty(projection: &Projection, table: &str) -> bool {
     projection.with_rights_and(ALL_ROWS, || projection.bound(&format!("SELECT FROM {table} LIMIT 1")).run() == 0)
 }
 
-struct Column {
+struct TargetColumn {
     name: String,
     is_generated: bool,
     is_needed: bool,
 }
 
-fn read_columns(rows: pgrx::spi::SpiTupleTable) -> pgrx::spi::SpiResult<Vec<Column>> {
+fn read_columns(rows: pgrx::spi::SpiTupleTable) -> pgrx::spi::SpiResult<Vec<TargetColumn>> {
     rows.map(|row| {
-        Ok(Column {
+        Ok(TargetColumn {
             name: row.get(1)?.unwrap_or_default(),
             is_generated: row.get(2)?.unwrap_or_default(),
             is_needed: row.get(3)?.unwrap_or_default(),

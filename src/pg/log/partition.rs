@@ -26,7 +26,7 @@ pub struct Partition {
     executor: *mut pg_sys::EState,
     result: *mut pg_sys::ResultRelInfo,
     /// Where each column stands, in the order that the caller gave.
-    places: Vec<usize>,
+    attributes: Vec<usize>,
     types: Types,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
 }
@@ -56,9 +56,9 @@ pub fn with_partition<T>(name: &CStr, columns: &[&CStr], work: impl FnOnce(&mut 
         pg_sys::InitResultRelInfo(result, relation, 0, null_mut(), 0);
         pg_sys::ExecOpenIndices(result, false);
         pg_sys::MakePerTupleExprContext(executor);
-        let places = columns.iter().map(|column| place(relation, column)).collect();
+        let attributes = columns.iter().map(|column| attribute_of(relation, column)).collect();
         let types = Types::of(schema);
-        let mut partition = Partition { relation, executor, result, places, types, slots: Vec::new() };
+        let mut partition = Partition { relation, executor, result, attributes, types, slots: Vec::new() };
         let value = work(&mut partition);
         pg_sys::MemoryContextSwitchTo(before);
         for slot in partition.slots {
@@ -81,7 +81,7 @@ pub fn is_partition(name: &CStr) -> bool {
     }
 }
 
-fn place(relation: pg_sys::Relation, column: &CStr) -> usize {
+fn attribute_of(relation: pg_sys::Relation, column: &CStr) -> usize {
     // SAFETY: the relation is open.
     let number = unsafe { pg_sys::get_attnum((*relation).rd_id, column.as_ptr()) };
     if number <= 0 {
@@ -97,11 +97,11 @@ pub struct Found<'p> {
 }
 
 impl Found<'_> {
-    /// The value of the column that stands at this place of the caller's list.
+    /// The value of the column that stands there in the caller's list.
     pub fn get<T: pgrx::FromDatum>(&self, column: usize) -> Option<T> {
-        let place = self.partition.places[column];
+        let attribute = self.partition.attributes[column];
         // SAFETY: all attributes of the slot were read; the caller reads the column's own type.
-        unsafe { T::from_datum(*(*self.slot).tts_values.add(place), *(*self.slot).tts_isnull.add(place)) }
+        unsafe { T::from_datum(*(*self.slot).tts_values.add(attribute), *(*self.slot).tts_isnull.add(attribute)) }
     }
 
     pub fn has_action(&self, column: usize, label: &'static CStr) -> bool {
@@ -131,13 +131,13 @@ impl Partition {
             let scan = pg_sys::index_beginscan(self.relation, index, snapshot, 2, 0);
             #[cfg(feature = "pg18")]
             let scan = pg_sys::index_beginscan(self.relation, index, snapshot, null_mut(), 2, 0);
-            for (place, (time, identity)) in keys.enumerate() {
+            for (index, (time, identity)) in keys.enumerate() {
                 scan_keys[0].sk_argument = time.into();
                 scan_keys[1].sk_argument = identity.as_ptr().into();
                 pg_sys::index_rescan(scan, scan_keys.as_mut_ptr(), 2, null_mut(), 0);
                 if pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
                     pg_sys::slot_getsomeattrs_int(slot, (*(*slot).tts_tupleDescriptor).natts);
-                    found(place, &Found { slot, partition: self });
+                    found(index, &Found { slot, partition: self });
                 }
             }
             pg_sys::index_endscan(scan);
@@ -156,7 +156,7 @@ impl Partition {
                 let form = (*index).rd_index;
                 let column = |n: usize| *(*form).indkey.values.as_ptr().add(n) as usize;
                 let is_it = (*form).indisunique && (*form).indisvalid && (*form).indnkeyatts == 2;
-                if is_it && [column(0), column(1)] == [self.places[0] + 1, self.places[1] + 1] {
+                if is_it && [column(0), column(1)] == [self.attributes[0] + 1, self.attributes[1] + 1] {
                     return index;
                 }
             }
@@ -227,9 +227,9 @@ impl Partition {
             let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, width);
             nulls.fill(true);
             let before = pg_sys::MemoryContextSwitchTo(self.row_memory());
-            for (place, value) in self.places.iter().zip(row) {
+            for (attribute, value) in self.attributes.iter().zip(row) {
                 if let Some(datum) = self.types.datum(value) {
-                    (values[*place], nulls[*place]) = (datum, false);
+                    (values[*attribute], nulls[*attribute]) = (datum, false);
                 }
             }
             pg_sys::MemoryContextSwitchTo(before);

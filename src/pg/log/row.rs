@@ -32,7 +32,7 @@ pub(in crate::pg) fn returned<'a>() -> Vec<LogRow<'a>> {
             return Vec::new();
         }
         let layout = LogLayout::new((*table).tupdesc, null_mut());
-        (0..(*table).numvals as usize).map(|place| layout.row_of(*(*table).vals.add(place))).collect()
+        (0..(*table).numvals as usize).map(|index| layout.row_of(*(*table).vals.add(index))).collect()
     }
 }
 

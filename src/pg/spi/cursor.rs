@@ -49,9 +49,9 @@ impl Cursor {
             // here live until the SPI connection ends.
             let rows: Vec<&[u8]> = unsafe {
                 let table = pg_sys::SPI_tuptable;
-                let bytes = |place| {
+                let bytes = |index| {
                     let mut null = false;
-                    let datum = pg_sys::SPI_getbinval(*(*table).vals.add(place), (*table).tupdesc, 1, &mut null);
+                    let datum = pg_sys::SPI_getbinval(*(*table).vals.add(index), (*table).tupdesc, 1, &mut null);
                     varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()))
                 };
                 (0..(*table).numvals as usize).map(bytes).collect()

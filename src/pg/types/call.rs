@@ -27,15 +27,15 @@ impl Call {
         unsafe { (*self.0).context }
     }
 
-    pub fn argument(self, place: usize) -> Option<pg_sys::Datum> {
+    pub fn argument(self, index: usize) -> Option<pg_sys::Datum> {
         // SAFETY: our functions are declared with the arguments that they ask for.
-        let argument = unsafe { *(*self.0).args.as_slice((*self.0).nargs as usize).get(place)? };
+        let argument = unsafe { *(*self.0).args.as_slice((*self.0).nargs as usize).get(index)? };
         (!argument.isnull).then_some(argument.value)
     }
 
     /// The text of a `jsonb` argument.
-    pub fn jsonb(self, place: usize) -> Option<String> {
-        let datum = self.argument(place)?;
+    pub fn jsonb(self, index: usize) -> Option<String> {
+        let datum = self.argument(index)?;
         // SAFETY: the argument is declared jsonb; the text is palloced, NUL-terminated and, in a UTF8 database, UTF-8.
         unsafe {
             let varlena = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
@@ -48,8 +48,8 @@ impl Call {
     }
 
     /// The elements, without nulls, of a `text[]` argument.
-    pub fn texts(self, place: usize) -> Option<Vec<String>> {
-        let datum = self.argument(place)?;
+    pub fn texts(self, index: usize) -> Option<Vec<String>> {
+        let datum = self.argument(index)?;
         // SAFETY: the argument is declared text[].
         let texts = unsafe { Vec::<Option<String>>::from_datum(datum, false) };
         texts.map(|texts| texts.into_iter().flatten().collect())

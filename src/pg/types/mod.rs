@@ -5,5 +5,5 @@ mod row_type;
 mod type_input;
 
 pub use call::{Call, any_element};
-pub use row_type::{Column, RowType};
+pub use row_type::{ColumnInput, RowType};
 pub use type_input::{TypeInput, code_type, kind_of_type};

@@ -9,10 +9,10 @@ pub struct RowType {
     oid: pg_sys::Oid,
     /// Of this layout: ALTER TABLE makes another.
     layout: u64,
-    columns: Vec<Option<Column>>,
+    columns: Vec<Option<ColumnInput>>,
 }
 
-pub struct Column {
+pub struct ColumnInput {
     pub name: String,
     pub input: TypeInput,
 }
@@ -33,7 +33,7 @@ impl RowType {
                 let columns = layout_of(oid)
                     .iter()
                     .map(|attribute| {
-                        let column = || Column {
+                        let column = || ColumnInput {
                             name: attribute.name().to_owned(),
                             input: TypeInput::new(attribute.type_oid().value(), attribute.type_mod(), context),
                         };
@@ -54,22 +54,22 @@ impl RowType {
         self.columns.iter().flatten().for_each(|column| column.input.require_least_rights());
     }
 
-    pub fn column(&self, place: usize) -> Option<&Column> {
-        self.columns.get(place)?.as_ref()
+    pub fn column(&self, index: usize) -> Option<&ColumnInput> {
+        self.columns.get(index)?.as_ref()
     }
 
-    /// Every column's value, as `value` gives it. It is told the column's place and what `base`, a row of this
+    /// Every column's value, as `value` gives it. It is told the column's index and what `base`, a row of this
     /// type, has there.
     pub fn values<E>(
         &mut self,
         base: Option<pg_sys::Datum>,
-        mut value: impl FnMut(usize, &mut Column, Option<pg_sys::Datum>) -> Result<Option<pg_sys::Datum>, E>,
+        mut value: impl FnMut(usize, &mut ColumnInput, Option<pg_sys::Datum>) -> Result<Option<pg_sys::Datum>, E>,
     ) -> Result<Vec<Option<pg_sys::Datum>>, E> {
         let before = base.map(|base| deform(base, &layout_of(self.oid))).unwrap_or_default();
         let before = before.into_iter().chain(std::iter::repeat(None));
         let columns = self.columns.iter_mut().zip(before).enumerate();
         columns
-            .map(|(place, (column, before))| column.as_mut().map_or(Ok(None), |column| value(place, column, before)))
+            .map(|(index, (column, before))| column.as_mut().map_or(Ok(None), |column| value(index, column, before)))
             .collect()
     }
 

@@ -63,8 +63,8 @@ fn array(value: &str, element: &Shape, delimiter: char, dimension: usize) -> Opt
     }
     let mut literal = String::with_capacity(value.len() + 2);
     literal.push('{');
-    for (place, raw) in elements.iter().map(|raw| raw.get()).enumerate() {
-        if place > 0 {
+    for (index, raw) in elements.iter().map(|raw| raw.get()).enumerate() {
+        if index > 0 {
             literal.push(delimiter);
         }
         let is_inner_dimension = raw.starts_with('[')

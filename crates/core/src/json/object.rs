@@ -35,7 +35,7 @@ impl<'a> Object<'a> {
     /// Refuses a key that stands twice: whichever was taken, the other would be lost.
     pub fn unambiguous(self) -> Result<Self, Reject> {
         let twice = if self.0.len() <= FEW_KEYS {
-            self.keys().enumerate().any(|(place, key)| self.keys().take(place).any(|earlier| earlier == key))
+            self.keys().enumerate().any(|(index, key)| self.keys().take(index).any(|earlier| earlier == key))
         } else {
             let mut keys: Vec<&str> = self.keys().collect();
             keys.sort_unstable();
@@ -247,7 +247,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// `None` when the text is no object, or what stands in a place of metadata or database is none.
+    /// `None` when the text is no object, or what should be metadata or database is none.
     pub fn parse(text: &'a str) -> Option<Object<'a>> {
         serde_json::from_str::<Self>(text).ok().map(|envelope| envelope.0)
     }
@@ -256,7 +256,7 @@ impl<'a> Envelope<'a> {
     /// written with escapes.
     fn within(self, body: &'a str) -> Option<(&'a str, Object<'a>)> {
         let Cow::Borrowed(key) = &self.0.0.first()?.0 else { return None };
-        let start = body[..place(body, key)].rfind('{')?;
+        let start = body[..offset(body, key)].rfind('{')?;
         Some((&body[start..self.0.end(body)?], self.0))
     }
 }
@@ -293,7 +293,7 @@ impl<'a, T, F: FnMut(&'a str, Object<'a>) -> T> Visitor<'a> for Batch<'a, F> {
     fn visit_seq<S: SeqAccess<'a>>(mut self, mut elements: S) -> Result<Vec<T>, S::Error> {
         let mut taken = Vec::new();
         while let Some(envelope) = elements.next_element::<Envelope>()? {
-            let (text, object) = envelope.within(self.body).ok_or_else(|| S::Error::custom("no place"))?;
+            let (text, object) = envelope.within(self.body).ok_or_else(|| S::Error::custom("not within"))?;
             taken.push((self.take)(text, object));
         }
         Ok(taken)
@@ -312,7 +312,7 @@ impl Object<'_> {
     /// Where it ends in `body`.
     fn end(&self, body: &str) -> Option<usize> {
         let last = match &self.0.last()?.1 {
-            Member::Text(text) => place(body, text) + text.len(),
+            Member::Text(text) => offset(body, text) + text.len(),
             Member::Object(object) => object.end(body)?,
         };
         Some(last + body[last..].find('}')? + 1)
@@ -320,7 +320,7 @@ impl Object<'_> {
 }
 
 /// Where `part` stands in the text that it was taken from.
-fn place(body: &str, part: &str) -> usize {
+fn offset(body: &str, part: &str) -> usize {
     part.as_ptr().addr() - body.as_ptr().addr()
 }
 

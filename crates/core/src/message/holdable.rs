@@ -14,12 +14,12 @@ const MOST_FRACTION: i64 = 16_383;
 pub fn jsonb_takes(json: &str) -> bool {
     let bytes = json.as_bytes();
     // at least what it takes as jsonb, and as text again
-    let (mut size, mut depth, mut place) = (json.len(), 0, 0);
-    while let Some(byte) = bytes.get(place) {
-        place += 1;
+    let (mut size, mut depth, mut at) = (json.len(), 0, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
         match byte {
-            b'"' => match string_end(bytes, place) {
-                Some(end) => place = end,
+            b'"' => match string_end(bytes, at) {
+                Some(end) => at = end,
                 None => return false,
             },
             b'[' | b'{' => {
@@ -32,10 +32,10 @@ pub fn jsonb_takes(json: &str) -> bool {
             b']' | b'}' => depth -= 1,
             b',' | b':' => size += ELEMENT,
             b'-' | b'0'..=b'9' => {
-                let start = place - 1;
+                let start = at - 1;
                 let is_of_number = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'.' | b'+' | b'-' | b'e' | b'E');
-                place = start + bytes[start..].iter().take_while(is_of_number).count();
-                match numeric_digits(&json[start..place]) {
+                at = start + bytes[start..].iter().take_while(is_of_number).count();
+                match numeric_digits(&json[start..at]) {
                     Some(digits) => size += digits,
                     None => return false,
                 }
@@ -46,18 +46,18 @@ pub fn jsonb_takes(json: &str) -> bool {
     size <= LONGEST_IMAGE
 }
 
-/// Of the string whose first character stands at `place`. `None`: it holds `\u0000` or half a surrogate pair.
-fn string_end(json: &[u8], mut place: usize) -> Option<usize> {
+/// Of the string whose first character stands at `at`. `None`: it holds `\u0000` or half a surrogate pair.
+fn string_end(json: &[u8], mut at: usize) -> Option<usize> {
     loop {
-        place += json.get(place..)?.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
-        if json[place] == b'"' {
-            return Some(place + 1);
+        at += json.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+        if json[at] == b'"' {
+            return Some(at + 1);
         }
-        place += match utf16_unit(json, place) {
+        at += match utf16_unit(json, at) {
             None => 2, // another escape
             Some(0 | 0xDC00..=0xDFFF) => return None,
             Some(0xD800..=0xDBFF) => {
-                utf16_unit(json, place + 6).filter(|low| matches!(low, 0xDC00..=0xDFFF))?;
+                utf16_unit(json, at + 6).filter(|low| matches!(low, 0xDC00..=0xDFFF))?;
                 12
             }
             Some(_) => 6,
@@ -66,8 +66,8 @@ fn string_end(json: &[u8], mut place: usize) -> Option<usize> {
 }
 
 /// What is escaped as `\uXXXX`.
-fn utf16_unit(json: &[u8], place: usize) -> Option<u16> {
-    let digits = json.get(place..place + 6)?.strip_prefix(b"\\u")?;
+fn utf16_unit(json: &[u8], at: usize) -> Option<u16> {
+    let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 

@@ -25,7 +25,7 @@ pub struct Options {
 struct Line {
     body: String,
     /// For people: where it stands.
-    place: String,
+    at: String,
     /// In the file, its end included.
     bytes: u64,
 }
@@ -105,7 +105,7 @@ async fn read(paths: &[PathBuf], relay: &Relay, lines: mpsc::Sender<Line>) -> an
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let line = Line { body: body::text(line), place: format!("{}:{number}", path.display()), bytes };
+            let line = Line { body: body::text(line), at: format!("{}:{number}", path.display()), bytes };
             // the writers may have ended before they took it
             if relay.stop.now.run_until_cancelled(lines.send(line)).await.is_none_or(|sent| sent.is_err()) {
                 return Ok(());
@@ -130,7 +130,7 @@ async fn write(relay: &Relay, lines: &Mutex<mpsc::Receiver<Line>>, bar: &Progres
         let bodies: Vec<&str> = batch.iter().map(|line| line.body.as_str()).collect();
         let Some(verdicts) = writer.store(&bodies, &relay.stop).await else { return refused };
         for (line, _) in batch.iter().zip(&verdicts).filter(|(_, stored)| !**stored) {
-            tracing::error!("{} is refused by the database", line.place);
+            tracing::error!("{} is refused by the database", line.at);
             refused += 1;
         }
         let counts = relay.metrics.counts();

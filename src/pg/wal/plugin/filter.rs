@@ -63,14 +63,14 @@ impl RowFilter {
         // SAFETY: the slot has as many columns as there are sources; values live until the expression is evaluated.
         unsafe {
             pg_sys::ExecClearTuple(self.slot);
-            for (place, source) in self.sources.iter().enumerate() {
+            for (index, source) in self.sources.iter().enumerate() {
                 let value = source.and_then(|(source, is_varlena)| {
                     let is_known = |value: &Datum| !(is_varlena && is_on_disk(*value));
                     let value = row.value(source)?;
                     Some(value).filter(is_known).or_else(|| before?.value(source).filter(is_known)).or(Some(value))
                 });
-                *(*self.slot).tts_isnull.add(place) = value.is_none();
-                *(*self.slot).tts_values.add(place) = value.unwrap_or(Datum::null());
+                *(*self.slot).tts_isnull.add(index) = value.is_none();
+                *(*self.slot).tts_values.add(index) = value.unwrap_or(Datum::null());
             }
             pg_sys::ExecStoreVirtualTuple(self.slot);
             pg_sys::MemoryContextReset((*self.context).ecxt_per_tuple_memory);

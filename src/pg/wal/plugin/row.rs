@@ -33,22 +33,22 @@ impl Row {
         Some(self)
     }
 
-    pub fn value(&self, place: usize) -> Option<Datum> {
-        self.nulls.get(place).is_some_and(|is_null| !is_null).then(|| self.values[place])
+    pub fn value(&self, index: usize) -> Option<Datum> {
+        self.nulls.get(index).is_some_and(|is_null| !is_null).then(|| self.values[index])
     }
 
-    pub fn bigint(&self, place: usize) -> Option<i64> {
-        self.value(place).map(|value| value.value() as i64)
+    pub fn bigint(&self, index: usize) -> Option<i64> {
+        self.value(index).map(|value| value.value() as i64)
     }
 }
 
 /// Columns that are sent.
 pub struct Columns {
-    columns: Vec<Column>,
+    columns: Vec<SentColumn>,
     memory: pg_sys::MemoryContext,
 }
 
-struct Column {
+struct SentColumn {
     /// Where the row has it.
     source: usize,
     is_varlena: bool,
@@ -64,7 +64,7 @@ impl Columns {
 
     pub fn add(&mut self, source: usize, attribute: &FormData_pg_attribute, kind: Kind) {
         let output = Output::of(attribute.atttypid, self.memory);
-        self.columns.push(Column { source, is_varlena: attribute.attlen == -1, kind, output });
+        self.columns.push(SentColumn { source, is_varlena: attribute.attlen == -1, kind, output });
     }
 
     /// Of what is too large to carry, size and digest are written.
@@ -77,9 +77,9 @@ impl Columns {
         let mut texts = Vec::new();
         writer.back_to(mark);
         self.write_without(&[], writer, row, |text| texts.push(text));
-        let text = |place: &Range<usize>| std::str::from_utf8(&writer.bytes()[place.clone()]).unwrap_or_default();
+        let text = |range: &Range<usize>| std::str::from_utf8(&writer.bytes()[range.clone()]).unwrap_or_default();
         let values: Vec<_> =
-            self.columns.iter().zip(&texts).map(|(column, place)| (&column.kind, text(place))).collect();
+            self.columns.iter().zip(&texts).map(|(column, range)| (&column.kind, text(range))).collect();
         let left_out = too_large(&values);
         if !left_out.is_empty() {
             writer.back_to(mark);
@@ -96,11 +96,11 @@ impl Columns {
         mut written: impl FnMut(Range<usize>),
     ) {
         writer.row(self.columns.len());
-        for (place, Column { source, is_varlena, output, .. }) in self.columns.iter_mut().enumerate() {
+        for (index, SentColumn { source, is_varlena, output, .. }) in self.columns.iter_mut().enumerate() {
             written(match row.value(*source) {
                 None => writer.null(),
                 Some(value) if *is_varlena && is_on_disk(value) => writer.unchanged(),
-                Some(value) if *is_varlena && left_out.contains(&place) => omit(writer, value),
+                Some(value) if *is_varlena && left_out.contains(&index) => omit(writer, value),
                 Some(value) => match output.write(writer, value, *is_varlena) {
                     Some(text) => text,
                     None => omit(writer, value),

@@ -34,10 +34,10 @@ impl Tables {
         let number = unsafe { (*relation).rd_id.to_u32() };
         let known = match self.known.entry(number) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => {
+            Entry::Vacant(vacant) => {
                 let (table, depends_on) = describe(relation, publication, self.memory);
                 self.depended_on.extend(&depends_on);
-                place.insert((table, depends_on))
+                vacant.insert((table, depends_on))
             }
         };
         &mut known.0
