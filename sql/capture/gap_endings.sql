@@ -81,7 +81,7 @@ COMMENT ON COLUMN @extschema@.audit_gaps.detail IS 'what is known besides; may b
 COMMENT ON COLUMN @extschema@.audit_gaps.from_lsn IS 'what committed before this position is in the log';
 COMMENT ON COLUMN @extschema@.audit_gaps.from_time IS 'what committed before this time is in the log; null: not known';
 COMMENT ON COLUMN @extschema@.audit_gaps.to_lsn IS
-'what commits from this position on is captured again; null: the gap goes on, or capture has not read yet where it ends';
+'what commits from this position on is captured again; null: the gap goes on, or capture has not read its end yet';
 COMMENT ON COLUMN @extschema@.audit_gaps.to_time IS 'when that was noted; null: as to_lsn';
 COMMENT ON COLUMN @extschema@.audit_gaps.noticed_at IS 'when the gap was noticed';
 COMMENT ON COLUMN @extschema@.audit_gaps.is_open IS

@@ -1,10 +1,11 @@
--- What the log does not have, and why. A gap is written once; where it ends, and which backfill closed it, are rows of their own.
+-- What the log does not have, and why. A gap is written once; where it ends, and which backfill closed it, are rows of
+-- their own.
 --
 -- * A gap of one table has its relation; a gap of all captured tables has none.
--- * A break is a gap of all tables, between what was read of the slot and where it stands now. While a capture cannot go on,
---   its break is open; one at a time.
--- * It has ended when changes are captured again. It is closed when a backfill that began after its end is complete: what the rows are
---   now is in the log again. What happened to them within the gap stays unknown.
+-- * A break is a gap of all tables, between what was read of the slot and where it stands now. While a capture cannot
+--   go on, its break is open; one at a time.
+-- * It has ended when changes are captured again. It is closed when a backfill that began after its end is complete:
+--   what the rows are now is in the log again. What happened to them within the gap stays unknown.
 
 CREATE SEQUENCE audit_cdc_internal.gaps_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.gaps (
@@ -79,7 +80,8 @@ END;
 
 -- Of every gap the one that has not ended stays: the same reason is not noted twice.
 CREATE FUNCTION audit_cdc_internal.note_gap(
-    relation oid, reason text, from_lsn pg_lsn, from_time timestamptz DEFAULT NULL, detail text DEFAULT NULL) RETURNS void
+    relation oid, reason text, from_lsn pg_lsn, from_time timestamptz DEFAULT NULL, detail text DEFAULT NULL)
+  RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   SELECT audit_cdc_internal.add_gap(
@@ -91,11 +93,13 @@ BEGIN ATOMIC
 END;
 
 -- From a position on, the changes of a table are captured again; relation null: of all tables.
-CREATE FUNCTION audit_cdc_internal.end_gaps(relation oid, reasons text[], to_lsn pg_lsn) RETURNS void LANGUAGE sql VOLATILE
+CREATE FUNCTION audit_cdc_internal.end_gaps(relation oid, reasons text[], to_lsn pg_lsn) RETURNS void
+  LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   INSERT INTO audit_cdc_internal.gap_ends (gap_id, to_lsn, to_time)
   SELECT g.id, CASE g.reason WHEN 'continued' THEN end_gaps.to_lsn -- its from_lsn is of another server
-                         ELSE greatest(end_gaps.to_lsn, g.from_lsn) END, clock_timestamp() FROM audit_cdc_internal.gaps AS g
+                             ELSE greatest(end_gaps.to_lsn, g.from_lsn) END, clock_timestamp()
+  FROM audit_cdc_internal.gaps AS g
   WHERE g.relation IS NOT DISTINCT FROM end_gaps.relation AND g.reason = ANY (end_gaps.reasons)
     AND g.database_id = audit_cdc_internal.this_database() ->> 'id'
   ON CONFLICT DO NOTHING;
@@ -136,7 +140,8 @@ BEGIN ATOMIC
 END;
 
 -- A backfill that began at a position, and is complete at another, closes what had ended before it began.
-CREATE FUNCTION audit_cdc_internal.close_gaps(relation oid, backfill_id uuid, began_lsn pg_lsn, complete_lsn pg_lsn) RETURNS void
+CREATE FUNCTION audit_cdc_internal.close_gaps(
+    relation oid, backfill_id uuid, began_lsn pg_lsn, complete_lsn pg_lsn) RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   INSERT INTO audit_cdc_internal.gap_closings (gap_id, relation, backfill_id, complete_lsn)
@@ -147,13 +152,15 @@ BEGIN ATOMIC
   ON CONFLICT DO NOTHING;
 END;
 
--- Why the capture cannot go on; no row: it can, or there is none. A standby captures nothing, and a slot is not missing there.
+-- Why the capture cannot go on; no row: it can, or there is none. A standby captures nothing, and a slot is not missing
+-- there.
 CREATE VIEW audit_cdc_internal.capture_faults AS
   SELECT c.slot, f.reason, f.detail,
          CASE f.reason
            WHEN 'copied database' THEN 'this database is a copy, and its capture is the original''s'
            WHEN 'another system' THEN 'this server is another than the one whose capture this is'
-           WHEN 'slot replaced' THEN format('replication slot "%s" is not the one that was made for the capture', c.slot)
+           WHEN 'slot replaced'
+             THEN format('replication slot "%s" is not the one that was made for the capture', c.slot)
            WHEN 'slot lost' THEN format('replication slot "%s" cannot be read any more', c.slot)
            ELSE format('replication slot "%s" does not exist', c.slot)
          END AS message,
@@ -171,7 +178,8 @@ CREATE VIEW audit_cdc_internal.capture_faults AS
         format('It was "%s".', c.slot)),
     (4, (s.database, s.plugin) IS DISTINCT FROM (current_database(), c.plugin), 'slot replaced',
         format('It is of database "%s" and plugin "%s".', s.database, s.plugin)),
-    (5, s.wal_status = 'lost' OR i.invalidated IS NOT NULL, 'slot lost', coalesce(i.invalidated, 'Its WAL was removed.'))
+    (5, s.wal_status = 'lost' OR i.invalidated IS NOT NULL, 'slot lost',
+        coalesce(i.invalidated, 'Its WAL was removed.'))
   ) AS f(place, is_so, reason, detail)
   WHERE f.is_so AND NOT pg_is_in_recovery()
   ORDER BY f.place LIMIT 1;
@@ -184,12 +192,13 @@ CREATE VIEW audit_cdc_internal.open_breaks AS
     AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id);
 
 -- A worker that found nothing to capture knows more than what is stored.
-CREATE FUNCTION audit_cdc_internal.note_break(reason text, from_lsn pg_lsn, from_time timestamptz, detail text) RETURNS void
-  LANGUAGE sql VOLATILE
+CREATE FUNCTION audit_cdc_internal.note_break(reason text, from_lsn pg_lsn, from_time timestamptz, detail text)
+  RETURNS void LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   SELECT audit_cdc_internal.note_gap(NULL, note_break.reason, b.from_lsn, b.from_time,
            nullif(concat_ws(' ', note_break.detail, (
-             SELECT format('The server is on timeline %s, and was on %s: it was promoted or restored.', t.now, c.timeline)
+             SELECT format('The server is on timeline %s, and was on %s: it was promoted or restored.',
+                           t.now, c.timeline)
              FROM audit_cdc_internal.captures AS c CROSS JOIN audit_cdc_internal.current_timeline() AS t(now)
              WHERE t.now <> c.timeline)), ''))
   FROM (SELECT greatest(note_break.from_lsn, look.looked_to) AS from_lsn,
@@ -201,14 +210,16 @@ END;
 
 CREATE FUNCTION audit_cdc_internal.end_breaks(to_lsn pg_lsn) RETURNS void LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-  SELECT audit_cdc_internal.end_gaps(NULL, ARRAY(SELECT b.reason FROM audit_cdc_internal.open_breaks AS b), end_breaks.to_lsn);
+  SELECT audit_cdc_internal.end_gaps(
+    NULL, ARRAY(SELECT b.reason FROM audit_cdc_internal.open_breaks AS b), end_breaks.to_lsn);
 END;
 
 -- The slot was read from a position on, and others had taken what was before.
 CREATE FUNCTION audit_cdc_internal.note_skipped(from_lsn bigint, to_lsn bigint, from_time timestamptz) RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-  SELECT audit_cdc_internal.note_break('slot advanced', '0/0'::pg_lsn + note_skipped.from_lsn, note_skipped.from_time, NULL);
+  SELECT audit_cdc_internal.note_break(
+    'slot advanced', '0/0'::pg_lsn + note_skipped.from_lsn, note_skipped.from_time, NULL);
   SELECT audit_cdc_internal.end_breaks('0/0'::pg_lsn + note_skipped.to_lsn);
 END;
 
@@ -216,7 +227,8 @@ END;
 CREATE FUNCTION audit_cdc_internal.note_fault() RETURNS void
   LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  SELECT audit_cdc_internal.note_break(f.reason, f.read_to, f.read_to_time, f.detail) FROM audit_cdc_internal.capture_faults AS f;
+  SELECT audit_cdc_internal.note_break(f.reason, f.read_to, f.read_to_time, f.detail)
+  FROM audit_cdc_internal.capture_faults AS f;
 END;
 
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gaps', '');

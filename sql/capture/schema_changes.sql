@@ -21,7 +21,8 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_inte
 ALTER TABLE audit_cdc_internal.schema_change_positions ENABLE ALWAYS TRIGGER append_only;
 
 -- Is all that is wanted published? Columns that are gone are not wanted any more.
-CREATE FUNCTION audit_cdc_internal.covers(state jsonb, wanted jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+CREATE FUNCTION audit_cdc_internal.covers(state jsonb, wanted jsonb) RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
   SELECT wanted IS NULL OR coalesce(
     (p -> 'actions') @> (wanted -> 'actions')
@@ -103,17 +104,23 @@ $$;
 CREATE FUNCTION audit_cdc_internal.note_exclusion(
     relation oid, from_lsn pg_lsn, until_lsn pg_lsn, excluded_at timestamptz) RETURNS void
   LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
 DECLARE
   last CONSTANT audit_cdc_internal.schema_changes := audit_cdc_internal.last_schema('table', relation);
-  reason text;
+  lack CONSTANT text := audit_cdc_internal.lack_of(last.after, last.published_as, last.lost_as, last.wanted);
+  named_as CONSTANT oid := coalesce(last.lost_as, relation);
 BEGIN
   IF last.wanted IS NOT NULL THEN
     PERFORM audit_cdc_internal.note_gap(relation, 'excluded', from_lsn, excluded_at);
     PERFORM audit_cdc_internal.end_gaps(relation, '{excluded}', until_lsn);
-    reason := audit_cdc_internal.lack_of(last.after, last.published_as, last.lost_as, last.wanted);
-    IF reason IS NOT NULL THEN
-      PERFORM audit_cdc_internal.note_gap(relation, reason, until_lsn, clock_timestamp(), last.command_tag);
-    END IF;
+  END IF;
+  IF lack IS NOT NULL AND NOT EXISTS (
+      SELECT FROM audit_cdc_internal.gaps AS g
+      WHERE g.relation = named_as AND g.reason = lack AND g.part IS NOT DISTINCT FROM nullif(relation, named_as)
+        AND g.database_id = last.database_id
+        AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id)) THEN
+    PERFORM audit_cdc_internal.add_gap(named_as, lack, until_lsn, clock_timestamp(),
+      CASE WHEN named_as <> relation THEN last.after ->> 'name' ELSE last.command_tag END, nullif(relation, named_as));
   END IF;
 END
 $$;
@@ -144,7 +151,8 @@ BEGIN
 
   FOR one IN SELECT * FROM audit_cdc_internal.as_differences(differences) AS d WHERE d.object_type = 'table' LOOP
     PERFORM audit_cdc_internal.note_lack(
-      one.object, CASE WHEN one.lost_as <> one.object THEN one.after ->> 'name' ELSE tag END, one.lost_as, audit_cdc_internal.lack_of(one.after, one.published_as, one.lost_as,
+      one.object, CASE WHEN one.lost_as <> one.object THEN one.after ->> 'name' ELSE tag END,
+      one.lost_as, audit_cdc_internal.lack_of(one.after, one.published_as, one.lost_as,
         audit_cdc_internal.wanted_of(one.after, one.is_captured, one.wanted, is_start)),
       one.lost_before, audit_cdc_internal.lack_of(one.before, one.published_before, one.lost_before, one.wanted));
     -- of what is gone nothing can be missing
@@ -219,33 +227,47 @@ CREATE VIEW @extschema@.audit_schema_changes AS
                 ELSE (SELECT g.annotations FROM audit_cdc_internal.large_annotations AS g
                       WHERE g.id = p.large_annotations)
            END AS annotations) AS a;
-COMMENT ON VIEW @extschema@.audit_schema_changes IS 'DDL on captured tables, on tables that were captured, and on the captured publication; also what capture found when it started';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.id IS 'number of the entry; grows, with gaps, in the order of commands';
+COMMENT ON VIEW @extschema@.audit_schema_changes IS
+'DDL on captured tables, on tables that were captured, and on the captured publication; also what capture found when '
+'it started';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.id IS
+'number of the entry; grows, with gaps, in the order of commands';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.database_id IS 'as in audit_logs';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.command_tag IS 'such as ALTER TABLE; audit_capture_start: so the object was when capture started';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.command_tag IS
+'such as ALTER TABLE; audit_capture_start: so the object was when capture started';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.object_type IS 'table or publication';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.table_schema IS 'schema of the table, after the command if it is still there; of a publication null';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.table_schema IS
+'schema of the table, after the command if it is still there; of a publication null';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.table_name IS 'the table, by its own name; of a publication null';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.publication IS 'name of the publication; of a table null';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.columns_before IS 'the table''s columns before the command, in order: number, which a renamed column keeps, name, type, not_null, generated; null: it was not there, or never captured';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.columns_before IS
+'the table''s columns before the command, in order: number, which a renamed column keeps, name, type, not_null, '
+'generated; null: it was not there, or never captured';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.columns_after IS 'the same after the command; null: it is gone';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.before IS 'the object before: of a table its schema, name, kind, columns, key, replica_identity, persistence, parent (of a partition) and what is published of it; null as columns_before';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.before IS
+'the object before: of a table its schema, name, kind, columns, key, replica_identity, persistence, parent (of a '
+'partition) and what is published of it; null as columns_before';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.after IS 'the same after the command; null: it is gone';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.statement IS 'what the client sent, up to 10,000 characters: the command itself, or what called it';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.statement IS
+'what the client sent, up to 10,000 characters: the command itself, or what called it';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.statement_length IS 'how many characters the whole statement had';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.user_name IS 'the role whose rights the command had';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.session_user_name IS 'the role that the session belonged to';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.application_name IS 'as the session named itself';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.client_address IS 'where the session came from; null: a socket of this machine';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.username IS 'annotations ->> ''username''; null if absent, over 2,000 bytes, or not captured yet';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.client_address IS
+'where the session came from; null: a socket of this machine';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.username IS
+'annotations ->> ''username''; null if absent, over 2,000 bytes, or not captured yet';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.source IS 'annotations ->> ''source'', as username';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.request_id IS 'annotations ->> ''request_id'', as username';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.metadata IS 'annotations -> ''metadata''';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.annotations IS 'the transaction''s annotations where the command stood, as in audit_logs; null: none, or not captured yet';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.annotations IS
+'the transaction''s annotations where the command stood, as in audit_logs; null: none, or not captured yet';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.xid IS 'the transaction';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.recorded_at IS 'when the command ended, by the server''s clock';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.commit_lsn IS 'as in audit_logs; null: not captured yet';
-COMMENT ON COLUMN @extschema@.audit_schema_changes.commit_idx IS 'place among the transaction''s changes, as in audit_logs; null: not captured yet';
+COMMENT ON COLUMN @extschema@.audit_schema_changes.commit_idx IS
+'place among the transaction''s changes, as in audit_logs; null: not captured yet';
 COMMENT ON COLUMN @extschema@.audit_schema_changes.commit_timestamp IS 'as in audit_logs; null: not captured yet';
 
 CREATE EVENT TRIGGER audit_cdc_schema_changes ON ddl_command_end

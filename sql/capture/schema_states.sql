@@ -57,9 +57,10 @@ BEGIN ATOMIC
   WHERE o.is_published;
 END;
 
--- Numbers of the generated columns that are sent: those of the list, without a list what the publication says (from 18 on).
-CREATE FUNCTION audit_cdc_internal.sent_generated(publication pg_publication, relation oid, list smallint[]) RETURNS jsonb
-  LANGUAGE sql STABLE
+-- Numbers of the generated columns that are sent: those of the list, without a list what the publication says (from 18
+-- on).
+CREATE FUNCTION audit_cdc_internal.sent_generated(publication pg_publication, relation oid, list smallint[])
+  RETURNS jsonb LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT jsonb_agg(a.attnum ORDER BY a.attnum) FROM pg_attribute AS a
   WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = 's'
@@ -86,7 +87,8 @@ CREATE VIEW audit_cdc_internal.table_states AS
                           'actions', audit_cdc_internal.published_actions(p),
                           'where', pg_get_expr(r.prqual, r.prrelid),
                           'column_numbers', to_jsonb(r.prattrs::smallint[]),
-                          'generated_numbers', audit_cdc_internal.sent_generated(p, w.published_as, r.prattrs::smallint[]))
+                          'generated_numbers',
+                          audit_cdc_internal.sent_generated(p, w.published_as, r.prattrs::smallint[]))
                         END)) AS state
   FROM pg_class AS c
   JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -109,7 +111,8 @@ CREATE VIEW audit_cdc_internal.table_states AS
     SELECT CASE WHEN l.is_logged THEN l.named_as END AS published_as,
            CASE WHEN NOT l.is_logged AND top.relation <> c.oid AND c.relkind <> 'p' THEN l.named_as END AS lost_as
     FROM (SELECT c.relpersistence = 'p' AND c.relkind <> 'f' AS is_logged,
-                 CASE WHEN p.pubviaroot THEN top.relation WHEN top.relation IS NOT NULL THEN c.oid END AS named_as) AS l) AS w
+                 CASE WHEN p.pubviaroot THEN top.relation
+                      WHEN top.relation IS NOT NULL THEN c.oid END AS named_as) AS l) AS w
   -- what is published by its schema is published whole
   LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = w.published_as
     AND NOT EXISTS (SELECT FROM pg_publication_namespace AS m JOIN pg_class AS tc ON tc.oid = w.published_as
@@ -216,8 +219,8 @@ BEGIN
 END
 $$;
 
--- What is another than it was seen last, as an array of objects; null: nothing. Tables that are named or revalued are in
--- it also if they are the same, if they are captured or were.
+-- What is another than it was seen last, as an array of objects; null: nothing. Tables that are named or revalued are
+-- in it also if they are the same, if they are captured or were.
 CREATE FUNCTION audit_cdc_internal.schema_differences(
     everything boolean, tables oid[], named oid[], gone oid[], revalued oid[])
   RETURNS jsonb LANGUAGE plpgsql STABLE

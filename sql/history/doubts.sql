@@ -1,5 +1,5 @@
--- What a reading of the log cannot know: changes that were never captured, not yet, or set aside, and entries of what may be the same
--- database. Each reading says it once, with what to do.
+-- What a reading of the log cannot know: changes that were never captured, not yet, or set aside, and entries of what
+-- may be the same database. Each reading says it once, with what to do.
 
 CREATE TYPE audit_cdc_internal.doubt AS (
   is_warning boolean, -- false: a notice
@@ -8,25 +8,30 @@ CREATE TYPE audit_cdc_internal.doubt AS (
   hint text
 );
 
--- Databases that were captured into this log, from which this one does not go on. names: of tables, as %I.%I; null: any.
-CREATE FUNCTION audit_cdc_internal.other_captured(names text[], OUT database_id text, OUT described text) RETURNS SETOF record
-  LANGUAGE sql STABLE
+-- Databases that were captured into this log, from which this one does not go on. names: of tables, as %I.%I; null:
+-- any.
+CREATE FUNCTION audit_cdc_internal.other_captured(names text[], OUT database_id text, OUT described text)
+  RETURNS SETOF record LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT c.database_id, format('%s (%s), captured since %s', c.database_id, c.database_name, c.since)
   FROM audit_cdc_internal.captured_databases AS c, audit_cdc_internal.own_databases() AS o
   WHERE c.database_id <> ALL (o.ids)
     AND EXISTS (SELECT FROM audit_cdc_internal.audited_tables AS t
-                WHERE t.database_id = c.database_id AND (names IS NULL OR format('%I.%I', t.table_schema, t.table_name) = ANY (names)))
+                WHERE t.database_id = c.database_id
+                  AND (names IS NULL OR format('%I.%I', t.table_schema, t.table_name) = ANY (names)))
   ORDER BY c.since DESC, c.database_id;
 END;
 
--- Gaps that concern a reading. is_open: what the rows are is in doubt, until a backfill of each table that is complete before the moment
--- that is asked for. Otherwise, of a time range: what happened within is unknown, though a backfill told what came of it.
-CREATE FUNCTION audit_cdc_internal.gaps_of(databases text[], names text[], since timestamptz, until timestamptz, until_position bigint, is_range boolean,
+-- Gaps that concern a reading. is_open: what the rows are is in doubt, until a backfill of each table that is complete
+-- before the moment that is asked for. Otherwise, of a time range: what happened within is unknown, though a backfill
+-- told what came of it.
+CREATE FUNCTION audit_cdc_internal.gaps_of(
+    databases text[], names text[], since timestamptz, until timestamptz, until_position bigint, is_range boolean,
     OUT gap_id bigint, OUT is_open boolean, OUT described text) RETURNS SETOF record LANGUAGE sql STABLE
 BEGIN ATOMIC
   WITH placed AS (
-    SELECT g.*, e.to_time, o.ids[cardinality(o.ids)] AS here, d.before + CASE g.reason WHEN 'continued' THEN 0 ELSE g.from_lsn - '0/0' END AS from_position
+    SELECT g.*, e.to_time, o.ids[cardinality(o.ids)] AS here,
+           d.before + CASE g.reason WHEN 'continued' THEN 0 ELSE g.from_lsn - '0/0' END AS from_position
     FROM audit_cdc_internal.own_databases() AS o
     CROSS JOIN LATERAL unnest(o.ids, o.positions_before) AS d(id, before)
     JOIN audit_cdc_internal.gaps AS g ON g.database_id = d.id
@@ -42,7 +47,8 @@ BEGIN ATOMIC
     WHERE d.id = h.database_id AND (databases IS NULL OR d.id = ANY (databases))
       AND NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks)
   ), closings AS (
-    SELECT c.gap_id, c.relation, c.closed_at, g.reason, g.database_id, c.complete_lsn - '0/0' + d.before AS complete_position
+    SELECT c.gap_id, c.relation, c.closed_at, g.reason, g.database_id,
+           c.complete_lsn - '0/0' + d.before AS complete_position
     FROM audit_cdc_internal.own_databases() AS o
     CROSS JOIN LATERAL unnest(o.ids, o.positions_before) AS d(id, before)
     JOIN audit_cdc_internal.gaps AS g ON g.database_id = d.id
@@ -55,20 +61,26 @@ BEGIN ATOMIC
     JOIN audit_cdc_internal.gap_drops AS x ON x.gap_id = g.id
   )
   SELECT p.id, bool_or(NOT s.is_closed),
-         format('%s (%s)%s is from %s to %s.', coalesce('Gap ' || p.id, 'A gap that is not noted yet'), p.reason, ' of ' || quote_ident(p.table_schema) || '.' || quote_ident(p.table_name),
+         format('%s (%s)%s is from %s to %s.', coalesce('Gap ' || p.id, 'A gap that is not noted yet'), p.reason,
+                ' of ' || quote_ident(p.table_schema) || '.' || quote_ident(p.table_name),
                 coalesce(p.from_time::text, p.from_lsn::text), coalesce(p.to_time::text, 'now'))
   FROM placed AS p
-  CROSS JOIN LATERAL (SELECT n.name, to_regclass(n.name)::oid AS relation FROM unnest(coalesce(names, ARRAY[NULL])) AS n(name)) AS n
+  CROSS JOIN LATERAL (
+    SELECT n.name, to_regclass(n.name)::oid AS relation FROM unnest(coalesce(names, ARRAY[NULL])) AS n(name)) AS n
   CROSS JOIN LATERAL (
     -- a gap from before the database went on from another is closed by what closes the gap of that
     SELECT CASE WHEN p.id IS NULL THEN false
-                WHEN n.name IS NULL THEN NOT EXISTS (SELECT FROM @extschema@.audit_gaps AS v WHERE v.gap_id = p.id AND v.is_open)
+                WHEN n.name IS NULL
+                  THEN NOT EXISTS (SELECT FROM @extschema@.audit_gaps AS v WHERE v.gap_id = p.id AND v.is_open)
                 ELSE EXISTS (SELECT FROM closings AS c
                              WHERE (c.gap_id = p.id AND c.relation IN (n.relation, p.relation)
-                                    OR p.database_id <> p.here AND c.database_id = p.here AND c.reason = 'continued' AND c.relation = n.relation)
-                               AND (is_range OR (until IS NULL OR c.closed_at <= until) AND (until_position IS NULL OR c.complete_position <= until_position)))
+                                    OR p.database_id <> p.here AND c.database_id = p.here AND c.reason = 'continued'
+                                       AND c.relation = n.relation)
+                               AND (is_range OR (until IS NULL OR c.closed_at <= until)
+                                    AND (until_position IS NULL OR c.complete_position <= until_position)))
            END AS is_closed) AS s
-  WHERE (n.name IS NULL OR p.relation IS NULL OR p.relation = n.relation AND p.database_id = p.here OR quote_ident(p.table_schema) || '.' || quote_ident(p.table_name) = n.name)
+  WHERE (n.name IS NULL OR p.relation IS NULL OR p.relation = n.relation AND p.database_id = p.here
+         OR quote_ident(p.table_schema) || '.' || quote_ident(p.table_name) = n.name)
     AND (until IS NULL OR p.from_time IS NULL OR p.from_time <= until)
     AND (until_position IS NULL OR p.from_position <= until_position)
     AND (since IS NULL OR p.to_time IS NULL OR p.to_time > since)
@@ -76,10 +88,13 @@ BEGIN ATOMIC
   GROUP BY p.id, p.reason, p.table_schema, p.table_name, p.from_time, p.from_lsn, p.to_time;
 END;
 
--- databases: whose entries are read, with those they go on from; null: of any. names: of the tables, as %I.%I; null: of all.
--- since, until, until_position (as events have it): null is no bound. is_range: what happened is asked for, not only what came of it.
-CREATE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean, since timestamptz, until timestamptz, until_position bigint, is_range boolean)
-  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+-- databases: whose entries are read, with those they go on from; null: of any. names: of the tables, as %I.%I; null: of
+-- all. since, until, until_position (as events have it): null is no bound. is_range: what happened is asked for, not
+-- only what came of it.
+CREATE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean, since timestamptz,
+    until timestamptz, until_position bigint, is_range boolean)
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+  SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   IF EXISTS (SELECT FROM audit_cdc_internal.gaps) OR EXISTS (SELECT FROM audit_cdc_internal.capture_faults) THEN
     RETURN QUERY
@@ -91,51 +106,65 @@ BEGIN
                                CASE WHEN count(*) > 3 THEN format(' There are %s more.', count(*) - 3) END) AS described
       FROM gaps AS g GROUP BY g.is_open
     )
-    SELECT true, concat('the log may miss changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END), f.described,
-           'audit_gaps lists them. Once a gap has ended, CALL audit_backfill() of the table makes the log right from then on.'
+    SELECT true, concat('the log may miss changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END),
+           f.described, 'audit_gaps lists them. Once a gap has ended, CALL audit_backfill() of the table makes the log '
+                        'right from then on.'
     FROM few AS f WHERE f.is_open
     UNION ALL
-    SELECT false, 'what happened within a gap of the log is unknown', f.described, 'audit_gaps lists them. A backfill told what came of it.'
+    SELECT false, 'what happened within a gap of the log is unknown', f.described,
+           'audit_gaps lists them. A backfill told what came of it.'
     FROM few AS f WHERE NOT f.is_open;
   END IF;
   RETURN QUERY
-  SELECT true, concat('changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END, ' were set aside, and are not in the answer'), NULL,
+  SELECT true, concat('changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END,
+                      ' were set aside, and are not in the answer'), NULL,
          'audit_rejects has them; audit_retry_rejects() tries to store them.'
   FROM audit_cdc_internal.own_databases() AS o
   WHERE EXISTS (SELECT FROM audit_cdc_internal.rejects AS r
-                WHERE r.stored_at IS NULL AND r.table_name IS NOT NULL AND (names IS NULL OR quote_ident(r.table_schema) || '.' || quote_ident(r.table_name) = ANY (names))
+                WHERE r.stored_at IS NULL AND r.table_name IS NOT NULL
+                  AND (names IS NULL
+                       OR quote_ident(r.table_schema) || '.' || quote_ident(r.table_name) = ANY (names))
                   AND (databases IS NULL OR r.database_id IS NULL OR r.database_id = ANY (databases))
                   -- whoever may deliver could say so of this database
-                  AND NOT (r.origin = 'i' AND (coalesce(r.database_id = ANY (o.ids), false) OR coalesce(databases <@ o.ids, false))))
+                  AND NOT (r.origin = 'i' AND (coalesce(r.database_id = ANY (o.ids), false)
+                                               OR coalesce(databases <@ o.ids, false))))
   UNION ALL
   SELECT true, 'changes of this table are logged under another name',
-         CASE WHEN s.published_as <> s.object THEN format('That is %s, of which it is a partition.', s.published_as::regclass)
+         CASE WHEN s.published_as <> s.object
+                THEN format('That is %s, of which it is a partition.', s.published_as::regclass)
               ELSE 'Those are the names of its partitions.' END, 'Ask for that one.'
   FROM unnest(names) AS n(name) CROSS JOIN audit_cdc_internal.last_schema('table', to_regclass(n.name)::oid) AS s
   WHERE s.published_as IS NOT NULL AND NOT s.is_captured
     AND (databases IS NULL OR audit_cdc_internal.this_database() ->> 'id' = ANY (databases))
   UNION ALL
-  SELECT true, concat('the log has entries', CASE cardinality(names) WHEN 1 THEN ' of this table' END, ' that another database captured'),
+  SELECT true, concat('the log has entries', CASE cardinality(names) WHEN 1 THEN ' of this table' END,
+                      ' that another database captured'),
          format('That is %s.', string_agg(c.described, '; ')),
-         format('If this database goes on from it, say so: audit_continue(%L, reason). To read that one alone, name its database_id.', min(c.database_id) FILTER (WHERE c.ordinality = 1))
+         format('If this database goes on from it, say so: audit_continue(%L, reason). To read that one alone, name '
+                'its database_id.', min(c.database_id) FILTER (WHERE c.ordinality = 1))
   FROM audit_cdc_internal.other_captured(names) WITH ORDINALITY AS c WHERE say_others HAVING count(*) > 0;
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.say_unsettled(is_own boolean, last_commit timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION audit_cdc_internal.say_unsettled(is_own boolean, last_commit timestamptz) RETURNS void
+  LANGUAGE plpgsql AS $$
 BEGIN
   RAISE NOTICE 'this moment is not settled yet'
-    USING DETAIL = format('The last commit in the log up to it is of %s; others may still arrive.', coalesce(last_commit::text, 'never')),
-          HINT = CASE WHEN is_own THEN 'CALL audit_capture() captures what is pending, if no worker does.' ELSE 'Ask again later.' END;
+    USING DETAIL = format('The last commit in the log up to it is of %s; others may still arrive.',
+                          coalesce(last_commit::text, 'never')),
+          HINT = CASE WHEN is_own THEN 'CALL audit_capture() captures what is pending, if no worker does.'
+                      ELSE 'Ask again later.' END;
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.say_doubts(databases text[], names text[], say_others boolean, since timestamptz, until timestamptz, until_position bigint, is_range boolean)
+CREATE FUNCTION audit_cdc_internal.say_doubts(databases text[], names text[], say_others boolean, since timestamptz,
+    until timestamptz, until_position bigint, is_range boolean)
   RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   one audit_cdc_internal.doubt;
 BEGIN
-  FOR one IN SELECT * FROM audit_cdc_internal.doubts(databases, names, say_others, since, until, until_position, is_range) LOOP
+  FOR one IN SELECT *
+             FROM audit_cdc_internal.doubts(databases, names, say_others, since, until, until_position, is_range) LOOP
     IF one.is_warning THEN
       RAISE WARNING '%', one.message USING DETAIL = coalesce(one.detail, ''), HINT = one.hint;
     ELSE
@@ -148,18 +177,22 @@ $$;
 -- All tables of a database; null: of any, which counts as this one where one is needed.
 CREATE FUNCTION audit_cdc_internal.any_table(database_id text) RETURNS audit_cdc_internal.audited LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT ROW(w.id, NULL, NULL, NULL, NULL, NULL, d.ids, d.positions_before, d.is_own, any_table.database_id IS NOT NULL)::audit_cdc_internal.audited
+  SELECT ROW(w.id, NULL, NULL, NULL, NULL, NULL, d.ids, d.positions_before, d.is_own,
+             any_table.database_id IS NOT NULL)::audit_cdc_internal.audited
   FROM (SELECT coalesce(any_table.database_id, audit_cdc_internal.this_database() ->> 'id') AS id) AS w
   CROSS JOIN LATERAL audit_cdc_internal.databases_of(w.id) AS d;
 END;
 
 -- Of one table, or of any, up to a moment or through a time range.
-CREATE FUNCTION audit_cdc_internal.say_doubts(audited audit_cdc_internal.audited, since timestamptz, until timestamptz, lsn pg_lsn, is_range boolean)
+CREATE FUNCTION audit_cdc_internal.say_doubts(
+    audited audit_cdc_internal.audited, since timestamptz, until timestamptz, lsn pg_lsn, is_range boolean)
   RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  PERFORM audit_cdc_internal.say_doubts(CASE WHEN audited.table_name IS NOT NULL OR audited.is_named THEN audited.databases END,
+  PERFORM audit_cdc_internal.say_doubts(
+    CASE WHEN audited.table_name IS NOT NULL OR audited.is_named THEN audited.databases END,
     CASE WHEN audited.table_name IS NOT NULL THEN ARRAY[format('%I.%I', audited.table_schema, audited.table_name)] END,
     NOT audited.is_named OR audited.database_id = audit_cdc_internal.this_database() ->> 'id', since, until,
-    least(lsn - '0/0' + audited.positions_before[cardinality(audited.positions_before)], 9223372036854775807)::bigint, is_range);
+    least(lsn - '0/0' + audited.positions_before[cardinality(audited.positions_before)], 9223372036854775807)::bigint,
+    is_range);
 END
 $$;

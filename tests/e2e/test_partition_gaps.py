@@ -132,6 +132,16 @@ def test_a_partition_of_a_root_becomes_unlogged(source):
     assert gaps(source) == [("p", "unlogged", "p1", True, True)]
 
 
+def test_a_root_that_is_excluded_while_it_gets_such_a_partition(source):
+    make(source, "on", FIRST)
+    source.run("SELECT audit_exclude_table('p', 'a test')")
+    source.run(UNLOGGED)
+    assert gaps(source) == []
+    source.run("SELECT audit_include_table('p', 'a test')")
+    assert gaps(source, "table_name, reason, detail, to_lsn IS NULL") == [
+        ("p", "excluded", None, False), ("p", "unlogged", "p2", True)]
+
+
 def test_unlogged_tables_that_are_nobodys_partition(source):
     make(source, "on", FIRST)
     source.run("CREATE UNLOGGED TABLE u (id int); CREATE TABLE q (id int) PARTITION BY LIST (id)")
