@@ -37,7 +37,8 @@ pg_tests() (
         chown postgres "$data"
         run=(--runas postgres)
     fi
-    quietly cargo pgrx test "pg$1" "${run[@]}" --pgdata "$data" --no-default-features --features "pg$1"
+    # one after the other: each holds what it made until it is rolled back
+    RUST_TEST_THREADS=1 quietly cargo pgrx test "pg$1" "${run[@]}" --pgdata "$data" --no-default-features --features "pg$1"
 )
 
 # in_copy VERSION COMMAND…: with a copy of that PostgreSQL in $folder, whose servers are gone afterwards

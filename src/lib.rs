@@ -14,6 +14,8 @@ mod projection;
 mod protection;
 mod schema;
 mod settings;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 mod undo;
 
 ::pgrx::pg_module_magic!();
@@ -26,5 +28,16 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guard_names();
     if pg::is_preloading() {
         capture::init();
+    }
+}
+
+/// What `cargo pgrx test` asks of the crate.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'audit_cdc'", "wal_level = logical", "timezone = 'UTC'"]
     }
 }
