@@ -3,8 +3,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$TOP"
 
-# as cargo pgrx has them: what packages and tests have in common is built once
-export RUSTFLAGS="-C link-arg=-Wl,--no-gc-sections"
 # So many tests of a version run at once, each in a server of its worker's own: most of the time a test waits.
 WORKERS=${WORKERS:-5}
 

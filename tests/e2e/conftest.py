@@ -27,6 +27,15 @@ def pytest_configure(config):
         os.environ |= {"AUDIT_DATA": f"{folder}/data", "PGHOST": f"{folder}/socket", "PGPORT": "5432", "PGUSER": "postgres", "PGDATABASE": "postgres"}
 
 
+# the longest files first: then no worker is alone with one in the end
+LONGEST = ["test_as_of_doubts", "test_plugin", "test_limits", "test_capture_faults", "test_lives_truth", "test_undo", "test_relay_kafka", "test_relay_sqs",
+           "test_undo_keys", "test_large_annotations", "test_backfill_gaps", "test_chaos", "test_schema_changes"]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def server_log():
     return pathlib.Path(os.environ["AUDIT_DATA"]) / "log"
 

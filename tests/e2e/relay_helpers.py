@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -17,12 +18,16 @@ from fault_helpers import kill_postmaster
 
 PROGRAM = pathlib.Path(os.environ.get("AUDIT_RELAY", TOP / "target" / "debug" / "audit-relay"))
 SECRET = "a-secret-of-the-tests"
+# below those that the system gives to who connects; each worker of xdist begins elsewhere
+ports = itertools.islice(itertools.cycle(range(10_000, 30_000)), os.getpid() * 64 % 20_000, None)
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """One that nobody listens on, and that nobody else is given meanwhile."""
+    for port in ports:
+        with contextlib.suppress(OSError), socket.socket() as found:
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def messages(count, first=0, text="lorem ipsum " * 20):

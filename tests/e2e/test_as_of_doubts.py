@@ -87,6 +87,7 @@ def holds(rows, unknown, truth, known_ids):
     return all(id_ in rows or str(id_) in unknown or id_ not in known_ids for id_ in truth)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("described", [True, False])
 def test_whatever_happens_without_old_keys_is_never_told_wrongly(db, seed, described):
@@ -108,6 +109,7 @@ def test_whatever_happens_without_old_keys_is_never_told_wrongly(db, seed, descr
     assert told > 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("identity", ["USING INDEX tickets_seat", "DEFAULT", "FULL"])
 def test_what_capture_says_of_the_old_row_is_enough(source, seed, identity):

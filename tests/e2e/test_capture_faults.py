@@ -91,6 +91,7 @@ def pgbench(db, folder, done):
         run.wait()
 
 
+@pytest.mark.once
 def test_kill_9_of_worker_backends_and_postmaster(hot, tmp_path):
     chance = random.Random(7)
     done = threading.Event()

@@ -31,6 +31,7 @@ def damaged(text, chance):
     return json.dumps(message).replace('"JUNK"', chance.choice(JUNK[:13]))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_messages(db, seed):
     chance = random.Random(seed)
@@ -54,6 +55,7 @@ def test_damaged_messages(db, seed):
     assert db.value("SELECT sum(rows)::int FROM audit_status()") == db.value("SELECT count(*) FROM audit_logs")
 
 
+@pytest.mark.once
 def test_random_text(db):
     chance = random.Random(11)
     connection = db.connect()
@@ -62,6 +64,7 @@ def test_random_text(db):
         db.ingest(body, connection)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(2))
 def test_retrying_loses_nothing(db, seed):
     """What a retry stores or leaves open is what was set aside."""

@@ -96,6 +96,7 @@ def comes_out_whole(db, count, annotations):
     assert log < 500_000 and apart < 2_000_000
 
 
+@pytest.mark.once
 def test_a_large_one_is_captured_once(paused):
     annotations = large()
     with paused.connect().cursor() as cursor:
@@ -113,6 +114,7 @@ def test_a_large_one_is_captured_once(paused):
     assert paused.value("SELECT count(*) FROM audit_cdc_internal.large_annotations") == 2
 
 
+@pytest.mark.once
 def test_a_large_one_is_ingested_once(db):
     annotations = large()
     messages = [change(n, annotations=annotations) for n in range(300)]

@@ -15,6 +15,7 @@ def peak_memory(db, connection):
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
 
 
+@pytest.mark.once
 def test_a_body_of_100_mb(db):
     """Peak memory: the body as the client sends it, as text, and a chunk on its way; not a tree of it."""
     body = batch(change(n, lsn=1 + n // 100, record={"id": n, "text": "lorem ipsum " * 80}) for n in range(84_000))
@@ -24,23 +25,27 @@ def test_a_body_of_100_mb(db):
     assert peak_memory(db, connection) < 4 * len(body) + 300_000_000  # and shared buffers
 
 
+@pytest.mark.once
 def test_a_batch_of_100_000_messages(db):
     body = batch(json.dumps(change(n % 100, lsn=n // 100)) for n in range(100_000))
     assert db.ingest(body)[1:] == (100_000, 0, 0)
     assert db.ingest(body)[1:] == (0, 100_000, 0)
 
 
+@pytest.mark.once
 def test_a_row_of_50_mb(db):
     assert db.ingest(batch([change(0), change(1, record={"big": "x" * 50_000_000}), change(2)])) == (3, 3, 0, 0)
     assert db.value("SELECT length(new_values ->> 'big') FROM audit_logs WHERE commit_idx = 1") == 50_000_000
 
 
+@pytest.mark.once
 def test_an_image_beyond_jsonb(db):
     body = batch([change(0), change(1, record={"big": "x" * 270_000_000})])
     assert db.ingest(body) == (2, 1, 0, 1)
     assert db.rows("SELECT sqlstate FROM audit_rejects") == [("54000",)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("row", ["[" + "0," * 2**24 + "0]", "{" + ",".join(f'"{n:x}":0' for n in range(2**23 + 1)) + "}"], ids=["array", "object"])
 def test_more_elements_than_jsonb_can_read(db, row):
     huge = json.dumps(change(1, record={"a": 77})).replace("77", row)

@@ -187,6 +187,7 @@ def is_undone(db, truth, change, call, done, expected):
     return True
 
 
+@pytest.mark.once
 def test_undo_and_redo_of_every_change(source):
     """But for those that lost values on their way."""
     ids = {(key, table, tuple(pks)): id_ for id_, key, table, pks in source.rows("SELECT id, idempotency_key, table_name, record_pks FROM audit_logs")}

@@ -209,6 +209,7 @@ def test_temporary_tables_of_others_do_not_describe_anything_anew(paused):
 # ---------------------------------------------------------------------------------------------------------------------- large
 
 
+@pytest.mark.once
 def test_a_huge_message_of_somebody_else_is_passed_over(paused):
     paused.run("INSERT INTO t VALUES (1)")
     paused.run("SELECT pg_logical_emit_message(true, 'x', repeat('a', 600000000))")
@@ -229,6 +230,7 @@ def said(content):
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value, content", [
     ("repeat(chr(1), 180000000)", lambda: b"\x01" * 180_000_000),  # as JSON six times as long
     ("repeat('a', 600000000)::bytea", lambda: b"a" * 600_000_000)])  # its text is more than PostgreSQL can write
@@ -245,6 +247,7 @@ def test_a_value_that_is_too_large_to_carry(paused, value, content):
     assert logged(paused) == [1] and paused.rows("SELECT * FROM audit_rejects") == []
 
 
+@pytest.mark.once
 def test_of_a_row_that_is_too_large_the_largest_values_are_left_out(paused):
     paused.run("CREATE TABLE big (id int PRIMARY KEY, v text, w text, x text); ALTER TABLE big REPLICA IDENTITY FULL")
     paused.run("INSERT INTO big VALUES (1, repeat(chr(1), 20000000), repeat(chr(1), 30000000), 'x'); UPDATE big SET w = 'small', x = 'y'")

@@ -90,6 +90,7 @@ def undone(db, call="undo", **what):
     return outcomes
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(6))
 def test_undoing_any_suffix_of_transactions_gives_back_the_state_before_it(shop, seed):
     """One by one, and all in one call; and the undo is undone, and redone."""
@@ -106,6 +107,7 @@ def test_undoing_any_suffix_of_transactions_gives_back_the_state_before_it(shop,
         assert state(shop) == rows, (seed, lsn)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(10, 14))
 def test_undoing_a_users_suffix_at_once(shop, seed):
     dice = random.Random(seed)
