@@ -43,69 +43,12 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+-- What a projection fills must not be captured: it would feed itself.
+CREATE FUNCTION audit_cdc_internal.refuse_targets() RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  start_lsn pg_lsn;
-  fault record; -- of a capture that cannot go on
   targets text;
-  refused text;
-  missing text;
-  partial text;
 BEGIN
-  IF publication IS NULL THEN
-    RAISE EXCEPTION 'publication must not be null' USING ERRCODE = 'null_value_not_allowed';
-  END IF;
-  PERFORM audit_cdc_internal.require_settings();
-  IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
-    RAISE EXCEPTION 'publication "%" does not exist', publication
-      USING ERRCODE = 'undefined_object',
-            HINT = format(
-              'CREATE PUBLICATION %I FOR TABLE …, or FOR TABLES IN SCHEMA …, tells what is captured.',
-              publication);
-  END IF;
-  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
-    RAISE EXCEPTION 'capture cannot start in a transaction that has written'
-      USING ERRCODE = 'active_sql_transaction',
-            HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
-  END IF;
-  PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
-  SELECT * INTO fault FROM audit_cdc_internal.capture_faults;
-  IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
-    RAISE EXCEPTION 'this database is captured already'
-      USING ERRCODE = 'object_not_in_prerequisite_state',
-            DETAIL = (
-              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
-              FROM audit_cdc_internal.captures AS c
-            ),
-            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
-  END IF;
-
-  IF fault.reason = 'slot lost' THEN
-    PERFORM pg_drop_replication_slot(fault.slot);
-  END IF;
-  slot := coalesce(slot, format('audit_cdc_%s', (SELECT oid FROM pg_database WHERE datname = current_database())));
-  IF EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = slot) THEN
-    RAISE EXCEPTION 'replication slot "%" already exists', slot
-      USING ERRCODE = 'duplicate_object',
-            HINT = format(
-              'If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).',
-              slot);
-  END IF;
-  start_lsn := audit_cdc_internal.new_slot(slot);
-  PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
-  WHERE fault.reason IS NOT NULL;
-  DELETE FROM audit_cdc_internal.captures;
-  DELETE FROM audit_cdc_internal.projecting_transactions;
-  INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)
-  SELECT publication, slot, s.plugin, audit_cdc_internal.this_database() ->> 'id',
-         audit_cdc_internal.current_timeline(), start_lsn
-  FROM pg_replication_slots AS s WHERE s.slot_name = slot;
-  PERFORM audit_cdc_internal.record_tables();
-  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
-  SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
-  PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
-  PERFORM audit_cdc_internal.end_breaks(start_lsn);
   targets := (
     SELECT string_agg(format('%s (projection "%s")', t.captured, p.name), ', ' ORDER BY p.name)
     FROM audit_cdc_internal.projections AS p
@@ -117,7 +60,17 @@ BEGIN
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = targets,
             HINT = 'Call audit_exclude_table() for each, or take it out of the publication.';
   END IF;
+END
+$$;
 
+-- What of the publication's tables the log will not have, or not know.
+CREATE FUNCTION audit_cdc_internal.say_what_is_partial(publication name) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  refused text;
+  missing text;
+  partial text;
+BEGIN
   SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.is_refused),
          string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE NOT t.is_refused)
   INTO refused, partial
@@ -176,6 +129,70 @@ BEGIN
             HINT = 'ALTER TABLE … REPLICA IDENTITY FULL, for each whose old values and deleted rows are to be in the '
                    'log.';
   END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  start_lsn pg_lsn;
+  fault record; -- of a capture that cannot go on
+BEGIN
+  IF publication IS NULL THEN
+    RAISE EXCEPTION 'publication must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  PERFORM audit_cdc_internal.require_settings();
+  IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
+    RAISE EXCEPTION 'publication "%" does not exist', publication
+      USING ERRCODE = 'undefined_object',
+            HINT = format(
+              'CREATE PUBLICATION %I FOR TABLE …, or FOR TABLES IN SCHEMA …, tells what is captured.',
+              publication);
+  END IF;
+  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+    RAISE EXCEPTION 'capture cannot start in a transaction that has written'
+      USING ERRCODE = 'active_sql_transaction',
+            HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
+  END IF;
+  PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
+  SELECT * INTO fault FROM audit_cdc_internal.capture_faults;
+  IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
+    RAISE EXCEPTION 'this database is captured already'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = (
+              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
+              FROM audit_cdc_internal.captures AS c
+            ),
+            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
+  END IF;
+
+  IF fault.reason = 'slot lost' THEN
+    PERFORM pg_drop_replication_slot(fault.slot);
+  END IF;
+  slot := coalesce(slot, format('audit_cdc_%s', (SELECT oid FROM pg_database WHERE datname = current_database())));
+  IF EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = slot) THEN
+    RAISE EXCEPTION 'replication slot "%" already exists', slot
+      USING ERRCODE = 'duplicate_object',
+            HINT = format(
+              'If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).',
+              slot);
+  END IF;
+  start_lsn := audit_cdc_internal.new_slot(slot);
+  PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
+  WHERE fault.reason IS NOT NULL;
+  DELETE FROM audit_cdc_internal.captures;
+  DELETE FROM audit_cdc_internal.projecting_transactions;
+  INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)
+  SELECT publication, slot, s.plugin, audit_cdc_internal.this_database() ->> 'id',
+         audit_cdc_internal.current_timeline(), start_lsn
+  FROM pg_replication_slots AS s WHERE s.slot_name = slot;
+  PERFORM audit_cdc_internal.record_tables();
+  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
+  SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
+  PERFORM audit_cdc_internal.end_breaks(start_lsn);
+  PERFORM audit_cdc_internal.refuse_targets();
+  PERFORM audit_cdc_internal.say_what_is_partial(publication);
   IF NOT audit_cdc_internal.is_preloaded() THEN
     RAISE WARNING 'no worker captures: audit_cdc is not in shared_preload_libraries'
       USING HINT = 'Add it there and restart the server. Until then CALL audit_capture() captures what is pending.';

@@ -214,8 +214,8 @@ BEGIN
   ), counted AS (
     SELECT
       p.id, p.run::integer AS run, p.lsn, p.idx,
-      (count(*) FILTER (WHERE p.truncates) OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id))::integer AS
-        truncates
+      (count(*) FILTER (WHERE p.truncates) OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id))::integer
+        AS truncates
     FROM placed AS p
   ), told AS (
     SELECT

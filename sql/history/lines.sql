@@ -305,8 +305,8 @@ BEGIN
       CASE WHEN newest_first THEN p.place END DESC
     LIMIT max_rows
   LOOP
-    IF (audited.database_id, audited.table_schema, audited.table_name) IS DISTINCT FROM (
-      entry.of_log, entry.table_schema, entry.table_name) THEN
+    IF (audited.database_id, audited.table_schema, audited.table_name)
+      IS DISTINCT FROM (entry.of_log, entry.table_schema, entry.table_name) THEN
       audited := audit_cdc_internal.table_named(
         format('%I.%I', entry.table_schema, entry.table_name), entry.of_log, NULL, entry.record_id);
     END IF;

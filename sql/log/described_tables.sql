@@ -21,8 +21,8 @@ CREATE FUNCTION audit_cdc_internal.latest_key_types(database_id text, table_sche
 BEGIN ATOMIC
   SELECT d.key_types
   FROM audit_cdc_internal.described_tables AS d
-  WHERE (d.database_id, d.table_schema, d.table_name) = (
-    latest_key_types.database_id, latest_key_types.table_schema, latest_key_types.table_name)
+  WHERE (d.database_id, d.table_schema, d.table_name)
+      = (latest_key_types.database_id, latest_key_types.table_schema, latest_key_types.table_name)
   ORDER BY d.valid_from DESC
   LIMIT 1;
 END;
@@ -30,8 +30,8 @@ END;
 CREATE VIEW @extschema@.audit_described_tables AS
   SELECT
     database_id, table_schema, table_name, valid_from,
-    lead(valid_from, 1, 'infinity') OVER (PARTITION BY database_id, table_schema, table_name ORDER BY valid_from) AS
-      valid_to,
+    lead(valid_from, 1, 'infinity') OVER (PARTITION BY database_id, table_schema, table_name ORDER BY valid_from)
+      AS valid_to,
     replica_identity, key_columns, identity_columns, column_types, never_sent, null_in_reads
   FROM audit_cdc_internal.described_tables;
 COMMENT ON VIEW @extschema@.audit_described_tables IS
@@ -53,24 +53,10 @@ COMMENT ON COLUMN @extschema@.audit_described_tables.never_sent IS 'generated co
 COMMENT ON COLUMN @extschema@.audit_described_tables.null_in_reads IS
   'columns whose type Sequin''s backfill sends as null (Sequin source, lib/sequin/runtime/table_reader.ex)';
 
-CREATE FUNCTION @extschema@.audit_describe_tables(
-    database_id text, description jsonb, valid_from timestamptz DEFAULT NULL)
-  RETURNS bigint
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-  holds_from timestamptz;
-  added bigint := 0;
-  said record;
-  before audit_cdc_internal.described_tables;
-  types_before text[];
-  types_now text[];
+-- Is it what describe_source.sql returns?
+CREATE FUNCTION audit_cdc_internal.check_description(description jsonb) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF audit_describe_tables.database_id IS NULL OR description IS NULL THEN
-    RAISE EXCEPTION '% must not be null',
-        CASE WHEN audit_describe_tables.database_id IS NULL THEN 'database_id' ELSE 'description' END
-      USING ERRCODE = 'null_value_not_allowed';
-  END IF;
   IF jsonb_typeof(description -> 'tables') IS DISTINCT FROM 'array'
     OR jsonb_typeof(description -> 'described_at') IS DISTINCT FROM 'string'
     OR jsonb_path_exists(
@@ -90,6 +76,28 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Run describe_source.sql in the source database and pass its one value.';
   END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_describe_tables(
+    database_id text, description jsonb, valid_from timestamptz DEFAULT NULL)
+  RETURNS bigint
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  holds_from timestamptz;
+  added bigint := 0;
+  said record;
+  before audit_cdc_internal.described_tables;
+  types_before text[];
+  types_now text[];
+BEGIN
+  IF audit_describe_tables.database_id IS NULL OR description IS NULL THEN
+    RAISE EXCEPTION '% must not be null',
+        CASE WHEN audit_describe_tables.database_id IS NULL THEN 'database_id' ELSE 'description' END
+      USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  PERFORM audit_cdc_internal.check_description(description);
   holds_from := coalesce(valid_from, (description ->> 'described_at')::timestamptz);
   IF NOT isfinite(holds_from) THEN
     RAISE EXCEPTION 'valid_from must be finite' USING ERRCODE = 'datetime_field_overflow';
@@ -112,11 +120,10 @@ BEGIN
       AND k.table_schema = said.table_schema AND k.table_name = said.table_name AND k.valid_from <= holds_from
     ORDER BY k.valid_from DESC LIMIT 1;
 
-    IF (
-      before.replica_identity, before.key_columns, before.identity_columns, before.column_types, before.never_sent,
-      before.null_in_reads) IS NOT DISTINCT FROM (
-        said.replica_identity, said.key_columns, said.identity_columns, said.column_types, said.never_sent,
-        said.null_in_reads) THEN
+    IF (before.replica_identity, before.key_columns, before.identity_columns, before.column_types,
+        before.never_sent, before.null_in_reads)
+      IS NOT DISTINCT FROM (said.replica_identity, said.key_columns, said.identity_columns, said.column_types,
+                            said.never_sent, said.null_in_reads) THEN
       UPDATE audit_cdc_internal.described_tables AS k SET confirmed_at = greatest(k.confirmed_at, holds_from)
       WHERE (k.database_id, k.table_schema, k.table_name, k.valid_from)
           = (before.database_id, before.table_schema, before.table_name, before.valid_from);
@@ -136,12 +143,15 @@ BEGIN
       audit_describe_tables.database_id, said.table_schema, said.table_name, holds_from, said.replica_identity,
       said.key_columns, said.identity_columns, said.column_types, said.never_sent, said.null_in_reads,
       audit_cdc_internal.spelled_types(said.key_columns, said.column_types), holds_from)
-    ON CONFLICT ON CONSTRAINT described_tables_pkey DO
-    UPDATE
-    SET replica_identity = excluded.replica_identity, key_columns = excluded.key_columns,
-      identity_columns = excluded.identity_columns, column_types = excluded.column_types,
-      never_sent = excluded.never_sent, null_in_reads = excluded.null_in_reads, key_types = excluded.key_types,
-      confirmed_at = excluded.confirmed_at;
+    ON CONFLICT ON CONSTRAINT described_tables_pkey DO UPDATE
+    SET replica_identity = excluded.replica_identity,
+        key_columns = excluded.key_columns,
+        identity_columns = excluded.identity_columns,
+        column_types = excluded.column_types,
+        never_sent = excluded.never_sent,
+        null_in_reads = excluded.null_in_reads,
+        key_types = excluded.key_types,
+        confirmed_at = excluded.confirmed_at;
     added := added + 1;
     SELECT audit_cdc_internal.latest_key_types(
       audit_describe_tables.database_id, said.table_schema, said.table_name)

@@ -29,8 +29,8 @@ BEGIN
     EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
   EXCEPTION WHEN duplicate_table THEN
     -- made by another session, and a snapshot of REPEATABLE READ or above does not show it
-    IF 'audit_cdc_internal.log'::regclass <> ALL (
-      ARRAY(SELECT pg_partition_ancestors(('audit_cdc_internal.' || name)::regclass))) THEN
+    IF 'audit_cdc_internal.log'::regclass
+      <> ALL (ARRAY(SELECT pg_partition_ancestors(('audit_cdc_internal.' || name)::regclass))) THEN
       RAISE;
     END IF;
     RETURN;

@@ -25,9 +25,9 @@ BEGIN ATOMIC
     coalesce(r.rejects, 0), coalesce(r.conflicts, 0),
     EXISTS (
       SELECT FROM audit_cdc_internal.described_tables AS d
-      WHERE (d.database_id, d.table_schema, d.table_name) = (
-        coalesce(s.database_id, r.database_id), coalesce(s.table_schema, r.table_schema),
-        coalesce(s.table_name, r.table_name))
+      WHERE d.database_id = coalesce(s.database_id, r.database_id)
+        AND d.table_schema = coalesce(s.table_schema, r.table_schema)
+        AND d.table_name = coalesce(s.table_name, r.table_name)
     )
   FROM stored AS s
   FULL JOIN rejected AS r USING (database_id, table_schema, table_name)

@@ -123,8 +123,8 @@ CREATE VIEW @extschema@.audit_projections AS
       WHEN p.fed_to IS NULL THEN 0
       ELSE (SELECT count(*) FROM audit_cdc_internal.log AS l WHERE l.id > p.fed_to)
     END AS waiting,
-    least(u.waiting_since, (SELECT min(l.created_at) FROM audit_cdc_internal.log AS l WHERE l.id > p.fed_to)) AS
-      waiting_since,
+    least(u.waiting_since, (SELECT min(l.created_at) FROM audit_cdc_internal.log AS l WHERE l.id > p.fed_to))
+      AS waiting_since,
     coalesce(u.failures, 0) AS failures, p.created_at, p.rebuilt_at, p.slow_since
   FROM audit_cdc_internal.projections AS p
   LEFT JOIN LATERAL (
