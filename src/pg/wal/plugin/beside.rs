@@ -7,7 +7,8 @@ use std::mem::offset_of;
 /// Those besides the one that is told, which has committed, that have changes (PostgreSQL source, `reorderbuffer.h`).
 pub fn open_beside(stream: Stream) -> Vec<u32> {
     let mut open = Vec::new();
-    // SAFETY: the list is a ring of transactions, each by its `node`, which decoding does not change while we are called.
+    // SAFETY: the list is a ring of transactions, each by its `node`, which decoding does not change while we are
+    // called.
     unsafe {
         let head = &raw mut (*(*stream.context).reorder).toplevel_by_lsn.head;
         // a list that was never used is null
