@@ -254,7 +254,9 @@ BEGIN
                          WHERE s.object = f.relation AND s.object_type = 'table' AND s.database_id = here
                          ORDER BY s.id DESC LIMIT 1) AS b ON true
       -- none: it is gone, or no table any more
-      LEFT JOIN audit_cdc_internal.table_states AS n ON n.relation = f.relation
+      -- one by one: PostgreSQL 18 would look at all tables, and join then
+      LEFT JOIN LATERAL (SELECT * FROM audit_cdc_internal.table_states AS s
+                         WHERE s.relation = f.relation OFFSET 0) AS n ON true
     ), differing AS (
       SELECT 'table' AS object_type, c.object, c.before,
              c.now || jsonb_strip_nulls(jsonb_build_object('parent', c.parent::regclass::text)) AS after,

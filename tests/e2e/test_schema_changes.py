@@ -91,6 +91,19 @@ def test_what_is_not_captured_makes_no_entry(source):
     assert entries(source, 2, "command_tag, table_name, jsonb_array_length(columns_after)") == [("audit_capture_start", "t", 3)]
 
 
+def test_a_command_does_not_look_at_all_tables(paused):
+    paused.run("DO $$ BEGIN FOR n IN 1..1000 LOOP EXECUTE format('CREATE TABLE many_%s (id int PRIMARY KEY)', n); END LOOP; END $$; ANALYZE pg_class, pg_index")
+    session = paused.connect()
+    looked = "SELECT pg_stat_get_xact_tuples_returned('pg_class_oid_index'::regclass)"
+    with session.cursor() as cursor:
+        cursor.execute("ALTER TABLE many_1 ADD COLUMN v int; BEGIN")
+        before = paused.value(looked, connection=session)
+        cursor.execute("ALTER TABLE many_2 ADD COLUMN v int")
+        assert paused.value(looked, connection=session) - before < 1000
+        cursor.execute("COMMIT")
+    assert paused.value("SELECT count(*) FROM audit_schema_changes WHERE command_tag = 'ALTER TABLE'") == 2
+
+
 def test_what_is_rolled_back_is_not_there(paused):
     assert noted(paused, "BEGIN; SAVEPOINT s; ALTER TABLE t ADD c int; ROLLBACK TO s; ALTER TABLE t ADD d int; COMMIT",
                  "columns_after -> 2 ->> 'name'") == [("d",)]
