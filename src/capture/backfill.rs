@@ -10,8 +10,8 @@
 use super::source::Source;
 use crate::ingest::take_captured;
 use crate::pg::{
-    BoundStatement, BuiltinOid, ErrorReport, Isolation, Moment, Statement, TextRow, as_owner_of, kind_of_type,
-    lock_to_read, pinned, snapshot_is_fixed, text_rows,
+    BoundStatement, BuiltinOid, ErrorReport, Isolation, Moment, Statement, TextRow, as_owner_of, lock_to_read, pinned,
+    snapshot_is_fixed, text_rows, written_shape,
 };
 use crate::projection::temporary_types;
 use audit_core::message::{Origin, Written};
@@ -61,12 +61,12 @@ impl Batch {
     }
 
     fn read(source: &Source, row: &SpiHeapTupleData) -> SpiResult<Self> {
-        let text = |place| row.get::<String>(place).map(Option::unwrap_or_default);
-        let texts = |place| row.get::<Vec<String>>(place).map(Option::unwrap_or_default);
+        let text = |column| row.get::<String>(column).map(Option::unwrap_or_default);
+        let texts = |column| row.get::<Vec<String>>(column).map(Option::unwrap_or_default);
         let types: Vec<pg_sys::Oid> = row.get(5)?.unwrap_or_default();
         let columns = texts(4)?;
         let columns =
-            columns.iter().zip(types).map(|(name, kind)| Column::new(name, kind_of_type(kind.to_u32()), false));
+            columns.iter().zip(types).map(|(name, kind)| Column::new(name, written_shape(kind.to_u32()), false));
         let identity = row.get::<i8>(3)?.and_then(|letter| ReplicaIdentity::of(letter as u8));
         let (schema, name, key) = (text(1)?, text(2)?, texts(6)?);
         let identity = identity.unwrap_or(ReplicaIdentity::Nothing);
@@ -74,12 +74,12 @@ impl Batch {
         Ok(Self { table, key: key.len(), query: text(7)?, restarts: row.get(8)?.unwrap_or_default() })
     }
 
-    /// Of a row: its place, its key, its columns.
+    /// Of a row: its ctid, its key, its columns.
     fn split<'r>(&self, row: &'r TextRow) -> (Option<&'r str>, &'r [Option<String>], &'r [Option<String>]) {
-        let (place, values) =
-            row.values.split_first().map_or((None, &[][..]), |(place, values)| (place.as_deref(), values));
+        let (ctid, values) =
+            row.values.split_first().map_or((None, &[][..]), |(ctid, values)| (ctid.as_deref(), values));
         let (key, columns) = values.split_at(self.key.min(values.len()));
-        (place, key, columns)
+        (ctid, key, columns)
     }
 }
 
@@ -124,9 +124,9 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
     let time = CommitTime::of(moment.time);
     let mut messages = Vec::with_capacity(rows.len());
     for row in rows.iter().filter(|row| moment.is_after(row.xmin)) {
-        let (place, key, columns) = batch.split(row);
+        let (ctid, key, columns) = batch.split(row);
         let key: Vec<&str> = key.iter().map(|value| value.as_deref().unwrap_or_default()).collect();
-        let named = if key.is_empty() { place.unwrap_or_default().to_owned() } else { key.join(":") };
+        let named = if key.is_empty() { ctid.unwrap_or_default().to_owned() } else { key.join(":") };
         let idempotency_key = BASE64_STANDARD.encode(format!("{backfill_id}:{}:{named}", batch.restarts));
         let at = Position {
             // what was committed before is before it, what is committed later is after it

@@ -2,7 +2,7 @@
 
 use crate::pg::{Call, CaughtError, ColumnInput, ErrorReport, RowType, TypeInput, caught, reading};
 use audit_core::SqlState;
-use audit_core::encoding::{Shape, Text, input_text};
+use audit_core::encoding::{Text, TypeShape, input_text};
 use pgrx::datum::AnyElement;
 use pgrx::prelude::*;
 use serde::de::{MapAccess, Visitor};
@@ -126,7 +126,7 @@ fn input_text_of_type(fcinfo: pg_sys::FunctionCallInfo) -> Option<String> {
     let call = Call::new(fcinfo);
     let value = call.jsonb(0)?;
     let shape = match call.argument(1).map(|oid| pg_sys::Oid::from(oid.value() as u32)) {
-        None => &Shape::Text,
+        None => &TypeShape::Text,
         Some(oid) => &call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context))).1.shape,
     };
     input_text(&value, shape).map(Cow::into_owned)

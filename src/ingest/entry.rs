@@ -18,7 +18,7 @@ pub struct Entry<'c, 'a> {
 
 impl Entry<'_, '_> {
     /// The unique key of the log, and the order in which every session writes.
-    pub fn place(&self) -> (i64, Identity) {
+    pub fn key(&self) -> (i64, Identity) {
         (self.change.commit_microseconds, self.identity)
     }
 

@@ -95,12 +95,12 @@ pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> S
 fn fresh<'c, 'a>(partition: &Partition, entries: &[Entry<'c, 'a>], stored: &mut Stored<'c, 'a>) -> Vec<Entry<'c, 'a>> {
     let mut known = vec![false; entries.len()];
     let keys = entries.iter().map(|entry| (entry.postgres_time(), entry.identity));
-    partition.look_up(keys, |place, found| {
-        known[place] = true;
-        if entries[place].change.agrees_with_logged(&logged(found, entries[place].change.action)) {
+    partition.look_up(keys, |index, found| {
+        known[index] = true;
+        if entries[index].change.agrees_with_logged(&logged(found, entries[index].change.action)) {
             stored.duplicates += 1;
         } else {
-            stored.conflicts.push(entries[place]);
+            stored.conflicts.push(entries[index]);
         }
     });
     entries.iter().zip(known).filter(|(_, known)| !known).map(|(entry, _)| *entry).collect()

@@ -93,8 +93,8 @@ pub fn take_captured(captured: &[Captured], origin: Origin, isolation: Isolation
 
 /// The change with large annotations that was rejected.
 fn with_large_annotations<'c>(captured: &'c [Captured], rejected: &Rejected) -> Option<&'c Captured> {
-    let place = usize::try_from(rejected.position? - 1).ok()?;
-    captured.get(place).filter(|change| change.large_annotations().is_some())
+    let index = usize::try_from(rejected.position? - 1).ok()?;
+    captured.get(index).filter(|change| change.large_annotations().is_some())
 }
 
 /// Runs `work`, which calls [`take_captured`] many times.
@@ -137,7 +137,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
     let tables = names::audited_tables(&changes, delivery.limits);
     large::store(&large_annotations);
     let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
-    waiting.sort_by_key(|entry| (entry.place(), entry.change.source.position()));
+    waiting.sort_by_key(|entry| (entry.key(), entry.change.source.position()));
     let refused = ensure_partitions(&waiting, delivery.limits);
     if !refused.is_empty() {
         waiting.retain(|entry| {
@@ -161,7 +161,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
         // a copy of what was refused may differ from it where it matters
         waiting = Vec::new();
         for copy in copies {
-            match refused.get(&copy.place()) {
+            match refused.get(&copy.key()) {
                 None => all.duplicates += 1,
                 Some(refused) => {
                     match refused.iter().find(|(first, _)| first.source.text() == copy.change.source.text()) {
@@ -228,8 +228,8 @@ fn identified<'c, 'a>(
 /// one of them already.
 fn first_copies<'c, 'a>(entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Vec<Entry<'c, 'a>>) {
     let (mut firsts, mut copies) = (Vec::with_capacity(entries.len()), Vec::new());
-    for same_place in entries.chunk_by(|one, two| one.place() == two.place()) {
-        let [first, others @ ..] = same_place else { continue };
+    for same_key in entries.chunk_by(|one, two| one.key() == two.key()) {
+        let [first, others @ ..] = same_key else { continue };
         firsts.push(*first);
         let mut contradicting = BTreeSet::new();
         for other in others {
@@ -243,7 +243,7 @@ fn first_copies<'c, 'a>(entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Vec
     (firsts, copies)
 }
 
-/// What was refused, by its place in the log, and why.
+/// What was refused, by its key in the log, and why.
 type Refused<'c, 'a> = BTreeMap<(i64, Identity), Vec<(&'c Change<'a>, Reject)>>;
 
 fn store<'c, 'a>(
@@ -254,7 +254,7 @@ fn store<'c, 'a>(
 ) -> Refused<'c, 'a> {
     let mut refused = Refused::new();
     let mut refuse = |entry: &Entry<'c, 'a>, reject| {
-        refused.entry(entry.place()).or_default().push((entry.change, reject));
+        refused.entry(entry.key()).or_default().push((entry.change, reject));
     };
     let mut stored = Vec::new();
     let mut work = |chunk: &[Entry<'c, 'a>]| store::store(chunk, projections);

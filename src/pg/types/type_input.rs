@@ -1,8 +1,7 @@
 //! Types: their input functions, and how Sequin encodes their values.
 
 use crate::pg::role::{require_least_rights, with_least_rights};
-use audit_core::encoding::Kind;
-use audit_core::encoding::Shape;
+use audit_core::encoding::TypeShape;
 use pgrx::{PgTupleDesc, pg_sys};
 use std::ffi::{CStr, CString};
 
@@ -12,7 +11,7 @@ pub struct TypeInput {
     parameter: pg_sys::Oid,
     oid: pg_sys::Oid,
     modifier: i32,
-    pub shape: Shape,
+    pub shape: TypeShape,
     /// Of the category of strings: any text is a value of it.
     pub is_textual: bool,
     /// Whose code may run when a value is read, the outermost first.
@@ -57,30 +56,23 @@ impl TypeInput {
 }
 
 /// As captured values of the type are encoded. A type that is gone travels as text, as does a domain over a domain.
-pub fn kind_of_type(oid: u32) -> Kind {
+pub fn written_shape(oid: u32) -> TypeShape {
     let oid = pg_sys::Oid::from(oid);
     // SAFETY: reads the catalogs' caches, and is null for a type that does not exist.
     let exists = unsafe {
         pg_sys::SearchSysCacheExists(pg_sys::SysCacheIdentifier::TYPEOID as i32, oid.into(), zero(), zero(), zero())
     };
     if !exists || domains(oid) > 1 {
-        return Kind::Text;
+        return TypeShape::Text;
     }
     let base = base_type(oid);
-    if let Shape::Array { delimiter, .. } = shape(base) {
-        // SAFETY: reads the catalogs' caches.
-        let element = unsafe { pg_sys::get_element_type(base) };
-        return Kind::Array { element: Box::new(kind_of_type(element.to_u32())), delimiter };
-    }
-    match base {
-        pg_sys::BOOLOID => Kind::Boolean,
-        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::OIDOID => Kind::Integer,
-        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => Kind::Float,
-        pg_sys::JSONOID | pg_sys::JSONBOID => Kind::Json,
-        pg_sys::TIMESTAMPOID => Kind::Timestamp,
-        pg_sys::TIMESTAMPTZOID => Kind::TimestampTz,
-        pg_sys::INTERVALOID => Kind::Interval,
-        _ => Kind::Text,
+    match shape(base) {
+        TypeShape::Array { delimiter, .. } => {
+            // SAFETY: reads the catalogs' caches.
+            let element = unsafe { pg_sys::get_element_type(base) };
+            TypeShape::Array { element: Box::new(written_shape(element.to_u32())), delimiter }
+        }
+        plain => plain.as_written(),
     }
 }
 
@@ -98,27 +90,30 @@ fn base_type(oid: pg_sys::Oid) -> pg_sys::Oid {
     unsafe { pg_sys::getBaseType(oid) }
 }
 
-fn shape(oid: pg_sys::Oid) -> Shape {
+fn shape(oid: pg_sys::Oid) -> TypeShape {
     let base = base_type(oid);
     // SAFETY: reads the catalogs' caches.
     let element = unsafe { pg_sys::get_element_type(base) };
     let is_vector = matches!(base, pg_sys::INT2VECTOROID | pg_sys::OIDVECTOROID); // written without braces
     if element != pg_sys::InvalidOid && !is_vector {
-        return Shape::Array { element: Box::new(shape(element)), delimiter: delimiter(element) };
+        return TypeShape::Array { element: Box::new(shape(element)), delimiter: delimiter(element) };
     }
     match base {
-        pg_sys::JSONOID | pg_sys::JSONBOID if domains(oid) > 1 => Shape::JsonInString,
-        pg_sys::JSONOID | pg_sys::JSONBOID => Shape::Json,
-        pg_sys::DATEOID => Shape::Date,
-        pg_sys::DATERANGEOID => Shape::DateRange,
-        pg_sys::TIMESTAMPOID => Shape::Timestamp,
-        pg_sys::TIMESTAMPTZOID => Shape::TimestampTz,
-        pg_sys::TIMETZOID => Shape::TimeTz,
-        pg_sys::INTERVALOID => Shape::Interval,
-        pg_sys::BYTEAOID => Shape::Bytea,
-        pg_sys::TSVECTOROID => Shape::TsVector,
-        _ if type_name(base, -1).rsplit('.').next() == Some("hstore") => Shape::Hstore,
-        _ => Shape::Text,
+        pg_sys::BOOLOID => TypeShape::Boolean,
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::OIDOID => TypeShape::Integer,
+        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => TypeShape::Float,
+        pg_sys::JSONOID | pg_sys::JSONBOID if domains(oid) > 1 => TypeShape::JsonInString,
+        pg_sys::JSONOID | pg_sys::JSONBOID => TypeShape::Json,
+        pg_sys::DATEOID => TypeShape::Date,
+        pg_sys::DATERANGEOID => TypeShape::DateRange,
+        pg_sys::TIMESTAMPOID => TypeShape::Timestamp,
+        pg_sys::TIMESTAMPTZOID => TypeShape::TimestampTz,
+        pg_sys::TIMETZOID => TypeShape::TimeTz,
+        pg_sys::INTERVALOID => TypeShape::Interval,
+        pg_sys::BYTEAOID => TypeShape::Bytea,
+        pg_sys::TSVECTOROID => TypeShape::TsVector,
+        _ if type_name(base, -1).rsplit('.').next() == Some("hstore") => TypeShape::Hstore,
+        _ => TypeShape::Text,
     }
 }
 

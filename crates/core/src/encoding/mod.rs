@@ -1,10 +1,11 @@
-//! A PostgreSQL value's text to JSON, and back.
+//! PostgreSQL's values to JSON and back: `write` as Sequin encodes them, `read` to the text that a type's input
+//! function takes. What decides how is a type's shape.
 
 mod read;
 mod time;
 mod type_shape;
-pub(crate) mod write;
+mod write;
 
 pub use read::{Text, input_text};
-pub use type_shape::Shape;
-pub use write::{Kind, string};
+pub use type_shape::TypeShape;
+pub use write::{push_json, push_jsonb};

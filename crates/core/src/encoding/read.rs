@@ -4,7 +4,7 @@
 //! `lib/sequin/postgres/value_caster`), which decodes changes and backfills differently.
 
 use super::time;
-use super::type_shape::Shape;
+use super::type_shape::TypeShape;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -20,17 +20,17 @@ const MOST_DIMENSIONS: usize = 6;
 
 /// `value` is valid JSON without surrounding space. `None` is NULL. What nothing is known about is passed as it
 /// is: the input function decides.
-pub fn input_text<'a>(value: &'a str, shape: &Shape) -> Option<Cow<'a, str>> {
+pub fn input_text<'a>(value: &'a str, shape: &TypeShape) -> Option<Cow<'a, str>> {
     let text = match (value.as_bytes().first(), shape) {
         (Some(b'n'), _) => return None,
-        (_, Shape::Json) => None,
+        (_, TypeShape::Json) => None,
         (Some(b'"'), _) => serde_json::from_str(value).ok().map(|Text(string)| of_string(string, value, shape)),
-        (Some(b'['), Shape::Array { element, delimiter }) => array(value, element, *delimiter, 1).map(Cow::Owned),
-        (Some(b'['), Shape::TsVector) if value == "[]" => Some("".into()),
-        (Some(b'{'), Shape::Interval) => time::interval(value).map(Cow::Owned),
-        (Some(b'{'), Shape::Hstore) => hstore(value).map(Cow::Owned),
-        (Some(b'-' | b'0'..=b'9'), Shape::Timestamp) => time::from_unix_microseconds(value).map(Cow::Owned),
-        (Some(b'-' | b'0'..=b'9'), Shape::TimestampTz) => {
+        (Some(b'['), TypeShape::Array { element, delimiter }) => array(value, element, *delimiter, 1).map(Cow::Owned),
+        (Some(b'['), TypeShape::TsVector) if value == "[]" => Some("".into()),
+        (Some(b'{'), TypeShape::Interval) => time::interval(value).map(Cow::Owned),
+        (Some(b'{'), TypeShape::Hstore) => hstore(value).map(Cow::Owned),
+        (Some(b'-' | b'0'..=b'9'), TypeShape::Timestamp) => time::from_unix_microseconds(value).map(Cow::Owned),
+        (Some(b'-' | b'0'..=b'9'), TypeShape::TimestampTz) => {
             time::from_unix_microseconds(value).map(|time| Cow::Owned(time + "+00"))
         }
         _ => None,
@@ -38,20 +38,20 @@ pub fn input_text<'a>(value: &'a str, shape: &Shape) -> Option<Cow<'a, str>> {
     Some(text.unwrap_or(Cow::Borrowed(value)))
 }
 
-fn of_string<'a>(string: Cow<'a, str>, value: &'a str, shape: &Shape) -> Cow<'a, str> {
+fn of_string<'a>(string: Cow<'a, str>, value: &'a str, shape: &TypeShape) -> Cow<'a, str> {
     match shape {
         // a backfill sends the value itself
-        Shape::JsonInString if serde_json::from_str::<IgnoredAny>(&string).is_err() => value.into(),
-        Shape::Date | Shape::Timestamp | Shape::TimestampTz => time::date_or_timestamp(string),
-        Shape::TimeTz => time::with_offset(string),
-        Shape::DateRange => date_range(string),
-        Shape::Bytea if !is_bytea_text(&string) => hex(string.as_bytes()).into(),
+        TypeShape::JsonInString if serde_json::from_str::<IgnoredAny>(&string).is_err() => value.into(),
+        TypeShape::Date | TypeShape::Timestamp | TypeShape::TimestampTz => time::date_or_timestamp(string),
+        TypeShape::TimeTz => time::with_offset(string),
+        TypeShape::DateRange => date_range(string),
+        TypeShape::Bytea if !is_bytea_text(&string) => hex(string.as_bytes()).into(),
         _ => string,
     }
 }
 
 /// An array literal (PostgreSQL documentation, "Array Input and Output Syntax").
-fn array(value: &str, element: &Shape, delimiter: char, dimension: usize) -> Option<String> {
+fn array(value: &str, element: &TypeShape, delimiter: char, dimension: usize) -> Option<String> {
     if dimension > MOST_DIMENSIONS {
         return None;
     }
@@ -69,8 +69,8 @@ fn array(value: &str, element: &Shape, delimiter: char, dimension: usize) -> Opt
         }
         let is_inner_dimension = raw.starts_with('[')
             && match element {
-                Shape::Json | Shape::JsonInString | Shape::Array { .. } => false,
-                Shape::TsVector => raw != "[]",
+                TypeShape::Json | TypeShape::JsonInString | TypeShape::Array { .. } => false,
+                TypeShape::TsVector => raw != "[]",
                 _ => true,
             };
         if is_inner_dimension {
@@ -88,7 +88,7 @@ fn array(value: &str, element: &Shape, delimiter: char, dimension: usize) -> Opt
 
 /// Sequin splits box[] at its commas, though `;` delimits the elements; the pieces joined are the literal again.
 fn split_at_commas(elements: &[&RawValue]) -> Option<String> {
-    let pieces: Vec<_> = elements.iter().map(|raw| input_text(raw.get(), &Shape::Text)).collect();
+    let pieces: Vec<_> = elements.iter().map(|raw| input_text(raw.get(), &TypeShape::Text)).collect();
     let unbalanced = |piece: &str| piece.matches('(').count() != piece.matches(')').count();
     pieces.iter().flatten().any(|piece| unbalanced(piece)).then(|| {
         format!("{{{}}}", pieces.iter().map(|piece| piece.as_deref().unwrap_or("NULL")).collect::<Vec<_>>().join(","))
@@ -116,7 +116,7 @@ fn hstore(value: &str) -> Option<String> {
         }
         quote(&mut literal, &key);
         literal.push_str("=>");
-        match input_text(raw.get(), &Shape::Text) {
+        match input_text(raw.get(), &TypeShape::Text) {
             None => literal.push_str("NULL"),
             Some(text) => quote(&mut literal, &text),
         }
@@ -168,56 +168,59 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn array_of(element: Shape) -> Shape {
-        Shape::Array { element: Box::new(element), delimiter: ',' }
+    fn array_of(element: TypeShape) -> TypeShape {
+        TypeShape::Array { element: Box::new(element), delimiter: ',' }
     }
 
-    fn text(value: &str, shape: Shape) -> String {
+    fn text(value: &str, shape: TypeShape) -> String {
         input_text(value, &shape).map_or("NULL".into(), Cow::into_owned)
     }
 
     #[test]
     fn tokens_are_kept_to_the_digit() {
         for token in ["true", "9223372036854775807", "1.10", "12345678901234567890123.456", "-0.0"] {
-            assert_eq!(text(token, Shape::Text), token);
+            assert_eq!(text(token, TypeShape::Text), token);
         }
-        assert_eq!(text("null", Shape::Text), "NULL");
-        assert_eq!(text("null", Shape::Json), "NULL");
-        assert_eq!(text(r#""a\n\"b\" \u00e9""#, Shape::Text), "a\n\"b\" é");
-        assert_eq!(text("[1, 2.5, 3]", Shape::Text), "[1, 2.5, 3]", "as pgvector's input function reads it");
+        assert_eq!(text("null", TypeShape::Text), "NULL");
+        assert_eq!(text("null", TypeShape::Json), "NULL");
+        assert_eq!(text(r#""a\n\"b\" \u00e9""#, TypeShape::Text), "a\n\"b\" é");
+        assert_eq!(text("[1, 2.5, 3]", TypeShape::Text), "[1, 2.5, 3]", "as pgvector's input function reads it");
     }
 
     #[test]
     fn json_is_the_value_itself() {
-        assert_eq!(text(r#""text""#, Shape::Json), r#""text""#);
-        assert_eq!(text(r#"{"a": 1.10}"#, Shape::Json), r#"{"a": 1.10}"#);
-        assert_eq!(text(r#""{\"a\": 1}""#, Shape::JsonInString), r#"{"a": 1}"#);
-        assert_eq!(text(r#""plain""#, Shape::JsonInString), r#""plain""#);
-        assert_eq!(text(r#"{"a": 1}"#, Shape::JsonInString), r#"{"a": 1}"#);
+        assert_eq!(text(r#""text""#, TypeShape::Json), r#""text""#);
+        assert_eq!(text(r#"{"a": 1.10}"#, TypeShape::Json), r#"{"a": 1.10}"#);
+        assert_eq!(text(r#""{\"a\": 1}""#, TypeShape::JsonInString), r#"{"a": 1}"#);
+        assert_eq!(text(r#""plain""#, TypeShape::JsonInString), r#""plain""#);
+        assert_eq!(text(r#"{"a": 1}"#, TypeShape::JsonInString), r#"{"a": 1}"#);
     }
 
     #[test]
     fn arrays_nest_and_hold_nulls() {
-        assert_eq!(text(r#"[["a,b",null],["\"{}\\",""]]"#, array_of(Shape::Text)), r#"{{"a,b",NULL},{"\"{}\\",""}}"#);
-        assert_eq!(text("[]", array_of(Shape::Text)), "{}");
         assert_eq!(
-            text(r#"[{"a": [1]}, [2], null, "s"]"#, array_of(Shape::Json)),
+            text(r#"[["a,b",null],["\"{}\\",""]]"#, array_of(TypeShape::Text)),
+            r#"{{"a,b",NULL},{"\"{}\\",""}}"#
+        );
+        assert_eq!(text("[]", array_of(TypeShape::Text)), "{}");
+        assert_eq!(
+            text(r#"[{"a": [1]}, [2], null, "s"]"#, array_of(TypeShape::Json)),
             r#"{"{\"a\": [1]}","[2]",NULL,"\"s\""}"#
         );
         assert_eq!(
-            text("[[1],[2]]", array_of(array_of(Shape::Text))),
+            text("[[1],[2]]", array_of(array_of(TypeShape::Text))),
             r#"{"{\"1\"}","{\"2\"}"}"#,
             "a domain over an array"
         );
-        assert_eq!(text(r#""{1,2}""#, array_of(Shape::Text)), "{1,2}", "a type that Sequin does not know");
-        assert_eq!(text(r#"[["a"],["b"]]"#, array_of(Shape::TsVector)), r#"{{"a"},{"b"}}"#);
+        assert_eq!(text(r#""{1,2}""#, array_of(TypeShape::Text)), "{1,2}", "a type that Sequin does not know");
+        assert_eq!(text(r#"[["a"],["b"]]"#, array_of(TypeShape::TsVector)), r#"{{"a"},{"b"}}"#);
         let deep = "[".repeat(50_000) + &"]".repeat(50_000);
-        assert_eq!(text(&deep, array_of(Shape::Text)), deep, "more dimensions than PostgreSQL has: its own error");
+        assert_eq!(text(&deep, array_of(TypeShape::Text)), deep, "more dimensions than PostgreSQL has: its own error");
     }
 
     #[test]
     fn boxes_split_at_the_wrong_place_are_joined() {
-        let boxes = Shape::Array { element: Box::new(Shape::Text), delimiter: ';' };
+        let boxes = TypeShape::Array { element: Box::new(TypeShape::Text), delimiter: ';' };
         assert_eq!(text(r#"["(1","1)","(0","0);(3","3)","(2","2)"]"#, boxes.clone()), "{(1,1),(0,0);(3,3),(2,2)}");
         assert_eq!(text(r#"["(1,1),(0,0)",null]"#, boxes.clone()), r#"{"(1,1),(0,0)";NULL}"#);
         assert_eq!(text("[null]", boxes), "{NULL}");
@@ -225,25 +228,25 @@ mod tests {
 
     #[test]
     fn hstore_as_an_object() {
-        assert_eq!(text(r#"{"c d": "e\"f", "b": null}"#, Shape::Hstore), r#""b"=>NULL,"c d"=>"e\"f""#);
-        assert_eq!(text("{}", Shape::Hstore), "");
-        assert_eq!(text(r#""\"a\"=>\"1\"""#, Shape::Hstore), r#""a"=>"1""#);
+        assert_eq!(text(r#"{"c d": "e\"f", "b": null}"#, TypeShape::Hstore), r#""b"=>NULL,"c d"=>"e\"f""#);
+        assert_eq!(text("{}", TypeShape::Hstore), "");
+        assert_eq!(text(r#""\"a\"=>\"1\"""#, TypeShape::Hstore), r#""a"=>"1""#);
     }
 
     #[test]
     fn bytea_in_either_format_or_raw() {
         for as_it_is in [r"\xdead", r"\x", r"a\\b\001", "plain"] {
-            assert_eq!(of_string(as_it_is.into(), "", &Shape::Bytea), as_it_is);
+            assert_eq!(of_string(as_it_is.into(), "", &TypeShape::Bytea), as_it_is);
         }
-        assert_eq!(of_string(r"\x41-".into(), "", &Shape::Bytea), r"\x5c7834312d");
-        assert_eq!(of_string(r"a\9".into(), "", &Shape::Bytea), r"\x615c39");
+        assert_eq!(of_string(r"\x41-".into(), "", &TypeShape::Bytea), r"\x5c7834312d");
+        assert_eq!(of_string(r"a\9".into(), "", &TypeShape::Bytea), r"\x615c39");
     }
 
     #[test]
     fn date_ranges_of_backfills() {
-        assert_eq!(text(r#""[2024-01-01,unbound)""#, Shape::DateRange), "[2024-01-01,)");
-        assert_eq!(text(r#""(empty,empty)""#, Shape::DateRange), "empty");
-        assert_eq!(text(r#""[-0043-03-15,5881610-07-11)""#, Shape::DateRange), "[0044-03-15 BC,infinity)");
+        assert_eq!(text(r#""[2024-01-01,unbound)""#, TypeShape::DateRange), "[2024-01-01,)");
+        assert_eq!(text(r#""(empty,empty)""#, TypeShape::DateRange), "empty");
+        assert_eq!(text(r#""[-0043-03-15,5881610-07-11)""#, TypeShape::DateRange), "[0044-03-15 BC,infinity)");
         for as_postgresql_writes in ["empty", "[2024-01-01,)", "(,)", r#"["0044-03-15 BC",2024-01-01)"#, ""] {
             assert_eq!(date_range(as_postgresql_writes.into()), as_postgresql_writes);
         }
@@ -277,20 +280,20 @@ mod tests {
         #[test]
         fn any_strings_survive_in_an_array(elements: Vec<Option<String>>) {
             let json = serde_json::to_string(&elements).unwrap_or_default();
-            prop_assert_eq!(read_back(&text(&json, array_of(Shape::Text))), elements);
+            prop_assert_eq!(read_back(&text(&json, array_of(TypeShape::Text))), elements);
         }
 
         #[test]
         fn any_bytes_of_a_backfill_stay(text in "\\PC*") {
-            let read = of_string(text.clone().into(), "", &Shape::Bytea);
+            let read = of_string(text.clone().into(), "", &TypeShape::Bytea);
             prop_assert!(is_bytea_text(&read));
         }
 
         #[test]
         fn no_value_of_any_shape_is_a_panic(value in "[-\\[\\]{}\",:0-9a-z\\\\ ]*") {
-            for shape in [Shape::Text, Shape::Json, Shape::JsonInString, Shape::Date, Shape::DateRange,
-                          Shape::Timestamp, Shape::TimestampTz, Shape::TimeTz, Shape::Interval, Shape::Bytea,
-                          Shape::TsVector, Shape::Hstore, array_of(Shape::Interval)] {
+            for shape in [TypeShape::Text, TypeShape::Json, TypeShape::JsonInString, TypeShape::Date, TypeShape::DateRange,
+                          TypeShape::Timestamp, TypeShape::TimestampTz, TypeShape::TimeTz, TypeShape::Interval, TypeShape::Bytea,
+                          TypeShape::TsVector, TypeShape::Hstore, array_of(TypeShape::Interval)] {
                 input_text(&value, &shape);
                 input_text(&serde_json::to_string(&value).unwrap_or_default(), &shape);
             }

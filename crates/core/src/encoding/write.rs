@@ -3,58 +3,21 @@
 //!
 //! The text is written under DateStyle ISO, IntervalStyle iso_8601 and TimeZone UTC.
 
-use crate::json::ObjectWriter;
+use super::type_shape::TypeShape;
+use crate::json::{ObjectWriter, push_string};
 use serde_json::value::RawValue;
-use std::fmt::Write;
-
-/// What of a type decides how its values are encoded. Every other type travels as its text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    Text,
-    Boolean,
-    Integer,
-    Float,
-    Json,
-    Timestamp,
-    TimestampTz,
-    Interval,
-    Array { element: Box<Kind>, delimiter: char },
-}
-
-impl Kind {
-    const PLAIN: [(u8, Self); 8] = [
-        (b't', Self::Text),
-        (b'b', Self::Boolean),
-        (b'i', Self::Integer),
-        (b'f', Self::Float),
-        (b'j', Self::Json),
-        (b's', Self::Timestamp),
-        (b'z', Self::TimestampTz),
-        (b'v', Self::Interval),
-    ];
-
-    /// Of those that are no arrays.
-    pub(crate) fn plain(letter: u8) -> Option<Self> {
-        Self::PLAIN.into_iter().find(|(known, _)| *known == letter).map(|(_, kind)| kind)
-    }
-
-    /// An array's is that of text.
-    pub(crate) fn letter(&self) -> u8 {
-        Self::PLAIN.iter().find(|(_, known)| known == self).map_or(b't', |(letter, _)| *letter)
-    }
-}
 
 /// Appends the value to an object of `jsonb`, as [`push_json`] writes it. `None`: ask `jsonb_in`.
-pub fn push_jsonb(object: &mut ObjectWriter, text: &str, kind: &Kind) -> Option<()> {
+pub fn push_jsonb(object: &mut ObjectWriter, text: &str, kind: &TypeShape) -> Option<()> {
     match (kind, text) {
-        (Kind::Boolean, "t" | "f") => object.boolean(text == "t"),
-        (Kind::Integer | Kind::Float, _) if is_jsonb_number(text) => object.number(text.trim())?,
-        (Kind::Json, _) if is_json(text) => object.json(text)?,
-        (Kind::Timestamp | Kind::TimestampTz, _) => match timestamp(text, kind) {
+        (TypeShape::Boolean, "t" | "f") => object.boolean(text == "t"),
+        (TypeShape::Integer | TypeShape::Float, _) if is_jsonb_number(text) => object.number(text.trim())?,
+        (TypeShape::Json, _) if is_json(text) => object.json(text)?,
+        (TypeShape::Timestamp | TypeShape::TimestampTz, _) => match timestamp(text, kind) {
             Some(parts) => object.string(&parts),
             None => push_jsonb_string(object, text)?,
         },
-        (Kind::Interval | Kind::Array { .. }, _) => {
+        (TypeShape::Interval | TypeShape::Array { .. }, _) => {
             let mut json = String::with_capacity(text.len() + 32);
             push_json(&mut json, text, kind);
             object.json(&json)?;
@@ -74,16 +37,16 @@ fn push_jsonb_string(object: &mut ObjectWriter, text: &str) -> Option<()> {
 }
 
 /// Appends the JSON text.
-pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
+pub fn push_json(json: &mut String, text: &str, kind: &TypeShape) {
     let plain = match kind {
-        Kind::Boolean => match text {
+        TypeShape::Boolean => match text {
             "t" => Some("true"),
             "f" => Some("false"),
             _ => None,
         },
-        Kind::Integer | Kind::Float => Some(text).filter(|text| is_jsonb_number(text)),
-        Kind::Json => Some(text).filter(|text| is_json(text)).map(str::trim),
-        Kind::Timestamp | Kind::TimestampTz => match timestamp(text, kind) {
+        TypeShape::Integer | TypeShape::Float => Some(text).filter(|text| is_jsonb_number(text)),
+        TypeShape::Json => Some(text).filter(|text| is_json(text)).map(str::trim),
+        TypeShape::Timestamp | TypeShape::TimestampTz => match timestamp(text, kind) {
             Some(parts) => {
                 json.push('"');
                 json.extend(parts);
@@ -91,11 +54,11 @@ pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
             }
             None => None,
         },
-        Kind::Interval => match interval(text) {
+        TypeShape::Interval => match interval(text) {
             Some(interval) => return json.push_str(&interval),
             None => None,
         },
-        Kind::Array { element, delimiter } => {
+        TypeShape::Array { element, delimiter } => {
             let before = json.len();
             if push_array(json, text, element, *delimiter).is_some() {
                 return;
@@ -103,46 +66,12 @@ pub fn push_json(json: &mut String, text: &str, kind: &Kind) {
             json.truncate(before);
             None
         }
-        Kind::Text => None,
+        _ => None,
     };
     match plain {
         Some(plain) => json.push_str(plain),
         None => push_string(json, text),
     }
-}
-
-/// A JSON string (RFC 8259, section 7).
-pub fn push_string(json: &mut String, text: &str) {
-    json.push('"');
-    let mut rest = text;
-    while let Some(place) = first_special(rest.as_bytes()) {
-        let (plain, special) = rest.split_at(place);
-        json.push_str(plain);
-        match special.as_bytes()[0] {
-            b'\n' => json.push_str("\\n"),
-            b'\t' => json.push_str("\\t"),
-            byte @ (b'"' | b'\\') => json.extend(['\\', char::from(byte)]),
-            control => drop(write!(json, "\\u{control:04x}")),
-        }
-        rest = &special[1..];
-    }
-    json.push_str(rest);
-    json.push('"');
-}
-
-/// Of what cannot stand in a JSON string as it is. Most is passed in steps that the processor takes at once.
-fn first_special(text: &[u8]) -> Option<usize> {
-    const STEP: usize = 16;
-    let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    let is_plain = |step: &&[u8]| !step.iter().fold(false, |any, byte| any | is_special(byte));
-    let passed = text.chunks_exact(STEP).take_while(is_plain).count() * STEP;
-    text[passed..].iter().position(is_special).map(|place| passed + place)
-}
-
-pub fn string(text: &str) -> String {
-    let mut json = String::with_capacity(text.len() + 2);
-    push_string(&mut json, text);
-    json
 }
 
 fn is_json(text: &str) -> bool {
@@ -166,8 +95,8 @@ fn is_number(text: &str) -> bool {
 
 /// With T and six decimals, and Z for the offset of UTC. `None`: what has no place in that form (infinity, years
 /// before Christ and of more than four digits) stays as PostgreSQL writes it.
-fn timestamp<'t>(text: &'t str, kind: &Kind) -> Option<[&'t str; 7]> {
-    let (offset, zone) = if *kind == Kind::TimestampTz { ("+00", "Z") } else { ("", "") };
+fn timestamp<'t>(text: &'t str, kind: &TypeShape) -> Option<[&'t str; 7]> {
+    let (offset, zone) = if *kind == TypeShape::TimestampTz { ("+00", "Z") } else { ("", "") };
     let (date, time) = text.strip_suffix(offset)?.split_once(' ')?;
     let is_date = date.len() == 10 && date.bytes().all(|b| matches!(b, b'0'..=b'9' | b'-'));
     let is_time = time.len() >= 8 && time.bytes().all(|b| matches!(b, b'0'..=b'9' | b':' | b'.'));
@@ -216,7 +145,7 @@ fn seconds(number: &str) -> Option<i64> {
 
 /// An array literal (PostgreSQL documentation, "Array Input and Output Syntax") as nested JSON arrays. One whose
 /// subscripts do not begin with 1 stays as it is: `None`, and what was appended until then is of no use.
-fn push_array(json: &mut String, text: &str, element: &Kind, delimiter: char) -> Option<()> {
+fn push_array(json: &mut String, text: &str, element: &TypeShape, delimiter: char) -> Option<()> {
     let mut reader = Literal { rest: text, element, delimiter };
     reader.push_array(json, 1)?;
     reader.rest.is_empty().then_some(())
@@ -227,7 +156,7 @@ const MOST_DIMENSIONS: usize = 6;
 
 struct Literal<'a> {
     rest: &'a str,
-    element: &'a Kind,
+    element: &'a TypeShape,
     delimiter: char,
 }
 
@@ -274,8 +203,8 @@ impl Literal<'_> {
         let mut characters = quoted.char_indices();
         loop {
             match characters.next()? {
-                (place, '"') => {
-                    self.rest = &quoted[place + 1..];
+                (at, '"') => {
+                    self.rest = &quoted[at + 1..];
                     push_json(json, &text, self.element);
                     return Some(());
                 }
@@ -289,51 +218,56 @@ impl Literal<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::string;
     use proptest::prelude::*;
 
-    fn json(text: &str, kind: &Kind) -> String {
+    fn json(text: &str, kind: &TypeShape) -> String {
         let mut json = String::new();
         push_json(&mut json, text, kind);
         json
     }
 
-    fn array_of(element: Kind) -> Kind {
-        Kind::Array { element: Box::new(element), delimiter: ',' }
+    fn array_of(element: TypeShape) -> TypeShape {
+        TypeShape::Array { element: Box::new(element), delimiter: ',' }
     }
 
     #[test]
     fn values() {
         for (text, kind, expected) in [
-            ("t", Kind::Boolean, "true"),
-            ("9223372036854775807", Kind::Integer, "9223372036854775807"),
-            ("1e+300", Kind::Float, "1e+300"),
-            ("-Infinity", Kind::Float, "\"-Infinity\""),
-            ("-0", Kind::Float, "\"-0\""),
-            ("{\"a\": 1.10}", Kind::Json, "{\"a\": 1.10}"),
-            ("1.50", Kind::Text, "\"1.50\""),
-            ("2024-01-02 03:04:05.5+00", Kind::TimestampTz, "\"2024-01-02T03:04:05.500000Z\""),
-            ("2024-01-02 03:04:05", Kind::Timestamp, "\"2024-01-02T03:04:05.000000\""),
-            ("0044-03-15 12:00:00 BC", Kind::Timestamp, "\"0044-03-15 12:00:00 BC\""),
-            ("10000-01-01 00:00:00+00", Kind::TimestampTz, "\"10000-01-01 00:00:00+00\""),
-            ("infinity", Kind::TimestampTz, "\"infinity\""),
-            ("P1Y2M3DT4H5M6.789S", Kind::Interval, "{\"months\":14,\"days\":3,\"microseconds\":14706789000}"),
-            ("P-1Y-2M3DT-4H-5M-6.789S", Kind::Interval, "{\"months\":-14,\"days\":3,\"microseconds\":-14706789000}"),
-            ("PT-0.5S", Kind::Interval, "{\"months\":0,\"days\":0,\"microseconds\":-500000}"),
-            ("PT0S", Kind::Interval, "{\"months\":0,\"days\":0,\"microseconds\":0}"),
-            ("PT100H", Kind::Interval, "{\"months\":0,\"days\":0,\"microseconds\":360000000000}"),
-            ("infinity", Kind::Interval, "\"infinity\""),
-            ("{1,NULL,3}", array_of(Kind::Integer), "[1,null,3]"),
+            ("t", TypeShape::Boolean, "true"),
+            ("9223372036854775807", TypeShape::Integer, "9223372036854775807"),
+            ("1e+300", TypeShape::Float, "1e+300"),
+            ("-Infinity", TypeShape::Float, "\"-Infinity\""),
+            ("-0", TypeShape::Float, "\"-0\""),
+            ("{\"a\": 1.10}", TypeShape::Json, "{\"a\": 1.10}"),
+            ("1.50", TypeShape::Text, "\"1.50\""),
+            ("2024-01-02 03:04:05.5+00", TypeShape::TimestampTz, "\"2024-01-02T03:04:05.500000Z\""),
+            ("2024-01-02 03:04:05", TypeShape::Timestamp, "\"2024-01-02T03:04:05.000000\""),
+            ("0044-03-15 12:00:00 BC", TypeShape::Timestamp, "\"0044-03-15 12:00:00 BC\""),
+            ("10000-01-01 00:00:00+00", TypeShape::TimestampTz, "\"10000-01-01 00:00:00+00\""),
+            ("infinity", TypeShape::TimestampTz, "\"infinity\""),
+            ("P1Y2M3DT4H5M6.789S", TypeShape::Interval, "{\"months\":14,\"days\":3,\"microseconds\":14706789000}"),
+            (
+                "P-1Y-2M3DT-4H-5M-6.789S",
+                TypeShape::Interval,
+                "{\"months\":-14,\"days\":3,\"microseconds\":-14706789000}",
+            ),
+            ("PT-0.5S", TypeShape::Interval, "{\"months\":0,\"days\":0,\"microseconds\":-500000}"),
+            ("PT0S", TypeShape::Interval, "{\"months\":0,\"days\":0,\"microseconds\":0}"),
+            ("PT100H", TypeShape::Interval, "{\"months\":0,\"days\":0,\"microseconds\":360000000000}"),
+            ("infinity", TypeShape::Interval, "\"infinity\""),
+            ("{1,NULL,3}", array_of(TypeShape::Integer), "[1,null,3]"),
             (
                 "{{a,\"b,c\"},{\"NULL\",\"\\\"\\\\\"}}",
-                array_of(Kind::Text),
+                array_of(TypeShape::Text),
                 "[[\"a\",\"b,c\"],[\"NULL\",\"\\\"\\\\\"]]",
             ),
-            ("{}", array_of(Kind::Text), "[]"),
-            ("[0:1]={1,2}", array_of(Kind::Integer), "\"[0:1]={1,2}\""),
+            ("{}", array_of(TypeShape::Text), "[]"),
+            ("[0:1]={1,2}", array_of(TypeShape::Integer), "\"[0:1]={1,2}\""),
         ] {
             assert_eq!(json(text, &kind), expected, "{text} {kind:?}");
         }
-        let boxes = Kind::Array { element: Box::new(Kind::Text), delimiter: ';' };
+        let boxes = TypeShape::Array { element: Box::new(TypeShape::Text), delimiter: ';' };
         assert_eq!(json("{(1,1),(0,0);(3,3),(2,2)}", &boxes), "[\"(1,1),(0,0)\",\"(3,3),(2,2)\"]");
     }
 
@@ -345,8 +279,8 @@ mod tests {
 
         #[test]
         fn any_text_of_any_kind_is_json(text in "[-\\[\\]{}\",:PTYMDHS0-9.a-f\\\\ ]*") {
-            for kind in [Kind::Text, Kind::Boolean, Kind::Integer, Kind::Float, Kind::Json, Kind::Timestamp,
-                         Kind::TimestampTz, Kind::Interval, array_of(Kind::Text), array_of(Kind::Interval)] {
+            for kind in [TypeShape::Text, TypeShape::Boolean, TypeShape::Integer, TypeShape::Float, TypeShape::Json, TypeShape::Timestamp,
+                         TypeShape::TimestampTz, TypeShape::Interval, array_of(TypeShape::Text), array_of(TypeShape::Interval)] {
                 prop_assert!(serde_json::from_str::<&RawValue>(&json(&text, &kind)).is_ok(), "{text} {kind:?}");
             }
         }

@@ -37,7 +37,7 @@ pub fn jsonb(text: &str) -> Option<Vec<u8>> {
     if cfg!(target_endian = "big") || text.len() > LONGEST {
         return None;
     }
-    let value = Reader { text, place: 0 }.value(0)?;
+    let value = Reader { text, at: 0 }.value(0)?;
     let mut bytes = Vec::with_capacity(text.len() * 2);
     match &value {
         Value::Array(_) | Value::Object(_) => write(&mut bytes, &value)?,
@@ -49,19 +49,19 @@ pub fn jsonb(text: &str) -> Option<Vec<u8>> {
 /// Reads what is known to be valid.
 struct Reader<'a> {
     text: &'a str,
-    place: usize,
+    at: usize,
 }
 
 impl<'a> Reader<'a> {
     fn byte(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.place).copied()
+        self.text.as_bytes().get(self.at).copied()
     }
 
     /// The next byte that is no white space, which is passed.
     fn token(&mut self) -> Option<u8> {
         loop {
             let byte = self.byte()?;
-            self.place += 1;
+            self.at += 1;
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
                 return Some(byte);
             }
@@ -80,17 +80,17 @@ impl<'a> Reader<'a> {
             b'f' => self.passed(4, Value::Boolean(false)),
             b'n' => self.passed(3, Value::Null),
             _ => {
-                let start = self.place - 1;
+                let start = self.at - 1;
                 while self.byte().is_some_and(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'+' | b'-' | b'e' | b'E')) {
-                    self.place += 1;
+                    self.at += 1;
                 }
-                Some(Value::Number(&self.text[start..self.place]))
+                Some(Value::Number(&self.text[start..self.at]))
             }
         }
     }
 
     fn passed(&mut self, bytes: usize, value: Value<'a>) -> Option<Value<'a>> {
-        self.place += bytes;
+        self.at += bytes;
         Some(value)
     }
 
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         if self.token()? == b']' {
             return Some(Value::Array(elements));
         }
-        self.place -= 1;
+        self.at -= 1;
         loop {
             elements.push(self.value(depth + 1)?);
             if self.token()? == b']' {
@@ -134,11 +134,11 @@ impl<'a> Reader<'a> {
 
     /// Behind the opening quote.
     fn string(&mut self) -> Option<Cow<'a, str>> {
-        let start = self.place;
+        let start = self.at;
         let plain = self.text.as_bytes()[start..].iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
-        self.place += plain + 1;
+        self.at += plain + 1;
         let plain = &self.text[start..start + plain];
-        if self.text.as_bytes()[self.place - 1] == b'"' {
+        if self.text.as_bytes()[self.at - 1] == b'"' {
             return Some(Cow::Borrowed(plain));
         }
         let mut string = plain.to_owned();
@@ -153,11 +153,11 @@ impl<'a> Reader<'a> {
                 b'u' => self.control()?,
                 _ => return None,
             });
-            let start = self.place + 1;
+            let start = self.at + 1;
             let plain = self.text.as_bytes()[start..].iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
             string.push_str(&self.text[start..start + plain]);
-            self.place = start + plain + 1;
-            if self.text.as_bytes()[self.place - 1] == b'"' {
+            self.at = start + plain + 1;
+            if self.text.as_bytes()[self.at - 1] == b'"' {
                 return Some(Cow::Owned(string));
             }
         }
@@ -165,9 +165,9 @@ impl<'a> Reader<'a> {
 
     /// At the `u` of an escape, goes to its last digit. Only characters of ASCII are the same in each encoding.
     fn control(&mut self) -> Option<char> {
-        let digits = self.text.get(self.place + 1..self.place + 5)?;
+        let digits = self.text.get(self.at + 1..self.at + 5)?;
         let code = u8::from_str_radix(digits.strip_prefix("00")?, 16).ok()?;
-        self.place += 4;
+        self.at += 4;
         Some(char::from(code)).filter(|control| control.is_ascii() && *control != '\0')
     }
 }
@@ -224,7 +224,7 @@ impl ObjectWriter {
 
     /// Any valid JSON. `None`: ask `jsonb_in`.
     pub fn json(&mut self, text: &str) -> Option<()> {
-        let value = Reader { text, place: 0 }.value(1)?;
+        let value = Reader { text, at: 0 }.value(1)?;
         let entry = write(&mut self.bytes, &value)?;
         self.add(entry);
         Some(())
@@ -286,7 +286,7 @@ fn pad(bytes: &mut Vec<u8>) {
 
 /// The entries of a container, which stand before what they tell of.
 struct Entries {
-    place: usize,
+    at: usize,
     count: usize,
     total: u32,
 }
@@ -295,9 +295,9 @@ impl Entries {
     fn begin(bytes: &mut Vec<u8>, kind: u32, count: usize, entries: usize) -> Self {
         pad(bytes);
         bytes.extend_from_slice(&(kind | count as u32).to_ne_bytes());
-        let place = bytes.len();
-        bytes.resize(place + 4 * entries, 0);
-        Self { place, count: 0, total: 0 }
+        let at = bytes.len();
+        bytes.resize(at + 4 * entries, 0);
+        Self { at, count: 0, total: 0 }
     }
 
     fn add(&mut self, bytes: &mut [u8], mut entry: u32) {
@@ -305,8 +305,8 @@ impl Entries {
         if self.count.is_multiple_of(STRIDE) {
             entry = entry & !LENGTH | self.total | HAS_OFFSET;
         }
-        let place = self.place + 4 * self.count;
-        bytes[place..place + 4].copy_from_slice(&entry.to_ne_bytes());
+        let at = self.at + 4 * self.count;
+        bytes[at..at + 4].copy_from_slice(&entry.to_ne_bytes());
         self.count += 1;
     }
 }

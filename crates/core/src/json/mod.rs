@@ -2,5 +2,7 @@
 
 mod jsonb;
 pub(crate) mod object;
+mod string;
 
 pub use jsonb::*;
+pub use string::{push_string, string};

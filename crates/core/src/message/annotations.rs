@@ -117,7 +117,7 @@ fn unreadable_whole(content: &[u8], bytes: u64, sha256: &str) -> String {
 
 /// As much as is kept of it, without half a character.
 fn beginning(content: &[u8]) -> String {
-    let is_start = |place: &usize| content.get(*place).is_some_and(|byte| byte & 0xC0 != 0x80);
+    let is_start = |at: &usize| content.get(*at).is_some_and(|byte| byte & 0xC0 != 0x80);
     let is_cut = content.len() > MOST_KEPT;
     let end =
         if is_cut { (MOST_KEPT - 3..=MOST_KEPT).rev().find(is_start).unwrap_or(MOST_KEPT) } else { content.len() };

@@ -2,30 +2,11 @@
 //! the reply of Sequin Stream's `receive`, whose elements wrap a message as `{"ack_id":…,"data":…}`.
 
 use super::change::Change;
+use super::element::Message;
 use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Object, batch_of_envelopes};
 use serde_json::value::RawValue;
-
-/// One element of a body.
-#[derive(Clone, Copy, Debug)]
-pub struct Message<'a> {
-    pub text: &'a str,
-    /// Place in the batch, from 1; where a call has several bodies, counted through all of them.
-    pub position: i32,
-}
-
-impl<'a> Message<'a> {
-    /// A message that was taken out of its batch before.
-    pub fn alone(text: &'a str) -> Self {
-        Self { text, position: 1 }
-    }
-
-    /// Without a wrapper such as Sequin Stream's, whose `ack_id` is another on each delivery.
-    fn unwrapped(self) -> Self {
-        Self { text: unwrapped(self.text), ..self }
-    }
-}
 
 /// A message as a change; or why not, of what was found in its wrapper if it has one.
 pub type Parsed<'a> = Result<Change<'a>, (Message<'a>, Reject)>;
@@ -56,6 +37,11 @@ fn one_by_one(body: &str) -> Result<Vec<Parsed<'_>>, Reject> {
 }
 
 impl<'a> Message<'a> {
+    /// Without a wrapper such as Sequin Stream's, whose `ack_id` is another on each delivery.
+    fn unwrapped(self) -> Self {
+        Self { text: unwrapped(self.text), ..self }
+    }
+
     pub fn parsed(self) -> Parsed<'a> {
         parsed(self, Change::parse(self))
     }

@@ -1,7 +1,8 @@
 //! A message understood: one change of one row, its images as they came.
 
+use super::action::Action;
 use super::annotations::Annotations;
-use super::body::Message;
+use super::element::Message;
 use super::idempotency_key::{is_key_of_position, key_of_position, key_of_read};
 use super::image::{Image, image};
 use super::key_change::may_change_key;
@@ -13,72 +14,10 @@ use crate::SqlState;
 use crate::json::object::{Envelope, Object, required, wrong_type};
 use jiff::Timestamp;
 use std::borrow::Cow;
-use std::ffi::CStr;
 
 /// In seconds since 1970. Commit times from then on, or before that, are a clock's fault: each month becomes a
 /// partition.
 const YEAR_2200: i64 = 7_258_118_400;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Insert,
-    Update,
-    Delete,
-    /// A row as a backfill found it.
-    Read,
-    /// All rows of the table are gone.
-    Truncate,
-    /// A backfill has met every row that the table has: records of which nothing is told since it began are gone.
-    Complete,
-}
-
-impl Action {
-    fn parse(text: &str) -> Result<Self, Reject> {
-        Ok(match text {
-            "insert" => Self::Insert,
-            "update" => Self::Update,
-            "delete" => Self::Delete,
-            "read" => Self::Read,
-            "truncate" => Self::Truncate,
-            "complete" => Self::Complete,
-            _ => {
-                return Err(Reject::new(SqlState::INVALID_PARAMETER_VALUE, "unknown action")
-                    .hint("Sequin sends \"insert\", \"update\", \"delete\" and \"read\"."));
-            }
-        })
-    }
-
-    /// The row before and after, of the record and the changes.
-    pub fn images<T>(self, record: Option<T>, changes: Option<T>) -> (Option<T>, Option<T>) {
-        match self {
-            Self::Insert | Self::Read => (None, record),
-            Self::Update => (changes, record),
-            Self::Delete => (record, None),
-            Self::Truncate | Self::Complete => (None, None),
-        }
-    }
-
-    pub fn label(self) -> &'static CStr {
-        match self {
-            Self::Insert => c"insert",
-            Self::Update => c"update",
-            Self::Delete => c"delete",
-            Self::Read => c"read",
-            Self::Truncate => c"truncate",
-            Self::Complete => c"complete",
-        }
-    }
-
-    /// It tells of one row.
-    fn has_record(self) -> bool {
-        !matches!(self, Self::Truncate | Self::Complete)
-    }
-
-    /// It is a change, which has its place in a transaction.
-    fn is_change(self) -> bool {
-        !matches!(self, Self::Read | Self::Complete)
-    }
-}
 
 #[derive(Debug)]
 pub struct Change<'a> {

@@ -1,6 +1,7 @@
 //! Which change a message tells of. Equal identity and commit time: delivered before.
 
-use super::change::{Action, Change};
+use super::action::Action;
+use super::change::Change;
 use super::digest::{Fields, Identity};
 use super::image::Image;
 use super::origin::Origin;

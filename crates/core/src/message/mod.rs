@@ -3,10 +3,12 @@
 //!
 //! Row images stay what they came as, until they are stored as `jsonb`.
 
+mod action;
 mod annotations;
 mod body;
 mod change;
 mod digest;
+mod element;
 mod holdable;
 mod idempotency_key;
 mod identity;
@@ -18,10 +20,12 @@ mod source;
 mod source_table;
 mod written;
 
+pub use action::Action;
 pub use annotations::{Annotations, Large, MOST_KEPT, kept};
-pub use body::{Message, Parsed, changes};
-pub use change::{Action, Change, Sent, commit_time_of};
+pub use body::{Parsed, changes};
+pub use change::{Change, Sent, commit_time_of};
 pub use digest::{Identity, delivered_digest, hex, sha256, text_digest};
+pub use element::Message;
 pub use idempotency_key::key_of_position;
 pub use identity::Logged;
 pub use image::{Image, jsonb_holds};

@@ -1,6 +1,6 @@
 //! What a change was read from.
 
-use super::body::Message;
+use super::element::Message;
 use std::borrow::Cow;
 use std::fmt::Debug;
 

@@ -1,6 +1,6 @@
 //! The table of a change, as its source names it.
 
-use super::body::Message;
+use super::element::Message;
 use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Object, required};

@@ -1,8 +1,10 @@
 //! A message whose writer knows what it says: capture. It is not read again, but for what is unusual.
 
+use super::action::Action;
 use super::annotations::{Annotations, Large};
-use super::body::{Message, Parsed};
-use super::change::{Action, Change, Sent};
+use super::body::Parsed;
+use super::change::{Change, Sent};
+use super::element::Message;
 use super::image::{Image, MOST_KEYS};
 use super::record_key::RecordKey;
 use super::source::Source;
@@ -22,7 +24,7 @@ pub struct Written {
 
 /// Annotations that many messages share, and where they stand in this one.
 pub struct LargePart {
-    pub place: Range<usize>,
+    pub range: Range<usize>,
     pub annotations: Rc<Large<'static>>,
 }
 
@@ -97,8 +99,8 @@ impl Written {
     /// The text with all annotations.
     pub fn whole(&self) -> Cow<'_, str> {
         match &self.large {
-            Some(LargePart { place, annotations }) => {
-                Cow::Owned([&self.text[..place.start], &annotations.text, &self.text[place.end..]].concat())
+            Some(LargePart { range, annotations }) => {
+                Cow::Owned([&self.text[..range.start], &annotations.text, &self.text[range.end..]].concat())
             }
             None => Cow::Borrowed(&self.text),
         }

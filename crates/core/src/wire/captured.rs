@@ -174,13 +174,13 @@ impl Typed {
         let (commit_lsn, commit_idx) = (i64::try_from(at.lsn).ok()?, i32::try_from(idx).ok()?);
         let commit_microseconds = at.time.of_log()?;
         let jsonb = |image: Option<Option<Vec<u8>>>| image.map_or(Some(None), |bytes| bytes.map(Some));
-        let record = images.record.as_ref().map(|row| table.jsonb(|place| row.get(place).copied()));
-        let changes = images.changes.as_ref().map(|old| table.jsonb(|place| old.get(place).copied().flatten()));
+        let record = images.record.as_ref().map(|row| table.jsonb(|index| row.get(index).copied()));
+        let changes = images.changes.as_ref().map(|old| table.jsonb(|index| old.get(index).copied().flatten()));
         let (old_values, new_values) = images.action.images(jsonb(record)?, jsonb(changes)?);
         let key = images.key(table).map(|values| values.map(str::to_owned).collect());
         let changes_key = || {
             let (key, changes) = table.key.as_ref().zip(images.changes.as_ref())?;
-            Some(key.iter().any(|place| changes.get(*place).is_some_and(Option::is_some)))
+            Some(key.iter().any(|index| changes.get(*index).is_some_and(Option::is_some)))
         };
         Some(Self {
             changes_key: key.is_some() && changes_key() == Some(true),
@@ -204,8 +204,8 @@ impl Typed {
     }
 
     fn change<'c>(&'c self, position: i32) -> Change<'c> {
-        let names = |places: &'c [usize], has_row| {
-            Some(self.table.names_at(places, has_row).map(|name| Cow::Borrowed(name.text.as_str())).collect())
+        let names = |indexes: &'c [usize], has_row| {
+            Some(self.table.names_at(indexes, has_row).map(|name| Cow::Borrowed(name.text.as_str())).collect())
         };
         let (has_old_row, has_row) = self.has_rows;
         let about = &self.about;

@@ -29,13 +29,13 @@ impl<'r> Event<'r> {
     }
 }
 
-/// Values and places of a table's columns.
+/// Values and indexes of a table's columns.
 pub struct Images<'r> {
     pub action: Action,
     pub record: Option<Cow<'r, [Value<'r>]>>,
     /// The record has the primary key's values.
     pub has_key: bool,
-    /// By place: what another value has taken the place of.
+    /// By index: values that are others now.
     pub changes: Option<Vec<Option<Value<'r>>>>,
     pub unknown: Vec<usize>,
     pub unknown_old: Vec<usize>,
@@ -45,7 +45,7 @@ pub struct Images<'r> {
 /// What else is to be known of a change.
 #[derive(Default)]
 pub struct Notes<'r> {
-    /// Values that were too large to carry, by place.
+    /// Values that were too large to carry, by index.
     pub omitted: Vec<(usize, Omitted<'r>)>,
     pub omitted_old: Vec<(usize, Omitted<'r>)>,
     pub row_filter: Option<&'static str>,
@@ -65,8 +65,8 @@ impl<'r> Images<'r> {
             Event::Updated(filter, old, new) => Self::between(table, filter, old, new),
             Event::Deleted(Old::Row(row)) => Self::before(row, |_| true),
             Event::Deleted(Old::Key(row)) => {
-                let has_key = table.key.iter().flatten().all(|place| table.is_identity(*place));
-                Self { has_key, ..Self::before(row, |place| table.is_identity(*place)) }
+                let has_key = table.key.iter().flatten().all(|index| table.is_identity(*index));
+                Self { has_key, ..Self::before(row, |index| table.is_identity(*index)) }
             }
             Event::Truncated => Self::none(Action::Truncate),
         }
@@ -75,15 +75,15 @@ impl<'r> Images<'r> {
     /// The row after a change.
     fn after(action: Action, row: &'r [Value<'r>]) -> Self {
         let omitted = omitted(row);
-        let unknown = omitted.iter().map(|(place, _)| *place).collect();
+        let unknown = omitted.iter().map(|(index, _)| *index).collect();
         let notes = Notes { omitted, ..Notes::default() };
         Self { record: Some(Cow::Borrowed(row)), has_key: true, unknown, notes, ..Self::none(action) }
     }
 
-    /// A deleted row. Without `is_known` nothing is known of a place.
+    /// A deleted row. Without `is_known` nothing is known of a column.
     fn before(row: &'r [Value<'r>], is_known: impl Fn(&usize) -> bool) -> Self {
         let notes = Notes { omitted_old: omitted(row), ..Notes::default() };
-        let is_unknown = |place: &usize| !is_known(place) || matches!(row[*place], Value::Omitted(_));
+        let is_unknown = |index: &usize| !is_known(index) || matches!(row[*index], Value::Omitted(_));
         let unknown: Vec<usize> = (0..row.len()).filter(is_unknown).collect();
         Self {
             record: Some(Cow::Borrowed(row)),
@@ -104,25 +104,25 @@ impl<'r> Images<'r> {
             None => (&[], false),
         };
         let omitted_old = omitted(before);
-        let before = |place: usize| before.get(place).filter(|_| is_whole || table.is_identity(place));
+        let before = |index: usize| before.get(index).filter(|_| is_whole || table.is_identity(index));
         let mut after = Cow::Borrowed(new);
         let mut changes = vec![None; new.len()];
         let (mut unknown, mut unknown_old) = (Vec::new(), Vec::new());
-        for (place, new) in new.iter().enumerate() {
-            let old = before(place);
+        for (index, new) in new.iter().enumerate() {
+            let old = before(index);
             match (new, old) {
-                (Value::Unchanged, Some(old)) if *old != Value::Unchanged => after.to_mut()[place] = *old,
-                (Value::Unchanged, _) => unknown.push(place),
+                (Value::Unchanged, Some(old)) if *old != Value::Unchanged => after.to_mut()[index] = *old,
+                (Value::Unchanged, _) => unknown.push(index),
                 _ => {}
             }
-            if matches!(after[place], Value::Omitted(_)) {
-                unknown.push(place);
+            if matches!(after[index], Value::Omitted(_)) {
+                unknown.push(index);
             }
             // without an old key the key did not change
-            if old.map_or(!table.is_identity(place), |old| matches!(old, Value::Omitted(_))) {
-                unknown_old.push(place);
+            if old.map_or(!table.is_identity(index), |old| matches!(old, Value::Omitted(_))) {
+                unknown_old.push(index);
             }
-            changes[place] = old.filter(|old| **old != after[place]).copied();
+            changes[index] = old.filter(|old| **old != after[index]).copied();
         }
         let row_filter = match filter {
             Filter::Stayed => None,
@@ -157,8 +157,8 @@ impl<'r> Images<'r> {
     /// The primary key's values, if the record has them all.
     pub fn key<'s>(&'s self, table: &'s Table) -> Option<impl Iterator<Item = &'r str> + 's> {
         let row = self.record.as_ref().filter(|_| self.has_key)?;
-        let text = |place: &usize| row.get(*place).and_then(Value::text);
-        let key = table.key.as_ref().filter(|key| !key.is_empty() && key.iter().all(|place| text(place).is_some()))?;
+        let text = |index: &usize| row.get(*index).and_then(Value::text);
+        let key = table.key.as_ref().filter(|key| !key.is_empty() && key.iter().all(|index| text(index).is_some()))?;
         Some(key.iter().filter_map(text))
     }
 
@@ -174,8 +174,8 @@ impl<'r> Images<'r> {
 
 /// Without memory where there are none.
 fn omitted<'r>(row: &[Value<'r>]) -> Vec<(usize, Omitted<'r>)> {
-    let omitted = |(place, value): (usize, &Value<'r>)| match value {
-        Value::Omitted(omitted) => Some((place, *omitted)),
+    let omitted = |(index, value): (usize, &Value<'r>)| match value {
+        Value::Omitted(omitted) => Some((index, *omitted)),
         _ => None,
     };
     row.iter().enumerate().filter_map(omitted).collect()

@@ -10,8 +10,9 @@ use super::spelled::Position;
 use super::time::CommitTime;
 use super::writer::Writer;
 use crate::SqlState;
-use crate::encoding::write::{Kind, string};
+use crate::encoding::TypeShape;
 use crate::json::jsonb;
+use crate::json::string;
 use crate::message::{Annotations, Change, Image, Large, Message, Origin, Source, Written, annotations_digest};
 use proptest::prelude::*;
 use std::rc::Rc;
@@ -145,7 +146,7 @@ proptest! {
         (key, annotations) in ("[a-zA-Z0-9=]{1,20}|.{1,4}", prop::option::of(prop::sample::select(contents()))),
         (old, new) in (row(), row()),
     ) {
-        let described = columns.iter().map(|(name, is_identity)| Column::new(name, Kind::Text, *is_identity)).collect();
+        let described = columns.iter().map(|(name, is_identity)| Column::new(name, TypeShape::Text, *is_identity)).collect();
         let keys = keys.iter().filter(|_| !columns.is_empty());
         let keys: Vec<String> = keys.map(|key| key.get(&columns).0.clone()).collect();
         let table = Table::new(&database, (&schema, &table), ReplicaIdentity::Default, described, &keys, &never_sent);
@@ -171,7 +172,7 @@ proptest! {
 
 #[test]
 fn what_jsonb_cannot_hold_is_refused() {
-    let columns = vec![Column::new("j", Kind::Json, true)];
+    let columns = vec![Column::new("j", TypeShape::Json, true)];
     let table = Table::new(r#"{"id":"d"}"#, ("s", "t"), ReplicaIdentity::Full, columns, &[], &[]);
     let at = Position { lsn: 1, idx: Some(0), time: CommitTime::of(0), idempotency_key: "k", annotations: None };
     let refused = |elements: usize| {
@@ -184,27 +185,27 @@ fn what_jsonb_cannot_hold_is_refused() {
 }
 
 /// What PostgreSQL writes, and what it does not, for each kind.
-fn kinds() -> Vec<(Kind, &'static str)> {
-    let array = |element: Kind| Kind::Array { element: Box::new(element), delimiter: ',' };
+fn kinds() -> Vec<(TypeShape, &'static str)> {
+    let array = |element: TypeShape| TypeShape::Array { element: Box::new(element), delimiter: ',' };
     let time = r"20[0-9]{2}-0[1-9]-1[0-9] 1[0-9]:2[0-9]:3[0-9](\.[0-9]{1,6})?";
     let zoned = r"20[0-9]{2}-0[1-9]-1[0-9] 1[0-9]:2[0-9]:3[0-9](\.[0-9]{1,6})?\+00( BC)?|-infinity";
     vec![
-        (Kind::Text, "[a-zé\"\\\\\n\u{1}-\u{7f}]{0,40}|[0-9]{1,3}"),
-        (Kind::Boolean, "[tf]|true"),
-        (Kind::Integer, "0|-?[1-9][0-9]{0,18}|-0|7 "),
-        (Kind::Float, r"-?[0-9]{1,20}(\.[0-9]{1,30})?|NaN|-?Infinity|1e-07|-0"),
-        (Kind::Json, r#" ?\{"b": ?[0-9]{1,70},"aa":\[true,null,"x\\u000[0-9]"\],"b":\{\}\} ?|7|"s"|no json"#),
-        (Kind::Timestamp, time),
-        (Kind::TimestampTz, zoned),
-        (Kind::Interval, r"P(-?[0-9]{1,3}Y)?(-?[0-9]D)?(T-?[0-9]{1,3}H(-?[0-9]\.[0-9]{1,6}S)?)?|infinity"),
-        (array(Kind::Integer), r"\{([0-9]{1,5}|NULL)(,([0-9]{1,5}|NULL)){0,3}\}|\{\}|\[0:1\]=\{1,2\}"),
-        (array(Kind::Text), r#"\{\{[a-z]{0,3},"[a-z,]{0,3}"\},\{b,NULL\}\}|\{[a-z]{1,3}"#),
-        (array(Kind::Json), r#"\{"\{\\"a\\": [0-9]{1,9}\}"\}"#),
+        (TypeShape::Text, "[a-zé\"\\\\\n\u{1}-\u{7f}]{0,40}|[0-9]{1,3}"),
+        (TypeShape::Boolean, "[tf]|true"),
+        (TypeShape::Integer, "0|-?[1-9][0-9]{0,18}|-0|7 "),
+        (TypeShape::Float, r"-?[0-9]{1,20}(\.[0-9]{1,30})?|NaN|-?Infinity|1e-07|-0"),
+        (TypeShape::Json, r#" ?\{"b": ?[0-9]{1,70},"aa":\[true,null,"x\\u000[0-9]"\],"b":\{\}\} ?|7|"s"|no json"#),
+        (TypeShape::Timestamp, time),
+        (TypeShape::TimestampTz, zoned),
+        (TypeShape::Interval, r"P(-?[0-9]{1,3}Y)?(-?[0-9]D)?(T-?[0-9]{1,3}H(-?[0-9]\.[0-9]{1,6}S)?)?|infinity"),
+        (array(TypeShape::Integer), r"\{([0-9]{1,5}|NULL)(,([0-9]{1,5}|NULL)){0,3}\}|\{\}|\[0:1\]=\{1,2\}"),
+        (array(TypeShape::Text), r#"\{\{[a-z]{0,3},"[a-z,]{0,3}"\},\{b,NULL\}\}|\{[a-z]{1,3}"#),
+        (array(TypeShape::Json), r#"\{"\{\\"a\\": [0-9]{1,9}\}"\}"#),
     ]
 }
 
 /// A column's kind, and its values before and after.
-fn column() -> impl Strategy<Value = (Kind, [Cell; 2])> {
+fn column() -> impl Strategy<Value = (TypeShape, [Cell; 2])> {
     prop::sample::select(kinds()).prop_flat_map(|(kind, pattern)| {
         let cell = || {
             prop_oneof![
@@ -285,14 +286,14 @@ proptest! {
 #[test]
 fn usual_changes_are_never_messages() {
     let columns = [
-        (Kind::Integer, "12"),
-        (Kind::Text, "a \"quote\"\n\u{7}"),
-        (Kind::Float, "-0.25"),
-        (Kind::Json, "{\"a\": [1.50, \"\\n\"]}"),
-        (Kind::TimestampTz, "2024-01-02 03:04:05.6+00"),
-        (Kind::Interval, "P1D"),
-        (Kind::Boolean, "t"),
-        (Kind::Array { element: Box::new(Kind::Text), delimiter: ',' }, "{a,\"b c\",NULL}"),
+        (TypeShape::Integer, "12"),
+        (TypeShape::Text, "a \"quote\"\n\u{7}"),
+        (TypeShape::Float, "-0.25"),
+        (TypeShape::Json, "{\"a\": [1.50, \"\\n\"]}"),
+        (TypeShape::TimestampTz, "2024-01-02 03:04:05.6+00"),
+        (TypeShape::Interval, "P1D"),
+        (TypeShape::Boolean, "t"),
+        (TypeShape::Array { element: Box::new(TypeShape::Text), delimiter: ',' }, "{a,\"b c\",NULL}"),
     ];
     let described =
         columns.iter().enumerate().map(|(n, (kind, _))| Column::new(&format!("c{n}"), kind.clone(), true)).collect();

@@ -5,7 +5,7 @@ use super::decoder::{Catalog, Commit, Decoded, Decoder, Failure};
 use super::known::is_told_alike;
 use super::protocol::{Column, Filter, Omitted, Relation, ReplicaIdentity, message};
 use super::writer::Writer;
-use crate::encoding::Kind;
+use crate::encoding::TypeShape;
 use crate::message::{Annotations, Message};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
@@ -60,7 +60,8 @@ fn row(writer: &mut Writer, values: &[Option<&str>]) {
 
 fn table(number: u32, identity: ReplicaIdentity) -> Vec<u8> {
     let column = |name: &str, kind, is_identity| Column { name: name.to_owned(), kind, is_identity };
-    let columns = vec![column("id", Kind::Integer, true), column("v", Kind::Text, identity == ReplicaIdentity::Full)];
+    let columns =
+        vec![column("id", TypeShape::Integer, true), column("v", TypeShape::Text, identity == ReplicaIdentity::Full)];
     described(number, identity, columns)
 }
 
@@ -246,8 +247,8 @@ pub fn write_cells(writer: &mut Writer, cells: &[Cell]) {
 
 /// One message of any kind, mostly well-formed.
 fn any_message() -> impl Strategy<Value = Vec<u8>> {
-    let array = Kind::Array { element: Box::new(Kind::Integer), delimiter: ',' };
-    let kinds = vec![Kind::Integer, Kind::Text, Kind::Json, array, Kind::Interval];
+    let array = TypeShape::Array { element: Box::new(TypeShape::Integer), delimiter: ',' };
+    let kinds = vec![TypeShape::Integer, TypeShape::Text, TypeShape::Json, array, TypeShape::Interval];
     let column = ("[a-z ]{0,4}", prop::sample::select(kinds), any::<bool>())
         .prop_map(|(name, kind, is_identity)| Column { name, kind, is_identity });
     let identity = prop::sample::select(b"dnfi".to_vec())

@@ -1,6 +1,6 @@
 //! Reads the messages of our own output plugin (src/pg/wal/plugin). Total on any bytes. `write` is the other side.
 
-use crate::encoding::Kind;
+use crate::encoding::TypeShape;
 
 /// Of the logical messages that say something to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ pub struct Relation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     pub name: String,
-    pub kind: Kind,
+    pub kind: TypeShape,
     /// Of the replica identity; of all columns with FULL.
     pub is_identity: bool,
 }
@@ -299,14 +299,14 @@ impl<'a> Bytes<'a> {
         Ok(Relation { number, oid, schema, name, identity, columns, key, never_sent })
     }
 
-    fn kind(&mut self, nested: usize) -> Result<Kind, Malformed> {
+    fn kind(&mut self, nested: usize) -> Result<TypeShape, Malformed> {
         Ok(match self.byte()? {
             b'a' => {
                 let delimiter = self.byte()?.into();
                 let nested = nested.checked_sub(1).ok_or(Malformed::TooDeep)?;
-                Kind::Array { element: Box::new(self.kind(nested)?), delimiter }
+                TypeShape::Array { element: Box::new(self.kind(nested)?), delimiter }
             }
-            letter => Kind::plain(letter).ok_or(Malformed::Unknown(letter))?,
+            letter => TypeShape::of_letter(letter).ok_or(Malformed::Unknown(letter))?,
         })
     }
 

@@ -1,7 +1,8 @@
 //! A table as the stream or the catalogs describe it.
 
 use super::protocol::{ReplicaIdentity, Value};
-use crate::encoding::write::{Kind, push_jsonb, string};
+use crate::encoding::{TypeShape, push_jsonb};
+use crate::json::string;
 use crate::json::{ObjectWriter, key_order};
 use crate::message::About;
 use std::rc::Rc;
@@ -26,7 +27,7 @@ pub struct Table {
 
 pub struct Column {
     pub(super) name: Name,
-    kind: Kind,
+    kind: TypeShape,
     is_identity: bool,
 }
 
@@ -43,11 +44,11 @@ impl Name {
 }
 
 impl Column {
-    pub fn new(name: &str, kind: Kind, is_identity: bool) -> Self {
+    pub fn new(name: &str, kind: TypeShape, is_identity: bool) -> Self {
         Self { name: Name::new(name), kind, is_identity }
     }
 
-    pub(super) fn kind(&self) -> &Kind {
+    pub(super) fn kind(&self) -> &TypeShape {
         &self.kind
     }
 }
@@ -62,7 +63,7 @@ impl Table {
         key: &[String],
         never_sent: &[String],
     ) -> Self {
-        let place = |name: &String| columns.iter().position(|column| column.name.text == *name);
+        let index = |name: &String| columns.iter().position(|column| column.name.text == *name);
         let names = format!(
             "\"replica_identity\":\"{}\",\"table_name\":{},\"table_schema\":{}",
             identity.as_str(),
@@ -72,7 +73,7 @@ impl Table {
         let never_sent: Vec<Name> = never_sent.iter().map(|name| Name::new(name)).collect();
         Self {
             order: order(&columns).filter(|_| never_sent.iter().all(|name| is_text(&name.text))),
-            key: key.iter().map(place).collect(),
+            key: key.iter().map(index).collect(),
             about: About::parse(&format!("{{\"database\":{database},{names}}}")).map(Rc::new),
             length: 512 + database.len() + names.len() + columns.iter().map(|c| c.name.json.len() + 8).sum::<usize>(),
             database: database.to_owned(),
@@ -82,19 +83,19 @@ impl Table {
         }
     }
 
-    pub(super) fn is_identity(&self, place: usize) -> bool {
-        self.columns.get(place).is_some_and(|column| column.is_identity)
+    pub(super) fn is_identity(&self, index: usize) -> bool {
+        self.columns.get(index).is_some_and(|column| column.is_identity)
     }
 
-    /// Names of columns at these places, and of those that are never sent.
-    pub(super) fn names_at<'t>(&'t self, places: &'t [usize], has_row: bool) -> impl Iterator<Item = &'t Name> {
-        let names = places.iter().filter_map(|place| self.columns.get(*place)).map(|column| &column.name);
+    /// Names of columns at these indexes, and of those that are never sent.
+    pub(super) fn names_at<'t>(&'t self, indexes: &'t [usize], has_row: bool) -> impl Iterator<Item = &'t Name> {
+        let names = indexes.iter().filter_map(|index| self.columns.get(*index)).map(|column| &column.name);
         names.chain(self.never_sent.iter().filter(move |_| has_row))
     }
 
-    /// The bytes of a `jsonb` of the values that `value` has for places. `None`: ask `jsonb_in`.
+    /// The bytes of a `jsonb` of the values that `value` has for indexes. `None`: ask `jsonb_in`.
     pub(super) fn jsonb<'r>(&self, value: impl Fn(usize) -> Option<Value<'r>>) -> Option<Vec<u8>> {
-        let members = self.order.as_ref()?.iter().filter_map(|place| Some((self.columns.get(*place)?, value(*place)?)));
+        let members = self.order.as_ref()?.iter().filter_map(|index| Some((self.columns.get(*index)?, value(*index)?)));
         let (mut count, mut length) = (0, 0);
         for (column, value) in members.clone() {
             count += 1;
@@ -116,7 +117,7 @@ impl Table {
 pub(super) const UNCHANGED: &str = "unchanged_toast";
 
 fn order(columns: &[Column]) -> Option<Vec<usize>> {
-    let name = |place: usize| &*columns[place].name.text;
+    let name = |index: usize| &*columns[index].name.text;
     let mut order: Vec<usize> = (0..columns.len()).collect();
     order.sort_by(|one, two| key_order(name(*one), name(*two)));
     let is_once = order.windows(2).all(|pair| name(pair[0]) != name(pair[1]));

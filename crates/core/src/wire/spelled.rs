@@ -4,7 +4,8 @@ use super::images::{Event, Images, Notes};
 use super::protocol::{Omitted, Value};
 use super::relation::{Table, UNCHANGED};
 use super::time::CommitTime;
-use crate::encoding::write::{push_json, push_string};
+use crate::encoding::push_json;
+use crate::json::push_string;
 use crate::message::{Action, Annotations, Known, LargePart, Written, hex};
 use std::fmt::Write;
 use std::ops::Range;
@@ -32,7 +33,7 @@ impl Table {
         let label = action.label().to_str().unwrap_or_default();
         json.extend(["{\"action\":\"", label, "\",\"changes\":"]);
         let changes = part(&mut json, images.changes.as_ref(), |json, changes| {
-            let changed = changes.iter().enumerate().filter_map(|(place, old)| Some((place, old.as_ref()?)));
+            let changed = changes.iter().enumerate().filter_map(|(index, old)| Some((index, old.as_ref()?)));
             self.push_members(json, changed);
         });
         json.push_str(",\"metadata\":{\"commit_idx\":");
@@ -61,7 +62,7 @@ impl Table {
         };
         let large = match at.annotations {
             Some(Annotations::Large(large)) => {
-                Some(LargePart { place: before..json.len(), annotations: Rc::clone(large) })
+                Some(LargePart { range: before..json.len(), annotations: Rc::clone(large) })
             }
             _ => None,
         };
@@ -103,8 +104,8 @@ impl Table {
     fn push_members<'r>(&self, json: &mut String, values: impl Iterator<Item = (usize, &'r Value<'r>)>) {
         let before = json.len();
         json.push('{');
-        for (place, value) in values {
-            let Some(column) = self.columns.get(place) else { continue };
+        for (index, value) in values {
+            let Some(column) = self.columns.get(index) else { continue };
             if json.len() > before + 1 {
                 json.push(',');
             }
@@ -123,7 +124,7 @@ impl Table {
     pub(super) fn notes(&self, notes: &Notes) -> String {
         let mut parts = Vec::new();
         for (name, omitted) in [("omitted", &notes.omitted), ("omitted_old", &notes.omitted_old)] {
-            let columns = omitted.iter().filter_map(|(place, omitted)| Some((self.columns.get(*place)?, omitted)));
+            let columns = omitted.iter().filter_map(|(index, omitted)| Some((self.columns.get(*index)?, omitted)));
             let columns: Vec<String> = columns
                 .map(|(column, Omitted { bytes, sha256 })| {
                     format!("{}:{{\"bytes\":{bytes},\"sha256\":\"{}\"}}", column.name.json, hex(*sha256))
@@ -137,9 +138,9 @@ impl Table {
         format!("{{{}}}", parts.join(","))
     }
 
-    fn push_names(&self, json: &mut String, places: &[usize], has_row: bool) {
+    fn push_names(&self, json: &mut String, indexes: &[usize], has_row: bool) {
         json.push('[');
-        for (n, name) in self.names_at(places, has_row).enumerate() {
+        for (n, name) in self.names_at(indexes, has_row).enumerate() {
             if n > 0 {
                 json.push(',');
             }

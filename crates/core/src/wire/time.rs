@@ -1,6 +1,6 @@
 //! When a transaction was committed.
 
-use crate::encoding::write::string;
+use crate::json::string;
 use crate::message::commit_time_of;
 use jiff::Timestamp;
 

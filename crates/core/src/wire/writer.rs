@@ -1,7 +1,7 @@
 //! Writes the messages that `wire` reads: for the output plugin.
 
 use super::protocol::{Filter, MOST_NESTED, Omitted, Relation};
-use crate::encoding::Kind;
+use crate::encoding::TypeShape;
 use std::ops::Range;
 
 /// One message at a time, in memory that is kept.
@@ -60,8 +60,8 @@ impl Writer {
             self.byte(column.is_identity.into()).string(&column.name).kind(&column.kind, MOST_NESTED);
         }
         self.count(relation.key.len());
-        for place in &relation.key {
-            self.u16(*place);
+        for index in &relation.key {
+            self.u16(*index);
         }
         self.count(relation.never_sent.len());
         for name in &relation.never_sent {
@@ -157,9 +157,9 @@ impl Writer {
         self.u64(bytes).bytes.extend_from_slice(sha256);
     }
 
-    fn kind(&mut self, kind: &Kind, nested: usize) {
+    fn kind(&mut self, kind: &TypeShape, nested: usize) {
         match kind {
-            Kind::Array { element, delimiter } if nested > 0 && delimiter.is_ascii() => {
+            TypeShape::Array { element, delimiter } if nested > 0 && delimiter.is_ascii() => {
                 self.byte(b'a').byte(*delimiter as u8).kind(element, nested - 1);
             }
             kind => drop(self.byte(kind.letter())),
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(message(&[bytes.as_slice(), b"!"].concat()), Err(Malformed::TooLong));
     }
 
-    fn relation(kind: Kind) -> Relation {
+    fn relation(kind: TypeShape) -> Relation {
         let column =
             |name: &str, kind, is_identity| super::super::protocol::Column { name: name.to_owned(), kind, is_identity };
         Relation {
@@ -257,20 +257,32 @@ mod tests {
             schema: "public".into(),
             name: "t".into(),
             identity: ReplicaIdentity::Full,
-            columns: vec![column("id", Kind::Integer, true), column("v", kind, true)],
+            columns: vec![column("id", TypeShape::Integer, true), column("v", kind, true)],
             key: vec![0],
             never_sent: vec!["g".into()],
         }
     }
 
-    fn array_of(element: Kind) -> Kind {
-        Kind::Array { element: Box::new(element), delimiter: ';' }
+    fn array_of(element: TypeShape) -> TypeShape {
+        TypeShape::Array { element: Box::new(element), delimiter: ';' }
     }
 
     #[test]
     fn a_relation() {
-        let kinds = [Kind::Text, Kind::Boolean, Kind::Integer, Kind::Float, Kind::Json, Kind::Timestamp];
-        let more = [Kind::TimestampTz, Kind::Interval, array_of(Kind::Json), array_of(array_of(Kind::Text))];
+        let kinds = [
+            TypeShape::Text,
+            TypeShape::Boolean,
+            TypeShape::Integer,
+            TypeShape::Float,
+            TypeShape::Json,
+            TypeShape::Timestamp,
+        ];
+        let more = [
+            TypeShape::TimestampTz,
+            TypeShape::Interval,
+            array_of(TypeShape::Json),
+            array_of(array_of(TypeShape::Text)),
+        ];
         for relation in kinds.into_iter().chain(more).map(relation) {
             let bytes = written(|writer| writer.relation(&relation));
             assert_eq!(message(&bytes), Ok(Message::Relation(relation)));
@@ -280,8 +292,8 @@ mod tests {
     #[test]
     fn what_lies_too_deep_is_text() {
         let nested = |levels, inner| (0..levels).fold(inner, |kind, _| array_of(kind));
-        let bytes = written(|writer| writer.relation(&relation(nested(99, Kind::Json))));
-        assert_eq!(message(&bytes), Ok(Message::Relation(relation(nested(MOST_NESTED, Kind::Text)))));
+        let bytes = written(|writer| writer.relation(&relation(nested(99, TypeShape::Json))));
+        assert_eq!(message(&bytes), Ok(Message::Relation(relation(nested(MOST_NESTED, TypeShape::Text)))));
         let deep = [&bytes[..bytes.len() - 8], &[b'a', b','].repeat(1 << 20)].concat();
         assert!(message(&deep).is_err());
     }

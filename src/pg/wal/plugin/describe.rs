@@ -7,7 +7,7 @@ use super::published::{Published, Table};
 use super::row::Columns;
 use crate::pg::list::elements;
 
-use crate::pg::kind_of_type;
+use crate::pg::written_shape;
 use audit_core::wire::ReplicaIdentity;
 use audit_core::wire::protocol::{Column, Relation};
 use pgrx::pg_sys::{FormData_pg_attribute, Oid};
@@ -64,7 +64,7 @@ fn published(
                 if key_columns.contains(&attribute.attnum) {
                     key.push(described.len() as u16);
                 }
-                let kind = kind_of_type(attribute.atttypid.to_u32());
+                let kind = written_shape(attribute.atttypid.to_u32());
                 columns.add(source, attribute, kind.clone());
                 described.push(Column {
                     kind,

@@ -2,7 +2,7 @@
 
 use super::output_function::Output;
 use super::varlena::{bytes_of, is_on_disk};
-use audit_core::encoding::Kind;
+use audit_core::encoding::TypeShape;
 use audit_core::message::sha256;
 use audit_core::wire::protocol::Omitted;
 use audit_core::wire::{SURELY_CARRIED, Writer, too_large};
@@ -52,7 +52,7 @@ struct SentColumn {
     /// Where the row has it.
     source: usize,
     is_varlena: bool,
-    kind: Kind,
+    kind: TypeShape,
     output: Output,
 }
 
@@ -62,7 +62,7 @@ impl Columns {
         Self { columns: Vec::new(), memory }
     }
 
-    pub fn add(&mut self, source: usize, attribute: &FormData_pg_attribute, kind: Kind) {
+    pub fn add(&mut self, source: usize, attribute: &FormData_pg_attribute, kind: TypeShape) {
         let output = Output::of(attribute.atttypid, self.memory);
         self.columns.push(SentColumn { source, is_varlena: attribute.attlen == -1, kind, output });
     }
