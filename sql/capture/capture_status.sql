@@ -49,4 +49,4 @@ COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
   'transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL '
   'that the server keeps for the slot. last_error: that there is no such publication, or the last failure of a '
   'worker, with its SQLSTATE and time; it tries again. open_gaps: rows of audit_gaps that no backfill has closed. It '
-  'works on a standby.';
+  'works on a standby. Errors: none.';

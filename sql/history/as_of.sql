@@ -144,8 +144,10 @@ BEGIN ATOMIC
     audit_cdc_internal.table_named(table_name, database_id, NULL, key), '{}', at, lsn, key) AS r;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text) IS
-  'The same as jsonb, for a table by its name (users, public.users): an image a row, without the columns that are '
-  'unknown.';
+  'The rows of a table as they were, as jsonb: an image a row, without the columns that are unknown. table_name: '
+  'with or without schema (users, public.users). Times, positions, key and database_id are those of audit_as_of() '
+  'with a row type; null: not given. Errors: 22004 (no table named), 22023 (both at and lsn, several tables of this '
+  'name).';
 
 CREATE FUNCTION @extschema@.audit_as_of(
     row_type regtype, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
@@ -159,7 +161,8 @@ BEGIN ATOMIC
     audit_cdc_internal.columns_of(row_type), at, lsn, key) AS r;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, text, text) IS
-  'The same as jsonb, for a row type.';
+  'The same as jsonb, for the table that is called like a row type (''public.users''), or for table_name. Errors: '
+  '42804 (not a row type), 22023 (both at and lsn, several tables of this name).';
 
 -- The types' input functions run with the caller's rights.
 CREATE FUNCTION @extschema@.audit_as_of(
@@ -192,7 +195,8 @@ BEGIN ATOMIC
     audit_cdc_internal.table_named(table_name, database_id, NULL, key), '{}', at, lsn, key) AS u;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(text, timestamptz, pg_lsn, text, text) IS
-  'The same for a table by its name.';
+  'The same for a table by its name, with or without schema. Errors: 22004 (no table named), 22023 (both at and lsn, '
+  'several tables of this name).';
 
 CREATE FUNCTION @extschema@.audit_as_of_unknown(
     row_type regtype, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
@@ -207,7 +211,8 @@ BEGIN ATOMIC
     audit_cdc_internal.columns_of(row_type), at, lsn, key) AS u;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(regtype, timestamptz, pg_lsn, text, text, text) IS
-  'The same for a row type.';
+  'The same for the table that is called like a row type, or for table_name. Errors: 42804 (not a row type), 22023 '
+  '(both at and lsn, several tables of this name).';
 
 CREATE FUNCTION @extschema@.audit_as_of_unknown(
     row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
@@ -219,4 +224,5 @@ CREATE FUNCTION @extschema@.audit_as_of_unknown(
 $$;
 COMMENT ON FUNCTION @extschema@.audit_as_of_unknown(anyelement, timestamptz, pg_lsn, text, text, text) IS
   'What audit_as_of() with the same arguments cannot tell, one row a record. known: what is known of the row, if '
-  'there is one; unknown_columns: the others, null where even the record''s existence is unknown; reason: why.';
+  'there is one; unknown_columns: the others, null where even the record''s existence is unknown; reason: why. '
+  'Errors: 42804 (not a row type), 22023 (both at and lsn, several tables of this name).';

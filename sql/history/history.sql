@@ -112,7 +112,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION @extschema@.audit_history(
   regtype, text, text, text, bigint, timestamptz, timestamptz, text, text, boolean, integer, text) IS
-  'The same for the table that is called like a row type.';
+  'The same for the table that is called like a row type, or for table_name. Errors: 42804 (not a row type), 22023 '
+  '(several tables of this name, no such cursor, negative max_rows), 22004 (newest_first).';
 
 -- The types' input functions run with the caller's rights.
 CREATE FUNCTION @extschema@.audit_history(

@@ -14,7 +14,8 @@ COMMENT ON FUNCTION @extschema@.audit_ingest(text) IS
   'source that audit_allow_source() does not let the caller name. 54000: beyond audit_cdc.max_new_months, max_months '
   'or max_new_tables. After any error nothing of the call is stored. Errors: 22004 (null).';
 COMMENT ON FUNCTION @extschema@.audit_ingest(jsonb) IS
-  'As audit_ingest(text), for a body that is jsonb already (which cannot hold \u0000).';
+  'As audit_ingest(text), for a body that is jsonb already, which cannot hold \u0000. Errors: as audit_ingest(text), '
+  '22004 (null).';
 COMMENT ON FUNCTION @extschema@.audit_ingest(text[]) IS
   'As audit_ingest(text), for several bodies in one call, such as the messages of a queue; a body that is no JSON '
   'spoils no other. batch_position of a reject counts through all of them. An empty array: nothing. Errors: 22004 '
@@ -23,4 +24,5 @@ COMMENT ON FUNCTION @extschema@.audit_retry_rejects(bigint[]) IS
   'Takes open rejects once more: those of ids, or all if null; null and numbers that are no open reject are passed '
   'over. What is in the log afterwards is marked with stored_at; what still cannot be taken stays open. Each is '
   'tried as who delivered it: its sources hold, whoever calls. The limits of one call hold for all of them. Returns '
-  'one row of counts of messages, as audit_ingest.';
+  'one row of counts of messages, as audit_ingest. Errors: none of its own; what cannot be stored stays a reject, '
+  'whatever audit_cdc.on_reject says.';

@@ -36,4 +36,4 @@ END;
 COMMENT ON FUNCTION @extschema@.audit_status() IS
   'One row for each source table: last commit in the source, last arrival here (both null where no entry is), how '
   'many entries the log has, open rejects, open conflicts, and whether the table was ever described. Names are null '
-  'for rejects that could not be understood.';
+  'for rejects that could not be understood. Errors: none.';

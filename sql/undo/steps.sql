@@ -280,4 +280,5 @@ END;
 COMMENT ON FUNCTION @extschema@.audit_redo_sql(
   bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text) IS
   'SQL that makes the same changes of the log once more, in their order: as audit_undo_sql(), each guarded by the '
-  'row as the change found it. Of a record, what audit_undo() and audit_redo() did since is not made once more.';
+  'row as the change found it. Of a record, what audit_undo() and audit_redo() did since is not made once more. '
+  'Errors: as audit_undo_sql().';

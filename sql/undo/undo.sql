@@ -173,4 +173,5 @@ COMMENT ON FUNCTION @extschema@.audit_undo(
   'meanwhile).';
 COMMENT ON FUNCTION @extschema@.audit_redo(
   bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean) IS
-  'The same for audit_redo_sql(). It also makes undone what audit_undo() did: name the changes that were undone.';
+  'The same for audit_redo_sql(). It also makes undone what audit_undo() did: name the changes that were undone. '
+  'Errors: as audit_undo().';

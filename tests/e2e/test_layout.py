@@ -80,3 +80,11 @@ def test_a_comment_stands_in_the_file_of_its_object():
                   re.findall(r"CREATE (?:FUNCTION|PROCEDURE|VIEW|TYPE|TABLE) ([@\w]+\.\w+)", other.read_text())}
         wrong += [f"{path.relative_to(TOP)}: {name}" for name in elsewhere & in_sql]
     assert wrong == []
+
+
+def test_comments_of_functions_name_their_errors():
+    """Also where there are none: who calls a function wants to know."""
+    told = [(name, text) for path in named(".sql", "sql") for name, text in re.findall(
+        r"COMMENT ON (?:FUNCTION|PROCEDURE) (@extschema@\.\w+\([^()]*\)) IS((?:\s*'(?:[^']|'')*')+);", path.read_text())]
+    assert len(told) > 40
+    assert [name for name, text in told if "Errors:" not in re.sub(r"'\s*'", "", text)] == []
