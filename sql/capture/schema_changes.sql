@@ -100,28 +100,30 @@ BEGIN
 END
 $$;
 
--- What was left out by an admin's will is missing all the same.
+-- What was left out by an admin's will is missing all the same. So is what is missing now, of the table or of partitions
+-- that are told under its name.
 CREATE FUNCTION audit_cdc_internal.note_exclusion(
     relation oid, from_lsn pg_lsn, until_lsn pg_lsn, excluded_at timestamptz) RETURNS void
   LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
-DECLARE
-  last CONSTANT audit_cdc_internal.schema_changes := audit_cdc_internal.last_schema('table', relation);
-  lack CONSTANT text := audit_cdc_internal.lack_of(last.after, last.published_as, last.lost_as, last.wanted);
-  named_as CONSTANT oid := coalesce(last.lost_as, relation);
 BEGIN
-  IF last.wanted IS NOT NULL THEN
+  IF (audit_cdc_internal.last_schema('table', relation)).wanted IS NOT NULL THEN
     PERFORM audit_cdc_internal.note_gap(relation, 'excluded', from_lsn, excluded_at);
     PERFORM audit_cdc_internal.end_gaps(relation, '{excluded}', until_lsn);
   END IF;
-  IF lack IS NOT NULL AND NOT EXISTS (
-      SELECT FROM audit_cdc_internal.gaps AS g
-      WHERE g.relation = named_as AND g.reason = lack AND g.part IS NOT DISTINCT FROM nullif(relation, named_as)
-        AND g.database_id = last.database_id
-        AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id)) THEN
-    PERFORM audit_cdc_internal.add_gap(named_as, lack, until_lsn, clock_timestamp(),
-      CASE WHEN named_as <> relation THEN last.after ->> 'name' ELSE last.command_tag END, nullif(relation, named_as));
-  END IF;
+  PERFORM audit_cdc_internal.add_gap(l.named_as, l.reason, until_lsn, clock_timestamp(), l.detail, l.part)
+  FROM (SELECT relation UNION SELECT t.relid FROM pg_partition_tree(relation) AS t) AS tree(member)
+  CROSS JOIN LATERAL audit_cdc_internal.last_schema('table', tree.member) AS s
+  CROSS JOIN LATERAL (
+    SELECT coalesce(s.lost_as, tree.member) AS named_as,
+           audit_cdc_internal.lack_of(s.after, s.published_as, s.lost_as, s.wanted) AS reason,
+           CASE WHEN s.lost_as <> tree.member THEN tree.member END AS part,
+           CASE WHEN s.lost_as <> tree.member THEN s.after ->> 'name' ELSE s.command_tag END AS detail) AS l
+  WHERE l.reason IS NOT NULL AND relation IN (tree.member, l.named_as)
+    AND NOT EXISTS (SELECT FROM audit_cdc_internal.gaps AS g
+                    WHERE g.relation = l.named_as AND g.reason = l.reason AND g.part IS NOT DISTINCT FROM l.part
+                      AND g.database_id = s.database_id
+                      AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id));
 END
 $$;
 
