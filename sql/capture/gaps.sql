@@ -29,8 +29,9 @@ CREATE TABLE audit_cdc_internal.gap_ends (
   to_time timestamptz NOT NULL
 );
 -- DDL that ends gaps. What commits before its commit is still missing, and capture finds that: see settle_gaps().
+CREATE SEQUENCE audit_cdc_internal.gap_endings_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.gap_endings (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('gap_endings'),
   database_id text NOT NULL,
   relation oid NOT NULL,
   part oid,

@@ -41,6 +41,11 @@ def test_sequences_that_were_set_go_on_after_the_last_number(paused, writer, num
         assert paused.value(f"SELECT count(*) = count(DISTINCT log_id) AND count(*) >= 11 - {n} FROM feed_{n}")
 
 
+def test_no_table_takes_its_numbers_otherwise(db):
+    assert db.rows("""SELECT c.relname FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+                      WHERE a.attidentity <> '' AND c.relnamespace = 'audit_cdc_internal'::regnamespace""") == []
+
+
 def test_a_sequence_that_was_set_is_told(paused, writer):
     work(paused, 0, paused.connect())
     relay = paused.connect()
