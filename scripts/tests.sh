@@ -15,6 +15,8 @@ format_and_lints() {
     for source in webhook stream sqs kafka file; do
         cargo clippy --quiet --package audit-relay --no-default-features --features "$source" -- -D warnings
     done
+    say "imports"
+    /usr/bin/python3 -B -m pytest -q -p no:cacheprovider tests/test_modules.py
 }
 
 # Of the extension itself they run beside those inside the server.

@@ -1,12 +1,16 @@
 """Modules import each other in one direction only: no file of Rust needs, by way of others, itself."""
 
+import pathlib
 import re
 
 import pytest
-from conftest import TOP
 
-pytestmark = pytest.mark.once
-CRATES = {"audit-core": TOP / "crates/core/src/lib.rs", "audit-relay": TOP / "crates/relay/src/main.rs", "audit_cdc": TOP / "src/lib.rs"}
+TOP = pathlib.Path(__file__).resolve().parents[1]
+CRATES = {
+    "audit-core": TOP / "crates/core/src/lib.rs",
+    "audit-relay": TOP / "crates/relay/src/main.rs",
+    "audit_cdc": TOP / "src/lib.rs",
+}
 
 STRINGS_AND_COMMENTS = re.compile(r'//[^\n]*|b?r#"(?:.|\n)*?"#|c?b?"(?:\\(?:.|\n)|[^"\\])*"|/\*(?:.|\n)*?\*/|b?\'(?:\\.|[^\'\\])\'')
 TEST_CODE = re.compile(r"^[ \t]*#\[cfg\(test\)\]\n(?:[ \t]*(?:pub )?mod \w+;\n|(?P<indent>[ \t]*)(?:[^\n]*\{\n(?:.|\n)*?^(?P=indent)\}\n|[^\n]*;\n))", re.M)
