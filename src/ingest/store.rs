@@ -3,7 +3,7 @@
 use super::entry::{Entry, record_id, record_pks};
 use super::month::months;
 use super::numbers::Numbers;
-use crate::pg::{ErrorReport, Found, Partition, Value, with_partition};
+use crate::pg::{ErrorReport, Found, LogValue, Partition, with_partition};
 use crate::projection::{Projection, feed};
 use audit_core::message::{Action, Annotations, Image, Logged};
 use pgrx::prelude::*;
@@ -116,39 +116,39 @@ fn logged(found: &Found, action: Action) -> Logged {
     }
 }
 
-fn row<'e>(entry: &'e Entry, numbers: &Numbers) -> Vec<Value<'e>> {
+fn row<'e>(entry: &'e Entry, numbers: &Numbers) -> Vec<LogValue<'e>> {
     let change = entry.change;
     let sent = &change.sent;
     let (annotations, large_annotations) = match &change.annotations {
-        None => (Value::Null, Value::Null),
-        Some(Annotations::Text(text)) => (Value::Annotations(text), Value::Null),
-        Some(Annotations::Jsonb(bytes)) => (Value::Image(Image::Jsonb(bytes)), Value::Null),
+        None => (LogValue::Null, LogValue::Null),
+        Some(Annotations::Text(text)) => (LogValue::Annotations(text), LogValue::Null),
+        Some(Annotations::Jsonb(bytes)) => (LogValue::Image(Image::Jsonb(bytes)), LogValue::Null),
         Some(Annotations::Large(large)) => {
-            (large.lifted.as_deref().map_or(Value::Null, Value::Json), Value::Uuid(&large.id))
+            (large.lifted.as_deref().map_or(LogValue::Null, LogValue::Json), LogValue::Uuid(&large.id))
         }
     };
     vec![
-        Value::Time(entry.postgres_time()),
-        Value::Uuid(&entry.identity),
-        Value::Action(change.action.label()),
-        change.commit_lsn.map_or(Value::Null, Value::Bigint),
-        change.commit_idx.map_or(Value::Null, Value::Integer),
-        record_id(entry).map_or(Value::Null, Value::Text),
-        record_pks(entry).map_or(Value::Null, Value::Texts),
-        Value::Bigint(numbers.next()),
-        Value::Now,
-        Value::Integer(entry.table.number),
-        sent.replica_identity.map_or(Value::Null, Value::Char),
-        change.own_key().map_or(Value::Null, Value::Text),
+        LogValue::Time(entry.postgres_time()),
+        LogValue::Uuid(&entry.identity),
+        LogValue::Action(change.action.label()),
+        change.commit_lsn.map_or(LogValue::Null, LogValue::Bigint),
+        change.commit_idx.map_or(LogValue::Null, LogValue::Integer),
+        record_id(entry).map_or(LogValue::Null, LogValue::Text),
+        record_pks(entry).map_or(LogValue::Null, LogValue::Texts),
+        LogValue::Bigint(numbers.next()),
+        LogValue::Now,
+        LogValue::Integer(entry.table.number),
+        sent.replica_identity.map_or(LogValue::Null, LogValue::Char),
+        change.own_key().map_or(LogValue::Null, LogValue::Text),
         annotations,
         large_annotations,
-        change.old_values.map_or(Value::Null, Value::Image),
-        change.new_values.map_or(Value::Null, Value::Image),
-        sent.unknown_columns.as_deref().map_or(Value::Null, Value::Texts),
-        sent.unknown_old_columns.as_deref().map_or(Value::Null, Value::Texts),
-        if change.may_change_key() { Value::True } else { Value::Null },
-        Value::Char(entry.origin.letter()),
-        sent.notes.map_or(Value::Null, Value::Json),
+        change.old_values.map_or(LogValue::Null, LogValue::Image),
+        change.new_values.map_or(LogValue::Null, LogValue::Image),
+        sent.unknown_columns.as_deref().map_or(LogValue::Null, LogValue::Texts),
+        sent.unknown_old_columns.as_deref().map_or(LogValue::Null, LogValue::Texts),
+        if change.may_change_key() { LogValue::True } else { LogValue::Null },
+        LogValue::Char(entry.origin.letter()),
+        sent.notes.map_or(LogValue::Null, LogValue::Json),
     ]
 }
 

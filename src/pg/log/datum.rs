@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ffi::CStr;
 
 /// A value on its way into a row of the log.
-pub enum Value<'v> {
+pub enum LogValue<'v> {
     Null,
     True,
     /// When the transaction began.
@@ -51,30 +51,30 @@ impl Types {
     }
 
     /// In the current memory context. Raises what the type's input function raises.
-    pub fn datum(&self, value: &Value) -> Option<pg_sys::Datum> {
+    pub fn datum(&self, value: &LogValue) -> Option<pg_sys::Datum> {
         // SAFETY: each function gets the arguments that it is declared with.
         unsafe {
             Some(match value {
-                Value::Null => return None,
-                Value::True => true.into(),
-                Value::Now => pg_sys::GetCurrentTransactionStartTimestamp().into(),
-                Value::Integer(number) => (*number).into(),
-                Value::Bigint(number) | Value::Time(number) => (*number).into(),
-                Value::Char(letter) => (*letter).into(),
-                Value::Uuid(bytes) => bytes.as_ptr().into(),
-                Value::Text(text) => return text.into_datum(),
-                Value::Texts(texts) => return texts.iter().map(Cow::as_ref).collect::<Vec<&str>>().into_datum(),
+                LogValue::Null => return None,
+                LogValue::True => true.into(),
+                LogValue::Now => pg_sys::GetCurrentTransactionStartTimestamp().into(),
+                LogValue::Integer(number) => (*number).into(),
+                LogValue::Bigint(number) | LogValue::Time(number) => (*number).into(),
+                LogValue::Char(letter) => (*letter).into(),
+                LogValue::Uuid(bytes) => bytes.as_ptr().into(),
+                LogValue::Text(text) => return text.into_datum(),
+                LogValue::Texts(texts) => return texts.iter().map(Cow::as_ref).collect::<Vec<&str>>().into_datum(),
                 // laid out as any value of variable length
-                Value::Image(Image::Jsonb(bytes)) => return bytes.into_datum(),
-                Value::Json(text) | Value::Image(Image::Text(text)) => match jsonb(text) {
+                LogValue::Image(Image::Jsonb(bytes)) => return bytes.into_datum(),
+                LogValue::Json(text) | LogValue::Image(Image::Text(text)) => match jsonb(text) {
                     Some(bytes) => return bytes.into_datum(),
                     None => called(pg_sys::jsonb_in, &[c_string(text)])?,
                 },
-                Value::Annotations(json) => match jsonb(json) {
+                LogValue::Annotations(json) => match jsonb(json) {
                     Some(bytes) => return bytes.into_datum(),
-                    None => return self.datum(&Value::Json(&message::kept(json))),
+                    None => return self.datum(&LogValue::Json(&message::kept(json))),
                 },
-                Value::Action(label) => self.action(label).into(),
+                LogValue::Action(label) => self.action(label).into(),
             })
         }
     }

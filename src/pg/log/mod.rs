@@ -6,7 +6,7 @@ mod partition;
 mod row;
 mod sequence;
 
-pub use datum::Value;
+pub use datum::LogValue;
 pub(super) use lock::lock_renamed_schema;
 pub use lock::{
     lock_capture, lock_log, lock_partitions, lock_projection, lock_retry, lock_schema_name, lock_table, lock_to_read,

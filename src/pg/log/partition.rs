@@ -1,7 +1,7 @@
 //! A partition of the log, read and written without a statement, as COPY and logical replication do (PostgreSQL source,
 //! `copyfrom.c`, `CopyMultiInsertBufferFlush`; `execReplication.c`, `ExecSimpleRelationInsert`).
 
-use super::datum::{Types, Value};
+use super::datum::{LogValue, Types};
 use super::row::{LogLayout, LogRow};
 use crate::pg::snapshot_is_fixed;
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
@@ -171,7 +171,11 @@ impl Partition {
 
     /// Adds rows, each with a value for every column. Returns how many, fewer than given only if a trigger
     /// suppressed some; and if `wanted`, the rows as they stand in the log.
-    pub fn insert<'v>(&mut self, rows: impl Iterator<Item = Vec<Value<'v>>>, wanted: bool) -> (u64, Vec<LogRow<'_>>) {
+    pub fn insert<'v>(
+        &mut self,
+        rows: impl Iterator<Item = Vec<LogValue<'v>>>,
+        wanted: bool,
+    ) -> (u64, Vec<LogRow<'_>>) {
         let (mut count, mut added) = (0, Vec::new());
         let layout = wanted.then(|| LogLayout::of(self.relation));
         let mut written = |partition: &Self, waiting: usize| {
@@ -213,7 +217,7 @@ impl Partition {
     }
 
     /// The slot of this number, with a row in it.
-    fn slot(&mut self, number: usize, row: &[Value]) -> *mut pg_sys::TupleTableSlot {
+    fn slot(&mut self, number: usize, row: &[LogValue]) -> *mut pg_sys::TupleTableSlot {
         // SAFETY: a slot has room for each of its relation's attributes; what the values need in memory is kept
         // until the row is written.
         unsafe {

@@ -23,13 +23,13 @@ const IS_TRUE: u32 = 0x3000_0000;
 const IS_NULL: u32 = 0x4000_0000;
 const IS_CONTAINER: u32 = 0x5000_0000;
 
-enum Value<'a> {
+enum Json<'a> {
     Null,
     Boolean(bool),
     Number(&'a str),
     String(Cow<'a, str>),
-    Array(Vec<Value<'a>>),
-    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+    Array(Vec<Json<'a>>),
+    Object(Vec<(Cow<'a, str>, Json<'a>)>),
 }
 
 /// The bytes that follow the length in a `jsonb` datum, of a valid JSON array or object. `None`: ask `jsonb_in`.
@@ -40,7 +40,7 @@ pub fn jsonb(text: &str) -> Option<Vec<u8>> {
     let value = Reader { text, at: 0 }.value(0)?;
     let mut bytes = Vec::with_capacity(text.len() * 2);
     match &value {
-        Value::Array(_) | Value::Object(_) => write(&mut bytes, &value)?,
+        Json::Array(_) | Json::Object(_) => write(&mut bytes, &value)?,
         _ => return None,
     };
     Some(bytes)
@@ -68,50 +68,50 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn value(&mut self, depth: usize) -> Option<Json<'a>> {
         if depth > DEEPEST {
             return None;
         }
         match self.token()? {
             b'{' => self.object(depth),
             b'[' => self.array(depth),
-            b'"' => self.string().map(Value::String),
-            b't' => self.passed(3, Value::Boolean(true)),
-            b'f' => self.passed(4, Value::Boolean(false)),
-            b'n' => self.passed(3, Value::Null),
+            b'"' => self.string().map(Json::String),
+            b't' => self.passed(3, Json::Boolean(true)),
+            b'f' => self.passed(4, Json::Boolean(false)),
+            b'n' => self.passed(3, Json::Null),
             _ => {
                 let start = self.at - 1;
                 while self.byte().is_some_and(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'+' | b'-' | b'e' | b'E')) {
                     self.at += 1;
                 }
-                Some(Value::Number(&self.text[start..self.at]))
+                Some(Json::Number(&self.text[start..self.at]))
             }
         }
     }
 
-    fn passed(&mut self, bytes: usize, value: Value<'a>) -> Option<Value<'a>> {
+    fn passed(&mut self, bytes: usize, value: Json<'a>) -> Option<Json<'a>> {
         self.at += bytes;
         Some(value)
     }
 
-    fn array(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn array(&mut self, depth: usize) -> Option<Json<'a>> {
         let mut elements = Vec::new();
         if self.token()? == b']' {
-            return Some(Value::Array(elements));
+            return Some(Json::Array(elements));
         }
         self.at -= 1;
         loop {
             elements.push(self.value(depth + 1)?);
             if self.token()? == b']' {
-                return Some(Value::Array(elements));
+                return Some(Json::Array(elements));
             }
         }
     }
 
-    fn object(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn object(&mut self, depth: usize) -> Option<Json<'a>> {
         let mut members = Vec::with_capacity(16);
         if self.token()? == b'}' {
-            return Some(Value::Object(members));
+            return Some(Json::Object(members));
         }
         loop {
             let key = self.string()?;
@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
             members.dedup_by(|later, kept| later.0 == kept.0);
             members.reverse();
         }
-        Some(Value::Object(members))
+        Some(Json::Object(members))
     }
 
     /// Behind the opening quote.
@@ -217,7 +217,7 @@ impl ObjectWriter {
 
     /// A number as JSON writes it. `None`: ask `jsonb_in`.
     pub fn number(&mut self, token: &str) -> Option<()> {
-        let entry = write(&mut self.bytes, &Value::Number(token))?;
+        let entry = write(&mut self.bytes, &Json::Number(token))?;
         self.add(entry);
         Some(())
     }
@@ -241,22 +241,22 @@ impl ObjectWriter {
 }
 
 /// Appends a value and returns its entry. A container's and a number's length counts the padding before it.
-fn write(bytes: &mut Vec<u8>, value: &Value) -> Option<u32> {
+fn write(bytes: &mut Vec<u8>, value: &Json) -> Option<u32> {
     let start = bytes.len();
     let kind = match value {
-        Value::Null => return Some(IS_NULL),
-        Value::Boolean(true) => return Some(IS_TRUE),
-        Value::Boolean(false) => return Some(IS_FALSE),
-        Value::String(text) => {
+        Json::Null => return Some(IS_NULL),
+        Json::Boolean(true) => return Some(IS_TRUE),
+        Json::Boolean(false) => return Some(IS_FALSE),
+        Json::String(text) => {
             bytes.extend_from_slice(text.as_bytes());
             IS_STRING
         }
-        Value::Number(token) => {
+        Json::Number(token) => {
             pad(bytes);
             write_numeric(bytes, token)?;
             IS_NUMERIC
         }
-        Value::Array(elements) => {
+        Json::Array(elements) => {
             let mut entries = Entries::begin(bytes, ARRAY, elements.len(), elements.len());
             for element in elements {
                 let entry = write(bytes, element)?;
@@ -264,7 +264,7 @@ fn write(bytes: &mut Vec<u8>, value: &Value) -> Option<u32> {
             }
             IS_CONTAINER
         }
-        Value::Object(members) => {
+        Json::Object(members) => {
             let mut entries = Entries::begin(bytes, OBJECT, members.len(), 2 * members.len());
             for (key, _) in members {
                 bytes.extend_from_slice(key.as_bytes());
