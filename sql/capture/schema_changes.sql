@@ -100,8 +100,8 @@ BEGIN
 END
 $$;
 
--- What was left out by an admin's will is missing all the same. So is what is missing now, of the table or of partitions
--- that are told under its name.
+-- What was left out by an admin's will is missing all the same. So is what is missing now, of the table or of
+-- partitions that are told under its name.
 CREATE FUNCTION audit_cdc_internal.note_exclusion(
     relation oid, from_lsn pg_lsn, until_lsn pg_lsn, excluded_at timestamptz) RETURNS void
   LANGUAGE plpgsql AS $$
