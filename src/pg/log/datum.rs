@@ -28,6 +28,10 @@ pub enum LogValue<'v> {
     Action(&'static CStr),
 }
 
+/// Most rows have two of them: an empty `text[]` (PostgreSQL source, `array.h`): its length, and no dimensions.
+static NO_TEXTS: [u32; 4] = [if cfg!(target_endian = "little") { 16 << 2 } else { 16 }, 0, 0, TEXT];
+const TEXT: u32 = pg_sys::TEXTOID.to_u32();
+
 /// What the values of the log need to know of its schema.
 pub(super) struct Types {
     action: pg_sys::Oid,
@@ -63,6 +67,7 @@ impl Types {
                 LogValue::Char(letter) => (*letter).into(),
                 LogValue::Uuid(bytes) => bytes.as_ptr().into(),
                 LogValue::Text(text) => return text.into_datum(),
+                LogValue::Texts([]) => NO_TEXTS.as_ptr().into(),
                 LogValue::Texts(texts) => return texts.iter().map(Cow::as_ref).collect::<Vec<&str>>().into_datum(),
                 // laid out as any value of variable length
                 LogValue::Image(Image::Jsonb(bytes)) => return bytes.into_datum(),

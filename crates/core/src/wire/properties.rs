@@ -299,18 +299,38 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    Changed,
+    Added,
+    Cut,
+}
+
+impl Arbitrary for Damage {
+    type Parameters = ();
+    type Strategy = prop::sample::Select<Self>;
+
+    fn arbitrary_with((): ()) -> Self::Strategy {
+        prop::sample::select(vec![Self::Changed, Self::Added, Self::Cut])
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_stream_gives_messages_or_errors(
         mut stream in prop::collection::vec(any_message(), 0..12),
-        damage in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index, u8)>(), 0..4),
+        damage in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index, u8, Damage)>(), 0..4),
     ) {
-        for (which, at, byte) in damage {
+        for (which, at, byte, damage) in damage {
             if let Some(bytes) = stream.get_mut(which.index(12)).filter(|bytes| !bytes.is_empty()) {
                 let at = at.index(bytes.len());
-                bytes[at] = byte;
+                match damage {
+                    Damage::Changed => bytes[at] = byte,
+                    Damage::Added => bytes.insert(at, byte),
+                    Damage::Cut => bytes.truncate(at),
+                }
             }
         }
         let mut decoder = Decoder::new(Fixed);

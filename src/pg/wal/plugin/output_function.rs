@@ -21,6 +21,7 @@ pub enum Output {
     Smallint,
     Integer,
     Bigint,
+    Uuid,
     Function(Box<pg_sys::FmgrInfo>),
 }
 
@@ -37,6 +38,7 @@ impl Output {
             pg_sys::F_INT2OUT => Self::Smallint,
             pg_sys::F_INT4OUT => Self::Integer,
             pg_sys::F_INT8OUT => Self::Bigint,
+            pg_sys::F_UUID_OUT => Self::Uuid,
             _ => {
                 let mut info = Box::new(pg_sys::FmgrInfo::default());
                 // SAFETY: `memory` lives long enough, as the caller says.
@@ -60,6 +62,8 @@ impl Output {
             Self::Smallint => writer.text(|text| drop(write!(text, "{}", value.value() as i16))),
             Self::Integer => writer.text(|text| drop(write!(text, "{}", value.value() as i32))),
             Self::Bigint => writer.text(|text| drop(write!(text, "{}", value.value() as i64))),
+            // SAFETY: a uuid's datum points to its 16 bytes.
+            Self::Uuid => writer.text(|text| push_uuid(text, unsafe { &*value.cast_mut_ptr::<[u8; 16]>() })),
             Self::Function(info) if size > LARGE => {
                 let text = unless_too_large(|| called(info, value))?;
                 writer.text(|bytes| bytes.extend_from_slice(text))
@@ -99,9 +103,23 @@ fn is_of_size(error: &CaughtError) -> bool {
 }
 
 fn push_hex(text: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     text.reserve(2 + 2 * bytes.len());
     text.extend_from_slice(b"\\x");
+    push_digits(text, bytes);
+}
+
+fn push_uuid(text: &mut Vec<u8>, bytes: &[u8; 16]) {
+    text.reserve(36);
+    for (place, part) in [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]].iter().enumerate() {
+        if place > 0 {
+            text.push(b'-');
+        }
+        push_digits(text, part);
+    }
+}
+
+fn push_digits(text: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         text.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xF)]]);
     }
