@@ -291,9 +291,10 @@ mod tests {
 
         #[test]
         fn no_value_of_any_shape_is_a_panic(value in "[-\\[\\]{}\",:0-9a-z\\\\ ]*") {
-            for shape in [TypeShape::Text, TypeShape::Json, TypeShape::JsonInString, TypeShape::Date, TypeShape::DateRange,
-                          TypeShape::Timestamp, TypeShape::TimestampTz, TypeShape::TimeTz, TypeShape::Interval, TypeShape::Bytea,
-                          TypeShape::TsVector, TypeShape::Hstore, array_of(TypeShape::Interval)] {
+            for shape in [TypeShape::Text, TypeShape::Json, TypeShape::JsonInString, TypeShape::Date,
+                          TypeShape::DateRange, TypeShape::Timestamp, TypeShape::TimestampTz, TypeShape::TimeTz,
+                          TypeShape::Interval, TypeShape::Bytea, TypeShape::TsVector, TypeShape::Hstore,
+                          array_of(TypeShape::Interval)] {
                 input_text(&value, &shape);
                 input_text(&serde_json::to_string(&value).unwrap_or_default(), &shape);
             }

@@ -279,8 +279,9 @@ mod tests {
 
         #[test]
         fn any_text_of_any_kind_is_json(text in "[-\\[\\]{}\",:PTYMDHS0-9.a-f\\\\ ]*") {
-            for kind in [TypeShape::Text, TypeShape::Boolean, TypeShape::Integer, TypeShape::Float, TypeShape::Json, TypeShape::Timestamp,
-                         TypeShape::TimestampTz, TypeShape::Interval, array_of(TypeShape::Text), array_of(TypeShape::Interval)] {
+            for kind in [TypeShape::Text, TypeShape::Boolean, TypeShape::Integer, TypeShape::Float, TypeShape::Json,
+                         TypeShape::Timestamp, TypeShape::TimestampTz, TypeShape::Interval,
+                         array_of(TypeShape::Text), array_of(TypeShape::Interval)] {
                 prop_assert!(serde_json::from_str::<&RawValue>(&json(&text, &kind)).is_ok(), "{text} {kind:?}");
             }
         }

@@ -146,7 +146,8 @@ proptest! {
         (key, annotations) in ("[a-zA-Z0-9=]{1,20}|.{1,4}", prop::option::of(prop::sample::select(contents()))),
         (old, new) in (row(), row()),
     ) {
-        let described = columns.iter().map(|(name, is_identity)| Column::new(name, TypeShape::Text, *is_identity)).collect();
+        let described = columns.iter();
+        let described = described.map(|(name, is_identity)| Column::new(name, TypeShape::Text, *is_identity)).collect();
         let keys = keys.iter().filter(|_| !columns.is_empty());
         let keys: Vec<String> = keys.map(|key| key.get(&columns).0.clone()).collect();
         let table = Table::new(&database, (&schema, &table), ReplicaIdentity::Default, described, &keys, &never_sent);
