@@ -1,11 +1,11 @@
 //! Flags, then environment, then the configuration file, then what is usual: each option is declared once, in
 //! `common` or beside its source.
 
-mod common;
+pub mod common;
 mod file;
 mod secret;
 
-pub use common::{Common, LogFormat, positive};
+pub use common::{Common, LogFormat};
 pub use secret::{PARAMETERS, Secret};
 
 use crate::relay::Relay;

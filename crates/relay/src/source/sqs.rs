@@ -2,7 +2,7 @@
 //! others.
 
 use crate::body;
-use crate::config::positive;
+use crate::config::common::positive;
 use crate::relay::Relay;
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region};

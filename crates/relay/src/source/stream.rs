@@ -3,7 +3,8 @@
 //! Source: `lib/sequin_web/controllers/pull_controller.ex` and `router.ex` of sequinstream/sequin.
 
 use crate::body;
-use crate::config::{Secret, positive};
+use crate::config::Secret;
+use crate::config::common::positive;
 use crate::relay::Relay;
 use anyhow::{Context, bail};
 use clap::Args;

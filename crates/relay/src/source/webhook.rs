@@ -2,7 +2,8 @@
 //! to deliver it again. Bodies that wait at the same time share a call.
 
 use crate::batch::gather;
-use crate::config::{Secret, positive};
+use crate::config::Secret;
+use crate::config::common::positive;
 use crate::relay::Relay;
 use crate::{body, service};
 use anyhow::{Context, ensure};
