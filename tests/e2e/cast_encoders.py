@@ -1,4 +1,4 @@
-"""A value of any type as JSON, encoded as section 6 of the contract says; independent of the extension."""
+"""A value of any type as JSON, encoded as Sequin does; independent of the extension."""
 
 import json
 import re

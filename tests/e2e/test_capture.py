@@ -1,4 +1,4 @@
-"""The log fills itself: what is source of a database's own WAL, and how that is started, watched and stopped."""
+"""The log fills itself: what is read out of a database's own WAL, and how that is started, watched and stopped."""
 
 import json
 import threading
@@ -185,7 +185,7 @@ def test_an_admin_captures_without_other_rights(source):
 
 def test_the_corpus_is_in_the_log_as_its_true_rows_are(source):
     """Sequin's own workload, run live: what the log holds, read back through audit_row, is what the source had, in every column."""
-    from test_changes import OF_JSONB, TRUTH, identifier, in_order
+    from test_pending_changes import OF_JSONB, TRUTH, identifier, in_order
     connection = source.connect(options=SETTINGS)
     source.run("CREATE SCHEMA truth")
     xml = source.psql(text="SELECT '<a/>'::xml").returncode == 0  # not every build has it

@@ -1,9 +1,7 @@
-"""What reviewers broke once: each test is one of their reproductions."""
-
-import threading
+"""Concurrency, locks, hostile settings and rows that are hidden: what could make a projection miss or double an entry."""
 
 import pytest
-from conftest import batch, change, in_threads
+from conftest import batch, change, in_threads, until
 from projection_helpers import FEED, RULE, code, every_entry_once, project, roles, run, state, values
 
 WHO = """CREATE TABLE loot (who text); GRANT ALL ON loot TO PUBLIC;
@@ -117,12 +115,13 @@ def test_dropped_and_made_again_while_a_rebuild_waits(db):
     with first.cursor() as cursor:
         cursor.execute("BEGIN; SELECT audit_drop_projection('feed'); TRUNCATE feed")
         cursor.execute("SELECT audit_create_projection('feed', %s)", (RULE,))
-    rebuilt = threading.Thread(target=lambda: db.run("SELECT audit_rebuild_projection('feed')"))
-    rebuilt.start()
-    while not db.value("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"):
-        pass
-    run(first, "COMMIT")
-    rebuilt.join()
+    waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+
+    def let_go():
+        until(lambda: db.value(waits))
+        run(first, "COMMIT")
+
+    in_threads([lambda: db.run("SELECT audit_rebuild_projection('feed')"), let_go])
     db.ingest(values(*"def", first=3))
     every_entry_once(db)
 
