@@ -1,7 +1,7 @@
 //! audit_cdc: an append-only audit log, filled exactly once from the server's own WAL or from Sequin's change messages.
 //!
-//! A body is received by `ingest`, or `capture` makes one of the WAL; it is taken apart by `message`, stored in the
-//! log, and read through the views in `sql/`.
+//! Changes come in by `ingest`, which reads bodies, or by `capture`, which decodes the WAL. `ingest` stores both in the
+//! log. They are read through the views and functions in `sql/`.
 
 use pgrx::prelude::*;
 

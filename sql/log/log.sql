@@ -1,16 +1,10 @@
 -- The log. Why it looks like this:
 --
--- * Partitions by month of commit time: retention drops whole months, and every index stays small
---   and is written at its right edge.
--- * Exactly once is one unique index a partition, on (commit_timestamp, identity). The identity is a
---   128-bit digest of the origin's space (local or ingest), database, table and idempotency key (of a read also of
---   record key and image), all
---   taken from the message and from nothing that can change later. The partition column is part of
---   what a change is, so uniqueness within each partition is uniqueness in the log.
--- * Sharding by record later: the record's digest goes in front of that index and becomes the
---   distribution column. A message always names the same record, so it always meets its own shard, and
---   exactly-once needs no other. (A conflict between two records under one key is then seen
---   where they share a shard.)
+-- * Partitions by month of commit time: every index stays small and is written at its right edge.
+-- * Exactly once is one unique index a partition, on (commit_timestamp, identity). The commit time is part of what a
+--   change is, so what is unique within each partition is unique in the log.
+-- * The identity is a digest of 128 bits: of the origin's space (local or ingest), database, table and idempotency key.
+--   Of a read it is also of the record's key and image. All of it comes with the change, and can never change later.
 -- * Indexes belong to the partitions, not to the parent: pg_dump restores a partition's own indexes,
 --   and a parent that an extension made would make them a second time, under the same names.
 -- * Names of database and table are kept once, in audited_tables.

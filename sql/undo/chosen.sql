@@ -1,9 +1,4 @@
--- Undo and redo: changes of the log as statements, in the right order, and run. Here: which changes are meant.
---
--- * Undo goes backwards through positions, redo forwards: so each statement meets the rows that the change left, or
---   found.
--- * But what a foreign key did by itself (ON DELETE CASCADE and its kin) stands after the change of the row that
---   was referred to: there the order is that in which no row refers to one that is not there.
+-- Undo and redo: which changes of the log are meant.
 
 CREATE TYPE audit_cdc_internal.chosen AS (
   change_id bigint,

@@ -1,4 +1,8 @@
--- In which order changes are undone and redone: along foreign keys, and what those do by themselves.
+-- Undo and redo: in which order.
+--
+-- * Undo goes backwards through positions, redo forwards: each statement meets the rows that the change left or found.
+-- * What a foreign key did by itself, such as ON DELETE CASCADE, was logged after the change of the row referred to.
+--   There no row may refer to one that is not there.
 
 -- The values of these columns of a row; null if it has not all of them.
 CREATE FUNCTION audit_cdc_internal.values_of(image jsonb, relation oid, columns smallint[]) RETURNS jsonb

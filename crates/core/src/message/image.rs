@@ -8,7 +8,7 @@ use crate::json::object::{Object, has_container_over, wrong_type};
 pub enum Image<'a> {
     /// JSON.
     Text(&'a str),
-    /// The bytes of a `jsonb` (src/jsonb.rs).
+    /// The bytes of a `jsonb` (`json::jsonb`).
     Jsonb(&'a [u8]),
 }
 

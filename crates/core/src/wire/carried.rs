@@ -8,7 +8,7 @@ pub const MOST_CARRIED: usize = 255 << 20;
 /// Nothing in a row of so much text can be too large.
 pub const SURELY_CARRIED: usize = 8 << 20;
 
-/// PostgreSQL's `jsonb` takes no more elements (src/message/image.rs).
+/// PostgreSQL's `jsonb` takes no more elements (see `message::image`).
 const MOST_ELEMENTS: usize = 1 << 24;
 
 /// Places among `values` of those that are left out: what no `jsonb` holds by itself, then the largest, until the

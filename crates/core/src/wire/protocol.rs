@@ -1,4 +1,4 @@
-//! Reads the messages of our own output plugin (src/pg/wal/plugin). Total on any bytes. `write` is the other side.
+//! Reads the messages of our own output plugin (src/pg/wal/plugin). Total on any bytes. `writer` is the other side.
 
 use crate::encoding::TypeShape;
 
