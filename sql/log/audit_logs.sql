@@ -119,7 +119,7 @@ COMMENT ON COLUMN @extschema@.audit_logs.annotations IS
   'the whole';
 COMMENT ON COLUMN @extschema@.audit_logs.idempotency_key IS
   'Sequin''s key; derived as Sequin does it where a release did not send it';
-COMMENT ON COLUMN @extschema@.audit_logs.created_at IS 'when the entry was stored';
+COMMENT ON COLUMN @extschema@.audit_logs.created_at IS 'when the storing transaction began';
 COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS
   'of the table at commit time, as capture saw it or by the table''s description; null: not captured here, and not '
   'described then';

@@ -143,7 +143,8 @@ COMMENT ON COLUMN @extschema@.audit_projections.rule_owner IS 'with whose rights
 COMMENT ON COLUMN @extschema@.audit_projections.enabled IS
   'false: nothing reaches the target until audit_enable_projection()';
 COMMENT ON COLUMN @extschema@.audit_projections.waiting IS
-  'entries of the log that have not reached the rule yet: it is disabled or being filled anew';
+  'entries of the log that have not reached the rule yet: it is disabled, being filled anew or slow, or an ingest '
+  'could not feed it';
 COMMENT ON COLUMN @extschema@.audit_projections.waiting_since IS 'since when the first of them waits; null: none does';
 COMMENT ON COLUMN @extschema@.audit_projections.failures IS
   'entries that the rule could not take, see audit_projection_failures';
