@@ -5,7 +5,7 @@ PG_CONFIG ?= pg_config
 demo: ## a day in a small shop, captured from the WAL and told from the log
 	@scripts/demo
 
-check: ## format, lints, unit tests, tests inside a server of PostgreSQL 15: a few minutes
+check: ## sources, format, lints, unit tests, tests inside a server of PostgreSQL 15: a few minutes
 	@scripts/check
 
 test: ## everything: all of it on PostgreSQL 15 and 18, the core of it on 16 and 17

@@ -1,4 +1,4 @@
-"""Calls of 1 to 10,000 messages, and a call of one beside a plain INSERT of one row, already typed, into a copy of the log."""
+"""Calls of 1 to 10,000 messages. A call of one stands beside a plain INSERT of one row, already typed, into a copy of the log."""
 
 import log
 import messages

@@ -2,7 +2,7 @@
 
 One workload (annotated transactions of 10 changes of REPLICA IDENTITY FULL rows) waits in a slot of capture and in one of wal2json. What either
 takes is timed until a further look finds nothing. What one writes is WAL that the other would have to read, so each is timed where it goes
-first, and then the other goes for the comparison of rows: two workloads a run, in alternating order.
+first. Then the other goes for the comparison of rows. That makes two workloads a run, in alternating order.
 """
 
 import log

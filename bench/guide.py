@@ -1,6 +1,6 @@
 """The table that Sequin's audit guide documents, with its six indexes, and how it is filled.
 
-The guide upserts on (commit_lsn, record_id). That holds one change of a record a transaction, and refuses a batch that has two; the messages
+The guide upserts on (commit_lsn, record_id). That holds one change of a record a transaction, and refuses a batch that has two. The messages
 here have none such, so it stores them all. Its record_id is a uuid: the order's customer_id, which is made of the order's number.
 """
 

@@ -1,6 +1,6 @@
 """The messages that are timed: changes of a shop's orders as Sequin sends them, about 1 kB each, always the same.
 
-Message n depends on n alone, so any part can be made at any time, and commits go on in order, one each 2.5 s: 20 million messages
+Message n depends on n alone, so any part can be made at any time. Commits go on in order, one each 2.5 s: 20 million messages
 last until February 2027. A transaction is five changes of five different orders: one that is new, and four older ones, mostly young. Every
 fifth transaction deletes the oldest of its five. Half of the transactions are annotated.
 """

@@ -176,8 +176,8 @@ deploy() {
     "${run[@]}" install -m 644 "$TOP/sql/annotate.sql" "$TOP/sql/describe_source.sql" "$share/audit_cdc/"
 }
 
-# A throwaway server of version $1 in folder $2: its own copy of PostgreSQL with the extension in it, so that
-# neither an installed nor a running server is touched. Sets PGHOST, PGPORT, PGUSER and PATH.
+# A throwaway server of version $1 in folder $2. It is a copy of PostgreSQL with the extension in it, so neither an installed nor a running
+# server is touched. Sets PGHOST, PGPORT, PGUSER and PATH.
 throwaway_server() {
     copy_of_postgresql "$1" "$2"
     new_cluster "$2"

@@ -15,8 +15,12 @@ format_and_lints() {
     for source in webhook stream sqs kafka file; do
         cargo clippy --quiet --package audit-relay --no-default-features --features "$source" -- -D warnings
     done
-    say "imports"
-    /usr/bin/python3 -B -m pytest -q -p no:cacheprovider tests/test_modules.py
+}
+
+# Of the files themselves: no server is needed, and it takes seconds.
+source_tests() {
+    say "sources (layout, imports, words)"
+    /usr/bin/python3 -B -m pytest -q -p no:cacheprovider tests/sources
 }
 
 # Of the extension itself they run beside those inside the server.
@@ -70,5 +74,5 @@ end_to_end_tests() {
     say "PostgreSQL $version: end-to-end tests (corpus, faults, pages, relay), $WORKERS at a time"
     # a folder of its own: pytest closes the one that its runs share
     AUDIT_SERVERS=$folder /usr/bin/python3 -B -m pytest -q -p no:cacheprovider --basetemp "$folder/pytest" \
-        -n "$WORKERS" --dist loadfile --durations 20 "$@" tests/
+        -n "$WORKERS" --dist loadfile --durations 20 "$@" tests/e2e
 }

@@ -1,15 +1,15 @@
 -- Who, from where, why: annotations of the current transaction, carried by its changes.
 --
--- Part of the extension audit_cdc, and complete in itself: where no extension can be installed, run this file in
--- the source database (psql -v ON_ERROR_STOP=1 -f annotate.sql), by a role that may create functions there.
+-- Part of the extension audit_cdc, and complete in itself. Where no extension can be installed, run this file in the
+-- source database: psql -v ON_ERROR_STOP=1 -f annotate.sql. The role must be one that may create functions there.
 --
--- What is in force is kept in the setting audit_annotate.in_force, local to the transaction, so that a rolled back
--- savepoint takes its part with it, as it does with the message. The transaction's id stands before it: a value
--- that a session brought along from elsewhere counts for nothing.
+-- What is in force is kept in the setting audit_annotate.in_force, local to the transaction. So a rolled back savepoint
+-- takes its part with it, as it does with the message. The transaction's id stands before it: a value that a session
+-- brought along from elsewhere counts for nothing.
 --
--- Each message is emitted twice. PostgreSQL decodes a message as if it stood where it ends (PostgreSQL source,
--- decode.c, logicalmsg_decode), which is where the next record begins: a change that follows in another
--- subtransaction may be decoded before it. It cannot come before both.
+-- Each message is emitted twice. PostgreSQL decodes a message as if it stood where it ends, which is where the next
+-- record begins (PostgreSQL source, decode.c, logicalmsg_decode). A change that follows in another subtransaction may
+-- be decoded before it. It cannot come before both.
 
 -- Can an annotation travel? Without the extension a good guess: the first statement of a transaction
 -- started with it, unless another function called us.

@@ -2,9 +2,8 @@
 -- Returns one jsonb value for audit_describe_tables(database_id, …) in the audit database.
 -- Run it again after ALTER TABLE: a description holds from the moment it was made.
 --
--- A partition is described under the name of each of its ancestors too, since Sequin reports a partition's
--- changes under its parent (or, with publish_via_partition_root, its root): there the weakest
--- replica identity of all leaves counts.
+-- A partition is described under the name of each of its ancestors too. Sequin reports its changes under its parent, or
+-- with publish_via_partition_root its root. There the weakest replica identity of all leaves counts.
 WITH RECURSIVE family AS (
   SELECT c.oid AS root, c.oid AS member
   FROM pg_catalog.pg_class AS c

@@ -19,8 +19,8 @@ BEGIN ATOMIC
          OR (SELECT g.has_ended FROM audit_cdc_internal.gaps_since((done).relation, (done).began_lsn) AS g);
 END;
 
--- Ends the backfill of a table. The message of action complete, if there is one: not while a gap goes on, since
--- what comes within it nobody tells, and not of a table without key, whose rows are no records.
+-- Ends the backfill of a table, and returns the message of action complete. Null: there is none. So it is while a gap
+-- goes on, since nobody tells what comes within it. So it is of a table without key, whose rows are no records.
 CREATE FUNCTION audit_cdc_internal.completion(backfill_id uuid, relation oid) RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE

@@ -61,8 +61,8 @@ BEGIN ATOMIC
   WHERE b.backfill_id = backfill_stage.backfill_id AND b.relation = backfill_stage.relation;
 END;
 
--- Transactions that have written to a table, or to its partitions, and may have done so before it was published:
--- their changes are not captured then. Who has no number yet has not written.
+-- Transactions that have written to a table, or to its partitions. They may have done so before it was published: their
+-- changes are not captured then. Who has no number yet has not written.
 CREATE FUNCTION audit_cdc_internal.writers_of(relation oid) RETURNS xid[] LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   WITH locks AS MATERIALIZED (

@@ -1,5 +1,5 @@
--- Going on from another database: after a restore, an upgrade or a move the database has another id, and its log
--- holds what the old one captured. Until an admin says that this is the same database, those entries are another's.
+-- Going on from another database. After a restore, an upgrade or a move the database has another id, and its log holds
+-- what the old one captured. Until an admin says that this is the same database, those entries are another's.
 
 -- Every database that was captured into this log, here or where it was restored from. Nobody may deliver changes of
 -- them.

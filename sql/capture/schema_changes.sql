@@ -54,8 +54,8 @@ BEGIN ATOMIC
                  WHERE e.relation = is_excluded.relation AND e.until_lsn IS NULL);
 END;
 
--- From the commit of this transaction on, gaps of a table are at their end: those with one of the reasons, and of a
--- partition that is named; reasons null: all. Capture tells where that is.
+-- From the commit of this transaction on, gaps of a table are at their end. part: a partition whose changes were
+-- missing; null: the table's own were. reasons null: all, of whatever part. Capture tells where that is.
 CREATE FUNCTION audit_cdc_internal.note_gap_ending(relation oid, part oid, reasons text[]) RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC

@@ -1,6 +1,6 @@
--- What people read. Names, lifted annotations and what is unknown are put together on reading, so that a
--- description that comes later explains entries that are there already. audit_new_logs is the same over the entries
--- that are being stored, for the rules of projections; entries also tells which of them may have changed a key.
+-- What people read. Names, lifted annotations and what is unknown are put together on reading, so that a description
+-- that comes later explains entries that are there already. audit_new_logs is the same over the entries that are being
+-- stored, for the rules of projections. The view entries also tells which of them may have changed a key.
 DO $do$
 DECLARE
   entries CONSTANT text := $view$

@@ -5,8 +5,8 @@
 --   change is, so what is unique within each partition is unique in the log.
 -- * The identity is a digest of 128 bits: of the origin's space (local or ingest), database, table and idempotency key.
 --   Of a read it is also of the record's key and image. All of it comes with the change, and can never change later.
--- * Indexes belong to the partitions, not to the parent: pg_dump restores a partition's own indexes,
---   and a parent that an extension made would make them a second time, under the same names.
+-- * Indexes belong to the partitions, not to the parent. pg_dump restores a partition's own indexes, and a parent that
+--   an extension made would make them a second time, under the same names.
 -- * Names of database and table are kept once, in audited_tables.
 
 CREATE TYPE audit_cdc_internal.action AS ENUM ('insert', 'update', 'delete', 'read', 'truncate', 'complete');
@@ -137,8 +137,8 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_inte
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.large_annotations ENABLE ALWAYS TRIGGER append_only;
 
--- Tallies answer "how many, how late" for each table without reading the log. A call adds to any row that
--- no other call is holding, or adds a row: there are as many as calls ever ran at one time.
+-- Tallies answer "how many, how late" for each table without reading the log. A call adds to any row that no other call
+-- is holding, or adds a row. There are as many as calls ever ran at one time.
 CREATE SEQUENCE audit_cdc_internal.tallies_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.tallies (
   id integer PRIMARY KEY DEFAULT audit_cdc_internal.next_number('tallies'),

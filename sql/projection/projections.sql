@@ -5,8 +5,8 @@
 --   knows that every entry is committed, and that the next ingest will see what is changed here.
 -- * Who fills a projection anew has it locked alone (src/pg/log/lock.rs); ingest then notes its entries here, as
 --   waiting, and goes on. The end of the filling takes them in. If it is interrupted, the next ingest does.
--- * Rules are kept as text, so that they never stand in the way of ALTER TABLE; they run with the rights of their
---   owner and under the settings that hold where they were made.
+-- * Rules are kept as text, so that they never stand in the way of ALTER TABLE. They run with the rights of their owner
+--   and under the settings that hold where they were made.
 
 CREATE SEQUENCE audit_cdc_internal.projections_id_seq CYCLE;
 CREATE TABLE audit_cdc_internal.projections (
@@ -62,9 +62,9 @@ BEGIN ATOMIC
   WHERE NOT pg_has_role(c.relowner, rule_owner, 'USAGE');
 END;
 
--- What src/projection needs to run a rule. Constraints that may be deferred are checked at once: a row that
--- fails them must fail by itself. One whose name is shared by somebody else's table is left alone: what waits to be
--- checked there would be checked with the rights of the rule's owner.
+-- What src/projection needs to run a rule. Constraints that may be deferred are checked at once: a row that fails them
+-- must fail by itself. One whose name is shared by somebody else's table is left alone. What waits to be checked there
+-- would be checked with the rights of the rule's owner.
 CREATE VIEW audit_cdc_internal.runnable_projections AS
   SELECT
     p.id, p.name, p.target::oid AS target, p.rule_owner::oid AS rule_owner, p.setting_names, p.setting_values,

@@ -100,9 +100,9 @@ fn broken(message: String) -> ErrorReport {
     )
 }
 
-/// The position up to which changes are missing that committed after `read_to`. `None`: nothing is missing. The
-/// slot has sent from where it stood when it was read, which lies between the two looks at it, and not after the
-/// first transaction that it sent.
+/// The position up to which changes are missing that committed after `read_to`. `None`: nothing is missing. The slot
+/// has sent from where it stood when it was read. That lies between the two looks at it, and not after the first
+/// transaction that it sent.
 fn skipped_to(read_to: u64, before: u64, after: u64, first_lsn: Option<u64>) -> Option<u64> {
     let sent_from = first_lsn.map_or(after, |first| after.min(first)).max(before);
     (sent_from > read_to).then_some(sent_from)

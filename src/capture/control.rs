@@ -91,9 +91,9 @@ fn call_capture_worker() -> bool {
 
 type Time = Option<TimestampWithTimeZone>;
 
-/// What the worker tells in shared memory; nulls: there is no worker, or it does not know. looked_at, looked_to:
-/// what was committed before, by time and by position, is captured. is_behind: something has been committed since;
-/// behind_since: when the first of it was.
+/// What the worker tells in shared memory; nulls: there is no worker, or it does not know. `looked_at` and `looked_to`:
+/// what was committed before, by time and by position, is captured. `is_behind`: something has been committed since,
+/// the first of it at `behind_since`.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.last_look()
   RETURNS TABLE (looked_at timestamptz, looked_to pg_lsn, is_behind boolean, behind_since timestamptz)
   LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]

@@ -1,6 +1,6 @@
-//! Changes from this server's own WAL. `audit_core::wire` makes changes of what the slot sends, `source` asks the
-//! catalogs, `slot` reads it, `pass` hands what is pending to ingest, `worker` does so by itself, `backfill` reads
-//! the rows that are there.
+//! Changes from this server's own WAL. `slot` reads the slot, `audit_core::wire` makes changes of what it sends,
+//! `source` asks the catalogs. `pass` hands what is pending to ingest, `worker` does so by itself, `backfill` reads the
+//! rows that are there.
 //!
 //! A pass peeks, ingests and commits; only then the slot is advanced. A crash in between delivers again what the log
 //! has already, and ingest refuses it. `chain` tells where a slot that others have moved leaves a gap.

@@ -1,6 +1,6 @@
-//! Numbers of entries: `audit_logs.id`. They come from a sequence, for which no session waits. Who has the rights
-//! of `pg_write_all_data` may set it, back or to its end: so what does not follow the last entry is not taken, and
-//! the sequence is set anew.
+//! Numbers of entries: `audit_logs.id`. They come from a sequence, for which no session waits. Who has the rights of
+//! `pg_write_all_data` may set it, back or to its end. So what does not follow the last entry is not taken, and the
+//! sequence is set anew.
 
 use crate::pg::{BuiltinOid, Sequence, Statement};
 use std::cell::Cell;

@@ -143,8 +143,8 @@ fn another_table() {
         .report(PgLogLevel::ERROR);
 }
 
-/// Runs a query of ours over a table, with the rights of its owner: what the table's owner has put into it
-/// (domains, operators, row filters) gets no others. Row security hides nothing, as it hides nothing from the WAL.
+/// Runs a query of ours over a table, with the rights of its owner. What the table's owner has put into it (domains,
+/// operators, row filters) gets no others. Row security hides nothing, as it hides nothing from the WAL.
 pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce(Meaning) -> T) -> T {
     let owner = locked_owner(table).unwrap_or_else(current_user);
     let flags = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;

@@ -12,9 +12,9 @@ use std::ffi::{CString, c_int};
 /// A setting and its value; `None` resets it to the session's default.
 pub type Setting<'a> = (&'a str, Option<&'a str>);
 
-/// Runs `work` with the rights of `role` and under `settings`, and undoes what it set, as PostgreSQL does where it
-/// runs users' code on their behalf (PostgreSQL source, `index.c`, `DefineIndex`). What would outlive `work` is refused
-/// in it: temporary tables, deferred triggers, prepared statements, listening.
+/// Runs `work` with the rights of `role` and under `settings`, and undoes what it set. So PostgreSQL does where it runs
+/// users' code on their behalf (PostgreSQL source, `index.c`, `DefineIndex`). What would outlive `work` is refused in
+/// it: temporary tables, deferred triggers, prepared statements, listening.
 pub fn restricted<T>(role: pg_sys::Oid, settings: &[Setting], work: impl FnOnce() -> T) -> T {
     with_rights(role, pg_sys::SECURITY_RESTRICTED_OPERATION, settings, work)
 }
@@ -82,8 +82,8 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     with_settings(&[("log_min_messages", Some("fatal"))], work)
 }
 
-/// Runs `work` under these settings. After an error too they are what they were before it is told: what quiets the
-/// server's log must not keep the error out of it.
+/// Runs `work` under these settings. They end before an error is told: what quiets the server's log must not keep the
+/// error out of it.
 pub fn with_settings<T>(settings: &[Setting], work: impl FnOnce() -> T) -> T {
     // SAFETY: what is set lasts until the nesting level ends, below.
     let nesting = unsafe { pg_sys::NewGUCNestLevel() };

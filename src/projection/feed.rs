@@ -185,9 +185,8 @@ fn catch_up_step(
     })
 }
 
-/// Entries whose month has been dropped. A statement may be planned before another session adds a month and run
-/// after it: it sees what waits of that month, and not the month. So it is looked twice, and in between who adds
-/// one waited for.
+/// Entries whose month has been dropped. A statement may be planned before another session adds a month, and run after
+/// it. It sees what waits of that month, and not the month. So it looks twice, and waits in between for who adds one.
 fn forget_gone(projection: &Projection) {
     let not_found: Option<Vec<i64>> =
         NOT_FOUND.with(|not_found| not_found.run(|| vec![projection.id.into()], |rows| rows.first().get_one()));

@@ -128,7 +128,7 @@ pub fn check_target(target: pg_sys::Oid, given: &[String]) -> Result<(), ErrorRe
     }
 }
 
-/// The triggers and domains of a table, or of a partition, would run with the rights of the rule's owner: the
+/// The triggers and domains of a table, or of a partition, would run with the rights of the rule's owner. So the
 /// table's owner must have them.
 pub fn check_owners(target: pg_sys::Oid, rule_owner: pg_sys::Oid) -> Result<(), ErrorReport> {
     let weaker =

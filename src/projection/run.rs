@@ -210,8 +210,8 @@ impl Projection {
         });
     }
 
-    /// What a rule, or a function of the rule's owner, names must not be found among the temporary objects of
-    /// whoever has the session: its entries wait for a session without any.
+    /// What a rule, or a function of the rule's owner, names must not be found among the temporary objects of whoever
+    /// has the session. Its entries wait for a session without any.
     fn refuse_temporary_objects(&self) {
         if temporary_types() > 0 {
             let message = format!("projection \"{}\" is not filled in a session that has temporary objects", self.name);

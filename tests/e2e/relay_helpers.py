@@ -158,7 +158,7 @@ def metric(port, name):
 
 
 class Wire:
-    """A TCP way to another place (address: (host, port), or the path of a socket), that can be cut or frozen."""
+    """A TCP way to another place, that can be cut or frozen. address: host and port, or the path of a socket."""
 
     def __init__(self, address):
         self.address, self.pairs, self.frozen = address, [], threading.Event()

@@ -1,4 +1,4 @@
-"""Random things happen to a captured server: every change is in the log, or lies in a gap that says so, and no gap is claimed without need."""
+"""Random things happen to a captured server. Every change is in the log, or lies in a gap that says so, and no gap is claimed without need."""
 
 from chaos import Chaos
 

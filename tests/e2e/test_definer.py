@@ -87,7 +87,7 @@ def test_what_a_definer_runs_calls_nothing_in_the_schema_of_the_extension(db):
 
 
 def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
-    """Within bodies that are read when they run, and run with the caller's rights: each call of ours is on this list, where overloads cannot fit better."""
+    """Such bodies are read when they run, and run with the caller's rights. Each call of ours is on this list, where overloads cannot fit better."""
     calls = {(function["proname"], name) for function in members(db) if not function["is_bound"] and function["lanname"] != "c"
              for name in re.findall(r"\bpublic\.(\w+)\s*\(", function["prosrc"])}
     assert calls == {

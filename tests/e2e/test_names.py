@@ -45,7 +45,7 @@ def filled(schemas):
 
 @pytest.mark.parametrize("call", ["audit_ingest('%s')" % batch([change(1)]), "audit_rebuild_projection('feed')"])
 def test_a_schema_keeps_its_name_while_rules_run(filled, call):
-    """Constraints too are named by it: another's of that name could set off what its trigger has to do, with the rights of the rule's owner."""
+    """Constraints too are named by it. Another's of that name could set off what its trigger has to do, with the rights of the rule's owner."""
     mallory, session = filled.connect(user="names_mallory", options="-c lock_timeout=100ms"), filled.connect()
     filled.ingest(batch([change(0)]))
     run(session, f"BEGIN; SELECT {call}")

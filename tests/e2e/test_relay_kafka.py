@@ -157,7 +157,7 @@ def test_the_broker_is_away_and_comes_back(db, broker):
 
 def test_the_broker_is_replaced(db, broker):
     """By an empty one: the sender sends everything again, at offsets from 0. Asked for the topic's old id, this broker answers with
-    neither id nor name, at which librdkafka 2.12 falls over; whoever starts services would start the relay again."""
+    neither id nor name, at which librdkafka 2.12 falls over. Whoever starts services would start the relay again."""
     broker.create(TOPIC)
     broker.put(TOPIC, messages(2_000))
     with Member(db, broker, "--batch-messages", "50") as relay:

@@ -1,4 +1,4 @@
-"""Undo where the log does not tell all: it says so, and does nothing; and what must not be taken for the row that is meant."""
+"""Undo where the log does not tell all: it says so, and does nothing. And what must not be taken for the row that is meant."""
 
 import threading
 

@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// What is no UTF-8, or holds a zero byte, is no JSON either: it becomes an object that holds it as base64, so that
-/// the database keeps it among its rejects.
+/// What is no UTF-8, or holds a zero byte, is no JSON either. It becomes an object that holds it as base64, so that the
+/// database keeps it among its rejects.
 pub fn text(bytes: Vec<u8>) -> String {
     match String::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => text,

@@ -110,9 +110,9 @@ impl Found<'_> {
 }
 
 impl Partition {
-    /// Calls `found` with the index of each of `keys` (commit time in PostgreSQL's microseconds, identity) that is
-    /// in the partition: in what this transaction has written, and what others have committed until now (REPEATABLE
-    /// READ and above: until it began).
+    /// Calls `found` with the index of each of `keys` that is in the partition. A key is a commit time in PostgreSQL's
+    /// microseconds and an identity. It is looked up in what this transaction has written, and what others have
+    /// committed until now; under REPEATABLE READ and above, until it began.
     pub fn look_up(&self, keys: impl Iterator<Item = (i64, [u8; 16])>, mut found: impl FnMut(usize, &Found)) {
         let index = self.unique_index();
         // SAFETY: index and slot belong to the open relation; a key's identity outlives its scan.

@@ -121,8 +121,8 @@ pub fn feeding<'e, 'a: 'e, T>(rows: impl Iterator<Item = &'e LogRow<'a>>, work: 
 /// Returns the rows that are being fed, as SETOF audit_cdc_internal.log.
 pub fn return_fed_rows(fcinfo: pg_sys::FunctionCallInfo) {
     let rows = FED.with(|fed| fed.borrow().last().cloned().unwrap_or_default());
-    // SAFETY: fcinfo is the running call's, of a function that returns a set; the tuples live until `feeding` ends and
-    // are copied; they are of the type that the function is declared to return.
+    // SAFETY: fcinfo is the running call's, of a function that returns a set. The tuples live until `feeding` ends and
+    // are copied. They are of the type that the function is declared to return.
     unsafe {
         pg_sys::InitMaterializedSRF(fcinfo, 0);
         let result = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();

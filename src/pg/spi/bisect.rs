@@ -23,9 +23,9 @@ pub fn at_once_or_isolated<R>(judge: fn(&CaughtError) -> Option<Reject>, mut wor
     }
 }
 
-/// Runs `work` over all of `items`, and where that fails on data, over its halves, until what is left is
-/// a single item that fails: that one goes to `refuse`. Order is kept. `judge` tells why an item is to be refused;
-/// for `None` (disk, memory, cancel, connection, deadlock) the error is raised: the caller must not acknowledge.
+/// Runs `work` over all of `items`, and where that fails on data, over its halves. A single item that fails goes to
+/// `refuse`. Order is kept. `judge` tells why an item is to be refused; for `None` (disk, memory, cancel, connection,
+/// deadlock) the error is raised: the caller must not acknowledge.
 pub fn isolated<T, R>(
     isolation: Isolation,
     items: &[T],

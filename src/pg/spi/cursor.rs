@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use pgrx::varlena::varlena_to_byte_slice;
 use std::ffi::{CStr, CString};
 
-/// A query, read in steps. While it is open nobody else can close it and put another query under its name: it is
+/// A query, read in steps. While it is open nobody else can close it and put another query under its name. It is
 /// pinned, as PL/pgSQL pins the cursors of its loops.
 pub struct Cursor(pg_sys::Portal);
 

@@ -44,8 +44,8 @@ fn within<T>(work: impl FnOnce() -> T, keep: bool) -> Result<T, CaughtError> {
     }))
     .catch_others(Err)
     .execute();
-    // SAFETY: after an error PostgreSQL's error state is flushed (pgrx has copied it), and the subtransaction
-    // is still current, since releasing it is the last that can fail above.
+    // SAFETY: after an error PostgreSQL's error state is flushed; pgrx has copied it. The subtransaction is still
+    // current, since releasing it is the last that can fail above.
     unsafe {
         if result.is_err() || !keep {
             pg_sys::MemoryContextSwitchTo(context);

@@ -61,8 +61,8 @@ impl Call {
         fresh: impl FnOnce(&T) -> bool,
         make: impl FnOnce(pg_sys::MemoryContext) -> T,
     ) -> &'static mut T {
-        // SAFETY: fn_extra is ours alone, of one type a function; it lives as long as fn_mcxt, which outlives
-        // this call, and no caller of `kept` keeps the reference beyond its call.
+        // SAFETY: fn_extra is ours alone, of one type a function. It lives as long as fn_mcxt, which outlives this
+        // call, and no caller of `kept` keeps the reference beyond its call.
         unsafe {
             let flinfo = (*self.0).flinfo;
             let kept = (*flinfo).fn_extra.cast::<T>();

@@ -117,8 +117,8 @@ fn shape(oid: pg_sys::Oid) -> TypeShape {
     }
 }
 
-/// Whose code may run when a value of the type is read: who owns the outermost type that may hold a domain, and
-/// then those of what stands within it now.
+/// Whose code may run when a value of the type is read. First who owns the outermost type that may hold a domain, then
+/// those of what stands within it now.
 fn code_owners(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let (mut owners, mut seen, mut next) = (Vec::new(), Vec::new(), vec![oid]);
     while let Some(part) = next.pop() {

@@ -16,9 +16,9 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// A commit is written to the WAL first, then noted as committed, and then seen by others; whoever is between
-    /// these steps is waited for (PostgreSQL source, `xact.c`, `RecordTransactionCommit`, and `xlog.c`,
-    /// `CreateCheckPoint`, which waits likewise).
+    /// A commit is written to the WAL first, then noted as committed, and then seen by others. Whoever is between these
+    /// steps is waited for (PostgreSQL source, `xact.c`, `RecordTransactionCommit`, and `xlog.c`, `CreateCheckPoint`,
+    /// which waits likewise).
     pub fn now() -> Self {
         // SAFETY: we are in a transaction; the snapshot is registered, so it stays until `drop`.
         let moment = unsafe {

@@ -105,9 +105,9 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
     }
 }
 
-/// Lets go of what the slot held until this position, as a receiver of the stream does: of what was peeked at the
-/// slot knows from where on it is to be read again (PostgreSQL source, `logical.c`,
-/// `LogicalConfirmReceivedLocation`). pg_replication_slot_advance decodes it once more.
+/// Lets go of what the slot held until this position, as a receiver of the stream does. Of what was peeked at, the slot
+/// knows from where on it is to be read again (PostgreSQL source, `logical.c`, `LogicalConfirmReceivedLocation`).
+/// pg_replication_slot_advance decodes it once more.
 pub fn confirm_slot(slot: &CStr, reached: u64) {
     // SAFETY: we are in a transaction; an error lets go of the slot.
     unsafe {

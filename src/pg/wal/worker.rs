@@ -70,7 +70,7 @@ fn start(database: u32) -> bool {
 }
 
 fn slots() -> impl Iterator<Item = pg_sys::ReplicationSlotPersistentData> {
-    // SAFETY: the array lives in shared memory; what is read of a slot that changes meanwhile is at worst a wrong
+    // SAFETY: the array lives in shared memory. What is read of a slot that changes meanwhile is at worst a wrong
     // database, whose worker ends at once.
     let slots = unsafe {
         let first = (&raw const (*pg_sys::ReplicationSlotCtl).replication_slots).cast::<pg_sys::ReplicationSlot>();

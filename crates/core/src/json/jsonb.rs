@@ -1,6 +1,6 @@
 //! JSON text, and members that are known one by one, as the bytes of PostgreSQL's `jsonb` (PostgreSQL source,
-//! `jsonb.h`, `jsonb_util.c`, `numeric.c`): what `jsonb_in` makes of them, byte for byte, in a third of the time.
-//! Whatever is unusual is left to `jsonb_in`.
+//! `jsonb.h`, `jsonb_util.c`, `numeric.c`). They are what `jsonb_in` makes of them, byte for byte, in a third of the
+//! time. Whatever is unusual is left to `jsonb_in`.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

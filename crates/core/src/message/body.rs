@@ -1,5 +1,5 @@
-//! What a relay hands over, split into messages: `{"data":[…]}`, a bare array, one message, or
-//! the reply of Sequin Stream's `receive`, whose elements wrap a message as `{"ack_id":…,"data":…}`.
+//! What a relay hands over, split into messages. It is `{"data":[…]}`, a bare array, one message, or the reply of
+//! Sequin Stream's `receive`. The elements of that wrap a message as `{"ack_id":…,"data":…}`.
 
 use super::change::Change;
 use super::element::Message;
@@ -84,8 +84,8 @@ fn list(text: &str) -> Option<Vec<&str>> {
     Some(elements.into_iter().map(RawValue::get).collect())
 }
 
-/// The elements of `{"data":[…]}`. Beside other keys, `data` may as well be a column of a row that came
-/// without its envelope: then it counts only if it holds messages.
+/// The elements of `{"data":[…]}`. Beside other keys, `data` may as well be a column of a row that came without its
+/// envelope. Then it counts only if it holds messages.
 fn batch<'a>(object: &Object<'a>) -> Option<Vec<&'a str>> {
     let elements = list(object.get("data")?)?;
     let holds_messages =

@@ -17,9 +17,8 @@ pub struct Logged {
 
 impl Change<'_> {
     /// The origin's space, database, table and idempotency key: neither of two databases, nor two tables, share a
-    /// change.
-    /// For a `read` also the record key and the image, by the digest that PostgreSQL took of it as
-    /// `jsonb`: a whole backfill can have one key (docs/sequin.md describes Sequin's keys).
+    /// change. For a `read` also the record key and the image, by the digest that PostgreSQL took of it as `jsonb`. A
+    /// whole backfill can have one key: docs/sequin.md describes Sequin's keys.
     pub fn identity(&self, origin: Origin, image_digest: Option<&str>) -> Identity {
         let fields = self.located(Fields::default().add(origin.space()));
         match self.action {

@@ -25,8 +25,8 @@ impl<'a> Image<'a> {
 /// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
 pub(super) const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
 
-/// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs, and
-/// an allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).
+/// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs. An
+/// allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).
 const MOST_ELEMENTS: u32 = 1 << 24;
 pub(super) const MOST_KEYS: u32 = 1 << 23;
 

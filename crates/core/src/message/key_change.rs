@@ -1,5 +1,5 @@
-//! May an update have changed its row's key? A message names no key columns, so this compares values: what was
-//! changed to something that stands in the key may be a column of it. Never wrongly no.
+//! May an update have changed its row's key? A message names no key columns, so this compares values. What was changed
+//! to something that stands in the key may be a column of it. Never wrongly no.
 
 use super::record_key::RecordKey;
 use crate::json::object::Object;

@@ -1,5 +1,5 @@
-//! From the text of a *body* to *changes*, without PostgreSQL and total on any input:
-//! a body is split into messages, a message is understood as a change or refused as a [`Reject`](crate::Reject).
+//! From the text of a *body* to *changes*, without PostgreSQL and total on any input. A body is split into messages. A
+//! message is understood as a change, or refused as a [`Reject`](crate::Reject).
 //!
 //! Row images stay what they came as, until they are stored as `jsonb`.
 

@@ -47,7 +47,7 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// Whether its metadata was read along with it or not, a message is the same change or the same reject; and a body
+/// A message is the same change or the same reject, whether its metadata was read along with it or not. So is a body,
 /// whether it was read at once or in parts.
 fn taken_alike(body: &str) -> Result<Vec<Parsed<'_>>, TestCaseError> {
     prop_assert!(super::body::tests::taken_alike(body));

@@ -6,8 +6,8 @@ use crate::json::object::{plain_strings, string, wrong_type};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// `record_id` is indexed, and a b-tree entry holds at most about 2,700 bytes (PostgreSQL
-/// documentation, "B-Tree Indexes"): a longer key is named by its digest; `record_pks` has it whole.
+/// `record_id` is indexed, and a b-tree entry holds at most about 2,700 bytes (PostgreSQL documentation, "B-Tree
+/// Indexes"). A longer key is named by its digest; `record_pks` has it whole.
 const LONGEST_RECORD_ID: usize = 2_000;
 
 /// What stands before such a digest. A key that begins so itself is named by its digest too: it must not pass for

@@ -1,4 +1,4 @@
-//! What a message is known to say is what is read from it, and a change that was never a message is the one that its
+//! What a message is known to say is what is read from it. A change that was never a message is the one that its
 //! message tells.
 
 use super::captured::{Captured, Circumstances};

@@ -16,9 +16,9 @@ use std::process::ExitCode;
 /// Hands change messages from Sequin's sinks to audit_ingest in PostgreSQL, and acknowledges them once they are
 /// committed.
 ///
-/// Every option can be given as a flag, in the environment, or in a TOML file (--config), where its name is the
-/// flag's with _ for -; options of all sources stand at the top, those of one in a section of its name. A flag goes
-/// before the environment, that before the file.
+/// Every option can be given as a flag, in the environment, or in a TOML file (--config). There its name is the flag's
+/// with _ for -. Options of all sources stand at the top, those of one in a section of its name. A flag goes before the
+/// environment, that before the file.
 #[derive(Debug, Parser)]
 #[command(name = "audit-relay", version, max_term_width = 110)]
 struct Cli {

@@ -2,9 +2,9 @@
 //! PostgreSQL shows the catalogs as they were at the change (PostgreSQL documentation, "Logical Decoding Output
 //! Plugins").
 //!
-//! `tables` keeps what is known of tables, `published` tells their changes, `describe` finds out how, `publication`
-//! and `filter` tell what of it is published, `beside` which transactions are open, `row`, `output_function` and
-//! `varlena` write rows, `output` sends messages.
+//! `tables` keeps what is known of tables, `published` tells their changes, `describe` finds out how. `publication` and
+//! `filter` tell what of it is published, `beside` which transactions are open. `row`, `output_function` and `varlena`
+//! write rows, `output` sends messages.
 
 mod beside;
 mod describe;

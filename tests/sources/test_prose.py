@@ -3,13 +3,11 @@
 import re
 
 import pytest
-from conftest import TOP
-from docs_helpers import PAGES, name
+from sources import LONGEST_SENTENCE, SOURCES, TOP, has_nested_parentheses, name, named, plain, sentences, words
 
-LONGEST = 25
-pytestmark = pytest.mark.once
-# made from the COMMENTs of the objects, so it is their language
-BY_HAND = [page for page in [*PAGES, *(TOP / file for file in ("CHANGELOG.md", "CONTRIBUTING.md", "bench/README.md"))] if page.name != "reference.md"]
+PAGES = [page for page in named(".md") if not name(page).startswith("tests/")]
+# the reference is made from the COMMENTs of the objects, so it is their language
+BY_HAND = [page for page in PAGES if page.name != "reference.md"]
 
 
 def prose(text):
@@ -23,21 +21,6 @@ def prose(text):
             yield words
 
 
-def plain(paragraph):
-    """Code is one word, and so is a list of names in code; of a link its text is read."""
-    paragraph = re.sub(r"!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\([^)]*\)", r"\1", paragraph)
-    paragraph = re.sub(r"`[^`]*`", "CODE", paragraph)
-    return re.sub(r"CODE(?:(?:, and |, or |, | and | or )CODE)+", "CODE", paragraph)
-
-
-def sentences(paragraph):
-    return [s for s in re.split(r"(?<=[.!?])[*)_\"]*\s+(?=[A-Z0-9*\"(_])", plain(paragraph)) if s]
-
-
-def words(sentence):
-    return [word for word in sentence.split() if re.search(r"\w", word)]
-
-
 def anchors(page):
     """As GitHub makes them of headings."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
@@ -47,16 +30,16 @@ def anchors(page):
 
 @pytest.mark.parametrize("page", BY_HAND, ids=name)
 def test_sentences_are_short(page):
-    long = [(len(words(s)), s) for p in prose(page.read_text()) for s in sentences(p) if len(words(s)) > LONGEST]
+    long = [(len(words(s)), s) for p in prose(page.read_text()) for s in sentences(p) if len(words(s)) > LONGEST_SENTENCE]
     assert long == [], "\n".join(f"{count} words: {s}" for count, s in long)
 
 
 @pytest.mark.parametrize("page", BY_HAND, ids=name)
 def test_no_parentheses_within_parentheses(page):
-    assert [p for p in prose(page.read_text()) if re.search(r"\([^()]*\(", re.sub(r"\(\)", "", plain(p)))] == []
+    assert [p for p in prose(page.read_text()) if has_nested_parentheses(p)] == []
 
 
-@pytest.mark.parametrize("page", BY_HAND + [TOP / "docs" / "reference.md"], ids=name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     lost = []
@@ -73,9 +56,10 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", [page for page in BY_HAND if page.name != "CHANGELOG.md"], ids=name)
 def test_files_that_are_named_exist(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
-    named = {path for path in re.findall(r"`((?:bench|crates|docs|relay|scripts|sql|src|tests)/[\w/.@-]*)`", text)}
-    named |= {f"tests/e2e/{test}.py" for test in re.findall(r"`(test_\w+)`", text)} | {f"tests/pg_regress/sql/{test}" for test in re.findall(r"`(\w+\.sql)`", text)}
-    assert [path for path in sorted(named) if not (TOP / path).exists()] == []
+    written = {path for path in re.findall(r"`((?:bench|crates|docs|relay|scripts|sql|src|tests)/[\w/.@-]*)`", text)}
+    assert [path for path in sorted(written) if not (TOP / path).exists()] == []
+    tests = set(re.findall(r"`(test_\w+)(?:\.py)?`", text)) | set(re.findall(r"`(\w+)\.sql`", text))
+    assert tests - {path.stem for path in SOURCES if name(path).startswith("tests/")} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -1,11 +1,10 @@
 """Modules import each other in one direction only: no file of Rust needs, by way of others, itself."""
 
-import pathlib
 import re
 
 import pytest
+from sources import TOP
 
-TOP = pathlib.Path(__file__).resolve().parents[1]
 CRATES = {
     "audit-core": TOP / "crates/core/src/lib.rs",
     "audit-relay": TOP / "crates/relay/src/main.rs",

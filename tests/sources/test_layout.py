@@ -1,29 +1,17 @@
 """How sources are laid out: lines fit, files say what they are for, public objects say what they do. No server is needed."""
 
 import re
-import subprocess
 
-import pytest
-from conftest import TOP
+from sources import SOURCES, TOP, name, named
 
-pytestmark = pytest.mark.once
-
-TRACKED = [TOP / name for name in subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True).stdout.split("\n") if name]
-SOURCES = TRACKED or [path for path in TOP.rglob("*") if path.is_file() and not {"target", ".git"} & set(path.relative_to(TOP).parts)]
 WIDEST_RUST = int(re.search(r"max_width = (\d+)", (TOP / "rustfmt.toml").read_text())[1])
 WIDEST_SQL = 120
 # how each kind of file begins, after the line that names its interpreter
 BEGINS = {".rs": "//! ", ".sql": "-- ", ".py": '"""', ".sh": "# ", "": "# "}
 
 
-def named(suffix, *folders):
-    found = [path for path in SOURCES if path.suffix == suffix and path.is_file() and path.relative_to(TOP).parts[0] in folders]
-    assert found
-    return found
-
-
 def too_wide(paths, widest):
-    return [f"{path.relative_to(TOP)}:{number}: {len(line)} columns" for path in paths
+    return [f"{name(path)}:{number}: {len(line)} columns" for path in paths
             for number, line in enumerate(path.read_text().split("\n"), 1)
             # a message as it is sent stands in one literal
             if len(line) > widest and not re.match(r'\s*(const \w+: &str = )?r#"\{', line)]
@@ -47,12 +35,12 @@ def test_every_source_begins_with_what_it_is_for():
         lines = lines[1:] if lines[0].startswith("#!") else lines
         begins = BEGINS[path.suffix] if not lines[0].startswith('"""') else '"""'
         if not lines[0].startswith(begins) or len(lines[0]) < len(begins) + 10:
-            wrong.append(f"{path.relative_to(TOP)}: {lines[0][:60]}")
+            wrong.append(f"{name(path)}: {lines[0][:60]}")
     assert wrong == []
 
 
 def test_files_of_sql_do_one_thing():
-    assert [f"{path.relative_to(TOP)}: {len(path.read_text().splitlines())} lines" for path in named(".sql", "sql")
+    assert [f"{name(path)}: {len(path.read_text().splitlines())} lines" for path in named(".sql", "sql")
             if len(path.read_text().splitlines()) > 400] == []
 
 
@@ -78,7 +66,7 @@ def test_a_comment_stands_in_the_file_of_its_object():
         elsewhere = {name for name in re.findall(r"COMMENT ON (?:FUNCTION|PROCEDURE|VIEW|TYPE|TABLE) ([@\w]+\.\w+)", text)} - made
         in_sql = {name for other in named(".sql", "sql") if other != path for name in
                   re.findall(r"CREATE (?:FUNCTION|PROCEDURE|VIEW|TYPE|TABLE) ([@\w]+\.\w+)", other.read_text())}
-        wrong += [f"{path.relative_to(TOP)}: {name}" for name in elsewhere & in_sql]
+        wrong += [f"{name(path)}: {name}" for name in elsewhere & in_sql]
     assert wrong == []
 
 
