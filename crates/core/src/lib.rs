@@ -3,6 +3,7 @@
 
 pub mod encoding;
 pub mod json;
+pub mod lives;
 pub mod message;
 mod reject;
 mod sqlstate;

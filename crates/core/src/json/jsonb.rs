@@ -11,17 +11,17 @@ const DEEPEST: usize = 64;
 pub const LONGEST: usize = 1 << 24;
 
 const ARRAY: u32 = 0x4000_0000;
-const OBJECT: u32 = 0x2000_0000;
+pub(super) const OBJECT: u32 = 0x2000_0000;
 /// Each entry of so many holds where it ends, the others how long they are.
 const STRIDE: usize = 32;
-const HAS_OFFSET: u32 = 0x8000_0000;
-const LENGTH: u32 = 0x0FFF_FFFF;
-const IS_STRING: u32 = 0;
-const IS_NUMERIC: u32 = 0x1000_0000;
-const IS_FALSE: u32 = 0x2000_0000;
-const IS_TRUE: u32 = 0x3000_0000;
-const IS_NULL: u32 = 0x4000_0000;
-const IS_CONTAINER: u32 = 0x5000_0000;
+pub(super) const HAS_OFFSET: u32 = 0x8000_0000;
+pub(super) const LENGTH: u32 = 0x0FFF_FFFF;
+pub(super) const IS_STRING: u32 = 0;
+pub(super) const IS_NUMERIC: u32 = 0x1000_0000;
+pub(super) const IS_FALSE: u32 = 0x2000_0000;
+pub(super) const IS_TRUE: u32 = 0x3000_0000;
+pub(super) const IS_NULL: u32 = 0x4000_0000;
+pub(super) const IS_CONTAINER: u32 = 0x5000_0000;
 
 enum Json<'a> {
     Null,
@@ -174,7 +174,12 @@ impl<'a> Reader<'a> {
 
 /// In which `jsonb` has the members of an object.
 pub fn key_order(one: &str, two: &str) -> Ordering {
-    one.len().cmp(&two.len()).then_with(|| one.as_bytes().cmp(two.as_bytes()))
+    key_order_of(one.as_bytes(), two.as_bytes())
+}
+
+/// The same of keys as bytes.
+pub fn key_order_of(one: &[u8], two: &[u8]) -> Ordering {
+    one.len().cmp(&two.len()).then_with(|| one.cmp(two))
 }
 
 /// An object whose members are known one by one.
@@ -280,19 +285,19 @@ fn write(bytes: &mut Vec<u8>, value: &Json) -> Option<u32> {
     Some(kind | (bytes.len() - start) as u32)
 }
 
-fn pad(bytes: &mut Vec<u8>) {
+pub(super) fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 /// The entries of a container, which stand before what they tell of.
-struct Entries {
+pub(super) struct Entries {
     at: usize,
     count: usize,
     total: u32,
 }
 
 impl Entries {
-    fn begin(bytes: &mut Vec<u8>, kind: u32, count: usize, entries: usize) -> Self {
+    pub(super) fn begin(bytes: &mut Vec<u8>, kind: u32, count: usize, entries: usize) -> Self {
         pad(bytes);
         bytes.extend_from_slice(&(kind | count as u32).to_ne_bytes());
         let at = bytes.len();
@@ -300,7 +305,7 @@ impl Entries {
         Self { at, count: 0, total: 0 }
     }
 
-    fn add(&mut self, bytes: &mut [u8], mut entry: u32) {
+    pub(super) fn add(&mut self, bytes: &mut [u8], mut entry: u32) {
         self.total += entry & LENGTH;
         if self.count.is_multiple_of(STRIDE) {
             entry = entry & !LENGTH | self.total | HAS_OFFSET;

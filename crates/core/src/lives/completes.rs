@@ -1,0 +1,22 @@
+//! Backfills that have met every row there is: a record of which nothing is told since one began has ended.
+
+use super::event::Place;
+
+#[derive(Clone, Debug)]
+pub struct Complete {
+    pub id: i64,
+    pub place: Place,
+    /// Run and position at which it began; none: nobody can tell.
+    pub began: Option<(i32, i64)>,
+    pub truncates: i32,
+}
+
+/// By which of them, in order, a record has ended whose last event stands at `last`. `next`: its next event.
+#[must_use]
+pub fn ended_by(completes: &[Complete], last: Place, truncates: i32, next: Option<Place>) -> Option<&Complete> {
+    completes.iter().find(|complete| {
+        complete.began.is_some_and(|began| (last.run, last.lsn) < began)
+            && complete.truncates == truncates
+            && next.is_none_or(|next| complete.place < next)
+    })
+}

@@ -1,0 +1,121 @@
+//! A change as people read it: with the row before and after, and what does not fit.
+
+use super::event::{Action, Event, KeyBefore};
+use super::image::Image;
+use super::state::{State, is_gap};
+
+#[derive(Debug)]
+pub struct Line<'a> {
+    /// None: there was none.
+    pub old_row: Option<Image<'a>>,
+    pub new_row: Option<Image<'a>>,
+    /// Columns of the row before whose value is unknown, by name.
+    pub unknown_old_columns: Vec<String>,
+    pub unknown_columns: Vec<String>,
+    pub note: Option<Note>,
+}
+
+/// What does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    Gap,
+    NotMet,
+    Restored,
+    KeyUnknown,
+    KeyNotSent,
+    KeyBefore,
+}
+
+impl Note {
+    /// `other_key`: which the row had before the change.
+    #[must_use]
+    pub fn text(self, other_key: &str) -> String {
+        match self {
+            Self::Gap => "the log misses a change before this one",
+            Self::NotMet => "gone: a backfill did not meet it, and the log does not tell how it ended",
+            Self::Restored => "the source was restored before this one: positions ran backwards",
+            Self::KeyUnknown => "the key before this change is unknown",
+            Self::KeyNotSent => "the key before this change was not sent: old_row is the row that had this one",
+            Self::KeyBefore => return format!("key before: {other_key}"),
+        }
+        .into()
+    }
+}
+
+/// An event between the states of its key before and after it. Without them it tells only what it says itself.
+#[must_use]
+pub fn line<'a>(before: Option<&'a State>, event: &'a Event, after: Option<&'a State>) -> Line<'a> {
+    let is_gap = is_gap(before, event);
+    let old_row = has_row_before(event.action).then(|| {
+        let told = event.before();
+        let known = before.filter(|before| before.goes_on_to(event) && !is_gap).map(|before| &before.known);
+        match (known, told) {
+            // what the log knows of a truncated row, it knows from before
+            (Some(known), None) => known.clone(),
+            (None, told) => told.unwrap_or_else(Image::empty),
+            (Some(known), Some(told)) => known.overlaid(&told),
+        }
+    });
+    let new_row = match event.action {
+        Action::Insert | Action::Update | Action::Read => match after.filter(|_| !is_gap) {
+            None => event.after.clone(),
+            Some(after) => Some(after.known.clone()),
+        },
+        _ => None,
+    };
+    Line {
+        unknown_old_columns: old_row.as_ref().map(|row| unknown_old(before, event, row)).unwrap_or_default(),
+        unknown_columns: new_row.as_ref().map(|row| missing(event.unknown.iter(), row)).unwrap_or_default(),
+        note: note(before, event, is_gap),
+        old_row,
+        new_row,
+    }
+}
+
+fn has_row_before(action: Action) -> bool {
+    matches!(action, Action::Update | Action::Delete | Action::Truncate | Action::Complete)
+}
+
+fn unknown_old(before: Option<&State>, event: &Event, old_row: &Image) -> Vec<String> {
+    let of_table = event.after.as_ref().map(Image::columns).unwrap_or_default();
+    let unknown = match event.action {
+        Action::Truncate | Action::Complete => before.map(|before| &before.unknown),
+        _ => event.unknown_before.as_ref(),
+    };
+    missing(of_table.iter().chain(&event.unknown).chain(unknown.into_iter().flatten()), old_row)
+}
+
+fn missing<'c>(columns: impl Iterator<Item = &'c String>, row: &Image) -> Vec<String> {
+    let there = row.columns();
+    let mut missing: Vec<String> = columns.filter(|column| !there.contains(column)).cloned().collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing
+}
+
+fn note(before: Option<&State>, event: &Event, is_gap: bool) -> Option<Note> {
+    let is_update = event.action == Action::Update;
+    if is_gap {
+        return Some(Note::Gap);
+    }
+    if event.action == Action::Complete {
+        return Some(Note::NotMet);
+    }
+    if before.is_some_and(|before| before.run < event.place.run) {
+        return Some(Note::Restored);
+    }
+    match event.key_before {
+        KeyBefore::Unknown if is_update && before.is_some_and(State::is_alive) => Some(Note::KeyNotSent),
+        KeyBefore::Unknown if is_update => Some(Note::KeyUnknown),
+        KeyBefore::Other if is_update => Some(Note::KeyBefore),
+        _ => None,
+    }
+}
+
+/// Does a life begin with the event? `before`: the state before it.
+#[must_use]
+pub fn begins(before: Option<&State>, event: &Event) -> bool {
+    before.is_none_or(|before| before.has_ended() || before.run < event.place.run)
+        || event.action == Action::Insert
+        || event.arrives()
+}
