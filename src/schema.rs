@@ -96,14 +96,13 @@ extension_sql_file!(
     requires = ["gaps", complete_backfill]
 );
 extension_sql_file!("../sql/capture/continuations.sql", name = "continuations", requires = ["gaps"]);
-extension_sql_file!("../sql/capture/capture_status.sql", name = "capture_status", requires = ["gap_endings"]);
-extension_sql_file!("../sql/capture/schema_states.sql", name = "schema_states", requires = ["gaps"]);
-extension_sql_file!(
-    "../sql/capture/schema_changes.sql",
-    name = "schema_changes",
-    requires = ["schema_states", note_schema_change]
-);
-extension_sql_file!("../sql/capture/gap_endings.sql", name = "gap_endings", requires = ["schema_changes"]);
+extension_sql_file!("../sql/capture/schema_changes.sql", name = "schema_changes", requires = ["gaps"]);
+extension_sql_file!("../sql/capture/schema_states.sql", name = "schema_states", requires = ["schema_changes"]);
+extension_sql_file!("../sql/capture/schema_differences.sql", name = "schema_differences", requires = ["schema_states"]);
+extension_sql_file!("../sql/capture/ddl.sql", name = "ddl", requires = ["schema_differences", note_schema_change]);
+extension_sql_file!("../sql/capture/gap_ends.sql", name = "gap_ends", requires = ["schema_changes"]);
+extension_sql_file!("../sql/capture/audit_gaps.sql", name = "audit_gaps", requires = ["gap_ends"]);
+extension_sql_file!("../sql/capture/capture_status.sql", name = "capture_status", requires = ["audit_gaps"]);
 
 // history: the log read as the lives of records
 extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = ["install"]);
@@ -111,7 +110,7 @@ extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requ
 extension_sql_file!(
     "../sql/history/doubts.sql",
     name = "history_doubts",
-    requires = ["history_audited", "rejects", "gap_endings"]
+    requires = ["history_audited", "rejects", "audit_gaps"]
 );
 extension_sql_file!(
     "../sql/history/events.sql",

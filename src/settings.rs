@@ -1,5 +1,7 @@
-//! Settings under the prefix `audit_cdc`.
+//! Settings under the prefix `audit_cdc`, and those that are pinned while our code runs with more rights than its
+//! caller.
 
+use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::CStr;
 use std::time::Duration;
@@ -140,4 +142,11 @@ pub fn rule_timeout() -> Option<Duration> {
 
 pub fn on_reject() -> OnReject {
     ON_REJECT.get()
+}
+
+/// Settings under which code of ours runs that has more rights than its caller.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.pinned_settings() RETURNS TABLE (name text, value text)
+  LANGUAGE c STABLE PARALLEL SAFE ROWS 20 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn pinned_settings() -> TableIterator<'static, (name!(name, &'static str), name!(value, &'static str))> {
+    TableIterator::new(crate::pg::pinned_settings())
 }

@@ -29,9 +29,9 @@ CREATE TABLE audit_cdc_internal.gap_ends (
   to_time timestamptz NOT NULL
 );
 -- DDL that ends gaps. What commits before its commit is still missing, and capture finds that: see settle_gaps().
-CREATE SEQUENCE audit_cdc_internal.gap_endings_id_seq CYCLE;
-CREATE TABLE audit_cdc_internal.gap_endings (
-  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('gap_endings'),
+CREATE SEQUENCE audit_cdc_internal.gap_ending_ddl_id_seq CYCLE;
+CREATE TABLE audit_cdc_internal.gap_ending_ddl (
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('gap_ending_ddl'),
   database_id text NOT NULL,
   relation oid NOT NULL,
   part oid,
@@ -39,7 +39,7 @@ CREATE TABLE audit_cdc_internal.gap_endings (
   xid xid8 NOT NULL DEFAULT pg_current_xact_id(), -- its transaction has entries in schema_changes
   at_lsn pg_lsn NOT NULL
 );
-CREATE INDEX gap_endings_by_relation ON audit_cdc_internal.gap_endings (relation, id);
+CREATE INDEX gap_ending_ddl_by_relation ON audit_cdc_internal.gap_ending_ddl (relation, id);
 CREATE TABLE audit_cdc_internal.gap_closings (
   gap_id bigint NOT NULL,
   relation oid NOT NULL,
@@ -55,9 +55,9 @@ ALTER TABLE audit_cdc_internal.gaps ENABLE ALWAYS TRIGGER append_only;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_ends
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.gap_ends ENABLE ALWAYS TRIGGER append_only;
-CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_endings
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_ending_ddl
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
-ALTER TABLE audit_cdc_internal.gap_endings ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE audit_cdc_internal.gap_ending_ddl ENABLE ALWAYS TRIGGER append_only;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.gap_closings
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.gap_closings ENABLE ALWAYS TRIGGER append_only;
@@ -111,7 +111,7 @@ CREATE VIEW audit_cdc_internal.unsettled_gaps AS
   SELECT g.id, g.relation, g.from_lsn, n.at_lsn, n.xid, n.database_id
   FROM audit_cdc_internal.gaps AS g
   CROSS JOIN LATERAL (
-    SELECT o.* FROM audit_cdc_internal.gap_endings AS o
+    SELECT o.* FROM audit_cdc_internal.gap_ending_ddl AS o
     WHERE o.relation = g.relation AND o.database_id = g.database_id AND o.at_lsn >= g.from_lsn
       AND (o.reasons IS NULL OR g.reason = ANY (o.reasons) AND o.part IS NOT DISTINCT FROM g.part)
     ORDER BY o.id LIMIT 1) AS n
@@ -235,6 +235,6 @@ END;
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gaps', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gaps_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_ends', '');
-SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_endings', '');
-SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_endings_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_ending_ddl', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_ending_ddl_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.gap_closings', '');

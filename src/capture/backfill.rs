@@ -15,7 +15,7 @@ use crate::pg::{
 };
 use crate::projection::temporary_types;
 use audit_core::message::{Origin, Written};
-use audit_core::wire::{Captured, Catalog, Column, CommitTime, Event, Position, ReplicaIdentity, Table, Value};
+use audit_core::wire::{Captured, Catalog, Column, CommitTime, Event, Metadata, ReplicaIdentity, Table, Value};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use pgrx::Uuid;
 use pgrx::prelude::*;
@@ -128,7 +128,7 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
         let key: Vec<&str> = key.iter().map(|value| value.as_deref().unwrap_or_default()).collect();
         let named = if key.is_empty() { ctid.unwrap_or_default().to_owned() } else { key.join(":") };
         let idempotency_key = BASE64_STANDARD.encode(format!("{backfill_id}:{}:{named}", batch.restarts));
-        let at = Position {
+        let at = Metadata {
             // what was committed before is before it, what is committed later is after it
             lsn: moment.lsn - 1,
             idx: None,

@@ -54,20 +54,6 @@ fn advance_capture() {
     }
 }
 
-/// Who has it makes partitions of the log. Until the transaction ends.
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lock_partitions() RETURNS void
-  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn lock_partitions() {
-    pg::lock_partitions();
-}
-
-/// Settings under which code of ours runs that has more rights than its caller.
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.pinned_settings() RETURNS TABLE (name text, value text)
-  LANGUAGE c STABLE PARALLEL SAFE ROWS 20 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn pinned_settings() -> TableIterator<'static, (name!(name, &'static str), name!(value, &'static str))> {
-    TableIterator::new(pg::pinned_settings())
-}
-
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.is_preloaded() RETURNS boolean
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn is_preloaded() -> bool {

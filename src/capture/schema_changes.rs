@@ -1,5 +1,5 @@
 //! DDL is in the log: event triggers note what a command did to captured tables, in its own transaction.
-//! sql/capture/schema_changes.sql decides what is noted.
+//! sql/capture/ddl.sql decides what is noted.
 
 use crate::ingest::{LargeAnnotations, store_large_annotations};
 use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, Statement, as_extension, pinned, with_latest_snapshot};

@@ -1,24 +1,21 @@
 //! A change on its way into the log.
 
 use super::names::AuditedTable;
-use audit_core::message::{Change, Identity, Origin};
+use audit_core::message::{Change, Digest, EPOCH_MICROSECONDS, Origin};
 use pgrx::prelude::*;
 use std::borrow::Cow;
-
-/// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
-const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 
 #[derive(Clone, Copy)]
 pub struct Entry<'c, 'a> {
     pub change: &'c Change<'a>,
-    pub identity: Identity,
+    pub identity: Digest,
     pub origin: Origin,
     pub table: &'c AuditedTable,
 }
 
 impl Entry<'_, '_> {
     /// The unique key of the log, and the order in which every session writes.
-    pub fn key(&self) -> (i64, Identity) {
+    pub fn key(&self) -> (i64, Digest) {
         (self.change.commit_microseconds, self.identity)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::pg::BuiltinOid::{TEXTOID, UUIDOID};
 use crate::pg::Statement;
-use audit_core::message::{Annotations, Change, Identity, Large};
+use audit_core::message::{Annotations, Change, Digest, Large};
 use pgrx::Uuid;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// By the digest of what was sent.
-pub type LargeAnnotations<'a> = BTreeMap<Identity, Rc<Large<'a>>>;
+pub type LargeAnnotations<'a> = BTreeMap<Digest, Rc<Large<'a>>>;
 
 /// Those of `changes`. Changes with equal ones share them from here on.
 pub fn large_annotations<'a>(changes: &mut [Change<'a>]) -> LargeAnnotations<'a> {
@@ -35,7 +35,7 @@ pub fn large_annotations<'a>(changes: &mut [Change<'a>]) -> LargeAnnotations<'a>
 
 /// In one order in every session.
 pub fn store(annotations: &LargeAnnotations) {
-    let by_id: BTreeMap<Identity, &Rc<Large>> = annotations.values().map(|large| (large.id, large)).collect();
+    let by_id: BTreeMap<Digest, &Rc<Large>> = annotations.values().map(|large| (large.id, large)).collect();
     for (id, large) in by_id {
         STORE.with(|store| store.run(|| vec![Uuid::from_bytes(id).into(), (&*large.text).into()], |_| Ok(())));
     }

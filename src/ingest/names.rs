@@ -2,7 +2,7 @@
 
 use super::limits::Limits;
 use crate::pg::{BuiltinOid, Statement};
-use audit_core::message::{Change, Table};
+use audit_core::message::{Change, SourceTable};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +35,7 @@ thread_local! {
 pub fn audited_tables<'c, 'a>(
     changes: &'c [Change<'a>],
     limits: Option<&Limits>,
-) -> BTreeMap<&'c Table<'a>, AuditedTable> {
+) -> BTreeMap<&'c SourceTable<'a>, AuditedTable> {
     let named: BTreeSet<_> = changes.iter().map(|change| &change.table).collect();
     let known = named.into_iter().filter_map(|table| {
         let known = find(table).or_else(|| limits.is_none_or(Limits::takes_table).then(|| added(table)))?;
@@ -44,7 +44,7 @@ pub fn audited_tables<'c, 'a>(
     known.collect()
 }
 
-fn added(table: &Table) -> AuditedTable {
+fn added(table: &SourceTable) -> AuditedTable {
     ADD.with(|add| add.run(|| names(table), |_| Ok(())));
     find(table).unwrap_or_else(|| {
         ereport!(
@@ -55,7 +55,7 @@ fn added(table: &Table) -> AuditedTable {
     })
 }
 
-fn find(table: &Table) -> Option<AuditedTable> {
+fn find(table: &SourceTable) -> Option<AuditedTable> {
     FIND.with(|find| {
         find.run(
             || names(table),
@@ -68,7 +68,7 @@ fn find(table: &Table) -> Option<AuditedTable> {
     })
 }
 
-fn names<'t>(table: &'t Table) -> Vec<DatumWithOid<'t>> {
+fn names<'t>(table: &'t SourceTable) -> Vec<DatumWithOid<'t>> {
     vec![
         (&*table.database_id).into(),
         table.database_name.as_deref().into(),

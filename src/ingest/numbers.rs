@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// More numbers than anybody takes between two looks.
-const FAR: i64 = 1 << 32;
+const MOST_SKIPPED: i64 = 1 << 32;
 /// So long a session does not look which numbers others have stored.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -71,17 +71,17 @@ fn look(sequence: Sequence) {
 }
 
 fn follows(last: i64, number: i64) -> bool {
-    number > last && number - last <= FAR
+    number > last && number - last <= MOST_SKIPPED
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FAR, follows};
+    use super::{MOST_SKIPPED, follows};
 
     #[test]
     fn what_was_set_back_or_far_ahead_does_not_follow() {
         assert!(follows(0, 1) && follows(100, 101) && follows(100, 1_000_000));
         assert!(!follows(100, 100) && !follows(100, 1) && !follows(100, i64::MAX) && !follows(i64::MAX, 1));
-        assert!(follows(i64::MAX - FAR, i64::MAX));
+        assert!(follows(i64::MAX - MOST_SKIPPED, i64::MAX));
     }
 }

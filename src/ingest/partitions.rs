@@ -4,7 +4,8 @@ use super::entry::{Entry, timestamp};
 use super::limits::Limits;
 use super::month::{Month, months};
 use crate::pg::BuiltinOid::TIMESTAMPTZARRAYOID;
-use crate::pg::{Statement, is_partition, try_lock_partitions};
+use crate::pg::{self, Statement, is_partition, try_lock_partitions};
+use pgrx::prelude::*;
 
 thread_local! {
     static COUNT_MONTHS: Statement = const { Statement::new(
@@ -12,6 +13,13 @@ thread_local! {
 
     static PARTITIONS: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.ensure_partitions($1)", &[TIMESTAMPTZARRAYOID]) };
+}
+
+/// Who has it makes partitions of the log. Until the transaction ends.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lock_partitions() RETURNS void
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn lock_partitions() {
+    pg::lock_partitions();
 }
 
 /// Returns the months of `entries` that stay without a partition, since the limits are reached.

@@ -4,7 +4,7 @@ use super::delivery::Delivery;
 use crate::pg::{CaughtError, ErrorReport, Statement, subtransaction};
 use audit_core::Reject;
 use audit_core::SqlState;
-use audit_core::message::{Change, Identity, Message, Table, delivered_digest, text_digest};
+use audit_core::message::{Change, Digest, RawMessage, SourceTable, delivered_digest, text_digest};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::borrow::Cow;
@@ -35,8 +35,8 @@ pub struct Rejected<'a> {
     /// `None` for a whole body.
     pub position: Option<i32>,
     /// `None`: not understood, to be known again by its text.
-    digest: Option<Identity>,
-    table: Option<Table<'a>>,
+    digest: Option<Digest>,
+    table: Option<SourceTable<'a>>,
     pub reject: Reject,
 }
 
@@ -45,20 +45,20 @@ impl<'a> Rejected<'a> {
         Self { text: Cow::Borrowed(text), position: None, digest: Some(text_digest(text)), table: None, reject }
     }
 
-    pub fn message(message: Message<'a>, reject: Reject) -> Self {
+    pub fn message(message: RawMessage<'a>, reject: Reject) -> Self {
         Self {
             text: Cow::Borrowed(message.text),
             position: Some(message.position),
             digest: None,
-            table: Table::of(message),
+            table: SourceTable::of(message),
             reject,
         }
     }
 
     pub fn change(change: &Change<'a>, reject: Reject) -> Self {
         Self {
-            text: change.source.text(),
-            position: Some(change.source.position()),
+            text: change.original.text(),
+            position: Some(change.original.position()),
             digest: Some(change.reject_digest()),
             table: Some(change.table.clone()),
             reject,
@@ -85,7 +85,7 @@ impl<'a> Rejected<'a> {
     }
 
     /// Spelling does not matter where PostgreSQL can read the text as `jsonb`.
-    fn digest(&self) -> Identity {
+    fn digest(&self) -> Digest {
         self.digest.unwrap_or_else(|| {
             if self.text.len() > LONGEST_RESPELLED {
                 return text_digest(&*self.text);
@@ -125,7 +125,7 @@ pub fn refusal(error: &CaughtError) -> Option<Reject> {
 
 /// One row each, however often one role delivers it.
 pub fn set_aside(rejected: Vec<Rejected>, delivery: &Delivery) {
-    let mut once: BTreeMap<Identity, (Rejected, i64)> = BTreeMap::new();
+    let mut once: BTreeMap<Digest, (Rejected, i64)> = BTreeMap::new();
     for rejected in rejected {
         once.entry(delivered_digest(&rejected.digest(), delivery.origin, delivery.by.as_deref()))
             .and_modify(|(_, deliveries)| *deliveries += 1)
@@ -135,8 +135,9 @@ pub fn set_aside(rejected: Vec<Rejected>, delivery: &Delivery) {
         return;
     }
     let all = || once.values().map(|(rejected, _)| rejected);
-    let table =
-        |part: for<'t> fn(&'t Table<'_>) -> &'t str| all().map(|r| r.table.as_ref().map(part)).collect::<Vec<_>>();
+    let table = |part: for<'t> fn(&'t SourceTable<'_>) -> &'t str| {
+        all().map(|r| r.table.as_ref().map(part)).collect::<Vec<_>>()
+    };
     SET_ASIDE.with(|set_aside| {
         set_aside.run(
             || {

@@ -19,7 +19,7 @@ use crate::pg::{
 use crate::projection::{self, Projection};
 use audit_core::Reject;
 use audit_core::SqlState;
-use audit_core::message::{self, Action, Change, Identity, Message, Origin, Parsed, Table};
+use audit_core::message::{self, Action, Change, Digest, Origin, Parsed, RawMessage, SourceTable};
 use audit_core::wire::Captured;
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,7 +64,7 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>, delivery: &Delivery) 
 /// The same for the text of one message.
 pub fn take_message<'a>(text: &'a str, delivery: &Delivery) -> Taken<'a> {
     let mut rejected = Vec::new();
-    let parsed = vec![Message::alone(text).parsed()];
+    let parsed = vec![RawMessage::alone(text).parsed()];
     let changes: Vec<Change> = understood(parsed, 0, delivery, &mut rejected).collect();
     take_changes(changes, delivery, rejected)
 }
@@ -111,7 +111,7 @@ fn understood<'r, 'a: 'r>(
 ) -> impl Iterator<Item = Change<'a>> + 'r {
     parsed.into_iter().filter_map(move |parsed| match parsed {
         Ok(change) => {
-            let change = Change { source: change.source.after(earlier), ..change };
+            let change = Change { original: change.original.after(earlier), ..change };
             match delivery.sources.refusal(&change.table.database_id) {
                 None => Some(change),
                 Some(reject) => {
@@ -121,7 +121,7 @@ fn understood<'r, 'a: 'r>(
             }
         }
         Err((message, reject)) => {
-            rejected.push(Rejected::message(Message { position: earlier + message.position, ..message }, reject));
+            rejected.push(Rejected::message(RawMessage { position: earlier + message.position, ..message }, reject));
             None
         }
     })
@@ -137,7 +137,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
     let tables = names::audited_tables(&changes, delivery.limits);
     large::store(&large_annotations);
     let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
-    waiting.sort_by_key(|entry| (entry.key(), entry.change.source.position()));
+    waiting.sort_by_key(|entry| (entry.key(), entry.change.original.position()));
     let refused = ensure_partitions(&waiting, delivery.limits);
     if !refused.is_empty() {
         waiting.retain(|entry| {
@@ -164,7 +164,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
             match refused.get(&copy.key()) {
                 None => all.duplicates += 1,
                 Some(refused) => {
-                    match refused.iter().find(|(first, _)| first.source.text() == copy.change.source.text()) {
+                    match refused.iter().find(|(first, _)| first.original.text() == copy.change.original.text()) {
                         Some((_, reject)) => rejected.push(Rejected::change(copy.change, reject.clone())),
                         None => waiting.push(copy),
                     }
@@ -189,7 +189,7 @@ fn lock() {
 /// The identity of a read needs its image as PostgreSQL reads it, so that spelling does not matter.
 fn identified<'c, 'a>(
     changes: &'c [Change<'a>],
-    tables: &'c BTreeMap<&'c Table<'a>, AuditedTable>,
+    tables: &'c BTreeMap<&'c SourceTable<'a>, AuditedTable>,
     delivery: &Delivery,
     rejected: &mut Vec<Rejected<'a>>,
 ) -> Vec<Entry<'c, 'a>> {
@@ -244,7 +244,7 @@ fn first_copies<'c, 'a>(entries: Vec<Entry<'c, 'a>>) -> (Vec<Entry<'c, 'a>>, Vec
 }
 
 /// What was refused, by its key in the log, and why.
-type Refused<'c, 'a> = BTreeMap<(i64, Identity), Vec<(&'c Change<'a>, Reject)>>;
+type Refused<'c, 'a> = BTreeMap<(i64, Digest), Vec<(&'c Change<'a>, Reject)>>;
 
 fn store<'c, 'a>(
     entries: &[Entry<'c, 'a>],
@@ -288,7 +288,7 @@ fn chunks<'e, 'c, 'a>(mut entries: &'e [Entry<'c, 'a>]) -> impl Iterator<Item = 
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fits = |entry: &Entry| {
-            bytes += entry.change.source.length();
+            bytes += entry.change.original.length();
             bytes <= CHUNK_BYTES
         };
         let length = entries.iter().take(CHUNK_MESSAGES).map(fits).take_while(|fits| *fits).count();

@@ -1,4 +1,5 @@
-//! Removing the log is refused where it happens: event triggers on what was dropped do not run for their own removal.
+//! What PostgreSQL's hook on accessed objects refuses: to remove the log, to rename its schemas, to make functions
+//! beside ours. Event triggers on what was dropped do not run for their own removal.
 
 use super::bound;
 use super::log::lock_renamed_schema;

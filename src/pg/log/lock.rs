@@ -1,4 +1,5 @@
-//! Locks on the log and on what belongs to it.
+//! Locks: on tables, on names of schemas, and on what of ours no statement can lock. The transaction holds them to its
+//! end.
 
 use pgrx::pg_sys;
 use std::ffi::CStr;

@@ -9,3 +9,6 @@ mod write;
 pub use read::{Text, input_text};
 pub use type_shape::TypeShape;
 pub use write::{push_json, push_jsonb};
+
+/// PostgreSQL's arrays have no more (PostgreSQL source, `array.h`, `MAXDIM`).
+const MOST_DIMENSIONS: usize = 6;

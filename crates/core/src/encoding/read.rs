@@ -3,8 +3,8 @@
 //! Every rule that is not PostgreSQL's is Sequin's (source, `lib/sequin/runtime/slot_processor`, `…/table_reader`,
 //! `lib/sequin/postgres/value_caster`), which decodes changes and backfills differently.
 
-use super::time;
 use super::type_shape::TypeShape;
+use super::{MOST_DIMENSIONS, time};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -14,9 +14,6 @@ use std::fmt::Write;
 
 #[derive(Deserialize)]
 pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
-
-/// PostgreSQL's arrays have no more (PostgreSQL source, `array.h`, `MAXDIM`).
-const MOST_DIMENSIONS: usize = 6;
 
 /// `value` is valid JSON without surrounding space. `None` is NULL. What nothing is known about is passed as it
 /// is: the input function decides.

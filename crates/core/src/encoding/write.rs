@@ -3,6 +3,7 @@
 //!
 //! The text is written under DateStyle ISO, IntervalStyle iso_8601 and TimeZone UTC.
 
+use super::MOST_DIMENSIONS;
 use super::type_shape::TypeShape;
 use crate::json::{ObjectWriter, push_string};
 use serde_json::value::RawValue;
@@ -150,9 +151,6 @@ fn push_array(json: &mut String, text: &str, element: &TypeShape, delimiter: cha
     reader.push_array(json, 1)?;
     reader.rest.is_empty().then_some(())
 }
-
-/// PostgreSQL's arrays have no more (PostgreSQL source, `array.h`, `MAXDIM`).
-const MOST_DIMENSIONS: usize = 6;
 
 struct Literal<'a> {
     rest: &'a str,

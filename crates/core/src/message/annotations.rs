@@ -1,6 +1,6 @@
 //! What a transaction says of its changes. It never refuses them: what `jsonb` cannot hold is kept as text.
 
-use super::digest::{Identity, annotations_digest, hex, hex_digest_of};
+use super::digest::{Digest, annotations_digest, hex, hex_digest_of};
 use super::holdable::jsonb_takes;
 use super::origin::Origin;
 use crate::json::object::{Object, string};
@@ -28,7 +28,7 @@ pub enum Annotations<'a> {
 /// Annotations that are stored once, not in each entry.
 #[derive(Debug)]
 pub struct Large<'a> {
-    pub id: Identity,
+    pub id: Digest,
     /// JSON that `jsonb` takes.
     pub text: Cow<'a, str>,
     /// What is lifted of them, as an object: it stands in each entry.
@@ -69,7 +69,7 @@ impl<'a> Annotations<'a> {
 
     /// The identity of those that are too large for an entry and still stand in their message, which is of this
     /// database.
-    pub fn large_text(&self, database_id: &str) -> Option<(Identity, Cow<'a, str>)> {
+    pub fn large_text(&self, database_id: &str) -> Option<(Digest, Cow<'a, str>)> {
         match self {
             Self::Text(text) if text.len() > MOST_IN_ENTRY => {
                 Some((annotations_digest(Origin::Ingest, database_id, text.as_bytes()), text.clone()))
@@ -81,14 +81,14 @@ impl<'a> Annotations<'a> {
 
 impl<'a> Large<'a> {
     /// Of JSON with this digest, whether or not `jsonb` takes it.
-    pub fn of_text(digest: Identity, text: Cow<'a, str>) -> Self {
+    pub fn of_text(digest: Digest, text: Cow<'a, str>) -> Self {
         if jsonb_takes(&text) {
             return Self::new(digest, text);
         }
         Self::new(digest, Cow::Owned(unreadable(text.as_bytes())))
     }
 
-    fn new(id: Identity, text: Cow<'a, str>) -> Self {
+    fn new(id: Digest, text: Cow<'a, str>) -> Self {
         Self { id, lifted: lifted(&text), text }
     }
 }

@@ -2,14 +2,14 @@
 //! Sequin Stream's `receive`. The elements of that wrap a message as `{"ack_id":…,"data":…}`.
 
 use super::change::Change;
-use super::element::Message;
+use super::raw_message::RawMessage;
 use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Object, batch_of_envelopes};
 use serde_json::value::RawValue;
 
 /// A message as a change; or why not, of what was found in its wrapper if it has one.
-pub type Parsed<'a> = Result<Change<'a>, (Message<'a>, Reject)>;
+pub type Parsed<'a> = Result<Change<'a>, (RawMessage<'a>, Reject)>;
 
 /// `Err`: the body as a whole cannot be read. A byte order mark is ignored (RFC 8259, section 8.1).
 pub fn changes(body: &str) -> Result<Vec<Parsed<'_>>, Reject> {
@@ -26,17 +26,17 @@ fn at_once(body: &str) -> Option<Vec<Parsed<'_>>> {
     let mut position = 0;
     batch_of_envelopes(body, |text, envelope| {
         position += 1;
-        let message = Message { text, position };
+        let message = RawMessage { text, position };
         parsed(message, Change::of(message, envelope))
     })
 }
 
 fn one_by_one(body: &str) -> Result<Vec<Parsed<'_>>, Reject> {
-    let messages = elements(body)?.into_iter().zip(1..).map(|(text, position)| Message { text, position });
-    Ok(messages.map(Message::parsed).collect())
+    let messages = elements(body)?.into_iter().zip(1..).map(|(text, position)| RawMessage { text, position });
+    Ok(messages.map(RawMessage::parsed).collect())
 }
 
-impl<'a> Message<'a> {
+impl<'a> RawMessage<'a> {
     /// Without a wrapper such as Sequin Stream's, whose `ack_id` is another on each delivery.
     fn unwrapped(self) -> Self {
         Self { text: unwrapped(self.text), ..self }
@@ -48,7 +48,7 @@ impl<'a> Message<'a> {
 }
 
 /// Most come without a wrapper: it is looked for in what is no change as it stands.
-fn parsed<'a>(message: Message<'a>, change: Result<Change<'a>, Reject>) -> Parsed<'a> {
+fn parsed<'a>(message: RawMessage<'a>, change: Result<Change<'a>, Reject>) -> Parsed<'a> {
     change.or_else(|reject| {
         let inner = message.unwrapped();
         if inner.text == message.text {
@@ -105,13 +105,13 @@ fn unwrapped(element: &str) -> &str {
 
 #[cfg(test)]
 pub mod tests {
-    use super::super::source::Source;
+    use super::super::original::Original;
     use super::*;
 
     fn texts(body: &str) -> Vec<&str> {
         fn text(parsed: Parsed<'_>) -> &str {
             match parsed {
-                Ok(Change { source: Source::Message(message), .. }) | Err((message, _)) => message.text,
+                Ok(Change { original: Original::Message(message), .. }) | Err((message, _)) => message.text,
                 Ok(_) => unreachable!("a body holds messages"),
             }
         }

@@ -2,13 +2,13 @@
 
 use super::action::Action;
 use super::annotations::Annotations;
-use super::element::Message;
 use super::idempotency_key::{is_key_of_position, key_of_position, key_of_read};
 use super::image::{Image, image};
 use super::key_change::may_change_key;
+use super::original::Original;
+use super::raw_message::RawMessage;
 use super::record_key::RecordKey;
-use super::source::Source;
-use super::source_table::Table;
+use super::source_table::SourceTable;
 use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Envelope, Object, required, wrong_type};
@@ -21,8 +21,8 @@ const YEAR_2200: i64 = 7_258_118_400;
 
 #[derive(Debug)]
 pub struct Change<'a> {
-    pub source: Source<'a>,
-    pub table: Table<'a>,
+    pub original: Original<'a>,
+    pub table: SourceTable<'a>,
     pub action: Action,
     pub commit_lsn: Option<i64>,
     pub commit_idx: Option<i32>,
@@ -76,7 +76,7 @@ impl<'a> Sent<'a> {
 }
 
 impl<'a> Change<'a> {
-    pub fn parse(message: Message<'a>) -> Result<Self, Reject> {
+    pub fn parse(message: RawMessage<'a>) -> Result<Self, Reject> {
         let envelope = Envelope::parse(message.text)
             .or_else(|| Object::parse(message.text))
             .ok_or_else(|| Reject::new(SqlState::INVALID_PARAMETER_VALUE, "message is not a JSON object"))?;
@@ -84,7 +84,7 @@ impl<'a> Change<'a> {
     }
 
     /// The same where the message's envelope was read along with its body.
-    pub fn of(message: Message<'a>, envelope: Object<'a>) -> Result<Self, Reject> {
+    pub fn of(message: RawMessage<'a>, envelope: Object<'a>) -> Result<Self, Reject> {
         let mut envelope = envelope.unambiguous()?;
         let action = Action::parse(&required(envelope.string("action")?, "action").map_err(hint_at_transform)?)?;
         let mut metadata = required(envelope.object("metadata")?, "metadata").map_err(hint_at_transform)?;
@@ -116,8 +116,8 @@ impl<'a> Change<'a> {
         let (old_values, new_values) = action.images(record, changes);
 
         Ok(Self {
-            source: Source::Message(message),
-            table: Table::parse(&mut metadata)?,
+            original: Original::Message(message),
+            table: SourceTable::parse(&mut metadata)?,
             action,
             commit_lsn,
             commit_idx,
@@ -145,7 +145,7 @@ impl<'a> Change<'a> {
     /// The idempotency key, where the position does not tell it.
     pub fn own_key(&self) -> Option<&str> {
         // capture makes it of the position
-        if matches!(self.source, Source::Captured(..)) {
+        if matches!(self.original, Original::Captured(..)) {
             return None;
         }
         let position = self.commit_lsn.zip(self.commit_idx);
@@ -177,6 +177,9 @@ pub(super) fn commit_time(text: &str) -> Result<i64, Reject> {
     })
 }
 
+/// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`): so long after 1970.
+pub const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+
 /// Microseconds since 1970, if they can be a commit's.
 pub fn commit_time_of(microseconds: i64) -> Option<i64> {
     (0..YEAR_2200).contains(&microseconds.div_euclid(1_000_000)).then_some(microseconds)
@@ -194,7 +197,7 @@ mod tests {
         "table_name":"orders","table_schema":"public","transaction_annotations":{"username":"ada"}}}"#;
 
     fn change(text: &str) -> Result<Change<'_>, Reject> {
-        Change::parse(Message { text, position: 1 })
+        Change::parse(RawMessage { text, position: 1 })
     }
 
     fn sqlstate(text: &str) -> SqlState {

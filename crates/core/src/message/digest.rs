@@ -1,11 +1,11 @@
 //! Digests, of which nobody can craft two alike.
 
 use super::origin::Origin;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use std::fmt::Write;
 
 /// The first 128 bits of a SHA-256. The commit time stands beside it in the unique key.
-pub type Identity = [u8; 16];
+pub type Digest = [u8; 16];
 
 /// Hashes fields with their lengths, so that no two lists of fields run together.
 #[derive(Default)]
@@ -22,29 +22,29 @@ impl Fields {
         self
     }
 
-    pub fn identity(self) -> Identity {
-        let mut identity = [0; 16];
-        identity.copy_from_slice(&self.0.finalize()[..16]);
-        identity
+    pub fn digest(self) -> Digest {
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&self.0.finalize()[..16]);
+        digest
     }
 }
 
-/// Identity of a text as a whole, such as a message that could not be understood.
-pub fn text_digest(text: impl AsRef<[u8]>) -> Identity {
-    Fields::default().add("text").add_bytes(text.as_ref()).identity()
+/// Of a text as a whole, such as a message that could not be understood.
+pub fn text_digest(text: impl AsRef<[u8]>) -> Digest {
+    Fields::default().add("text").add_bytes(text.as_ref()).digest()
 }
 
-/// Identity of large annotations: nobody who delivers the same ones holds up capture, or the delivery of another
+/// Of large annotations: nobody who delivers the same ones holds up capture, or the delivery of another
 /// source.
-pub fn annotations_digest(origin: Origin, database_id: &str, text: &[u8]) -> Identity {
-    Fields::default().add(origin.space()).add(database_id).add_bytes(text).identity()
+pub fn annotations_digest(origin: Origin, database_id: &str, text: &[u8]) -> Digest {
+    Fields::default().add(origin.space()).add(database_id).add_bytes(text).digest()
 }
 
-/// Identity of a reject: two who deliver the same text have a reject each.
-pub fn delivered_digest(digest: &Identity, origin: Origin, by: Option<&str>) -> Identity {
+/// Of a reject: two who deliver the same text have a reject each.
+pub fn delivered_digest(digest: &Digest, origin: Origin, by: Option<&str>) -> Digest {
     let mut fields = Fields::default().add(origin.space()).add(by.unwrap_or_default());
     fields.0.update(digest);
-    fields.identity()
+    fields.digest()
 }
 
 pub fn hex_digest(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::action::Action;
 use super::change::Change;
-use super::digest::{Fields, Identity};
+use super::digest::{Digest, Fields};
 use super::image::Image;
 use super::origin::Origin;
 
@@ -19,17 +19,17 @@ impl Change<'_> {
     /// The origin's space, database, table and idempotency key: neither of two databases, nor two tables, share a
     /// change. For a `read` also the record key and the image, by the digest that PostgreSQL took of it as `jsonb`. A
     /// whole backfill can have one key: docs/sequin.md describes Sequin's keys.
-    pub fn identity(&self, origin: Origin, image_digest: Option<&str>) -> Identity {
+    pub fn identity(&self, origin: Origin, image_digest: Option<&str>) -> Digest {
         let fields = self.located(Fields::default().add(origin.space()));
         match self.action {
-            Action::Read => self.keyed(fields).add(image_digest.unwrap_or_default()).identity(),
-            _ => fields.identity(),
+            Action::Read => self.keyed(fields).add(image_digest.unwrap_or_default()).digest(),
+            _ => fields.digest(),
         }
     }
 
-    /// Identity of this change as a reject: what makes it different from the change that it may
-    /// be in conflict with belongs to it.
-    pub fn reject_digest(&self) -> Identity {
+    /// Of this change as a reject: what makes it different from the change that it may be in conflict with belongs
+    /// to it.
+    pub fn reject_digest(&self) -> Digest {
         let fields = self
             .located(Fields::default().add("change"))
             .add(&self.commit_microseconds.to_string())
@@ -37,8 +37,8 @@ impl Change<'_> {
             .add(&format!("{:?}", (self.commit_lsn, self.commit_idx)));
         let fields = self.keyed(fields);
         match self.action {
-            Action::Read => fields.add(self.new_values.and_then(Image::text).unwrap_or_default()).identity(),
-            _ => fields.identity(),
+            Action::Read => fields.add(self.new_values.and_then(Image::text).unwrap_or_default()).digest(),
+            _ => fields.digest(),
         }
     }
 

@@ -27,7 +27,7 @@ pub(super) const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
 
 /// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs. An
 /// allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).
-const MOST_ELEMENTS: u32 = 1 << 24;
+pub const MOST_ELEMENTS: u32 = 1 << 24;
 pub(super) const MOST_KEYS: u32 = 1 << 23;
 
 pub fn image<'a>(envelope: &Object<'a>, key: &'static str) -> Result<Option<&'a str>, Reject> {

@@ -54,7 +54,7 @@ fn taken_alike(body: &str) -> Result<Vec<Parsed<'_>>, TestCaseError> {
     let taken = changes(body).unwrap_or_default();
     for parsed in &taken {
         let message = match parsed {
-            Ok(Change { source: Source::Message(message), .. }) | Err((message, _)) => *message,
+            Ok(Change { original: Original::Message(message), .. }) | Err((message, _)) => *message,
             Ok(_) => unreachable!("a body holds messages"),
         };
         if let Some(plain) = Object::parse(message.text) {

@@ -1,6 +1,6 @@
 //! The table of a change, as its source names it.
 
-use super::element::Message;
+use super::raw_message::RawMessage;
 use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Object, required};
@@ -14,16 +14,16 @@ const LONGEST_NAME: usize = 500;
 
 /// Which table of which database.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Table<'a> {
+pub struct SourceTable<'a> {
     pub database_id: Cow<'a, str>,
     pub database_name: Option<Cow<'a, str>>,
     pub schema: Cow<'a, str>,
     pub name: Cow<'a, str>,
 }
 
-impl<'a> Table<'a> {
+impl<'a> SourceTable<'a> {
     /// Of a message that may be no change otherwise.
-    pub fn of(message: Message<'a>) -> Option<Self> {
+    pub fn of(message: RawMessage<'a>) -> Option<Self> {
         let mut metadata = Object::parse(message.text)?.object("metadata").ok()??;
         Self::parse(&mut metadata).ok()
     }

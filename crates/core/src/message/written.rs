@@ -4,11 +4,11 @@ use super::action::Action;
 use super::annotations::{Annotations, Large};
 use super::body::Parsed;
 use super::change::{Change, Sent};
-use super::element::Message;
 use super::image::{Image, MOST_KEYS};
+use super::original::Original;
+use super::raw_message::RawMessage;
 use super::record_key::RecordKey;
-use super::source::Source;
-use super::source_table::Table;
+use super::source_table::SourceTable;
 use crate::json::object::{Object, string, strings};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -47,7 +47,7 @@ pub struct Known {
 
 /// What every message of a table says alike.
 pub struct About {
-    table: Table<'static>,
+    table: SourceTable<'static>,
     replica_identity: Option<i8>,
 }
 
@@ -55,9 +55,9 @@ impl About {
     /// Of metadata that holds at least this. `None`: no message with it is a change.
     pub fn parse(metadata: &str) -> Option<Self> {
         let mut metadata = Object::parse(metadata)?;
-        let Table { database_id, database_name, schema, name } = Table::parse(&mut metadata).ok()?;
+        let SourceTable { database_id, database_name, schema, name } = SourceTable::parse(&mut metadata).ok()?;
         let owned = |name: Cow<str>| Cow::Owned(name.into_owned());
-        let table = Table {
+        let table = SourceTable {
             database_id: owned(database_id),
             database_name: database_name.map(owned),
             schema: owned(schema),
@@ -66,9 +66,9 @@ impl About {
         Some(Self { table, replica_identity: Sent::parse(&metadata).ok()?.replica_identity })
     }
 
-    pub fn table(&self) -> Table<'_> {
-        let Table { database_id, database_name, schema, name } = &self.table;
-        Table {
+    pub fn table(&self) -> SourceTable<'_> {
+        let SourceTable { database_id, database_name, schema, name } = &self.table;
+        SourceTable {
             database_id: Cow::Borrowed(database_id),
             database_name: database_name.as_deref().map(Cow::Borrowed),
             schema: Cow::Borrowed(schema),
@@ -83,7 +83,7 @@ impl About {
 
 impl Written {
     pub fn parsed(&self, position: i32) -> Parsed<'_> {
-        let message = Message { text: &self.text, position };
+        let message = RawMessage { text: &self.text, position };
         let parsed = match self.known.as_ref().and_then(|known| known.change(message)) {
             Some(change) => Ok(change),
             None => message.parsed(),
@@ -111,13 +111,13 @@ impl Written {
 impl Written {
     /// It is a change without being read.
     pub fn is_known(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| known.change(Message::alone(&self.text)).is_some())
+        self.known.as_ref().is_some_and(|known| known.change(RawMessage::alone(&self.text)).is_some())
     }
 }
 
 impl Known {
     /// `None`: something may be refused.
-    fn change<'a>(&'a self, message: Message<'a>) -> Option<Change<'a>> {
+    fn change<'a>(&'a self, message: RawMessage<'a>) -> Option<Change<'a>> {
         if message.text.len() as u64 > u64::from(MOST_KEYS) {
             return None;
         }
@@ -125,7 +125,7 @@ impl Known {
         let (record, changes) = (self.record.as_ref().map(part), self.changes.as_ref().map(part));
         let (old_values, new_values) = self.action.images(record, changes);
         Some(Change {
-            source: Source::Message(message),
+            original: Original::Message(message),
             table: self.about.table(),
             action: self.action,
             commit_lsn: Some(self.commit_lsn),

@@ -3,11 +3,11 @@
 use super::images::{Event, Images};
 use super::protocol::message;
 use super::relation::Table;
-use super::spelled::Position;
+use super::spelled::Metadata;
 use super::time::CommitTime;
 use crate::json::jsonb;
 use crate::message::{
-    About, Action, Annotations, Change, Image, Large, Parsed, RecordKey, Sent, Source, Tellable, Written,
+    About, Action, Annotations, Change, Image, Large, Original, Parsed, RecordKey, Sent, Tellable, Written,
     key_of_position,
 };
 use std::borrow::Cow;
@@ -95,7 +95,7 @@ impl Captured {
             Some(typed) => Self::Typed(typed),
             None => {
                 let key = key_of_position((at.lsn, idx));
-                let message = table.written(&at.position(idx, &key), &images);
+                let message = table.written(&at.metadata(idx, &key), &images);
                 Self::Message { message, is_of_a_rule: at.is_of_a_rule }
             }
         }
@@ -154,8 +154,8 @@ impl From<Written> for Captured {
 }
 
 impl Circumstances {
-    fn position<'a>(&'a self, idx: u32, idempotency_key: &'a str) -> Position<'a> {
-        Position {
+    fn metadata<'a>(&'a self, idx: u32, idempotency_key: &'a str) -> Metadata<'a> {
+        Metadata {
             lsn: self.lsn,
             idx: Some(idx),
             time: self.time,
@@ -211,7 +211,7 @@ impl Typed {
         let about = &self.about;
         let key = |values: &'c Vec<String>| RecordKey::of(values.iter().map(|value| Cow::Borrowed(&**value)).collect());
         Change {
-            source: Source::Captured(self, position),
+            original: Original::Captured(self, position),
             table: about.table(),
             action: self.action,
             commit_lsn: Some(self.commit_lsn),
@@ -236,7 +236,7 @@ impl Typed {
     pub(super) fn written(&self) -> Option<Written> {
         let message = message(&self.wire).ok()?;
         let (idx, event) = Event::of(&message)?;
-        Some(self.table.message(&self.at.position(idx, &self.idempotency_key), event))
+        Some(self.table.message(&self.at.metadata(idx, &self.idempotency_key), event))
     }
 }
 

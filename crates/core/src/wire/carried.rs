@@ -1,15 +1,12 @@
 //! Which values of a row are too large to carry: as JSON the row would be more than `jsonb` can hold.
 
 use crate::encoding::TypeShape;
-use crate::message::jsonb_holds;
+use crate::message::{MOST_ELEMENTS, jsonb_holds};
 
 /// Of one row, in bytes of JSON. `jsonb` holds 256 MiB; names of columns are not counted.
 pub const MOST_CARRIED: usize = 255 << 20;
 /// Nothing in a row of so much text can be too large.
 pub const SURELY_CARRIED: usize = 8 << 20;
-
-/// PostgreSQL's `jsonb` takes no more elements (see `message::image`).
-const MOST_ELEMENTS: usize = 1 << 24;
 
 /// Places among `values` of those that are left out: what no `jsonb` holds by itself, then the largest, until the
 /// others fit.
@@ -36,7 +33,7 @@ fn json_length(text: &str, kind: &TypeShape) -> Option<usize> {
         TypeShape::Json => (text.len(), jsonb_holds(text)),
         TypeShape::Array { delimiter, .. } => {
             let elements = text.bytes().filter(|byte| char::from(*byte) == *delimiter).count();
-            (as_string() + 2 * elements, elements < MOST_ELEMENTS)
+            (as_string() + 2 * elements, elements < MOST_ELEMENTS as usize)
         }
         TypeShape::Text => (as_string(), true),
         _ => (as_string() + 64, true), // a time, an interval

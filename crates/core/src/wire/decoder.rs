@@ -167,7 +167,7 @@ impl<C: Catalog> Decoder<C> {
         let Relation { schema, name, identity, columns, key, never_sent, .. } = relation;
         let key: Vec<String> =
             key.iter().filter_map(|index| columns.get(usize::from(*index))).map(|column| column.name.clone()).collect();
-        let columns = columns.iter().map(|c| Column::new(&c.name, c.kind.clone(), c.is_identity)).collect();
+        let columns = columns.iter().map(|c| Column::new(&c.name, c.shape.clone(), c.is_identity)).collect();
         Table::new(self.catalog.database(), (schema, name), *identity, columns, &key, never_sent)
     }
 

@@ -6,14 +6,14 @@ use super::images::Event;
 use super::properties::{Cell, write_cells};
 use super::protocol::{Filter, Old, Omitted, ReplicaIdentity, Value, message};
 use super::relation::{Column, Table};
-use super::spelled::Position;
+use super::spelled::Metadata;
 use super::time::CommitTime;
 use super::writer::Writer;
 use crate::SqlState;
 use crate::encoding::TypeShape;
 use crate::json::jsonb;
 use crate::json::string;
-use crate::message::{Annotations, Change, Image, Large, Message, Origin, Source, Written, annotations_digest};
+use crate::message::{Annotations, Change, Image, Large, Origin, Original, RawMessage, Written, annotations_digest};
 use proptest::prelude::*;
 use std::rc::Rc;
 
@@ -71,7 +71,7 @@ fn contents() -> Vec<String> {
 fn is_read_alike(written: &Written) -> Result<(), TestCaseError> {
     let whole = written.whole();
     // large annotations are set apart, and null stands in their place
-    let message = Message::alone(&written.text);
+    let message = RawMessage::alone(&written.text);
     let apart = |annotations: Annotations| match annotations.large_text("") {
         Some((_, text)) => {
             let id = annotations_digest(Origin::Capture, "", text.as_bytes());
@@ -82,10 +82,10 @@ fn is_read_alike(written: &Written) -> Result<(), TestCaseError> {
             large => unreachable!("{large:?}"),
         },
     };
-    let read = Message::alone(&whole).parsed();
+    let read = RawMessage::alone(&whole).parsed();
     let read = match &read {
-        Ok(_) => Message::alone(&whole).parsed().map(|change| Change {
-            source: Source::Message(message),
+        Ok(_) => RawMessage::alone(&whole).parsed().map(|change| Change {
+            original: Original::Message(message),
             annotations: change.annotations.map(apart),
             ..change
         }),
@@ -117,7 +117,7 @@ pub fn is_told_alike(captured: &Captured) -> Result<(), TestCaseError> {
     prop_assert_eq!((told.own_key(), read.own_key()), (None, None));
     let identity = |change: &Change| (change.identity(Origin::Capture, None), change.reject_digest());
     prop_assert_eq!(identity(&told), identity(&read));
-    prop_assert_eq!(told.source.text(), read.source.text());
+    prop_assert_eq!(told.original.text(), read.original.text());
     Ok(())
 }
 
@@ -153,7 +153,7 @@ proptest! {
         let table = Table::new(&database, (&schema, &table), ReplicaIdentity::Default, described, &keys, &never_sent);
         let annotations = annotations.and_then(|content| Annotations::of_content(content.as_bytes()));
         let (time, annotations) = (CommitTime::of(time), annotations.as_ref());
-        let at = Position { lsn, idx, time, idempotency_key: &key, annotations };
+        let at = Metadata { lsn, idx, time, idempotency_key: &key, annotations };
         let (old, new) = (values(&old), values(&new));
         let (old_row, old_key) = (Old::Row(old.clone()), Old::Key(old));
         for event in [
@@ -175,7 +175,7 @@ proptest! {
 fn what_jsonb_cannot_hold_is_refused() {
     let columns = vec![Column::new("j", TypeShape::Json, true)];
     let table = Table::new(r#"{"id":"d"}"#, ("s", "t"), ReplicaIdentity::Full, columns, &[], &[]);
-    let at = Position { lsn: 1, idx: Some(0), time: CommitTime::of(0), idempotency_key: "k", annotations: None };
+    let at = Metadata { lsn: 1, idx: Some(0), time: CommitTime::of(0), idempotency_key: "k", annotations: None };
     let refused = |elements: usize| {
         let json = format!("[{}0]", "0,".repeat(elements - 1));
         let written = table.message(&at, Event::Inserted(&[Value::Text(&json)]));

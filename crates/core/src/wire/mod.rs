@@ -19,7 +19,7 @@ pub use decoder::{Catalog, Commit, Decoded, Decoder, Failure, SchemaChange, Trun
 pub use images::Event;
 pub use protocol::{Prefix, ReplicaIdentity, Value};
 pub use relation::{Column, Table};
-pub use spelled::Position;
+pub use spelled::Metadata;
 pub use time::CommitTime;
 pub use writer::Writer;
 

@@ -3,10 +3,10 @@
 use super::captured::Captured;
 use super::decoder::{Catalog, Commit, Decoded, Decoder, Failure};
 use super::known::is_told_alike;
-use super::protocol::{Column, Filter, Omitted, Relation, ReplicaIdentity, message};
+use super::protocol::{Filter, Omitted, Relation, RelationColumn, ReplicaIdentity, message};
 use super::writer::Writer;
 use crate::encoding::TypeShape;
-use crate::message::{Annotations, Message};
+use crate::message::{Annotations, RawMessage};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
@@ -59,13 +59,13 @@ fn row(writer: &mut Writer, values: &[Option<&str>]) {
 }
 
 fn table(number: u32, identity: ReplicaIdentity) -> Vec<u8> {
-    let column = |name: &str, kind, is_identity| Column { name: name.to_owned(), kind, is_identity };
+    let column = |name: &str, shape, is_identity| RelationColumn { name: name.to_owned(), shape, is_identity };
     let columns =
         vec![column("id", TypeShape::Integer, true), column("v", TypeShape::Text, identity == ReplicaIdentity::Full)];
     described(number, identity, columns)
 }
 
-fn described(number: u32, identity: ReplicaIdentity, columns: Vec<Column>) -> Vec<u8> {
+fn described(number: u32, identity: ReplicaIdentity, columns: Vec<RelationColumn>) -> Vec<u8> {
     written(|writer| {
         writer.relation(&Relation {
             number,
@@ -250,7 +250,7 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
     let array = TypeShape::Array { element: Box::new(TypeShape::Integer), delimiter: ',' };
     let kinds = vec![TypeShape::Integer, TypeShape::Text, TypeShape::Json, array, TypeShape::Interval];
     let column = ("[a-z ]{0,4}", prop::sample::select(kinds), any::<bool>())
-        .prop_map(|(name, kind, is_identity)| Column { name, kind, is_identity });
+        .prop_map(|(name, shape, is_identity)| RelationColumn { name, shape, is_identity });
     let identity = prop::sample::select(b"dnfi".to_vec())
         .prop_map(|letter| ReplicaIdentity::of(letter).unwrap_or(ReplicaIdentity::Full));
     let relation =
@@ -340,7 +340,7 @@ proptest! {
             for change in &decoded.changes {
                 let text = change.whole();
                 prop_assert!(serde_json::from_str::<&RawValue>(&text).is_ok(), "{text}");
-                let read = Message::alone(&text).parsed();
+                let read = RawMessage::alone(&text).parsed();
                 // a damaged commit time may be none
                 prop_assert!(read.as_ref().map_or_else(|(_, reject)| reject.sqlstate.class() == b"22", |_| true));
                 is_told_alike(change)?;

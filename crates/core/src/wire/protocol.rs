@@ -102,7 +102,7 @@ pub struct Relation {
     pub name: String,
     pub identity: ReplicaIdentity,
     /// Those that are sent.
-    pub columns: Vec<Column>,
+    pub columns: Vec<RelationColumn>,
     /// Places of the primary key's columns. Empty: it has none, or not all of them are sent.
     pub key: Vec<u16>,
     /// Columns that the table has and that are not sent.
@@ -110,9 +110,9 @@ pub struct Relation {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub struct RelationColumn {
     pub name: String,
-    pub kind: TypeShape,
+    pub shape: TypeShape,
     /// Of the replica identity; of all columns with FULL.
     pub is_identity: bool,
 }
@@ -292,19 +292,19 @@ impl<'a> Bytes<'a> {
         let identity = ReplicaIdentity::of(letter).ok_or(Malformed::Unknown(letter))?;
         let columns = self.list(|rest| {
             let is_identity = rest.byte()? == 1;
-            Ok(Column { is_identity, name: rest.string()?.to_owned(), kind: rest.kind(MOST_NESTED)? })
+            Ok(RelationColumn { is_identity, name: rest.string()?.to_owned(), shape: rest.shape(MOST_NESTED)? })
         })?;
         let key = self.list(Self::u16)?;
         let never_sent = self.list(|rest| rest.string().map(str::to_owned))?;
         Ok(Relation { number, oid, schema, name, identity, columns, key, never_sent })
     }
 
-    fn kind(&mut self, nested: usize) -> Result<TypeShape, Malformed> {
+    fn shape(&mut self, nested: usize) -> Result<TypeShape, Malformed> {
         Ok(match self.byte()? {
             b'a' => {
                 let delimiter = self.byte()?.into();
                 let nested = nested.checked_sub(1).ok_or(Malformed::TooDeep)?;
-                TypeShape::Array { element: Box::new(self.kind(nested)?), delimiter }
+                TypeShape::Array { element: Box::new(self.shape(nested)?), delimiter }
             }
             letter => TypeShape::of_letter(letter).ok_or(Malformed::Unknown(letter))?,
         })

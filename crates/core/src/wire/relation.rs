@@ -27,7 +27,7 @@ pub struct Table {
 
 pub struct Column {
     pub(super) name: Name,
-    kind: TypeShape,
+    shape: TypeShape,
     is_identity: bool,
 }
 
@@ -44,12 +44,12 @@ impl Name {
 }
 
 impl Column {
-    pub fn new(name: &str, kind: TypeShape, is_identity: bool) -> Self {
-        Self { name: Name::new(name), kind, is_identity }
+    pub fn new(name: &str, shape: TypeShape, is_identity: bool) -> Self {
+        Self { name: Name::new(name), shape, is_identity }
     }
 
-    pub(super) fn kind(&self) -> &TypeShape {
-        &self.kind
+    pub(super) fn shape(&self) -> &TypeShape {
+        &self.shape
     }
 }
 
@@ -106,7 +106,7 @@ impl Table {
             match value {
                 Value::Null | Value::Omitted(_) => object.null(),
                 Value::Unchanged => object.string(&[UNCHANGED]),
-                Value::Text(text) => push_jsonb(&mut object, text, &column.kind)?,
+                Value::Text(text) => push_jsonb(&mut object, text, &column.shape)?,
             }
         }
         Some(object.finish())

@@ -11,8 +11,8 @@ use std::fmt::Write;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Where a change stands, and what its transaction says of it.
-pub struct Position<'a> {
+/// A message's metadata, beside its table: where a change stands, and what its transaction says of it.
+pub struct Metadata<'a> {
     pub lsn: u64,
     /// `None` for a row that a backfill has read.
     pub idx: Option<u32>,
@@ -22,11 +22,11 @@ pub struct Position<'a> {
 }
 
 impl Table {
-    pub fn message(&self, at: &Position, event: Event) -> Written {
+    pub fn message(&self, at: &Metadata, event: Event) -> Written {
         self.written(at, &Images::of(self, event))
     }
 
-    pub(super) fn written(&self, at: &Position, images: &Images) -> Written {
+    pub(super) fn written(&self, at: &Metadata, images: &Images) -> Written {
         let action = images.action;
         let values = |row: &[Value]| row.iter().map(|value| value.text().map_or(0, str::len)).sum::<usize>();
         let mut json = String::with_capacity(self.length + images.record.as_deref().map_or(0, values));
@@ -114,7 +114,7 @@ impl Table {
             match value {
                 Value::Null | Value::Omitted(_) => json.push_str("null"),
                 Value::Unchanged => json.extend(["\"", UNCHANGED, "\""]),
-                Value::Text(text) => push_json(json, text, column.kind()),
+                Value::Text(text) => push_json(json, text, column.shape()),
             }
         }
         json.push('}');

@@ -1,11 +1,8 @@
 //! When a transaction was committed.
 
 use crate::json::string;
-use crate::message::commit_time_of;
+use crate::message::{EPOCH_MICROSECONDS, commit_time_of};
 use jiff::Timestamp;
-
-/// PostgreSQL counts time from 2000-01-01 (PostgreSQL source, `timestamp.h`).
-const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 
 /// Microseconds since 1970.
 #[derive(Debug, Clone, Copy)]

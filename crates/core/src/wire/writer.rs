@@ -57,7 +57,7 @@ impl Writer {
         self.byte(relation.identity.letter());
         self.count(relation.columns.len());
         for column in &relation.columns {
-            self.byte(column.is_identity.into()).string(&column.name).kind(&column.kind, MOST_NESTED);
+            self.byte(column.is_identity.into()).string(&column.name).shape(&column.shape, MOST_NESTED);
         }
         self.count(relation.key.len());
         for index in &relation.key {
@@ -157,12 +157,12 @@ impl Writer {
         self.u64(bytes).bytes.extend_from_slice(sha256);
     }
 
-    fn kind(&mut self, kind: &TypeShape, nested: usize) {
-        match kind {
+    fn shape(&mut self, shape: &TypeShape, nested: usize) {
+        match shape {
             TypeShape::Array { element, delimiter } if nested > 0 && delimiter.is_ascii() => {
-                self.byte(b'a').byte(*delimiter as u8).kind(element, nested - 1);
+                self.byte(b'a').byte(*delimiter as u8).shape(element, nested - 1);
             }
-            kind => drop(self.byte(kind.letter())),
+            shape => drop(self.byte(shape.letter())),
         }
     }
 
@@ -248,16 +248,19 @@ mod tests {
         assert_eq!(message(&[bytes.as_slice(), b"!"].concat()), Err(Malformed::TooLong));
     }
 
-    fn relation(kind: TypeShape) -> Relation {
-        let column =
-            |name: &str, kind, is_identity| super::super::protocol::Column { name: name.to_owned(), kind, is_identity };
+    fn relation(shape: TypeShape) -> Relation {
+        let column = |name: &str, shape, is_identity| super::super::protocol::RelationColumn {
+            name: name.to_owned(),
+            shape,
+            is_identity,
+        };
         Relation {
             number: 8,
             oid: 7,
             schema: "public".into(),
             name: "t".into(),
             identity: ReplicaIdentity::Full,
-            columns: vec![column("id", TypeShape::Integer, true), column("v", kind, true)],
+            columns: vec![column("id", TypeShape::Integer, true), column("v", shape, true)],
             key: vec![0],
             never_sent: vec!["g".into()],
         }
@@ -291,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_lies_too_deep_is_text() {
-        let nested = |levels, inner| (0..levels).fold(inner, |kind, _| array_of(kind));
+        let nested = |levels, inner| (0..levels).fold(inner, |shape, _| array_of(shape));
         let bytes = written(|writer| writer.relation(&relation(nested(99, TypeShape::Json))));
         assert_eq!(message(&bytes), Ok(Message::Relation(relation(nested(MOST_NESTED, TypeShape::Text)))));
         let deep = [&bytes[..bytes.len() - 8], &[b'a', b','].repeat(1 << 20)].concat();

@@ -3,13 +3,13 @@
 use super::filter::RowFilter;
 use super::memory::new_memory;
 use super::publication::{Publication, ancestors};
-use super::published::{Published, Table};
+use super::published::{Published, TableRole};
 use super::row::Columns;
 use crate::pg::list::elements;
 
 use crate::pg::written_shape;
 use audit_core::wire::ReplicaIdentity;
-use audit_core::wire::protocol::{Column, Relation};
+use audit_core::wire::protocol::{Relation, RelationColumn};
 use pgrx::pg_sys::{FormData_pg_attribute, Oid};
 use pgrx::{PgTupleDesc, pg_sys};
 use std::ffi::CStr;
@@ -18,21 +18,27 @@ const SCHEMA: &CStr = c"audit_cdc_internal";
 const SCHEMA_CHANGES: &[u8] = b"schema_changes";
 
 /// With the tables on which it depends.
-pub fn describe(relation: pg_sys::Relation, publication: &CStr, memory: pg_sys::MemoryContext) -> (Table, Vec<u32>) {
+pub fn describe(
+    relation: pg_sys::Relation,
+    publication: &CStr,
+    memory: pg_sys::MemoryContext,
+) -> (TableRole, Vec<u32>) {
     // SAFETY: the relation is open.
     let (number, row) = unsafe { ((*relation).rd_id, &*(*relation).rd_rel) };
     let above = if row.relispartition { ancestors(number) } else { Vec::new() };
     let depends_on = [number].iter().chain(&above).map(|table| table.to_u32()).collect();
     let table = match Publication::named(publication) {
         // SAFETY: as above.
-        _ if unsafe { !pg_sys::is_publishable_relation(relation) } => Table::Unpublished,
-        _ if schema_of(row) == SCHEMA && name_of(&row.relname) == SCHEMA_CHANGES => Table::SchemaChanges,
-        _ if schema_of(row) == SCHEMA => Table::OfTheLog,
+        _ if unsafe { !pg_sys::is_publishable_relation(relation) } => TableRole::Unpublished,
+        _ if schema_of(row) == SCHEMA && name_of(&row.relname) == SCHEMA_CHANGES => TableRole::SchemaChanges,
+        _ if schema_of(row) == SCHEMA => TableRole::OfTheLog,
         // who took it away is in schema_changes, and so is the gap
-        None => Table::Unpublished,
+        None => TableRole::Unpublished,
         Some(publication) => match publication.publishes_as(number, row, &above) {
-            None => Table::Unpublished,
-            Some(published_as) => Table::Published(Box::new(published(relation, &publication, published_as, memory))),
+            None => TableRole::Unpublished,
+            Some(published_as) => {
+                TableRole::Published(Box::new(published(relation, &publication, published_as, memory)))
+            }
         },
     };
     (table, depends_on)
@@ -64,10 +70,10 @@ fn published(
                 if key_columns.contains(&attribute.attnum) {
                     key.push(described.len() as u16);
                 }
-                let kind = written_shape(attribute.atttypid.to_u32());
-                columns.add(source, attribute, kind.clone());
-                described.push(Column {
-                    kind,
+                let shape = written_shape(attribute.atttypid.to_u32());
+                columns.add(source, attribute, shape.clone());
+                described.push(RelationColumn {
+                    shape,
                     is_identity: identity == ReplicaIdentity::Full || identity_columns.contains(&name),
                     name,
                 });

@@ -27,7 +27,7 @@ use pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_INSERT;
 use pgrx::PgMemoryContexts;
 use pgrx::prelude::*;
 use publication::ancestors;
-use published::Table;
+use published::TableRole;
 use row::Row;
 use std::ffi::{CStr, CString, c_char, c_int};
 use tables::Tables;
@@ -190,18 +190,18 @@ impl Plugin {
         // SAFETY: a change that comes here is one of rows.
         let (action, tuples) = unsafe { ((*change).action, &(*change).data.tp) };
         match tables.table(relation, publication) {
-            Table::Published(table) => {
+            TableRole::Published(table) => {
                 let old = old.of_tuple(tuple(tuples.oldtuple), relation);
                 let new = new.of_tuple(tuple(tuples.newtuple), relation);
                 table.tell(output, stream, (action, idx), (old, new));
             }
-            Table::SchemaChanges if action == REORDER_BUFFER_CHANGE_INSERT => {
+            TableRole::SchemaChanges if action == REORDER_BUFFER_CHANGE_INSERT => {
                 if let Some(id) = new.of_tuple(tuple(tuples.newtuple), relation).and_then(|new| new.bigint(0)) {
                     let beside = open_beside(stream);
                     output.send(stream, |writer| writer.schema_change(idx, id, &beside));
                 }
             }
-            Table::SchemaChanges | Table::OfTheLog | Table::Unpublished => {}
+            TableRole::SchemaChanges | TableRole::OfTheLog | TableRole::Unpublished => {}
         }
     }
 
@@ -214,7 +214,7 @@ impl Plugin {
         let numbers: Vec<pg_sys::Oid> = relations.iter().map(|relation| unsafe { (**relation).rd_id }).collect();
         let mut told = Vec::new();
         for (relation, oid) in relations.iter().zip(&numbers) {
-            let Table::Published(table) = tables.table(*relation, publication) else { continue };
+            let TableRole::Published(table) = tables.table(*relation, publication) else { continue };
             if !table.actions.pubtruncate {
                 continue;
             }

@@ -13,7 +13,7 @@ use std::ops::Range;
 const LARGE: usize = 1 << 20;
 
 /// What PostgreSQL's functions write for the commonest types is written here, without a call.
-pub enum Output {
+pub enum OutputFunction {
     Text,
     /// In hexadecimal digits, as bytea_output is set while we read.
     Bytes,
@@ -25,7 +25,7 @@ pub enum Output {
     Function(Box<pg_sys::FmgrInfo>),
 }
 
-impl Output {
+impl OutputFunction {
     /// `memory` holds what an output function keeps, and lives at least as long as this.
     pub fn of(type_oid: pg_sys::Oid, memory: pg_sys::MemoryContext) -> Self {
         let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);

@@ -7,7 +7,7 @@ use audit_core::wire::protocol::{Filter, Relation};
 use pg_sys::ReorderBufferChangeType as Change;
 use pgrx::pg_sys;
 
-pub enum Table {
+pub enum TableRole {
     /// The log's own.
     OfTheLog,
     SchemaChanges,

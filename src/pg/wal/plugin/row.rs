@@ -1,6 +1,6 @@
 //! Rows, taken apart and written.
 
-use super::output_function::Output;
+use super::output_function::OutputFunction;
 use super::varlena::{bytes_of, is_on_disk};
 use audit_core::encoding::TypeShape;
 use audit_core::message::sha256;
@@ -52,8 +52,8 @@ struct SentColumn {
     /// Where the row has it.
     source: usize,
     is_varlena: bool,
-    kind: TypeShape,
-    output: Output,
+    shape: TypeShape,
+    output: OutputFunction,
 }
 
 impl Columns {
@@ -62,9 +62,9 @@ impl Columns {
         Self { columns: Vec::new(), memory }
     }
 
-    pub fn add(&mut self, source: usize, attribute: &FormData_pg_attribute, kind: TypeShape) {
-        let output = Output::of(attribute.atttypid, self.memory);
-        self.columns.push(SentColumn { source, is_varlena: attribute.attlen == -1, kind, output });
+    pub fn add(&mut self, source: usize, attribute: &FormData_pg_attribute, shape: TypeShape) {
+        let output = OutputFunction::of(attribute.atttypid, self.memory);
+        self.columns.push(SentColumn { source, is_varlena: attribute.attlen == -1, shape, output });
     }
 
     /// Of what is too large to carry, size and digest are written.
@@ -79,7 +79,7 @@ impl Columns {
         self.write_without(&[], writer, row, |text| texts.push(text));
         let text = |range: &Range<usize>| std::str::from_utf8(&writer.bytes()[range.clone()]).unwrap_or_default();
         let values: Vec<_> =
-            self.columns.iter().zip(&texts).map(|(column, range)| (&column.kind, text(range))).collect();
+            self.columns.iter().zip(&texts).map(|(column, range)| (&column.shape, text(range))).collect();
         let left_out = too_large(&values);
         if !left_out.is_empty() {
             writer.back_to(mark);

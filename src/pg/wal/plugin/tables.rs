@@ -1,7 +1,7 @@
 //! What is known of tables, until something says that it is not so any more.
 
 use super::describe::describe;
-use super::published::Table;
+use super::published::TableRole;
 use pg_sys::SysCacheIdentifier::{NAMESPACEOID, PUBLICATIONNAMESPACEMAP, PUBLICATIONOID, PUBLICATIONRELMAP};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_int};
 
 /// By number. With each, the tables on whose description it depends.
 pub struct Tables {
-    known: HashMap<u32, (Table, Vec<u32>)>,
+    known: HashMap<u32, (TableRole, Vec<u32>)>,
     /// All of these.
     depended_on: HashSet<u32>,
     memory: pg_sys::MemoryContext,
@@ -26,7 +26,7 @@ impl Tables {
     }
 
     /// A table that is open, as it is now.
-    pub fn table(&mut self, relation: pg_sys::Relation, publication: &CStr) -> &mut Table {
+    pub fn table(&mut self, relation: pg_sys::Relation, publication: &CStr) -> &mut TableRole {
         if STALE.with(|stale| stale.is_any.get()) {
             self.forget();
         }
@@ -45,7 +45,7 @@ impl Tables {
 
     /// What was said of it last is not how it is published.
     pub fn forget_table(&mut self, number: u32) {
-        if let Some((Table::Published(table), _)) = self.known.remove(&number) {
+        if let Some((TableRole::Published(table), _)) = self.known.remove(&number) {
             // SAFETY: it is a child of ours, and nobody else holds anything of it.
             unsafe { pg_sys::MemoryContextDelete(table.memory) };
         }
@@ -58,7 +58,7 @@ impl Tables {
         if all || tables.iter().any(|table| self.depended_on.contains(table)) {
             self.known.retain(|_, (table, depends_on)| {
                 let is_stale = is_stale(depends_on);
-                if let (true, Table::Published(table)) = (is_stale, table) {
+                if let (true, TableRole::Published(table)) = (is_stale, table) {
                     // SAFETY: it is a child of ours, and nobody else holds anything of it.
                     unsafe { pg_sys::MemoryContextDelete(table.memory) };
                 }

@@ -1,12 +1,12 @@
 //! What a change was read from.
 
-use super::element::Message;
+use super::raw_message::RawMessage;
 use std::borrow::Cow;
 use std::fmt::Debug;
 
 #[derive(Clone, Copy, Debug)]
-pub enum Source<'a> {
-    Message(Message<'a>),
+pub enum Original<'a> {
+    Message(RawMessage<'a>),
     /// At this place of its batch, from 1.
     Captured(&'a dyn Tellable, i32),
 }
@@ -20,7 +20,7 @@ pub trait Tellable: Debug {
     fn length(&self) -> usize;
 }
 
-impl<'a> Source<'a> {
+impl<'a> Original<'a> {
     pub fn position(self) -> i32 {
         match self {
             Self::Message(message) => message.position,
@@ -31,7 +31,7 @@ impl<'a> Source<'a> {
     /// In a batch that comes after so many others.
     pub fn after(self, earlier: i32) -> Self {
         match self {
-            Self::Message(message) => Self::Message(Message { position: earlier + message.position, ..message }),
+            Self::Message(message) => Self::Message(RawMessage { position: earlier + message.position, ..message }),
             Self::Captured(change, position) => Self::Captured(change, earlier + position),
         }
     }
