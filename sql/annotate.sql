@@ -37,22 +37,16 @@ BEGIN
             HINT = 'Pass at least one of username, source, request_id, metadata, extra; to end an annotation call '
                    'audit_annotate_clear().';
   END IF;
-  wrong := CASE
-    WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata'
-    WHEN jsonb_typeof(extra) <> 'object' THEN 'extra'
-  END;
+  wrong := CASE WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata'
+                WHEN jsonb_typeof(extra) <> 'object' THEN 'extra' END;
   IF wrong IS NOT NULL THEN
     RAISE EXCEPTION '% is not a JSON object', wrong
       USING ERRCODE = 'invalid_parameter_value',
             HINT = format('Pass an object, such as %s => ''{"reason": "refund"}''.', wrong);
   END IF;
-  SELECT key
-  INTO wrong
-  FROM jsonb_object_keys(extra) AS key
-  WHERE key = ANY (named)
-  ORDER BY array_position(named, key)
-  LIMIT 1;
-  IF FOUND THEN
+  wrong := (SELECT key FROM jsonb_object_keys(extra) AS key WHERE key = ANY (named)
+            ORDER BY array_position(named, key) LIMIT 1);
+  IF wrong IS NOT NULL THEN
     RAISE EXCEPTION 'extra must not contain the key "%"', wrong
       USING ERRCODE = 'invalid_parameter_value',
             HINT = format('Use the parameter %s.', wrong);
@@ -76,8 +70,8 @@ BEGIN
   END IF;
   in_force := in_force || coalesce(extra, '{}') || added;
 
-  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.set', in_force::text) FROM generate_series(
-    1, 2);
+  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.set', in_force::text)
+  FROM generate_series(1, 2);
   PERFORM set_config('audit_annotate.in_force', pg_current_xact_id()::text || ' ' || in_force::text, true);
   RETURN in_force;
 END

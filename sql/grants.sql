@@ -63,8 +63,9 @@ BEGIN
       -- views, and functions that run with the reader's rights, call them
       ('audit_cdc_reader', true, ARRAY[
         'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'diff', 'keep_private', 'table_named',
-        'relation_of', 'columns_of',
-        'create_history_table', 'rows_as_of', 'unknown_as_of', 'history', 'or_here', 'one_log', 'steps',
+        'relation_of', 'columns_of', 'activity_rule', 'activity_told', 'diffs_together',
+        'refuse_foreign_types', 'history_rule', 'create_history_table', 'rows_as_of', 'unknown_as_of', 'history',
+        'or_here', 'one_log', 'steps',
         'run_steps', 'is_run_as_owner', 'run_statement']),
       ('audit_cdc_admin', false, ARRAY[
         'audit_retry_rejects', 'audit_describe_tables', 'audit_pending_changes',
@@ -75,7 +76,8 @@ BEGIN
       ('audit_cdc_admin', true, ARRAY[
         'lock_capture', 'capture_pass', 'capture_pending', 'advance_capture', 'note_fault', 'begin_to_stop',
         'end_capture', 'capture_worker',
-        'begin_backfill', 'backfill_stage', 'begin_table', 'backfill_batch', 'complete_backfill', 'backfilled']),
+        'check_backfill', 'begin_backfill', 'backfill_stage', 'begin_table', 'backfill_batch', 'complete_backfill',
+        'backfilled']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
         'note_captured', 'lifted', 'lock_capture',

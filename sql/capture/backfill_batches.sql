@@ -28,8 +28,51 @@ BEGIN ATOMIC
       );
 END;
 
--- What is to be read next; no row: nothing, or it is to begin again. The caller has locked the table. The query
--- gives xmin, the row's place, the key in the order of its index, the columns.
+-- The rows of a batch: xmin, the row's place, the key in the order of its index, the columns.
+CREATE FUNCTION audit_cdc_internal.batch_query(
+    done audit_cdc_internal.backfills, published audit_cdc_internal.published_tables, batch_size integer,
+    OUT key_columns text[], OUT query text)
+  LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_variable
+DECLARE
+  key record;
+BEGIN
+  SELECT * INTO key FROM audit_cdc_internal.key_order(published.relation);
+  key_columns := ARRAY(
+    SELECT a.attname
+    FROM pg_attribute AS a
+    WHERE a.attrelid = published.relation AND a.attname = ANY (key.columns)
+    ORDER BY a.attnum
+  );
+  query := (
+    SELECT format(
+      'SELECT t.xmin, %s, %s FROM %s %s AS t WHERE %s',
+      CASE WHEN published.relkind = 'p' THEN 'pg_catalog.concat(t.tableoid, t.ctid)' ELSE 't.ctid' END,
+      string_agg(format('t.%I', c), ', ' ORDER BY place), CASE WHEN published.relkind = 'p' THEN '' ELSE 'ONLY' END,
+      published.relation::regclass, coalesce('(' || published.rowfilter || ')', 'true'))
+    FROM unnest(key.columns || published.columns) WITH ORDINALITY AS u(c, place)
+  );
+  IF key.columns IS NULL THEN
+    query := query
+      || format(
+        ' AND t.ctid >= ''(%s,0)'' AND t.ctid < ''(%s,0)''', done.next_block,
+        audit_cdc_internal.end_block(done.next_block, batch_size));
+  ELSE
+    query := query
+      || coalesce(
+        ' AND ' || audit_cdc_internal.comes_after(key.columns, key.types, key.equals, key.greater, done.after), '')
+      || format(
+        ' ORDER BY %s LIMIT %s',
+        (
+          SELECT string_agg(format('t.%I', c), ', ' ORDER BY place)
+          FROM unnest(key.columns) WITH ORDINALITY AS u(c, place)
+        ),
+        batch_size);
+  END IF;
+END
+$$;
+
+-- What is to be read next; no row: nothing, or it is to begin again. The caller has locked the table.
 CREATE FUNCTION audit_cdc_internal.next_batch(
     backfill_id uuid, relation oid, batch_size integer,
     OUT table_schema text, OUT table_name text, OUT replica_identity "char", OUT columns text[], OUT types oid[],
@@ -40,8 +83,6 @@ CREATE FUNCTION audit_cdc_internal.next_batch(
 DECLARE
   done audit_cdc_internal.backfills;
   published audit_cdc_internal.published_tables;
-  key record;
-  source text;
   storage CONSTANT jsonb := audit_cdc_internal.storage_of(next_batch.relation);
 BEGIN
   SELECT *
@@ -76,38 +117,8 @@ BEGIN
     WHERE a.attrelid = next_batch.relation AND a.attname = ANY (published.columns)
     ORDER BY a.attnum
   );
-  SELECT * INTO key FROM audit_cdc_internal.key_order(next_batch.relation);
-  key_columns := ARRAY(
-    SELECT a.attname
-    FROM pg_attribute AS a
-    WHERE a.attrelid = next_batch.relation AND a.attname = ANY (key.columns)
-    ORDER BY a.attnum
-  );
-  source := (
-    SELECT format(
-      'SELECT t.xmin, %s, %s FROM %s %s AS t WHERE %s',
-      CASE WHEN published.relkind = 'p' THEN 'pg_catalog.concat(t.tableoid, t.ctid)' ELSE 't.ctid' END,
-      string_agg(format('t.%I', c), ', ' ORDER BY place), CASE WHEN published.relkind = 'p' THEN '' ELSE 'ONLY' END,
-      next_batch.relation::regclass, coalesce('(' || published.rowfilter || ')', 'true'))
-    FROM unnest(key.columns || published.columns) WITH ORDINALITY AS u(c, place)
-  );
-  IF key.columns IS NULL THEN
-    query := source
-      || format(
-        ' AND t.ctid >= ''(%s,0)'' AND t.ctid < ''(%s,0)''', done.next_block,
-        audit_cdc_internal.end_block(done.next_block, batch_size));
-  ELSE
-    query := source
-      || coalesce(
-        ' AND ' || audit_cdc_internal.comes_after(key.columns, key.types, key.equals, key.greater, done.after), '')
-      || format(
-        ' ORDER BY %s LIMIT %s',
-        (
-          SELECT string_agg(format('t.%I', c), ', ' ORDER BY place)
-          FROM unnest(key.columns) WITH ORDINALITY AS u(c, place)
-        ),
-        batch_size);
-  END IF;
+  SELECT q.key_columns, q.query INTO key_columns, query
+  FROM audit_cdc_internal.batch_query(done, published, batch_size) AS q;
   RETURN NEXT;
 END
 $$;

@@ -157,6 +157,19 @@ BEGIN ATOMIC
   WHERE b.backfill_id = backfilled.backfill_id;
 END;
 
+CREATE FUNCTION audit_cdc_internal.check_backfill(tables regclass[], batch_size integer) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF batch_size IS NULL OR array_position(tables, NULL) IS NOT NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN batch_size IS NULL THEN 'batch_size' ELSE 'a table' END
+      USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  IF batch_size NOT BETWEEN 1 AND 100000 THEN
+    RAISE EXCEPTION 'batch_size must be between 1 and 100000' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+END
+$$;
+
 CREATE PROCEDURE @extschema@.audit_backfill(relation regclass DEFAULT NULL, INOUT backfill_id uuid DEFAULT NULL,
     INOUT rows_read bigint DEFAULT NULL, batch_size integer DEFAULT 1000, tables regclass[] DEFAULT NULL)
   LANGUAGE plpgsql AS $$
@@ -168,26 +181,17 @@ DECLARE
   looks pg_catalog.int4 := 0;
   captured pg_catalog.int8;
   before pg_catalog.int8;
-  is_new pg_catalog.bool;
+  is_new CONSTANT pg_catalog.bool := backfill_id IS NULL;
   told pg_catalog.int8 := 0;
 BEGIN
   IF @extschema@.audit_in_transaction_block() THEN
     RAISE EXCEPTION 'audit_backfill() cannot run inside a transaction block' USING ERRCODE = 'active_sql_transaction',
       HINT = 'It commits in between.';
   END IF;
-  IF batch_size IS NULL OR pg_catalog.array_position(tables, NULL) IS NOT NULL THEN
-    RAISE EXCEPTION '% must not be null', CASE WHEN batch_size IS NULL THEN 'batch_size' ELSE 'a table' END
-      USING ERRCODE = 'null_value_not_allowed';
-  END IF;
-  IF batch_size OPERATOR(pg_catalog.<) 1 OR batch_size OPERATOR(pg_catalog.>) 100000 THEN
-    RAISE EXCEPTION 'batch_size must be between 1 and 100000' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  is_new := backfill_id IS NULL;
+  PERFORM audit_cdc_internal.check_backfill(tables, batch_size);
   backfill_id := coalesce(backfill_id, pg_catalog.gen_random_uuid());
-  IF relation IS NOT NULL THEN
-    tables := pg_catalog.array_append(tables, relation);
-  END IF;
-  parts := audit_cdc_internal.begin_backfill(tables, backfill_id);
+  parts := audit_cdc_internal.begin_backfill(
+    CASE WHEN relation IS NULL THEN tables ELSE pg_catalog.array_append(tables, relation) END, backfill_id);
   before := audit_cdc_internal.backfilled(backfill_id);
   COMMIT;
   IF is_new THEN
@@ -216,9 +220,7 @@ BEGIN
       END IF;
       rows_read := audit_cdc_internal.backfilled(backfill_id) OPERATOR(pg_catalog.-) before;
       COMMIT;
-      IF running IS NOT NULL THEN
-        PERFORM pg_catalog.pg_sleep(0.01);
-      END IF;
+      PERFORM pg_catalog.pg_sleep(0.01) WHERE running IS NOT NULL;
       IF rows_read OPERATOR(pg_catalog./) 100000 OPERATOR(pg_catalog.>) told THEN
         told := rows_read OPERATOR(pg_catalog./) 100000;
         RAISE NOTICE 'backfill %: % rows', backfill_id, rows_read;

@@ -63,17 +63,13 @@ BEGIN
 END
 $$;
 
--- What of the publication's tables the log will not have, or not know.
-CREATE FUNCTION audit_cdc_internal.say_what_is_partial(publication name) RETURNS void
-  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  refused text;
-  missing text;
-  partial text;
-BEGIN
+-- Published tables whose replica identity is not FULL; and those whose updates and deletes PostgreSQL refuses, since it
+-- is missing or not published whole.
+CREATE FUNCTION audit_cdc_internal.weakly_identified(publication name, OUT refused text, OUT partial text)
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
   SELECT string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE t.is_refused),
          string_agg(t.name, ', ' ORDER BY t.name) FILTER (WHERE NOT t.is_refused)
-  INTO refused, partial
   FROM (
     SELECT
       format('%I.%I', t.schemaname, t.tablename) AS name,
@@ -102,6 +98,17 @@ BEGIN
       AND c.oid NOT IN (SELECT relation FROM audit_cdc_internal.excluded_tables WHERE until_lsn IS NULL)
   ) AS t
   WHERE t.is_refused OR t.relreplident <> 'f';
+END;
+
+-- What of the publication's tables the log will not have, or not know.
+CREATE FUNCTION audit_cdc_internal.say_what_is_partial(publication name) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  refused text;
+  missing text;
+  partial text;
+BEGIN
+  SELECT w.refused, w.partial INTO refused, partial FROM audit_cdc_internal.weakly_identified(publication) AS w;
   IF refused IS NOT NULL
     AND (SELECT p.pubupdate OR p.pubdelete FROM pg_publication AS p WHERE p.pubname = publication) THEN
     RAISE WARNING
@@ -128,6 +135,37 @@ BEGIN
       USING DETAIL = partial,
             HINT = 'ALTER TABLE … REPLICA IDENTITY FULL, for each whose old values and deleted rows are to be in the '
                    'log.';
+  END IF;
+END
+$$;
+
+-- The name for a new slot; null: that of this database.
+CREATE FUNCTION audit_cdc_internal.free_slot(slot name) RETURNS name
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  slot := coalesce(slot, format('audit_cdc_%s', (SELECT oid FROM pg_database WHERE datname = current_database())));
+  IF EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = slot) THEN
+    RAISE EXCEPTION 'replication slot "%" already exists', slot
+      USING ERRCODE = 'duplicate_object',
+            HINT = format(
+              'If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).',
+              slot);
+  END IF;
+  RETURN slot;
+END
+$$;
+
+-- A worker captures, or a WARNING says that none does. may_be_there: one that could not go on waits to be called.
+CREATE FUNCTION audit_cdc_internal.have_worker(may_be_there boolean) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT audit_cdc_internal.is_preloaded() THEN
+    RAISE WARNING 'no worker captures: audit_cdc is not in shared_preload_libraries'
+      USING HINT = 'Add it there and restart the server. Until then CALL audit_capture() captures what is pending.';
+  ELSIF NOT (may_be_there AND audit_cdc_internal.call_capture_worker())
+    AND NOT audit_cdc_internal.start_capture_worker() THEN
+    RAISE WARNING 'no worker captures: all of max_worker_processes are in use'
+      USING HINT = 'Raise it and restart the server. Until then CALL audit_capture() captures what is pending.';
   END IF;
 END
 $$;
@@ -169,14 +207,7 @@ BEGIN
   IF fault.reason = 'slot lost' THEN
     PERFORM pg_drop_replication_slot(fault.slot);
   END IF;
-  slot := coalesce(slot, format('audit_cdc_%s', (SELECT oid FROM pg_database WHERE datname = current_database())));
-  IF EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = slot) THEN
-    RAISE EXCEPTION 'replication slot "%" already exists', slot
-      USING ERRCODE = 'duplicate_object',
-            HINT = format(
-              'If it is left from a capture whose extension was dropped: SELECT pg_drop_replication_slot(%L).',
-              slot);
-  END IF;
+  slot := audit_cdc_internal.free_slot(slot);
   start_lsn := audit_cdc_internal.new_slot(slot);
   PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
   WHERE fault.reason IS NOT NULL;
@@ -193,14 +224,7 @@ BEGIN
   PERFORM audit_cdc_internal.end_breaks(start_lsn);
   PERFORM audit_cdc_internal.refuse_targets();
   PERFORM audit_cdc_internal.say_what_is_partial(publication);
-  IF NOT audit_cdc_internal.is_preloaded() THEN
-    RAISE WARNING 'no worker captures: audit_cdc is not in shared_preload_libraries'
-      USING HINT = 'Add it there and restart the server. Until then CALL audit_capture() captures what is pending.';
-  ELSIF NOT (fault.reason IS NOT NULL AND audit_cdc_internal.call_capture_worker())
-    AND NOT audit_cdc_internal.start_capture_worker() THEN
-    RAISE WARNING 'no worker captures: all of max_worker_processes are in use'
-      USING HINT = 'Raise it and restart the server. Until then CALL audit_capture() captures what is pending.';
-  END IF;
+  PERFORM audit_cdc_internal.have_worker(fault.reason IS NOT NULL);
   RETURN start_lsn;
 END
 $$;

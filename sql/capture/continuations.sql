@@ -97,6 +97,32 @@ BEGIN ATOMIC
   FROM audit_cdc_internal.own_databases() AS o;
 END;
 
+-- A database goes on from another once, and never in a circle.
+CREATE FUNCTION audit_cdc_internal.check_continuation(database_id text, here text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF database_id = ANY ((SELECT o.ids FROM audit_cdc_internal.own_databases() AS o)::text[]) THEN
+    RAISE EXCEPTION '%', CASE WHEN database_id = here THEN 'a database cannot go on from itself'
+                              ELSE 'this database goes on from that one already' END
+      USING ERRCODE = 'duplicate_object', HINT = 'audit_continuations lists what goes on from what.';
+  END IF;
+  IF EXISTS (
+    WITH RECURSIVE before AS (
+      SELECT check_continuation.database_id AS id
+      UNION
+      SELECT c.old_id
+      FROM before AS b
+      JOIN audit_cdc_internal.continued_databases AS c ON c.new_id = b.id
+    )
+    SELECT FROM before AS b
+    WHERE b.id = here
+  ) THEN
+    RAISE EXCEPTION 'that database goes on from this one' USING ERRCODE = 'invalid_parameter_value',
+      HINT = 'audit_continuations lists what goes on from what.';
+  END IF;
+END
+$$;
+
 CREATE FUNCTION @extschema@.audit_continue(database_id text, reason text) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
@@ -112,25 +138,7 @@ BEGIN
     RAISE EXCEPTION 'reason must not be empty' USING ERRCODE = 'invalid_parameter_value';
   END IF;
   PERFORM audit_cdc_internal.lock_capture();
-  IF database_id = ANY ((SELECT o.ids FROM audit_cdc_internal.own_databases() AS o)::text[]) THEN
-    RAISE EXCEPTION '%', CASE WHEN database_id = here THEN 'a database cannot go on from itself'
-                              ELSE 'this database goes on from that one already' END
-      USING ERRCODE = 'duplicate_object', HINT = 'audit_continuations lists what goes on from what.';
-  END IF;
-  IF EXISTS (
-    WITH RECURSIVE before AS (
-      SELECT audit_continue.database_id AS id
-      UNION
-      SELECT c.old_id
-      FROM before AS b
-      JOIN audit_cdc_internal.continued_databases AS c ON c.new_id = b.id
-    )
-    SELECT FROM before AS b
-    WHERE b.id = here
-  ) THEN
-    RAISE EXCEPTION 'that database goes on from this one' USING ERRCODE = 'invalid_parameter_value',
-      HINT = 'audit_continuations lists what goes on from what.';
-  END IF;
+  PERFORM audit_cdc_internal.check_continuation(database_id, here);
   SELECT max(l.commit_lsn) AS lsn, max(l.commit_timestamp) AS commit INTO last
   FROM audit_cdc_internal.log AS l
   WHERE l.origin <> 'i' AND l.audited_table IN (SELECT t.id FROM audit_cdc_internal.audited_tables AS t

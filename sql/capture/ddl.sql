@@ -60,7 +60,8 @@ BEGIN
     RETURN;
   END IF;
   IF reason_before IS NOT NULL THEN
-    PERFORM audit_cdc_internal.note_gap_ending_ddl(relation_before, nullif(object, relation_before), ARRAY[reason_before]);
+    PERFORM audit_cdc_internal.note_gap_ending_ddl(
+      relation_before, nullif(object, relation_before), ARRAY[reason_before]);
   END IF;
   IF reason IS NOT NULL AND NOT audit_cdc_internal.is_excluded(relation)
      AND NOT audit_cdc_internal.is_excluded(object) THEN

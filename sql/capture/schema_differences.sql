@@ -72,6 +72,29 @@ BEGIN
 END
 $$;
 
+-- Tables with their children, and those that were their children; everything: and all that are captured or were.
+CREATE FUNCTION audit_cdc_internal.family_of(everything boolean, tables oid[]) RETURNS SETOF oid
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+BEGIN
+  RETURN QUERY
+  WITH RECURSIVE family AS (
+    SELECT unnest(tables) AS relation
+    UNION SELECT s.relation FROM audit_cdc_internal.table_states AS s
+    WHERE everything AND coalesce(s.published_as, s.lost_as) IS NOT NULL
+    UNION SELECT s.object FROM audit_cdc_internal.schema_changes AS s
+    WHERE everything AND s.object_type = 'table' AND s.database_id = here
+    UNION
+    SELECT m.relation FROM family AS f CROSS JOIN LATERAL (
+      SELECT i.inhrelid AS relation FROM pg_inherits AS i WHERE i.inhparent = f.relation
+      UNION ALL SELECT s.object FROM audit_cdc_internal.schema_changes AS s
+      WHERE s.parent = f.relation AND s.database_id = here) AS m
+  )
+  SELECT f.relation FROM family AS f;
+END
+$$;
+
 -- What is another than it was seen last, as an array of objects; null: nothing. Tables that are named or revalued are
 -- in it also if they are the same, if they are captured or were.
 CREATE FUNCTION audit_cdc_internal.schema_differences(
@@ -85,29 +108,16 @@ DECLARE
   here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
 BEGIN
   RETURN (
-    WITH RECURSIVE family AS (
-      SELECT unnest(tables || gone) AS relation
-      UNION SELECT s.relation FROM audit_cdc_internal.table_states AS s
-      WHERE everything AND coalesce(s.published_as, s.lost_as) IS NOT NULL
-      UNION SELECT s.object FROM audit_cdc_internal.schema_changes AS s
-      WHERE everything AND s.object_type = 'table' AND s.database_id = here
-      UNION
-      -- children, and those that were
-      SELECT m.relation FROM family AS f CROSS JOIN LATERAL (
-        SELECT i.inhrelid AS relation FROM pg_inherits AS i WHERE i.inhparent = f.relation
-        UNION ALL SELECT s.object FROM audit_cdc_internal.schema_changes AS s
-        WHERE s.parent = f.relation AND s.database_id = here) AS m
-    ), compared AS (
+    WITH compared AS (
       SELECT f.relation AS object, b.after AS before, n.state AS now, b.parent AS parent_before, n.parent,
              b.published_as AS published_before, n.published_as, b.lost_as AS lost_before, n.lost_as, n.identity_index,
              coalesce(b.is_captured, false) AS was_captured, coalesce(n.is_captured, false) AS is_captured, b.wanted,
              f.relation = ANY (revalued) AS is_revalued
-      FROM family AS f
+      FROM audit_cdc_internal.family_of(everything, tables || gone) AS f(relation)
       LEFT JOIN LATERAL (SELECT * FROM audit_cdc_internal.schema_changes AS s
                          WHERE s.object = f.relation AND s.object_type = 'table' AND s.database_id = here
                          ORDER BY s.id DESC LIMIT 1) AS b ON true
-      -- none: it is gone, or no table any more
-      -- one by one: PostgreSQL 18 would look at all tables, and join then
+      -- none: it is gone, or no table any more. One by one: PostgreSQL 18 would look at all tables, and join then
       LEFT JOIN LATERAL (SELECT * FROM audit_cdc_internal.table_states AS s
                          WHERE s.relation = f.relation OFFSET 0) AS n ON true
     ), differing AS (

@@ -79,6 +79,52 @@ BEGIN
 END
 $$;
 
+-- Keeps what a source has said of a table, unless it had said the same. True: it is new or changed.
+CREATE FUNCTION audit_cdc_internal.keep_description(said audit_cdc_internal.described_tables) RETURNS boolean
+  LANGUAGE plpgsql AS $$
+DECLARE
+  before audit_cdc_internal.described_tables;
+  types_before text[];
+  types_now text[];
+BEGIN
+  SELECT k.* INTO before FROM audit_cdc_internal.described_tables AS k
+  WHERE k.database_id = said.database_id AND k.table_schema = said.table_schema AND k.table_name = said.table_name
+    AND k.valid_from <= said.valid_from
+  ORDER BY k.valid_from DESC LIMIT 1;
+  IF (before.replica_identity, before.key_columns, before.identity_columns, before.column_types,
+      before.never_sent, before.null_in_reads)
+    IS NOT DISTINCT FROM (said.replica_identity, said.key_columns, said.identity_columns, said.column_types,
+                          said.never_sent, said.null_in_reads) THEN
+    UPDATE audit_cdc_internal.described_tables AS k SET confirmed_at = greatest(k.confirmed_at, said.valid_from)
+    WHERE (k.database_id, k.table_schema, k.table_name, k.valid_from)
+        = (before.database_id, before.table_schema, before.table_name, before.valid_from);
+    RETURN false;
+  END IF;
+
+  -- descriptions may come out of order: what was said again later holds again from then
+  IF before.confirmed_at > said.valid_from THEN
+    before.valid_from := before.confirmed_at;
+    INSERT INTO audit_cdc_internal.described_tables SELECT before.* ON CONFLICT DO NOTHING;
+  END IF;
+  types_before := audit_cdc_internal.latest_key_types(said.database_id, said.table_schema, said.table_name);
+  INSERT INTO audit_cdc_internal.described_tables SELECT said.*
+  ON CONFLICT ON CONSTRAINT described_tables_pkey DO UPDATE
+  SET replica_identity = excluded.replica_identity,
+      key_columns = excluded.key_columns,
+      identity_columns = excluded.identity_columns,
+      column_types = excluded.column_types,
+      never_sent = excluded.never_sent,
+      null_in_reads = excluded.null_in_reads,
+      key_types = excluded.key_types,
+      confirmed_at = excluded.confirmed_at;
+  types_now := audit_cdc_internal.latest_key_types(said.database_id, said.table_schema, said.table_name);
+  IF types_now IS DISTINCT FROM types_before THEN
+    PERFORM audit_cdc_internal.respell_record_keys(said.database_id, said.table_schema, said.table_name, types_now);
+  END IF;
+  RETURN true;
+END
+$$;
+
 CREATE FUNCTION @extschema@.audit_describe_tables(
     database_id text, description jsonb, valid_from timestamptz DEFAULT NULL)
   RETURNS bigint
@@ -87,10 +133,7 @@ CREATE FUNCTION @extschema@.audit_describe_tables(
 DECLARE
   holds_from timestamptz;
   added bigint := 0;
-  said record;
-  before audit_cdc_internal.described_tables;
-  types_before text[];
-  types_now text[];
+  said audit_cdc_internal.described_tables;
 BEGIN
   IF audit_describe_tables.database_id IS NULL OR description IS NULL THEN
     RAISE EXCEPTION '% must not be null',
@@ -111,54 +154,13 @@ BEGIN
   END IF;
 
   FOR said IN
-    SELECT * FROM jsonb_to_recordset(description -> 'tables')
-      AS t(table_schema text, table_name text, replica_identity text, key_columns text[],
-           identity_columns text[], column_types jsonb, never_sent text[], null_in_reads text[])
+    SELECT audit_describe_tables.database_id, t.table_schema, t.table_name, holds_from, t.replica_identity,
+           t.key_columns, t.identity_columns, t.column_types, t.never_sent, t.null_in_reads,
+           audit_cdc_internal.spelled_types(t.key_columns, t.column_types), holds_from
+    FROM jsonb_populate_recordset(NULL::audit_cdc_internal.described_tables, description -> 'tables') AS t
   LOOP
-    SELECT k.* INTO before FROM audit_cdc_internal.described_tables AS k
-    WHERE k.database_id = audit_describe_tables.database_id
-      AND k.table_schema = said.table_schema AND k.table_name = said.table_name AND k.valid_from <= holds_from
-    ORDER BY k.valid_from DESC LIMIT 1;
-
-    IF (before.replica_identity, before.key_columns, before.identity_columns, before.column_types,
-        before.never_sent, before.null_in_reads)
-      IS NOT DISTINCT FROM (said.replica_identity, said.key_columns, said.identity_columns, said.column_types,
-                            said.never_sent, said.null_in_reads) THEN
-      UPDATE audit_cdc_internal.described_tables AS k SET confirmed_at = greatest(k.confirmed_at, holds_from)
-      WHERE (k.database_id, k.table_schema, k.table_name, k.valid_from)
-          = (before.database_id, before.table_schema, before.table_name, before.valid_from);
-      CONTINUE;
-    END IF;
-
-    -- descriptions may come out of order: what was said again later holds again from then
-    IF before.confirmed_at > holds_from THEN
-      before.valid_from := before.confirmed_at;
-      INSERT INTO audit_cdc_internal.described_tables SELECT before.* ON CONFLICT DO NOTHING;
-    END IF;
-    SELECT audit_cdc_internal.latest_key_types(
-      audit_describe_tables.database_id, said.table_schema, said.table_name)
-    INTO types_before;
-    INSERT INTO audit_cdc_internal.described_tables AS k
-    VALUES (
-      audit_describe_tables.database_id, said.table_schema, said.table_name, holds_from, said.replica_identity,
-      said.key_columns, said.identity_columns, said.column_types, said.never_sent, said.null_in_reads,
-      audit_cdc_internal.spelled_types(said.key_columns, said.column_types), holds_from)
-    ON CONFLICT ON CONSTRAINT described_tables_pkey DO UPDATE
-    SET replica_identity = excluded.replica_identity,
-        key_columns = excluded.key_columns,
-        identity_columns = excluded.identity_columns,
-        column_types = excluded.column_types,
-        never_sent = excluded.never_sent,
-        null_in_reads = excluded.null_in_reads,
-        key_types = excluded.key_types,
-        confirmed_at = excluded.confirmed_at;
-    added := added + 1;
-    SELECT audit_cdc_internal.latest_key_types(
-      audit_describe_tables.database_id, said.table_schema, said.table_name)
-    INTO types_now;
-    IF types_now IS DISTINCT FROM types_before THEN
-      PERFORM audit_cdc_internal.respell_record_keys(
-        audit_describe_tables.database_id, said.table_schema, said.table_name, types_now);
+    IF audit_cdc_internal.keep_description(said) THEN
+      added := added + 1;
     END IF;
   END LOOP;
   RETURN added;

@@ -1,24 +1,12 @@
 -- The obvious projection: every change of one table as a typed row. Both functions run with the caller's rights.
 
--- names, types, modifiers and type_names: of the table's columns; a modifier is null where only the name tells it.
-CREATE FUNCTION audit_cdc_internal.create_history_table(
-    history text, schema text, names text[], types regtype[], modifiers integer[], type_names text[], key text[],
-    database_id text, table_schema text, table_name text)
-  RETURNS regclass LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- The checks of these types, and of those that they are made of, would run with the caller's rights: their owners must
+-- have them.
+CREATE FUNCTION audit_cdc_internal.refuse_foreign_types(types regtype[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  parts CONSTANT text[] := parse_ident(history);
-  qualified CONSTANT text := CASE cardinality(parts)
-    WHEN 1 THEN format('%I.%I', schema, parts[1])
-    ELSE format('%I.%I', parts[1], parts[2])
-  END;
   foreign_types text;
-  types_written text[];
-  called text := parts[cardinality(parts)];
-  rule text;
 BEGIN
-  IF cardinality(parts) > 2 THEN
-    RAISE EXCEPTION 'improper qualified name: %', history USING ERRCODE = 'invalid_name';
-  END IF;
   foreign_types := (
     WITH RECURSIVE used(type) AS (
       SELECT u.type::oid
@@ -53,16 +41,48 @@ BEGIN
             DETAIL = format('Their checks would run with your rights: %s.', foreign_types),
             HINT = 'SET ROLE to their owner.';
   END IF;
-  -- a type is what to_regtype() or format_type() has taken for one, so that it can stand in a statement
-  types_written := ARRAY(
-    SELECT CASE
-      WHEN c.modifier IS NOT NULL THEN format_type(c.type, c.modifier)
-      WHEN to_regtype(c.type_name) = c.type THEN c.type_name
-      ELSE format_type(c.type, NULL)
-    END
-    FROM unnest(names, types, modifiers, type_names) WITH ORDINALITY AS c(name, type, modifier, type_name, place)
-    ORDER BY place
-  );
+END
+$$;
+
+-- The rule that fills such a table. A star, so that a column that the table gains is filled by a rebuild.
+CREATE FUNCTION audit_cdc_internal.history_rule(
+    history text, database_id text, table_schema text, table_name text) RETURNS text
+  LANGUAGE sql STABLE
+  RETURN format(
+    'SELECT r.*
+FROM @extschema@.audit_new_logs AS l
+CROSS JOIN LATERAL audit_cdc_internal.typed_row(NULL::%s,
+  coalesce(l.new_values, l.old_values, ''{}'') || jsonb_build_object(
+    ''audit_id'', l.id, ''audit_database_id'', l.database_id, ''audit_action'', l.action,
+    ''audit_commit_lsn'', l.commit_lsn, ''audit_commit_idx'', l.commit_idx,
+    ''audit_commit_timestamp'', l.commit_timestamp,
+    ''audit_username'', l.username, ''audit_source'', l.source, ''audit_request_id'', l.request_id,
+    ''audit_metadata'', l.metadata,
+    ''audit_changed'', CASE l.action WHEN ''update'' THEN ARRAY(SELECT jsonb_object_keys(l.old_values)) END,
+    ''audit_unknown'', l.unknown_columns),
+  l.unknown_columns) AS r
+WHERE l.table_schema = %L AND l.table_name = %L',
+    history, table_schema, table_name)
+  || CASE
+    WHEN database_id IS NULL THEN ''
+    ELSE format(' AND l.database_id = ANY ((SELECT audit_cdc_internal.one_log(%L))::text[])', database_id)
+  END;
+
+-- names, types, modifiers and type_names: of the table's columns; a modifier is null where only the name tells it.
+CREATE FUNCTION audit_cdc_internal.create_history_table(
+    history text, schema text, names text[], types regtype[], modifiers integer[], type_names text[], key text[],
+    database_id text, table_schema text, table_name text)
+  RETURNS regclass LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  parts CONSTANT text[] := parse_ident(history);
+  qualified CONSTANT text := CASE cardinality(parts) WHEN 1 THEN format('%I.%I', schema, parts[1])
+                                                     ELSE format('%I.%I', parts[1], parts[2]) END;
+  called text := parts[cardinality(parts)];
+BEGIN
+  IF cardinality(parts) > 2 THEN
+    RAISE EXCEPTION 'improper qualified name: %', history USING ERRCODE = 'invalid_name';
+  END IF;
+  PERFORM audit_cdc_internal.refuse_foreign_types(types);
   EXECUTE format(
     E'CREATE TABLE %s (
     audit_id bigint PRIMARY KEY, audit_database_id text NOT NULL, audit_action text NOT NULL,
@@ -71,15 +91,20 @@ BEGIN
     audit_changed text[], audit_unknown text[],\n%s\n)',
     qualified,
     (
-      SELECT string_agg(format('%I %s', c.name, c.type), E',\n' ORDER BY place)
-      FROM unnest(names, types_written) WITH ORDINALITY AS c(name, type, place)
+      -- a type is what to_regtype() or format_type() has taken for one, so that it can stand in a statement
+      SELECT string_agg(
+        format('%I %s', c.name, CASE
+          WHEN c.modifier IS NOT NULL THEN format_type(c.type, c.modifier)
+          WHEN to_regtype(c.type_name) = c.type THEN c.type_name
+          ELSE format_type(c.type, NULL)
+        END), E',\n' ORDER BY place)
+      FROM unnest(names, types, modifiers, type_names) WITH ORDINALITY AS c(name, type, modifier, type_name, place)
     ));
   PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, qualified::regclass);
   EXECUTE format(
-    'COMMENT ON TABLE %s IS %L', qualified,
-    format(
-      'every change of %I.%I, filled by audit_cdc: the row after it, of a delete the row before it', table_schema,
-      table_name));
+    'COMMENT ON TABLE %s IS %L', qualified, format(
+      'every change of %I.%I, filled by audit_cdc: the row after it, of a delete the row before it',
+      table_schema, table_name));
   EXECUTE format(
     'COMMENT ON COLUMN %1$s.audit_id IS %2$L;
      COMMENT ON COLUMN %1$s.audit_changed IS %3$L;
@@ -94,29 +119,12 @@ BEGIN
       (SELECT string_agg(quote_ident(k), ', ') FROM unnest(key) AS k));
   END IF;
 
-  -- a star, so that a column that the history gains is filled by a rebuild
-  rule := format(
-    'SELECT r.*
-FROM @extschema@.audit_new_logs AS l
-CROSS JOIN LATERAL audit_cdc_internal.typed_row(NULL::%s,
-  coalesce(l.new_values, l.old_values, ''{}'') || jsonb_build_object(
-    ''audit_id'', l.id, ''audit_database_id'', l.database_id, ''audit_action'', l.action,
-    ''audit_commit_lsn'', l.commit_lsn, ''audit_commit_idx'', l.commit_idx,
-    ''audit_commit_timestamp'', l.commit_timestamp,
-    ''audit_username'', l.username, ''audit_source'', l.source, ''audit_request_id'', l.request_id,
-    ''audit_metadata'', l.metadata,
-    ''audit_changed'', CASE l.action WHEN ''update'' THEN ARRAY(SELECT jsonb_object_keys(l.old_values)) END,
-    ''audit_unknown'', l.unknown_columns),
-  l.unknown_columns) AS r
-WHERE l.table_schema = %L AND l.table_name = %L',
-    qualified, table_schema, table_name);
-  IF database_id IS NOT NULL THEN
-    rule := rule || format(' AND l.database_id = ANY ((SELECT audit_cdc_internal.one_log(%L))::text[])', database_id);
-  END IF;
   IF EXISTS (SELECT FROM @extschema@.audit_projections AS p WHERE p.name = called) THEN
     called := qualified;
   END IF;
-  PERFORM @extschema@.audit_create_projection(called, rule, qualified::regclass, true);
+  PERFORM @extschema@.audit_create_projection(
+    called, audit_cdc_internal.history_rule(qualified, database_id, table_schema, table_name),
+    qualified::regclass, true);
   RETURN qualified::regclass;
 END
 $$;

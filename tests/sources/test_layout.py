@@ -2,10 +2,11 @@
 
 import re
 
-from sources import SOURCES, TOP, name, named
+from sources import LATER, SOURCES, TOP, name, named
 
 WIDEST_RUST = int(re.search(r"max_width = (\d+)", (TOP / "rustfmt.toml").read_text())[1])
 WIDEST_SQL = 120
+LONGEST_ROUTINE = 60
 # how each kind of file begins, after the line that names its interpreter
 BEGINS = {".rs": "//! ", ".sql": "-- ", ".py": '"""', ".sh": "# ", "": "# "}
 
@@ -42,6 +43,34 @@ def test_every_source_begins_with_what_it_is_for():
 def test_files_of_sql_do_one_thing():
     assert [f"{name(path)}: {len(path.read_text().splitlines())} lines" for path in named(".sql", "sql")
             if len(path.read_text().splitlines()) > 400] == []
+
+
+def routines(text):
+    """Name and number of lines of each function and procedure."""
+    lines, found = text.split("\n"), []
+    for start, line in enumerate(lines):
+        if not (begins := re.match(r"CREATE (?:OR REPLACE )?(?:FUNCTION|PROCEDURE) ([@.\w]+)", line)):
+            continue
+        end, ends = start, r".*;$"
+        while not re.search(ends, lines[end]):
+            if opens := re.search(r"^BEGIN ATOMIC$|\bAS (\$\w*\$)$", lines[end]):
+                ends = rf"^{re.escape(opens[1])};$" if opens[1] else r"^END;$"
+            end += 1
+        found.append((begins[1], end - start + 1))
+    return found
+
+
+def test_functions_of_sql_fit_on_a_page():
+    """What is longer is two functions, or Rust."""
+    found = [(name(path), *routine) for path in named(".sql", "sql") if not name(path).startswith(LATER) for routine in routines(path.read_text())]
+    assert len(found) > 90
+    assert [routine for routine in found if routine[2] > LONGEST_ROUTINE] == []
+
+
+def test_lines_of_a_routine_are_counted():
+    text = ("CREATE FUNCTION a() RETURNS text LANGUAGE sql RETURN 'a;b';\n\nCREATE FUNCTION @extschema@.b(c text)\n  LANGUAGE sql\nBEGIN ATOMIC\n"
+            "  SELECT 1;\nEND;\nCREATE PROCEDURE x.d() LANGUAGE plpgsql AS $$\nBEGIN\n  e;\nEND\n$$;\n")
+    assert routines(text) == [("a", 1), ("@extschema@.b", 5), ("x.d", 5)]
 
 
 def test_every_public_object_has_a_comment():
