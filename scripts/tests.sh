@@ -69,7 +69,15 @@ golden_tests() {
     scripts/server stop
 }
 
-# end_to_end_tests PYTEST_OPTIONS…
+# build_and_test VERSION: what needs a server, and takes minutes
+build_and_test() {
+    pg_tests "$1"
+    say "PostgreSQL $1: building"
+    package "$(pg_config_of "$1")" --debug # which is built in a fraction of the time
+    in_copy "$1" golden_tests
+}
+
+# end_to_end_tests PYTEST_OPTIONS…: what waits most of its time
 end_to_end_tests() {
     say "PostgreSQL $version: end-to-end tests (corpus, faults, pages, relay), $WORKERS at a time"
     # a folder of its own: pytest closes the one that its runs share

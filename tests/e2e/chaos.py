@@ -71,7 +71,9 @@ class Server:
         with open(self.data / "postgresql.conf", "a") as file:
             throwaway = (pathlib.Path(os.environ["AUDIT_DATA"]) / "postgresql.conf").read_text().splitlines()
             file.write("\n".join([line for line in throwaway if line.startswith("output_plugin_libraries")] + ["listen_addresses = ''", "wal_level = logical", "shared_preload_libraries = 'audit_cdc'", "max_prepared_transactions = 5",
-                                  "wal_keep_size = '2GB'", "audit_cdc.capture_naptime = '100ms'", ""]))
+                                  "wal_keep_size = '2GB'", "audit_cdc.capture_naptime = '100ms'",
+                                  # what the system was given to write is there after a kill
+                                  "fsync = off", "full_page_writes = off", ""]))
         return self
 
     def start(self):
@@ -99,7 +101,7 @@ class Server:
     def copy(self, folder, *options):
         """A physical copy, which is not started."""
         other = Server(folder)
-        self.program("pg_basebackup", "-h", self.folder, "-U", "postgres", "-D", other.data, "-X", "stream", "-c", "fast", *options)
+        self.program("pg_basebackup", "-h", self.folder, "-U", "postgres", "-D", other.data, "-X", "stream", "-c", "fast", "--no-sync", *options)
         return other
 
 
