@@ -307,7 +307,10 @@ fn json_of(row: &BTreeMap<usize, u8>) -> String {
 proptest! {
     /// Whatever happens, what is known is true; and once an insert has told the row, all of it is known.
     #[test]
-    fn what_is_known_is_what_was(steps in proptest::collection::vec(step(), 1..30), misses in proptest::collection::vec(any::<bool>(), 30)) {
+    fn what_is_known_is_what_was(
+        steps in proptest::collection::vec(step(), 1..30),
+        misses in proptest::collection::vec(any::<bool>(), 30),
+    ) {
         let mut row: Option<[u8; 3]> = None;
         let mut state: Option<State> = None;
         let (mut was_told, mut was_missed) = (false, false);
