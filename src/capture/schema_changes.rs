@@ -2,7 +2,7 @@
 //! sql/capture/ddl.sql decides what is noted.
 
 use crate::ingest::{LargeAnnotations, store_large_annotations};
-use crate::pg::{self, BuiltinOid, Call, ErrorReport, Event, Statement, as_extension, pinned, with_latest_snapshot};
+use crate::pg::{self, BuiltinOid, Call, DdlEvent, ErrorReport, Statement, as_extension, pinned, with_latest_snapshot};
 use audit_core::message::Annotations;
 use audit_core::wire::{SchemaChange, TruncatedPartition};
 use pgrx::Uuid;
@@ -63,7 +63,7 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
 }
 
 /// What is another now.
-fn differences(event: &Event) -> Result<Option<String>, ErrorReport> {
+fn differences(event: &DdlEvent) -> Result<Option<String>, ErrorReport> {
     let (name, tag) = (Arg::Value(event.name.as_str()), Arg::Value(event.tag.as_str()));
     seen_by_all("audit_cdc_internal.differences_after", &[&name, &tag, &Arg::Value(event.alters_types)])
 }

@@ -5,7 +5,7 @@ use super::types::Call;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-pub struct Event {
+pub struct DdlEvent {
     /// `ddl_command_end`, `sql_drop` or `table_rewrite`.
     pub name: String,
     /// Such as `ALTER TABLE`.
@@ -16,7 +16,7 @@ pub struct Event {
 
 impl Call {
     /// `None`: the function was not called as an event trigger.
-    pub fn event(self) -> Option<Event> {
+    pub fn event(self) -> Option<DdlEvent> {
         // SAFETY: the context of a call is null or a node; an event trigger's holds constant strings.
         unsafe {
             let context = self.context();
@@ -25,7 +25,7 @@ impl Call {
             }
             let data = context.cast::<pg_sys::EventTriggerData>();
             let text = |text| CStr::from_ptr(text).to_string_lossy().into_owned();
-            Some(Event {
+            Some(DdlEvent {
                 name: text((*data).event),
                 tag: text(pg_sys::GetCommandTagName((*data).tag)),
                 alters_types: alters_types((*data).parsetree),

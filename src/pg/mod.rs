@@ -22,7 +22,7 @@ mod wal;
 mod writer;
 
 pub use bound::{BoundStatement, Meaning, Object, Strangers, as_owner_of, guard_names};
-pub use event::Event;
+pub use event::DdlEvent;
 pub use guc::{is_preloading, reserve_setting_prefix};
 pub use log::*;
 pub use memory::keep_freed_memory;

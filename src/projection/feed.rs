@@ -1,6 +1,6 @@
 //! New entries, and those that waited, on their way to the projections.
 
-use super::run::{LONGEST_LOCK, Patience, Projection, Taken, is_passing, judge, run_text};
+use super::run::{LONGEST_LOCK, NotTaken, Patience, Projection, is_passing, judge, run_text};
 use super::settle::{is_filled_here, last_log_id};
 use super::unprojected::{ids, note_refused, note_waiting};
 use crate::pg::{
@@ -114,7 +114,7 @@ pub fn feed(projections: &[Projection], entries: &[LogRow]) {
             let reject = Reject::new(SqlState::TRIGGERED_DATA_CHANGE_VIOLATION, LOOP);
             note_refused(projection, entries.iter().map(|entry| (*entry, reject.clone())).collect());
         } else if projection.is_free && !projection.is_slow.get() && has_time(start) {
-            let Taken { refused, postponed } = projection.run(entries, Patience::Short);
+            let NotTaken { refused, postponed } = projection.run(entries, Patience::Short);
             note_refused(projection, refused);
             note_waiting(projection, &postponed);
         } else {
@@ -170,7 +170,7 @@ fn catch_up_step(
             || vec![projection.id.into(), after.into(), up_to.into()],
             |result| {
                 let entries = log_rows(result);
-                let Taken { refused, postponed } = projection.run(&entries, patience);
+                let NotTaken { refused, postponed } = projection.run(&entries, patience);
                 let last = entries.last().map(|entry| entry.id);
                 let left: Vec<i64> =
                     refused.iter().map(|(entry, _)| entry.id).chain(postponed.iter().map(|entry| entry.id)).collect();

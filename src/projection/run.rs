@@ -82,7 +82,7 @@ pub enum Patience {
 
 /// What a rule could not take, and why; and what is to be tried later. All else has reached it.
 #[derive(Default)]
-pub struct Taken<'a> {
+pub struct NotTaken<'a> {
     pub refused: Vec<(LogRow<'a>, Reject)>,
     pub postponed: Vec<LogRow<'a>>,
 }
@@ -117,14 +117,14 @@ impl Projection {
     }
 
     /// Runs the rule over entries: all at once, and if that fails, over its halves.
-    pub fn run<'a>(&self, entries: &[LogRow<'a>], patience: Patience) -> Taken<'a> {
+    pub fn run<'a>(&self, entries: &[LogRow<'a>], patience: Patience) -> NotTaken<'a> {
         if entries.is_empty() {
-            return Taken::default();
+            return NotTaken::default();
         }
         if self.is_forbidden {
             let reject = Reject::new(SqlState::INSUFFICIENT_PRIVILEGE, FORBIDDEN);
             let refused = entries.iter().map(|entry| (*entry, reject.clone())).collect();
-            return Taken { refused, postponed: Vec::new() };
+            return NotTaken { refused, postponed: Vec::new() };
         }
         MARK.with(|mark| mark.run(Vec::new, |_| Ok(())));
         let limit = rule_timeout().filter(|_| patience == Patience::Short && !is_limited());
@@ -156,9 +156,9 @@ impl Projection {
         judge: &impl Fn(&CaughtError) -> Option<Reject>,
         refusal: &impl Fn(CaughtError) -> Reject,
         attempt: &impl Fn(&[LogRow]),
-    ) -> Taken<'a> {
+    ) -> NotTaken<'a> {
         let postponing = |reject: &Reject| self.is_slow.get() || is_passing(reject.sqlstate);
-        let mut taken = Taken::default();
+        let mut taken = NotTaken::default();
         match subtransaction(|| attempt(entries)).map_err(refusal) {
             Ok(()) => return taken,
             Err(reject) if postponing(&reject) => {

@@ -27,14 +27,14 @@ pub fn number(statement: &'static std::thread::LocalKey<Statement>) -> i64 {
 
 /// Runs `work`, in which what this session stores waits for `projection`.
 pub fn while_filling<T>(projection: i32, work: impl FnOnce() -> T) -> T {
-    struct Filling;
-    impl Drop for Filling {
+    struct UntilTheEnd;
+    impl Drop for UntilTheEnd {
         fn drop(&mut self) {
             FILLING.with(|filling| filling.borrow_mut().pop());
         }
     }
     FILLING.with(|filling| filling.borrow_mut().push(projection));
-    let _until_the_end = Filling;
+    let _until_the_end = UntilTheEnd;
     work()
 }
 
