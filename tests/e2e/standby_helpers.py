@@ -41,7 +41,7 @@ def standby(db, slot=None):
     folder.chmod(0o777)
     copy = Standby(db.name, folder, free_port())
     primary = f"host={os.environ['PGHOST']} port={os.environ['PGPORT']} user=postgres dbname=postgres"
-    copy.run_as_postgres("pg_basebackup", "-d", primary, "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast",
+    copy.run_as_postgres("pg_basebackup", "-d", primary, "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast", "--no-sync",
                          *(["-C", "-S", slot] if slot else []))
     copies = "-c hot_standby_feedback=on -c sync_replication_slots=on" if slot else ""
     try:

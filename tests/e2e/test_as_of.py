@@ -248,7 +248,7 @@ def test_on_a_read_only_standby_by_a_reader(db, tmp_path):
     tmp_path.chmod(0o777)
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
-    run_(f"{binaries}/pg_basebackup", "-h", os.environ["PGHOST"], "-p", os.environ["PGPORT"], "-U", "postgres", "-D", str(folder), "-R", "-X", "stream", "-c", "fast")
+    run_(f"{binaries}/pg_basebackup", "-h", os.environ["PGHOST"], "-p", os.environ["PGPORT"], "-U", "postgres", "-D", str(folder), "-R", "-X", "stream", "-c", "fast", "--no-sync")
     try:
         run_(f"{binaries}/pg_ctl", "-D", str(folder), "-w", "-l", str(tmp_path / "log"), "-o", f"-c port={port} -c unix_socket_directories={tmp_path} -c hot_standby=on", "start")
         standby = db.connect(host=str(tmp_path), port=port, user="auditor")
