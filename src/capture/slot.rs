@@ -8,7 +8,8 @@ use std::ffi::CStr;
 
 /// PostgreSQL puts what it peeks into a file where it is large; from there it is read in steps.
 const PEEK: &CStr = c"SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, $2, 'publication', $3)";
-const FETCHED: i64 = 1_000;
+/// So many messages, and bytes of them, are in memory at once.
+const FETCHED: (usize, usize) = (1_000, 8 << 20);
 
 const PLUGIN_NAME: &str = "audit_cdc";
 

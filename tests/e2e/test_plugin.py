@@ -1,6 +1,8 @@
 """The output plugin: each change as the catalogs were at its moment, whatever became of them since."""
 
 import hashlib
+import pathlib
+import re
 import threading
 
 import psycopg2
@@ -224,6 +226,18 @@ def test_annotations_that_are_too_large_to_carry(paused):
     [(annotations,)] = told(paused, "annotations")
     content = b'{"username": "ada", "blob": "' + b"a" * 70_000_000 + b'"}'
     assert annotations == {"unreadable": content[:2000].decode(), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@pytest.mark.once
+def test_of_many_large_messages_few_are_in_memory(paused):
+    """Of everybody's annotations, or of rows; of several transactions, since PostgreSQL itself holds many changes of one."""
+    writer, session = paused.connect(), paused.connect()
+    for _ in range(40):
+        run(writer, """SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', '{"a": "' || repeat('x', 5000000) || '"}')""")
+    run(writer, "INSERT INTO t VALUES (1)")
+    run(session, "CALL audit_capture()")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path(f"/proc/{session.info.backend_pid}/status").read_text())
+    assert logged(paused) == [1] and int(peak[1]) < 200_000
 
 
 def said(content):

@@ -6,6 +6,9 @@ use pgrx::prelude::*;
 use pgrx::varlena::varlena_to_byte_slice;
 use std::ffi::{CStr, CString};
 
+/// Of rows each of which may be as large as PostgreSQL allows.
+const FETCHED_TOGETHER: i64 = 4;
+
 /// A query, read in steps. While it is open nobody else can close it and put another query under its name. It is
 /// pinned, as PL/pgSQL pins the cursors of its loops.
 pub struct Cursor(pg_sys::Portal);
@@ -42,20 +45,32 @@ impl Cursor {
         self.fetch(count, || read(&returned()))
     }
 
-    /// The same for a query of one column of type bytea, never null.
-    pub fn fetch_bytes<R>(&mut self, count: i64, read: impl FnOnce(&[&[u8]]) -> R) -> R {
-        self.fetch(count, || {
-            // SAFETY: SPI_tuptable is what the fetch has returned, of one bytea column; it and what is detoasted
-            // here live until the SPI connection ends.
-            let rows: Vec<&[u8]> = unsafe {
-                let table = pg_sys::SPI_tuptable;
-                let bytes = |index| {
-                    let mut null = false;
-                    let datum = pg_sys::SPI_getbinval(*(*table).vals.add(index), (*table).tupdesc, 1, &mut null);
-                    varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()))
+    /// The same for a query of one column of type bytea, never null. It stops when it has so many bytes: they are all
+    /// in memory.
+    pub fn fetch_bytes<R>(&mut self, (count, bytes): (usize, usize), read: impl FnOnce(&[&[u8]]) -> R) -> R {
+        Spi::connect(|_| {
+            let (mut rows, mut size): (Vec<&[u8]>, usize) = (Vec::new(), 0);
+            while rows.len() < count && size < bytes {
+                // SAFETY: the portal is there as long as it is pinned. SPI_tuptable is what the fetch has returned,
+                // of one bytea column; it and what is detoasted here live until the SPI connection ends.
+                let table = unsafe {
+                    pg_sys::SPI_cursor_fetch(self.0, true, FETCHED_TOGETHER);
+                    &*pg_sys::SPI_tuptable
                 };
-                (0..(*table).numvals as usize).map(bytes).collect()
-            };
+                for index in 0..table.numvals as usize {
+                    // SAFETY: as above.
+                    let row = unsafe {
+                        let mut null = false;
+                        let datum = pg_sys::SPI_getbinval(*table.vals.add(index), table.tupdesc, 1, &mut null);
+                        varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()))
+                    };
+                    size += row.len();
+                    rows.push(row);
+                }
+                if table.numvals == 0 {
+                    break;
+                }
+            }
             read(&rows)
         })
     }
