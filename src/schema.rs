@@ -34,7 +34,7 @@ extension_sql_file!("../sql/annotate.sql", name = "annotate", requires = ["annot
 extension_sql!("SET LOCAL search_path = pg_catalog, pg_temp;", name = "annotate_ends", requires = ["annotate"]);
 
 // projections
-extension_sql_file!("../sql/projection/projections.sql", name = "projections", requires = ["audit_logs"]);
+extension_sql_file!("../sql/projection/projections.sql", name = "projections", requires = ["audit_logs", "sources"]);
 extension_sql_file!(
     "../sql/projection/functions.sql",
     name = "projection_functions",

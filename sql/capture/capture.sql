@@ -40,13 +40,6 @@ BEGIN ATOMIC
   DELETE FROM audit_cdc_internal.projecting_transactions WHERE xid < oldest::text::xid8;
 END;
 
--- As a source among others. A physical copy of the server has the same id.
-CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT json_build_object('id', format('%s.%s', s.system_identifier, d.oid), 'name', d.datname)
-  FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database();
-END;
-
 -- With which names of WAL files begin; not to be asked during recovery.
 CREATE FUNCTION audit_cdc_internal.current_timeline() RETURNS integer LANGUAGE sql STABLE
   RETURN ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer;

@@ -1,6 +1,13 @@
 -- Which source databases a role may deliver changes of. Those of this server's own nobody delivers: capture stores
 -- them.
 
+-- This database as a source among others. A physical copy of the server has the same id.
+CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT json_build_object('id', format('%s.%s', s.system_identifier, d.oid), 'name', d.datname)
+  FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database();
+END;
+
 CREATE TABLE audit_cdc_internal.allowed_sources (
   role regrole NOT NULL,
   database_id text NOT NULL,
@@ -9,7 +16,10 @@ CREATE TABLE audit_cdc_internal.allowed_sources (
 COMMENT ON TABLE audit_cdc_internal.allowed_sources IS
   'a role without any row here may deliver changes of every database but this server''s own';
 
-SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.allowed_sources', '');
+-- What a role was bound to that was dropped is not dumped: elsewhere the number that it had is another role's.
+SELECT pg_catalog.pg_extension_config_dump(
+  'audit_cdc_internal.allowed_sources',
+  'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) role)');
 
 CREATE FUNCTION audit_cdc_internal.role_of_source(role name, database_id text) RETURNS regrole
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

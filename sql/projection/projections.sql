@@ -18,9 +18,10 @@ CREATE TABLE audit_cdc_internal.projections (
   rule_owner regrole NOT NULL,
   setting_names text[] NOT NULL,
   setting_values text[] NOT NULL,
-  -- what the rule names and roles own that lack its owner's rights (src/pg/bound.rs); of another database after a
-  -- restore
+  -- what the rule names and roles own that lack its owner's rights (src/pg/bound.rs)
   strangers bigint[] NOT NULL,
+  -- the database whose numbers these are: after a restore they mean nothing
+  strangers_in text NOT NULL DEFAULT audit_cdc_internal.this_database() ->> 'id',
   fed_to bigint, -- disabled: the last entry that was fed; null: enabled
   created_at timestamptz NOT NULL DEFAULT now(),
   rebuilt_at timestamptz,
@@ -42,7 +43,10 @@ CREATE TABLE audit_cdc_internal.unprojected (
 );
 CREATE INDEX unprojected_waiting ON audit_cdc_internal.unprojected (projection, log_id) WHERE sqlstate IS NULL;
 
-SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections', '');
+-- One whose owner was dropped is not dumped: elsewhere the number that it had is another role's.
+SELECT pg_catalog.pg_extension_config_dump(
+  'audit_cdc_internal.projections',
+  'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) rule_owner)');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.projections_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.unprojected', '');
 
@@ -68,7 +72,9 @@ END;
 CREATE VIEW audit_cdc_internal.runnable_projections AS
   SELECT
     p.id, p.name, p.target::oid AS target, p.rule_owner::oid AS rule_owner, p.setting_names, p.setting_values,
-    p.strangers, p.fed_to, p.rule,
+    CASE WHEN p.strangers_in = (SELECT audit_cdc_internal.this_database() ->> 'id') THEN p.strangers ELSE '{}' END
+      AS strangers,
+    p.fed_to, p.rule,
     format(
       E'INSERT INTO %s (%s) SELECT %2$s FROM (%s\n) AS rule',
       CASE

@@ -25,7 +25,7 @@ thread_local! {
 
     static ALTER: Statement = const { Statement::new(
         "UPDATE audit_cdc_internal.projections
-         SET columns = $3, rule = $4, setting_names = $6, setting_values = $7, strangers = $8
+         SET columns = $3, rule = $4, setting_names = $6, setting_values = $7, strangers = $8, strangers_in = DEFAULT
          WHERE name = $1 AND target = $2 AND rule_owner = $5 RETURNING id",
         &[TEXTOID, OIDOID, TEXTARRAYOID, TEXTOID, OIDOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID]) };
 

@@ -63,6 +63,49 @@ def test_projections_go_on_after_a_restore(roles, db, tmp_path, arguments):
         admin(f"DROP DATABASE {restored.name} WITH (FORCE)")
 
 
+@pytest.fixture
+def restored(db, tmp_path):
+    """Restores a dump of the database into another one."""
+    other = Database(db.name + "_restored")
+
+    def restore():
+        dump = str(tmp_path / "dump")
+        subprocess.run(["pg_dump", "-Fc", "-f", dump, db.name], check=True)
+        admin(f"CREATE DATABASE {other.name} TEMPLATE template0")
+        subprocess.run(["pg_restore", "--exit-on-error", "-d", other.name, dump], check=True)
+        return other
+    yield restore
+    admin(f"DROP DATABASE IF EXISTS {other.name} WITH (FORCE)")
+
+
+def test_what_a_dropped_role_has_left_is_not_restored(roles, db, restored):
+    """Elsewhere its number may be that of a superuser."""
+    gone, stays = roles("audit_cdc_reader"), roles("audit_cdc_reader")
+    for role in (gone, stays):
+        db.run(f"CREATE TABLE feed_of_{role} (log_id bigint); GRANT INSERT ON feed_of_{role} TO {role}; SELECT audit_allow_source('{role}', 'd1')")
+        run(db.connect(user=role), "SELECT audit_create_projection(%s, 'SELECT id AS log_id FROM audit_new_logs', fill => false)", f"feed_of_{role}")
+    db.run(f"DROP OWNED BY {gone}; DROP ROLE {gone}")
+    other = restored()
+    assert other.rows("SELECT name FROM audit_projections") == [(f"feed_of_{stays}",)]
+    assert other.rows("SELECT role FROM audit_allowed_sources") == [(stays,)]
+
+
+def test_numbers_of_strangers_mean_nothing_elsewhere(roles, db, restored):
+    """What a rule may run of others it knows by number, and a number may be another function's there."""
+    owner, mallory = roles("audit_cdc_reader"), roles()
+    db.run(f"CREATE SCHEMA lair AUTHORIZATION {mallory}; GRANT USAGE ON SCHEMA lair TO PUBLIC; GRANT CREATE ON SCHEMA public TO {owner}")
+    run(db.connect(user=mallory), "CREATE FUNCTION lair.shown() RETURNS text LANGUAGE sql AS $$ SELECT 'a' $$")
+    session = db.connect(user=owner)
+    run(session, "CREATE TABLE feed (log_id bigint, value text)")
+    run(session, "SELECT audit_create_projection('feed', 'SELECT id AS log_id, lair.shown() AS value FROM audit_new_logs')")
+    other = restored()
+    other.run("UPDATE audit_cdc_internal.projections SET strangers = ARRAY[('pg_proc'::regclass::oid::bigint << 32) | 'lair.shown'::regproc::oid::bigint]")
+    other.ingest(values("1"))
+    assert other.rows("SELECT sqlstate FROM audit_projection_failures") == [("42501",)]
+    other.run("SELECT audit_alter_projection('feed', 'SELECT id AS log_id, lair.shown() AS value FROM audit_new_logs'); SELECT audit_retry_projection('feed')")
+    every_entry_once(other)
+
+
 def test_the_extension_is_dropped_and_made_anew_in_one_session(db):
     """Plans and numbers of before mean nothing then."""
     relay = db.connect()
