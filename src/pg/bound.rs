@@ -2,6 +2,7 @@
 //! once more when a schema was renamed or something that is named has changed. Each time what was found is looked
 //! at, before any of it is planned or run.
 
+use super::hooks::{refuse_unseen, require_object_access};
 use super::role::{current_user, has_rights_of, locked_owner, owner_of, with_rights};
 use super::types::code_type;
 use super::user::role_name;
@@ -12,7 +13,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_void};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 #[cfg(not(feature = "pg15"))]
 use pgrx::pg_sys::{
@@ -60,6 +61,8 @@ use walkers::{expression_tree_walker, query_tree_walker};
 static PREVIOUS: OnceLock<pg_sys::post_parse_analyze_hook_type> = OnceLock::new();
 /// What is being looked up now.
 static LOOKED_UP: AtomicPtr<Meaning> = AtomicPtr::new(null_mut());
+/// The hook that PostgreSQL called when ours was called last, for a statement of ours.
+static CALLED_BY: AtomicUsize = AtomicUsize::new(0);
 
 /// A class of objects (the oid of its catalog) in the upper half, an object in the lower.
 pub type Object = i64;
@@ -151,6 +154,12 @@ pub fn as_owner_of<T>(table: pg_sys::Oid, work: impl FnOnce(Meaning) -> T) -> T 
     with_rights(owner, flags, &[], || work(Meaning::of_table(table, owner)))
 }
 
+/// Which hook PostgreSQL calls: ours, or of a library that was loaded later. It may keep what it is told to itself.
+fn first_hook() -> usize {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::post_parse_analyze_hook }.map_or(0, |hook| hook as usize)
+}
+
 /// A statement without parameters.
 pub struct BoundStatement {
     plan: pg_sys::SPIPlanPtr,
@@ -162,6 +171,7 @@ impl BoundStatement {
     pub fn prepare(statement: &str, meaning: Meaning) -> Self {
         let text = CString::new(statement).unwrap_or_default();
         let mut prepared = Self { plan: null_mut(), meaning: Box::into_raw(Box::new(meaning)) };
+        CALLED_BY.store(0, Relaxed);
         looking_up(|| {
             Spi::connect(|_| {
                 // SAFETY: the meaning lives as long as the plan does.
@@ -171,7 +181,18 @@ impl BoundStatement {
                 }
             });
         });
+        if CALLED_BY.load(Relaxed) == 0 {
+            refuse_unseen("what names mean", "post_parse_analyze_hook");
+        }
         prepared
+    }
+
+    /// PostgreSQL may look up the names of a plan anew, and plan it at once: we must be told.
+    fn require_hook() {
+        if CALLED_BY.load(Relaxed) != first_hook() {
+            let anything = Meaning { table: None, role: pg_sys::InvalidOid, strangers: Strangers::Known(Vec::new()) };
+            Self::prepare("SELECT", anything);
+        }
     }
 
     /// Runs it and tells how many rows it has met.
@@ -181,6 +202,7 @@ impl BoundStatement {
 
     /// The same, with the rows that it gives.
     pub(super) fn execute<R>(&self, read: impl FnOnce(u64, *mut pg_sys::SPITupleTable) -> R) -> R {
+        Self::require_hook();
         looking_up(|| {
             Spi::connect(|_| {
                 // SAFETY: the plan is kept, and has no parameters. PostgreSQL raises its errors itself.
@@ -235,6 +257,7 @@ fn looking_up<T>(work: impl FnOnce() -> T) -> T {
             LOOKED_UP.store(self.0, Relaxed);
         }
     }
+    require_object_access();
     let _before = Before(LOOKED_UP.swap(null_mut(), Relaxed));
     work()
 }
@@ -282,6 +305,7 @@ unsafe extern "C-unwind" fn looked_up(
         if (*state).p_paramref_hook.is_some_and(is_ours) {
             LOOKED_UP.store(null_mut(), Relaxed);
             check(query, &*(*state).p_ref_hook_state.cast::<Meaning>());
+            CALLED_BY.store(first_hook(), Relaxed);
         }
     }
 }

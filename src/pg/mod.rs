@@ -5,6 +5,7 @@ mod bound;
 mod ending;
 mod event;
 mod guc;
+mod hooks;
 mod list;
 mod log;
 mod memory;

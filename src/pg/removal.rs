@@ -2,6 +2,7 @@
 //! beside ours. Event triggers on what was dropped do not run for their own removal.
 
 use super::bound;
+use super::hooks::{require_object_access, told_of_object_access};
 use super::log::lock_renamed_schema;
 use super::types::Call;
 use pgrx::pg_sys::elog::PgLogLevel;
@@ -50,6 +51,7 @@ unsafe extern "C-unwind" fn accessed(
         // SAFETY: called as PostgreSQL has called us.
         unsafe { previous(access, class, object, part, argument) };
     }
+    told_of_object_access();
     match access {
         // SAFETY: of a drop, the argument is an ObjectAccessDrop.
         pg_sys::ObjectAccessType::OAT_DROP if !unsafe { is_internal(argument) } => removed(class, object),
@@ -66,6 +68,7 @@ unsafe extern "C-unwind" fn accessed(
 
 /// Before DROP EXTENSION has locked anything that a capture worker may hold.
 pub fn refuse_early(call: Call) {
+    require_object_access();
     // SAFETY: the context of an event trigger's call holds the statement; names of extensions are strings.
     let is_named = unsafe {
         let context = call.context();

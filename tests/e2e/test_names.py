@@ -1,5 +1,8 @@
 """A name means what was checked, or nothing: who owns a schema can rename it at any moment, and put another in its place."""
 
+import os
+import pathlib
+import subprocess
 import threading
 import time
 
@@ -191,3 +194,49 @@ def test_nobody_takes_the_place_of_a_type_that_a_rule_names(named, value):
     assert named.ingest(batch([change(1)]), named.connect())[1] == 1
     assert loot(named) == set()
     assert named.rows("SELECT sqlstate FROM audit_projection_failures") == [("42501",)]
+
+
+def deaf(hook, arguments):
+    """A library that is told something by PostgreSQL, and tells nobody who was there before it."""
+    bin_, folder = pathlib.Path(os.environ["AUDIT_BIN"]), pathlib.Path(os.environ["AUDIT_DATA"])
+    headers = subprocess.run([bin_ / "pg_config", "--includedir-server"], capture_output=True, text=True, check=True).stdout.strip()
+    source, library = folder / f"{hook}.c", folder / f"{hook}.so"
+    source.write_text(f"""#include "postgres.h"
+        #include "fmgr.h"
+        #include "catalog/objectaccess.h"
+        #include "parser/analyze.h"
+        PG_MODULE_MAGIC;
+        static void deaf({arguments}) {{}}
+        void _PG_init(void) {{ {hook} = deaf; }}""")
+    subprocess.run(["cc", "-shared", "-fPIC", "-I", headers, "-o", library, source], check=True)
+    library.chmod(0o755)
+    return library
+
+
+LATER = {"post_parse_analyze_hook": "ParseState *state, Query *query, JumbleState *jumble",
+         "object_access_hook": "ObjectAccessType access, Oid class, Oid object, int part, void *argument"}
+
+
+@pytest.mark.parametrize("hook", LATER)
+def test_no_rule_runs_unchecked_after_a_library_that_came_later(schemas, hook):
+    """Also a plan that was made before it came."""
+    schemas.run("CREATE FUNCTION names_app.climb() RETURNS text LANGUAGE sql RETURN 'nothing'; CREATE TABLE feed (log_id bigint, value text)")
+    schemas.run("SELECT audit_create_projection('feed', 'SELECT id AS log_id, names_app.climb() AS value FROM audit_new_logs')")
+    relay, session, library = schemas.connect(), schemas.connect(), deaf(hook, LATER[hook])
+    schemas.ingest(batch([change(0)]), relay)
+    as_mallory(schemas, "DROP FUNCTION names_app.climb(); ALTER FUNCTION names_lair.climb() SET SCHEMA names_app")
+    for connection in (relay, session):
+        run(connection, f"LOAD '{library}'")
+    schemas.ingest(batch([change(1)]), relay)
+    assert schemas.rows("SELECT sqlstate FROM audit_projection_failures") == [("55000",)]
+    assert code(session, "SELECT audit_rebuild_projection('feed')") == "55000"
+    assert loot(schemas) == set()
+
+
+def test_the_log_is_not_removed_after_a_library_that_came_later(schemas):
+    schemas.ingest(batch([change(0)]))
+    session = schemas.connect()
+    run(session, f"LOAD '{deaf('object_access_hook', LATER['object_access_hook'])}'")
+    for command in ("DROP EXTENSION audit_cdc", "DROP TABLE audit_cdc_internal.log", "DROP SCHEMA public CASCADE"):
+        assert code(session, command) == "55000", command
+    assert len(log_ids(schemas)) == 1
