@@ -20,11 +20,28 @@ END
 $$;
 
 -- Roles belong to the whole cluster: another database may have made them already, and
--- DROP EXTENSION leaves them.
+-- DROP EXTENSION leaves them. Or somebody has who may make roles, and is in them.
 DO $$
 DECLARE
   role text;
+  have_rights text;
 BEGIN
+  SELECT string_agg(h.who, ', ' ORDER BY h.who) INTO have_rights
+  FROM pg_roles AS r
+  LEFT JOIN pg_auth_members AS a ON a.roleid = r.oid
+  LEFT JOIN pg_roles AS m ON m.oid = a.member
+  CROSS JOIN LATERAL (
+    SELECT format('%I may log in', r.rolname) WHERE r.rolcanlogin
+    UNION
+    SELECT format('%I is a member of %I', m.rolname, r.rolname)
+    WHERE m.oid IS NOT NULL AND (m.rolname, r.rolname) <> ('audit_cdc_admin', 'audit_cdc_reader')
+  ) AS h(who)
+  WHERE r.rolname IN ('audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin');
+  IF have_rights IS NOT NULL THEN
+    RAISE WARNING 'roles of audit_cdc were here before, and others have their rights'
+      USING DETAIL = have_rights || '.',
+            HINT = 'So they have them in this database too. Revoke the roles from whom you do not know.';
+  END IF;
   FOREACH role IN ARRAY ARRAY['audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin'] LOOP
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
       EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);

@@ -6,6 +6,7 @@ import subprocess
 import psycopg2
 import pytest
 from conftest import Database, admin, batch, change
+from projection_helpers import roles  # noqa: F401
 
 MONTHS = [f"2026-{month:02}-15T12:00:00.000000Z" for month in range(1, 7)]
 
@@ -45,6 +46,15 @@ def test_an_encoding_that_cannot_hold_json(empty):
             Database(name).run("CREATE EXTENSION audit_cdc")
     finally:
         admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_who_has_the_rights_of_its_roles_already_is_said(roles, empty):  # noqa: F811
+    """Who may make roles may have made these, and be in them."""
+    member = roles("audit_cdc_admin")
+    connection = empty.connect()
+    connection.cursor().execute("CREATE EXTENSION audit_cdc")
+    said = "".join(connection.notices)
+    assert f"{member} is a member of audit_cdc_admin" in said and "audit_cdc_admin is a member" not in said
 
 
 def everything(db):
