@@ -139,7 +139,8 @@ BEGIN
     array_agg(format('%I.%I', g.table_schema, g.table_name))
   INTO found.database_id, found.table_schema, found.table_name, found.numbers, many, is_here, described, names
   FROM (
-    SELECT n.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers
+    SELECT n.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers, m.is_parsed,
+           bool_or(m.is_parsed) OVER () AS any_is
     FROM audit_cdc_internal.audited_tables AS t
     CROSS JOIN LATERAL (
       SELECT CASE
@@ -147,13 +148,15 @@ BEGIN
         ELSE t.database_id
       END
     ) AS n(database_id)
-    WHERE (table_named.database_id IS NULL OR t.database_id = ANY (wanted))
-      AND (
-        t.table_name = parts[cardinality(parts)]
+    CROSS JOIN LATERAL (
+      SELECT t.table_name = parts[cardinality(parts)]
           AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
-        OR t.table_name = table_named.name)
-    GROUP BY n.database_id, t.table_schema, t.table_name
-  ) AS g;
+    ) AS m(is_parsed)
+    WHERE (table_named.database_id IS NULL OR t.database_id = ANY (wanted))
+      AND (m.is_parsed OR t.table_name = table_named.name)
+    GROUP BY n.database_id, t.table_schema, t.table_name, m.is_parsed
+  ) AS g
+  WHERE g.is_parsed OR NOT g.any_is; -- a name that SQL reads otherwise is only meant if no other is
   IF many = 0 THEN
     RETURN NULL;
   ELSIF many > 1 THEN
