@@ -57,6 +57,7 @@ BEGIN
         'audit_status', 'audit_capture_status', 'audit_cast', 'audit_row', 'audit_diff', 'audit_diff_text',
         'audit_as_of', 'audit_as_of_unknown', 'audit_history', 'audit_activity',
         'audit_undo_sql', 'audit_redo_sql', 'audit_undo', 'audit_redo', 'audit_replay_sql',
+        'audit_mark', 'audit_moment',
         'audit_create_projection', 'audit_alter_projection', 'audit_rebuild_projection', 'audit_retry_projection',
         'audit_disable_projection', 'audit_enable_projection', 'audit_drop_projection',
         'audit_create_history_projection', 'audit_create_activity']),
@@ -65,8 +66,8 @@ BEGIN
         'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'diff', 'keep_private', 'table_named',
         'relation_of', 'columns_of', 'activity_rule', 'activity_told', 'diffs_together',
         'refuse_foreign_types', 'history_rule', 'create_history_table', 'rows_as_of', 'unknown_as_of', 'history',
-        'or_here', 'one_log', 'steps',
-        'run_steps', 'is_run_as_owner', 'run_statement']),
+        'or_here', 'one_log', 'steps', 'step_lines', 'run_steps', 'run_step', 'run_alone', 'annotate_again',
+        'check_constraints', 'changes_that_differ', 'is_run_as_owner', 'run_statement', 'run_query']),
       ('audit_cdc_admin', false, ARRAY[
         'audit_retry_rejects', 'audit_describe_tables', 'audit_pending_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',
@@ -117,7 +118,7 @@ GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.
   @extschema@.audit_projection_progress, @extschema@.audit_backfills, @extschema@.audit_last_changes,
   @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
   @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps,
-  @extschema@.audit_continuations, @extschema@.audit_schema_changes TO audit_cdc_reader;
+  @extschema@.audit_continuations, @extschema@.audit_marks, @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 
 -- What capture and ingest may: with these rights the worker's role writes the log, and no others. The functions

@@ -134,15 +134,16 @@ extension_sql_file!(
 );
 
 // undo: changes as statements
-extension_sql_file!("../sql/undo/statements.sql", name = "undo_statements", requires = ["history"]);
-extension_sql_file!("../sql/undo/replay.sql", name = "replay", requires = ["undo_statements"]);
-extension_sql_file!("../sql/undo/chosen.sql", name = "undo_chosen", requires = ["undo_statements"]);
-extension_sql_file!("../sql/undo/order.sql", name = "undo_order", requires = ["undo_chosen"]);
-extension_sql_file!("../sql/undo/steps.sql", name = "undo_steps", requires = ["undo_order"]);
+extension_sql_file!("../sql/undo/tables.sql", name = "undo_tables", requires = ["history"]);
+extension_sql_file!("../sql/undo/replay.sql", name = "replay", requires = ["undo_tables", replayed]);
+extension_sql_file!("../sql/undo/chosen.sql", name = "undo_chosen", requires = ["undo_tables"]);
+extension_sql_file!("../sql/undo/tables_back.sql", name = "undo_tables_back", requires = ["undo_chosen"]);
+extension_sql_file!("../sql/undo/steps.sql", name = "undo_steps", requires = ["undo_tables_back", planned]);
+extension_sql_file!("../sql/undo/marks.sql", name = "marks", requires = ["continuations"]);
 extension_sql_file!(
     "../sql/undo/undo.sql",
     name = "undo",
-    requires = ["undo_steps", "annotate", is_run_as_owner, run_statement]
+    requires = ["undo_steps", "annotate", is_run_as_owner, run_statement, run_query]
 );
 
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);

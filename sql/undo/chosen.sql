@@ -18,25 +18,37 @@ CREATE TYPE audit_cdc_internal.chosen AS (
   doubt text -- why it cannot be taken back or made again, whatever it says
 );
 
--- As events() tells it.
-CREATE FUNCTION audit_cdc_internal.not_sent_before(line @extschema@.audit_history_line) RETURNS text[]
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-  SELECT CASE
-    WHEN line.action <> 'update' OR l.unknown_old_columns IS NULL AND l.old_values <> '{}' THEN '{}'
-    ELSE l.unknown_old_columns
-  END
-  FROM @extschema@.audit_logs AS l
-  WHERE l.id = line.id AND l.commit_timestamp = line.commit_timestamp;
-END;
+-- As events() tells it, of updates. A transaction's entries have one time, so that they are looked up at once.
+CREATE FUNCTION audit_cdc_internal.not_sent_before(
+    lines @extschema@.audit_history_line[], OUT id bigint, OUT not_sent text[])
+  RETURNS SETOF record
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+DECLARE
+  ids bigint[];
+  first timestamptz;
+  last timestamptz;
+BEGIN
+  SELECT array_agg(l.id), min(l.commit_timestamp), max(l.commit_timestamp)
+  INTO ids, first, last
+  FROM unnest(lines) AS l
+  WHERE l.action = 'update';
+  RETURN QUERY
+  SELECT e.id, CASE WHEN e.unknown_old_columns IS NULL AND e.old_values <> '{}' THEN '{}' ELSE e.unknown_old_columns END
+  FROM @extschema@.audit_logs AS e
+  WHERE e.id = ANY (ids) AND e.commit_timestamp BETWEEN first AND last;
+END
+$$;
 
 -- Null: all of a row is in the log.
-CREATE FUNCTION audit_cdc_internal.not_published(target audit_cdc_internal.target) RETURNS text
-  LANGUAGE sql STABLE
-  RETURN CASE
-    WHEN (target).unpublished <> '{}'
-      THEN format('values of %s unknown: they are not published', array_to_string((target).unpublished, ', '))
-  END;
+CREATE FUNCTION audit_cdc_internal.not_published(facts jsonb) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT format('values of %s unknown: they are not published', string_agg(c ->> 'name', ', ' ORDER BY c ->> 'name'))
+  FROM jsonb_array_elements(facts -> 'columns') AS c
+  WHERE NOT (c ->> 'is_published')::boolean
+  HAVING count(*) > 0;
+END;
 
 -- Why the log cannot tell a record's row at a moment, if what it has of the time after it begins with this change;
 -- null: it can.
@@ -121,17 +133,24 @@ $$;
 -- The changes that are meant.
 CREATE FUNCTION audit_cdc_internal.chosen(
     is_redo boolean, of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint,
-    of_request text, of_user text, since timestamptz, until timestamptz, of_database text)
+    of_request text, of_user text, since timestamptz, until timestamptz, of_database text, tables text[])
   RETURNS SETOF audit_cdc_internal.chosen
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   audited audit_cdc_internal.audited;
   moment record;
+  lines @extschema@.audit_history_line[];
   changes audit_cdc_internal.chosen[];
   doubt text;
 BEGIN
-  IF key IS NOT NULL THEN
+  IF tables IS NOT NULL THEN
+    IF num_nonnulls(of_change, of_table, key, of_commit, of_request, of_user, since, until) > 0 THEN
+      RAISE EXCEPTION 'tables are named with a moment only'
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'With tables, name either at or lsn.';
+    END IF;
+    RETURN QUERY SELECT t.* FROM audit_cdc_internal.tables_since(tables, chosen.at, chosen.lsn, of_database) AS t;
+  ELSIF key IS NOT NULL THEN
     IF of_table IS NULL OR (chosen.at IS NULL) = (chosen.lsn IS NULL) THEN
       RAISE EXCEPTION 'a record is taken back to a moment'
         USING ERRCODE = 'invalid_parameter_value', HINT = 'With key, name table_name and either at or lsn.';
@@ -143,12 +162,14 @@ BEGIN
     SELECT m.last_lsn, m.last_commit, m.last_id
     INTO moment
     FROM audit_cdc_internal.moment(audited, chosen.at, chosen.lsn) AS m;
+    lines := ARRAY(SELECT l FROM audit_cdc_internal.record_lines(audited, key) AS l);
     changes := ARRAY(
       SELECT ROW(
         l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, p.position, l.commit_idx,
         l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
-        audit_cdc_internal.not_sent_before(l), NULL)::audit_cdc_internal.chosen
-      FROM audit_cdc_internal.record_lines(audited, key) AS l
+        CASE WHEN l.action = 'update' THEN n.not_sent ELSE '{}' END, NULL)::audit_cdc_internal.chosen
+      FROM unnest(lines) AS l
+      LEFT JOIN audit_cdc_internal.not_sent_before(lines) AS n ON n.id = l.id
       CROSS JOIN LATERAL (SELECT split_part(l.cursor, '.', 2)::bigint AS position) AS p
       WHERE l.commit_lsn IS NOT NULL
         AND p.position > coalesce(moment.last_lsn, 0)
@@ -166,7 +187,7 @@ BEGIN
       doubt := audit_cdc_internal.doubt_at(audited, chosen.at, chosen.lsn, changes[1]);
       IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.new_row IS NULL) THEN
         -- the row that is there now is another one
-        doubt := coalesce(doubt, audit_cdc_internal.not_published(audit_cdc_internal.target_of(audited)));
+        doubt := coalesce(doubt, audit_cdc_internal.not_published(audit_cdc_internal.table_facts(audited)));
       END IF;
       IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.action = 'complete') THEN
         doubt := coalesce(doubt, 'a backfill did not meet it: how it ended is not in the log');
@@ -177,22 +198,27 @@ BEGIN
     IF of_change IS NULL AND of_commit IS NULL AND of_request IS NULL AND of_user IS NULL THEN
       RAISE EXCEPTION 'no change, record, transaction, request or user is given'
         USING ERRCODE = 'null_value_not_allowed',
-              HINT = 'Name a change, a table and a key with a moment, a commit_lsn, a request_id, or a username with '
-                     'since and until.';
+              HINT = 'Name a change, a table and a key with a moment, tables with a moment, a commit_lsn, a '
+                     'request_id, or a username with since and until.';
     END IF;
     IF of_user IS NOT NULL AND of_commit IS NULL AND of_request IS NULL AND (since IS NULL OR until IS NULL) THEN
       RAISE EXCEPTION 'a user''s changes are taken of a time range'
         USING ERRCODE = 'invalid_parameter_value', HINT = 'With username, give since and until.';
     END IF;
+    lines := ARRAY(
+      SELECT l
+      FROM audit_cdc_internal.lines(
+        of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l
+      WHERE l.action <> 'read'
+    );
     RETURN QUERY
     SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action,
            l.commit_lsn + coalesce(own.positions_before[array_position(own.ids, l.database_id)], 0), l.commit_idx,
            l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
-           audit_cdc_internal.not_sent_before(l), NULL::text
-    FROM audit_cdc_internal.own_databases() AS own,
-      audit_cdc_internal.lines(
-        of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l
-    WHERE l.action <> 'read';
+           CASE WHEN l.action = 'update' THEN n.not_sent ELSE '{}' END, NULL::text
+    FROM audit_cdc_internal.own_databases() AS own
+    CROSS JOIN unnest(lines) AS l
+    LEFT JOIN audit_cdc_internal.not_sent_before(lines) AS n ON n.id = l.id;
   END IF;
 END
 $$;

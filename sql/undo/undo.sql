@@ -1,11 +1,141 @@
 -- Undo and redo, run: audit_undo() and audit_redo().
 
+-- What is said of a change that is not done; null: it is.
+CREATE FUNCTION audit_cdc_internal.run_alone(relation oid, statement text, lock text) RETURNS text
+  LANGUAGE plpgsql AS $$
+DECLARE
+  met pg_catalog.int8;
+BEGIN
+  IF lock IS NOT NULL THEN
+    BEGIN -- who refers to the row just now is waited for, so that the statement sees it
+      PERFORM audit_cdc_internal.run_statement(relation, lock);
+    EXCEPTION WHEN insufficient_privilege THEN NULL; -- who may delete and not update
+    END;
+  END IF;
+  met := audit_cdc_internal.run_statement(relation, statement);
+  RETURN CASE
+    WHEN met OPERATOR(pg_catalog.=) 0 THEN 'conflict: the row was changed since, or others refer to it'
+  END;
+EXCEPTION
+  WHEN integrity_constraint_violation THEN
+    RETURN pg_catalog.format('conflict: %s', SQLERRM);
+  WHEN data_exception THEN
+    RETURN pg_catalog.format('conflict: a value is none of its type any more (SQLSTATE %s)', SQLSTATE);
+  WHEN OTHERS THEN -- without the statement, which holds the row's values
+    RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE;
+END
+$$;
+
+-- The same for a step: of each of its changes. Where one of a set cannot be done, each is done by itself.
+CREATE FUNCTION audit_cdc_internal.run_step(
+    relation oid, statement text, lock text, alone text[], alone_locks text[])
+  RETURNS text[]
+  LANGUAGE plpgsql AS $$
+DECLARE
+  said pg_catalog.text[] := '{}';
+BEGIN
+  IF pg_catalog.cardinality(alone) OPERATOR(pg_catalog.=) 0 THEN
+    RETURN ARRAY[audit_cdc_internal.run_alone(relation, statement, lock)];
+  END IF;
+  BEGIN
+    IF lock IS NOT NULL THEN
+      BEGIN
+        PERFORM audit_cdc_internal.run_statement(relation, lock);
+      EXCEPTION WHEN insufficient_privilege THEN NULL;
+      END;
+    END IF;
+    IF audit_cdc_internal.run_statement(relation, statement)
+      OPERATOR(pg_catalog.=) pg_catalog.cardinality(alone) THEN
+      RETURN pg_catalog.array_fill(NULL::pg_catalog.text, ARRAY[pg_catalog.cardinality(alone)]);
+    END IF;
+    RAISE EXCEPTION 'not all rows' USING ERRCODE = 'ZA002'; -- takes back what was done
+  EXCEPTION
+    WHEN SQLSTATE 'ZA002' OR integrity_constraint_violation OR data_exception THEN NULL;
+    WHEN OTHERS THEN
+      RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE;
+  END;
+  FOR place IN 1 .. pg_catalog.cardinality(alone) LOOP
+    said := pg_catalog.array_append(
+      said, audit_cdc_internal.run_alone(relation, alone[place], alone_locks[place]));
+  END LOOP;
+  RETURN said;
+END
+$$;
+
+-- Puts back the annotation that was in force: what comes later in the transaction is not of the undo.
+CREATE FUNCTION audit_cdc_internal.annotate_again(in_force jsonb) RETURNS void
+  LANGUAGE plpgsql AS $$
+DECLARE
+  -- of its members, those without a parameter of their own
+  others CONSTANT pg_catalog.jsonb :=
+    in_force OPERATOR(pg_catalog.-) ARRAY['username', 'source', 'request_id', 'metadata'];
+BEGIN
+  PERFORM @extschema@.audit_annotate_clear();
+  IF in_force OPERATOR(pg_catalog.<>) '{"metadata": {}}' THEN
+    PERFORM @extschema@.audit_annotate(
+      in_force OPERATOR(pg_catalog.->>) 'username', in_force OPERATOR(pg_catalog.->>) 'source',
+      in_force OPERATOR(pg_catalog.->>) 'request_id',
+      CASE
+        WHEN in_force OPERATOR(pg_catalog.->) 'metadata' OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb
+          THEN in_force OPERATOR(pg_catalog.->) 'metadata'
+      END,
+      CASE WHEN others OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb THEN others END);
+  END IF;
+END
+$$;
+
+-- Ends what SET CONSTRAINTS ALL DEFERRED began: checks now, and defers those that wait by themselves.
+CREATE FUNCTION audit_cdc_internal.check_constraints() RETURNS void
+  LANGUAGE plpgsql AS $$
+BEGIN
+  SET CONSTRAINTS ALL IMMEDIATE;
+  EXECUTE coalesce(
+    (
+      SELECT pg_catalog.format(
+        'SET CONSTRAINTS %s DEFERRED',
+        pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', '))
+      FROM pg_catalog.pg_constraint AS c
+      JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.connamespace
+      WHERE c.condeferred
+      HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
+    ),
+    'SELECT');
+END
+$$;
+
+-- Of changes that were done, those whose rows are not as they should be; a WARNING counts them.
+CREATE FUNCTION audit_cdc_internal.changes_that_differ(checks jsonb[], outcomes jsonb[]) RETURNS bigint[]
+  LANGUAGE plpgsql AS $$
+DECLARE
+  one pg_catalog.jsonb;
+  found pg_catalog.int8[] := '{}';
+BEGIN
+  FOREACH one IN ARRAY checks LOOP
+    found := found OPERATOR(pg_catalog.||) audit_cdc_internal.run_query(
+      (one OPERATOR(pg_catalog.->>) 'relation')::pg_catalog.oid, one OPERATOR(pg_catalog.->>) 'query');
+  END LOOP;
+  found := ARRAY(
+    SELECT c.id::pg_catalog.int8
+    FROM pg_catalog.unnest(outcomes) AS o
+    CROSS JOIN LATERAL ROWS FROM (
+      pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'change_ids'),
+      pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'said')) AS c(id, said)
+    WHERE c.said IS NULL AND c.id::pg_catalog.int8 OPERATOR(pg_catalog.=) ANY (found)
+  );
+  IF found OPERATOR(pg_catalog.<>) '{}' THEN
+    RAISE WARNING 'rows are not as they should be: %', pg_catalog.cardinality(found)
+      USING DETAIL = 'A trigger has changed them.', HINT = 'Disable the trigger for the undo, or mend the rows.';
+  END IF;
+  RETURN found;
+END
+$$;
+
 -- Runs the steps with the caller's rights, or the table's owner's where the caller has them all; all or, with
 -- despite_conflicts, those that can be.
 CREATE FUNCTION audit_cdc_internal.run_steps(
     is_redo boolean, despite_conflicts boolean, what jsonb, of_change bigint, of_table text, of_key text,
     of_at timestamptz, of_lsn pg_lsn, of_commit bigint, of_request text, of_user text, of_since timestamptz,
-    of_until timestamptz, of_database text)
+    of_until timestamptz, of_database text, of_tables text[], preview boolean)
   RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text)
   LANGUAGE plpgsql SET extra_float_digits = 1 SET array_nulls = on AS $$
 #variable_conflict use_variable
@@ -13,14 +143,15 @@ DECLARE
   call CONSTANT pg_catalog.text := CASE WHEN is_redo THEN 'redo' ELSE 'undo' END;
   done pg_catalog.text := CASE WHEN is_redo THEN 'redone' ELSE 'undone' END;
   one pg_catalog.record;
-  said pg_catalog.text;
-  relation pg_catalog.oid;
+  said pg_catalog.text[];
   checked_at_once pg_catalog.bool := false;
-  count pg_catalog.int8;
+  changes pg_catalog.int8 := 0;
   conflicts pg_catalog.int8 := 0;
-  outcomes pg_catalog.jsonb[] := '{}';
+  outcomes pg_catalog.jsonb[] := '{}'; -- a step each
+  checks pg_catalog.jsonb[] := '{}';
+  others pg_catalog.int8[]; -- changes that are done, whose rows are not as they should be
   in_force pg_catalog.jsonb; -- without ours
-  others pg_catalog.jsonb; -- of its members, those without a parameter of their own
+  began CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
   BEGIN
     in_force := @extschema@.audit_annotate(
@@ -28,94 +159,80 @@ BEGIN
         pg_catalog.jsonb_build_object(call, what), NULL::pg_catalog.jsonb)
       OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
     SET CONSTRAINTS ALL DEFERRED;
-    FOR one IN EXECUTE pg_catalog.format(
-      'SELECT * FROM @extschema@.%I($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)',
-      pg_catalog.concat('audit_', call, '_sql'))
-      USING of_change, of_table, of_key, of_at, of_lsn, of_commit, of_request, of_user, of_since, of_until,
-        of_database
+    FOR one IN
+      SELECT *
+      FROM audit_cdc_internal.steps(
+        is_redo, of_change, of_table, of_key, of_at, of_lsn, of_commit, of_request, of_user, of_since, of_until,
+        of_database, of_tables)
     LOOP
-      said := one.problem;
-      IF said IS NULL THEN
-        BEGIN
-          relation := pg_catalog.to_regclass(pg_catalog.regexp_replace(one.of_table, '^ONLY ', ''));
-          IF NOT checked_at_once AND audit_cdc_internal.is_run_as_owner(relation) THEN
-            SET CONSTRAINTS ALL IMMEDIATE; -- nothing of the owner's may wait for the end of the caller's transaction
-            checked_at_once := true;
-          END IF;
-          IF pg_catalog.starts_with(one.statement, 'DELETE FROM ') THEN
-            BEGIN -- who refers to the row just now is waited for, so that the statement sees it
-              PERFORM audit_cdc_internal.run_statement(
-                relation,
-                pg_catalog.concat(
-                  'SELECT',
-                  pg_catalog.substr(one.statement, 7, pg_catalog.length(one.statement) OPERATOR(pg_catalog.-) 7),
-                  ' FOR UPDATE'));
-            EXCEPTION WHEN insufficient_privilege THEN NULL; -- who may delete and not update
-            END;
-          END IF;
-          count := audit_cdc_internal.run_statement(relation, one.statement);
-          said := CASE
-            WHEN count OPERATOR(pg_catalog.=) 0 THEN 'conflict: the row was changed since, or others refer to it'
-          END;
-        EXCEPTION
-          WHEN integrity_constraint_violation THEN
-            said := pg_catalog.format('conflict: %s', SQLERRM);
-          WHEN OTHERS THEN -- without the statement, which holds the row's values
-            RAISE EXCEPTION '%', SQLERRM USING ERRCODE = SQLSTATE;
-        END;
+      IF one.step IS NULL THEN
+        checks := pg_catalog.array_append(
+          checks, pg_catalog.jsonb_build_object('relation', one.relation, 'query', one.statement));
+        CONTINUE;
       END IF;
-      IF said IS NOT NULL THEN
-        conflicts := conflicts OPERATOR(pg_catalog.+) 1;
+      IF one.problem IS NULL THEN
+        IF NOT checked_at_once AND audit_cdc_internal.is_run_as_owner(one.relation) THEN
+          SET CONSTRAINTS ALL IMMEDIATE; -- nothing of the owner's may wait for the end of the caller's transaction
+          checked_at_once := true;
+        END IF;
+        said := audit_cdc_internal.run_step(one.relation, one.statement, one.lock, one.alone, one.alone_locks);
+        IF pg_catalog.cardinality(said) OPERATOR(pg_catalog.=) 1 THEN -- a row that went to another partition is two
+          said := pg_catalog.array_fill(said[1], ARRAY[pg_catalog.cardinality(one.change_ids)]);
+        END IF;
+      ELSE
+        said := pg_catalog.array_fill(one.problem, ARRAY[pg_catalog.cardinality(one.change_ids)]);
       END IF;
+      changes := changes OPERATOR(pg_catalog.+) pg_catalog.cardinality(said);
+      conflicts := conflicts OPERATOR(pg_catalog.+)
+        pg_catalog.cardinality(pg_catalog.array_remove(said, NULL));
       outcomes := pg_catalog.array_append(
         outcomes,
         pg_catalog.jsonb_build_object(
-          'step', one.step, 'change_id', one.change_id, 'of_table', one.of_table, 'record_id', one.record_id,
+          'step', one.step, 'of_table', one.table_name, 'change_ids', one.change_ids, 'record_ids', one.record_ids,
           'said', said));
     END LOOP;
-    -- what comes later in the transaction is not of the undo
-    PERFORM @extschema@.audit_annotate_clear();
-    IF in_force OPERATOR(pg_catalog.<>) '{"metadata": {}}' THEN
-      others := in_force OPERATOR(pg_catalog.-) ARRAY['username', 'source', 'request_id', 'metadata'];
-      PERFORM @extschema@.audit_annotate(
-        in_force OPERATOR(pg_catalog.->>) 'username', in_force OPERATOR(pg_catalog.->>) 'source',
-        in_force OPERATOR(pg_catalog.->>) 'request_id',
-        CASE
-          WHEN in_force OPERATOR(pg_catalog.->) 'metadata' OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb
-            THEN in_force OPERATOR(pg_catalog.->) 'metadata'
-        END,
-        CASE WHEN others OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb THEN others END);
-    END IF;
+    PERFORM audit_cdc_internal.annotate_again(in_force);
     IF outcomes OPERATOR(pg_catalog.=) '{}' THEN
       RAISE NOTICE 'nothing is to be %', done
         USING HINT = 'Only changes that the log has are taken, no backfilled rows, and without database_id those of '
                      'this database.';
     END IF;
-    SET CONSTRAINTS ALL IMMEDIATE;
-    EXECUTE coalesce(
-      (
-        SELECT pg_catalog.format(
-          'SET CONSTRAINTS %s DEFERRED',
-          pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', '))
-        FROM pg_catalog.pg_constraint AS c
-        JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.connamespace
-        WHERE c.condeferred
-        HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
-      ),
-      'SELECT');
-    IF conflicts OPERATOR(pg_catalog.>) 0 AND despite_conflicts IS NOT TRUE THEN
-      RAISE EXCEPTION 'conflicts' USING ERRCODE = 'ZA001'; -- takes back what was done
+    PERFORM audit_cdc_internal.check_constraints();
+    others := audit_cdc_internal.changes_that_differ(checks, outcomes);
+    IF preview OR conflicts OPERATOR(pg_catalog.>) 0 AND despite_conflicts IS NOT TRUE THEN
+      RAISE EXCEPTION 'not to be done' USING ERRCODE = 'ZA001'; -- takes back what was done
     END IF;
   EXCEPTION WHEN SQLSTATE 'ZA001' THEN
-    RAISE WARNING 'nothing was %: % of % changes cannot be', done, conflicts, pg_catalog.cardinality(outcomes)
-      USING HINT = 'despite_conflicts => true does the others.';
+    IF preview THEN
+      RAISE NOTICE 'a preview: % of % changes can be %', changes OPERATOR(pg_catalog.-) conflicts, changes, done
+        USING DETAIL = pg_catalog.format(
+          'It took %s ms, and was taken back.',
+          pg_catalog.round(
+            EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began)
+            OPERATOR(pg_catalog.*) 1000));
+    ELSE
+      RAISE WARNING 'nothing was %: % of % changes cannot be', done, conflicts, changes
+        USING HINT = 'despite_conflicts => true does the others.';
+    END IF;
     done := pg_catalog.concat('could be ', done);
   END;
   RETURN QUERY
   SELECT (o OPERATOR(pg_catalog.->>) 'step')::pg_catalog.int4,
-         (o OPERATOR(pg_catalog.->>) 'change_id')::pg_catalog.int8, o OPERATOR(pg_catalog.->>) 'of_table',
-         o OPERATOR(pg_catalog.->>) 'record_id', coalesce(o OPERATOR(pg_catalog.->>) 'said', done)
-  FROM pg_catalog.unnest(outcomes) AS o;
+         CASE WHEN c.id::pg_catalog.int8 OPERATOR(pg_catalog.>) 0 THEN c.id::pg_catalog.int8 END,
+         o OPERATOR(pg_catalog.->>) 'of_table', c.record,
+         coalesce(
+           c.said,
+           done OPERATOR(pg_catalog.||) CASE
+             WHEN c.id::pg_catalog.int8 OPERATOR(pg_catalog.=) ANY (others)
+               THEN '; a trigger has made another row of it'
+             ELSE ''
+           END)
+  FROM pg_catalog.unnest(outcomes) WITH ORDINALITY AS s(o, place)
+  CROSS JOIN LATERAL ROWS FROM (
+    pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'change_ids'),
+    pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'record_ids'),
+    pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'said')) WITH ORDINALITY AS c(id, record, said, nth)
+  ORDER BY s.place, c.nth;
 END
 $$;
 
@@ -128,7 +245,8 @@ CREATE FUNCTION @extschema@.audit_undo(
     change bigint DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL, at timestamptz DEFAULT NULL,
     lsn pg_lsn DEFAULT NULL, commit_lsn bigint DEFAULT NULL, request_id text DEFAULT NULL,
     username text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
-    database_id text DEFAULT NULL, despite_conflicts boolean DEFAULT false)
+    database_id text DEFAULT NULL, despite_conflicts boolean DEFAULT false, preview boolean DEFAULT false,
+    tables text[] DEFAULT NULL)
   RETURNS TABLE (step integer, change_id bigint, of_table text, record_id text, outcome text)
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
@@ -138,15 +256,16 @@ BEGIN ATOMIC
     jsonb_strip_nulls(
       jsonb_build_object(
         'change', change, 'table_name', table_name, 'key', key, 'at', at, 'lsn', lsn, 'commit_lsn', commit_lsn,
-        'request_id', request_id, 'username', username, 'since', since, 'until', until)),
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id)) AS o;
+        'request_id', request_id, 'username', username, 'since', since, 'until', until,
+        'tables', tables)),
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id), tables, preview) AS o;
 END;
 
 CREATE FUNCTION @extschema@.audit_redo(
     change bigint DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL, at timestamptz DEFAULT NULL,
     lsn pg_lsn DEFAULT NULL, commit_lsn bigint DEFAULT NULL, request_id text DEFAULT NULL,
     username text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
-    database_id text DEFAULT NULL, despite_conflicts boolean DEFAULT false)
+    database_id text DEFAULT NULL, despite_conflicts boolean DEFAULT false, preview boolean DEFAULT false)
   RETURNS TABLE (step integer, change_id bigint, of_table text, record_id text, outcome text)
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
@@ -157,10 +276,11 @@ BEGIN ATOMIC
       jsonb_build_object(
         'change', change, 'table_name', table_name, 'key', key, 'at', at, 'lsn', lsn, 'commit_lsn', commit_lsn,
         'request_id', request_id, 'username', username, 'since', since, 'until', until)),
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id)) AS o;
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id), NULL, preview) AS o;
 END;
 COMMENT ON FUNCTION @extschema@.audit_undo(
-  bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean) IS
+  bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean, boolean,
+  text[]) IS
   'Runs what audit_undo_sql() with the same arguments gives, where the tables live in this database, in the '
   'caller''s transaction and with the caller''s rights on the tables, and tells what became of each change. A caller '
   'who has all rights of a table''s owner, such as a superuser, runs the statements as that owner, in a '
@@ -168,10 +288,12 @@ COMMENT ON FUNCTION @extschema@.audit_undo(
   'needed. database_id: null for this database''s own changes, as captured; if the tables of another one live here, '
   'its id. Annotates it: metadata has {"undo": what was named}; after it the annotation from before it is in force '
   'again. If any change cannot be undone (a problem, a row that was changed since, a violated constraint), nothing '
-  'is done, with a WARNING, unless despite_conflicts is true. Deferrable constraints are checked at the end. Errors: '
-  'as audit_undo_sql(), those of the statements (42501, 42P01, …), and 40001 (a table or a schema was renamed '
-  'meanwhile).';
+  'is done, with a WARNING, unless despite_conflicts is true. Where triggers have made other rows of it, the outcome '
+  'and a WARNING say so. preview: all is tried and taken back, and a NOTICE tells how many changes can be undone. '
+  'Deferrable constraints are checked at the end. Errors: as audit_undo_sql(), those of the statements (42501, '
+  '42P01, …), and 40001 (a table or a schema was renamed meanwhile).';
 COMMENT ON FUNCTION @extschema@.audit_redo(
-  bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean) IS
+  bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean,
+  boolean) IS
   'The same for audit_redo_sql(). It also makes undone what audit_undo() did: name the changes that were undone. '
   'Errors: as audit_undo().';

@@ -33,9 +33,16 @@ GRANTED = {
     "or_here": "the id of this database, as in audit_logs",
     "one_log": "ids that audit_continuations shows",
     "steps": "what audit_undo_sql() gives",
+    "step_lines": "a pure function of its arguments",
+    "run_step": "runs with the caller's rights",
+    "run_alone": "runs with the caller's rights",
+    "annotate_again": "runs with the caller's rights: what audit_annotate() does",
+    "check_constraints": "runs with the caller's rights: checks what is deferred",
+    "changes_that_differ": "runs with the caller's rights",
     "run_steps": "runs with the caller's rights",
     "is_run_as_owner": "whether the caller has the rights of a table's owner",
     "run_statement": "runs with the caller's rights, or those of a role whose rights the caller has",
+    "run_query": "runs with the caller's rights, or those of a role whose rights the caller has",
     "lock_capture": "a lock that audit_capture() takes; an admin's",
     "capture_pass": "what audit_capture() does, without advancing the slot",
     "capture_pending": "what audit_capture() does",
@@ -100,7 +107,7 @@ def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
         ("create_history_table", "audit_create_projection"),
         ("audit_create_activity", "audit_create_projection"), ("audit_activity", "audit_diff_text"),
         ("audit_as_of", "audit_as_of"), ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
-        ("run_steps", "audit_annotate"), ("run_steps", "audit_annotate_clear"),
+        ("run_steps", "audit_annotate"), ("annotate_again", "audit_annotate"), ("annotate_again", "audit_annotate_clear"),
         ("audit_capture", "audit_in_transaction_block"), ("audit_capture_stop", "audit_in_transaction_block"), ("audit_backfill", "audit_in_transaction_block")}
 
 

@@ -7,6 +7,7 @@ pub mod lives;
 pub mod message;
 mod reject;
 mod sqlstate;
+pub mod undo;
 pub mod wire;
 
 pub use reject::Reject;

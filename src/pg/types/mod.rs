@@ -6,4 +6,4 @@ mod type_input;
 
 pub use call::{Call, any_element};
 pub use row_type::{ColumnInput, RowType};
-pub use type_input::{TypeInput, code_type, written_shape};
+pub use type_input::{TypeInput, code_type, read_shape, written_shape};

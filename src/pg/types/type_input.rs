@@ -76,6 +76,11 @@ pub fn written_shape(oid: u32) -> TypeShape {
     }
 }
 
+/// As values of a type are read that is there.
+pub fn read_shape(oid: u32) -> TypeShape {
+    shape(pg_sys::Oid::from(oid))
+}
+
 fn zero() -> pg_sys::Datum {
     pg_sys::Datum::null()
 }
