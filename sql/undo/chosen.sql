@@ -50,8 +50,8 @@ BEGIN ATOMIC
   HAVING count(*) > 0;
 END;
 
--- Why the log cannot tell a record's row at a moment, if what it has of the time after it begins with this change;
--- null: it can.
+-- Why the log cannot tell a record's row at a moment; null: it can. first: the change with which begins what it has of
+-- the time after it.
 CREATE FUNCTION audit_cdc_internal.doubt_at(
     audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, first audit_cdc_internal.chosen)
   RETURNS text
