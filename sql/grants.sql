@@ -145,7 +145,7 @@ ALTER FUNCTION @extschema@.audit_ingest(text[]) OWNER TO audit_cdc_worker;
 ALTER FUNCTION @extschema@.audit_ingest(jsonb) OWNER TO audit_cdc_worker;
 ALTER FUNCTION @extschema@.audit_retry_rejects(bigint[]) OWNER TO audit_cdc_worker;
 
--- Functions in SQL that have more rights than their callers run under the settings of src/pg/pinned.rs, those in C
+-- Functions that have more rights than their callers run under the settings of src/pg/pinned.rs. Those in C that write
 -- see to it themselves.
 DO $$
 DECLARE
@@ -154,7 +154,7 @@ BEGIN
   FOR pinned IN
     SELECT p.oid::pg_catalog.regprocedure AS function, s.name, s.value
     FROM pg_catalog.pg_proc AS p
-    JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname <> 'c'
+    JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND (l.lanname <> 'c' OR p.provolatile <> 'v')
     JOIN pg_catalog.pg_depend AS d
       ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
     JOIN pg_catalog.pg_extension AS e

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 mod annotate;
 mod capture;
 mod cast;
+mod history;
 mod ingest;
 mod pg;
 mod projection;

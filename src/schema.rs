@@ -123,8 +123,16 @@ extension_sql_file!(
     name = "history_moment",
     requires = ["history_states", "history_doubts", "history_diff"]
 );
-extension_sql_file!("../sql/history/records_as_of.sql", name = "records_as_of", requires = ["history_moment"]);
-extension_sql_file!("../sql/history/as_of.sql", name = "history_as_of", requires = ["records_as_of"]);
+extension_sql_file!(
+    "../sql/history/records_as_of.sql",
+    name = "records_as_of",
+    requires = ["history_moment", next_in_order, was_in_order]
+);
+extension_sql_file!(
+    "../sql/history/as_of.sql",
+    name = "history_as_of",
+    requires = ["records_as_of", records_as_of, rows_as_of, unknown_as_of]
+);
 extension_sql_file!("../sql/history/lines.sql", name = "history_lines", requires = ["history_as_of"]);
 extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_lines"]);
 extension_sql_file!(

@@ -1,27 +1,5 @@
 -- A table, or a record, as it was: audit_as_of() and audit_as_of_unknown(). What the log cannot know is said.
 
--- What is not known of them, as a WARNING.
-CREATE FUNCTION audit_cdc_internal.warn_of_unknown(reasons jsonb, partial bigint, partial_columns text[]) RETURNS void
-  LANGUAGE plpgsql AS $$
-DECLARE
-  unknown CONSTANT bigint := (SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(reasons));
-BEGIN
-  IF unknown > 0 OR partial > 0 THEN
-    RAISE WARNING 'records that the log cannot tell: %; rows with unknown columns, which are null here: %', unknown,
-        partial
-      USING DETAIL = concat_ws(
-        ' ',
-        (
-          SELECT string_agg(
-            format('%s%s (%s).', upper(left(key, 1)), substr(key, 2), value), ' ' ORDER BY value::bigint DESC, key)
-          FROM jsonb_each_text(reasons)
-        ),
-        CASE WHEN partial > 0 THEN format('Unknown columns: %s.', array_to_string(partial_columns, ', ')) END),
-            HINT = 'audit_as_of_unknown() lists them one by one.';
-  END IF;
-END
-$$;
-
 CREATE FUNCTION audit_cdc_internal.warn_of_no_changes() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   RAISE WARNING 'the log has no change of this table' USING HINT = 'audit_status() lists the tables that it has.';
@@ -44,19 +22,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.missing(columns text[], image jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE
-  RETURN CASE
-    WHEN image ?& columns THEN '{}'
-    ELSE ARRAY(
-      SELECT c
-      FROM unnest(columns) WITH ORDINALITY AS u(c, place)
-      WHERE NOT image ? c
-      ORDER BY place
-    )
-  END;
-CREATE FUNCTION audit_cdc_internal.united(one text[], two text[]) RETURNS text[] LANGUAGE sql IMMUTABLE
-  RETURN CASE WHEN two <@ one THEN one ELSE ARRAY(SELECT DISTINCT c FROM unnest(one || two) AS c ORDER BY c) END;
-
 CREATE FUNCTION audit_cdc_internal.columns_of(row_type oid) RETURNS text[]
   LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -76,60 +41,6 @@ BEGIN
       USING ERRCODE = 'datatype_mismatch', HINT = 'Name a table: NULL::public.users.';
   END IF;
   RETURN relation;
-END
-$$;
-
--- What is known of the rows, each with the columns that it should have; the rest as a WARNING.
-CREATE FUNCTION audit_cdc_internal.rows_as_of(
-    audited audit_cdc_internal.audited, columns text[], at timestamptz, lsn pg_lsn, key text)
-  RETURNS SETOF jsonb
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  one record;
-  reasons jsonb := '{}';
-  partial bigint := 0;
-  partial_columns text[] := '{}';
-BEGIN
-  IF NOT audit_cdc_internal.can_be_answered(audited, at, lsn) THEN
-    RETURN;
-  END IF;
-  FOR one IN SELECT * FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) LOOP
-    IF one.reason IS NOT NULL THEN
-      reasons := jsonb_set(reasons, ARRAY[one.reason], to_jsonb(coalesce((reasons ->> one.reason)::bigint, 0) + 1));
-    ELSIF one.is_alive THEN
-      IF one.unknown_columns <> '{}' OR NOT one.known ?& columns THEN
-        partial := partial + 1;
-        partial_columns := audit_cdc_internal.united(
-          partial_columns,
-          audit_cdc_internal.united(one.unknown_columns, audit_cdc_internal.missing(columns, one.known)));
-      END IF;
-      RETURN NEXT one.known;
-    END IF;
-  END LOOP;
-  PERFORM audit_cdc_internal.warn_of_unknown(reasons, partial, partial_columns);
-END
-$$;
-
-CREATE FUNCTION audit_cdc_internal.unknown_as_of(
-    audited audit_cdc_internal.audited, columns text[], at timestamptz, lsn pg_lsn, key text,
-    OUT record_id text, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
-  RETURNS SETOF record
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-  IF audit_cdc_internal.can_be_answered(audited, at, lsn) THEN
-    RETURN QUERY
-    SELECT r.record_id, r.known, m.missing, coalesce(r.reason, 'columns that were not sent')
-    FROM audit_cdc_internal.records_as_of(audited, at, lsn, key) AS r
-    CROSS JOIN LATERAL (
-      SELECT CASE
-        WHEN r.reason IS NULL
-          THEN audit_cdc_internal.united(r.unknown_columns, audit_cdc_internal.missing(columns, r.known))
-      END AS missing
-    ) AS m
-    WHERE r.reason IS NOT NULL OR r.is_alive AND m.missing <> '{}'
-    ORDER BY 1;
-  END IF;
 END
 $$;
 

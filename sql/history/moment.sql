@@ -119,9 +119,6 @@ DECLARE
   moment record;
 BEGIN
   SELECT * INTO moment FROM audit_cdc_internal.moment(audited, at_time, at_lsn);
-  IF NOT moment.is_settled THEN
-    PERFORM audit_cdc_internal.say_unsettled(audited.is_own, moment.last_commit);
-  END IF;
   RETURN QUERY
   WITH events AS MATERIALIZED (
     SELECT e, e.id, e.run, e.lsn, e.commit_timestamp, e.is_placed

@@ -1,4 +1,4 @@
--- One row for each record that the log knows of: as it was at a moment, or why nobody can tell.
+-- What a reading of a table at a moment needs to know of its log. What becomes of it is told in Rust (src/history).
 
 -- Rows without key are told apart by what is in them: each change takes one away, brings one, or both.
 CREATE FUNCTION audit_cdc_internal.keyless_rows(
@@ -103,62 +103,145 @@ $$;
 CREATE AGGREGATE audit_cdc_internal.last_stray(place bigint[], last_seen bigint[]) (
   SFUNC = audit_cdc_internal.next_stray, STYPE = bigint[]);
 
-CREATE FUNCTION audit_cdc_internal.of_any_row(event audit_cdc_internal.event) RETURNS audit_cdc_internal.event
-  LANGUAGE plpgsql IMMUTABLE AS $$
+-- Does an entry leave something to others, or to a description of the table: where it stands, what is unknown of its
+-- row, or which key the row had before?
+CREATE FUNCTION audit_cdc_internal.needs_more(
+    commit_lsn bigint, action audit_cdc_internal.action, record_id text, unknown_columns text[],
+    unknown_old_columns text[], key_columns text[])
+  RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN commit_lsn IS NULL
+    OR action <> 'truncate'
+      AND action <> 'complete'
+      AND (
+        record_id IS NULL
+        OR unknown_columns IS NULL
+        OR action = 'update' AND (unknown_old_columns IS NULL OR unknown_old_columns && key_columns));
+
+-- Does a higher number always stand at a higher position? Then no source was restored.
+CREATE AGGREGATE audit_cdc_internal.is_in_order(id bigint, lsn bigint) (
+  SFUNC = audit_cdc_internal.next_in_order, STYPE = internal, FINALFUNC = audit_cdc_internal.was_in_order);
+
+-- The log's rows of a table, with their positions as events have them. record_ids: those of these records, those of
+-- no record, and those that may have given a row another key; null: all.
+CREATE FUNCTION audit_cdc_internal.log_of(
+    numbers integer[], positions_before bigint[], record_ids text[], is_own boolean)
+  RETURNS TABLE (
+    id bigint, commit_timestamp timestamptz, commit_lsn bigint, lsn bigint, idx integer,
+    action audit_cdc_internal.action, record_id text, record_pks text[], old_values jsonb, new_values jsonb,
+    unknown_columns text[], unknown_old_columns text[], may_change_key boolean, annotations jsonb, notes jsonb)
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT l.id, l.commit_timestamp, l.commit_lsn,
+         l.commit_lsn + positions_before[array_position(numbers, l.audited_table)],
+         CASE WHEN l.action <> 'read' THEN coalesce(l.commit_idx, 2147483647) ELSE 2147483647 END, l.action,
+         l.record_id, coalesce(l.record_pks, ARRAY[l.record_id]), l.old_values, l.new_values, l.unknown_columns,
+         l.unknown_old_columns, l.may_change_key, l.annotations, l.notes
+  FROM (
+    SELECT * FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND record_ids IS NULL
+    UNION ALL
+    SELECT *
+    FROM audit_cdc_internal.log AS l
+    WHERE l.audited_table = ANY (numbers) AND record_ids IS NOT NULL AND l.record_id = ANY (record_ids)
+    UNION ALL
+    SELECT *
+    FROM audit_cdc_internal.log AS l
+    WHERE l.audited_table = ANY (numbers) AND record_ids IS NOT NULL AND l.record_id IS NULL
+    UNION ALL
+    SELECT *
+    FROM audit_cdc_internal.log AS l
+    WHERE l.audited_table = ANY (numbers)
+      AND record_ids IS NOT NULL
+      AND l.may_change_key
+      AND l.record_id <> ALL (record_ids)
+  ) AS l
+  WHERE NOT is_own OR l.origin <> 'i'; -- whatever was delivered as this database's is forged
+END;
+
+-- How a table, or one record of it, is read as of a moment. is_plain: each entry says by itself where it stands and
+-- what it tells, and there is one run, so that the log's own order is that of the events. Otherwise general_events()
+-- puts them in order.
+CREATE FUNCTION audit_cdc_internal.reading_as_of(
+    audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
+    OUT key_columns text[], OUT is_plain boolean, OUT numbers integer[], OUT positions_before bigint[],
+    OUT record_ids text[],
+    OUT is_own boolean, OUT is_latest boolean, OUT last_lsn bigint, OUT may_move boolean, OUT spelled text)
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_variable
+DECLARE
+  moment record;
+  is_in_order boolean;
 BEGIN
-  event.carried := '{}';
-  RETURN event;
+  SELECT * INTO moment FROM audit_cdc_internal.moment(audited, at_time, at_lsn);
+  IF NOT moment.is_settled THEN
+    PERFORM audit_cdc_internal.say_unsettled(audited.is_own, moment.last_commit);
+  END IF;
+  key_columns := audited.key_columns;
+  is_own := audited.is_own;
+  is_latest := at_time IS NULL AND at_lsn IS NULL;
+  last_lsn := moment.last_lsn;
+  spelled := audit_cdc_internal.spelled(of_key, audited);
+  SELECT array_agg(t.id), array_agg(d.before)
+  INTO numbers, positions_before
+  FROM unnest(audited.databases, audited.positions_before) AS d(id, before)
+  JOIN audit_cdc_internal.audited_tables AS t ON t.database_id = d.id
+  WHERE (t.table_schema, t.table_name) = (audited.table_schema, audited.table_name);
+  IF of_key IS NOT NULL AND audit_cdc_internal.tells_old_keys(audited, of_key) THEN
+    record_ids := audit_cdc_internal.record_ids(audited, of_key);
+  END IF;
+  IF audited.key_types IS NOT NULL
+    OR EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited))
+    OR EXISTS (SELECT FROM audit_cdc_internal.record_keys AS k WHERE k.audited_table = ANY (numbers)) THEN
+    is_plain := false;
+    RETURN;
+  END IF;
+  SELECT
+    NOT coalesce(
+      bool_or(
+        audit_cdc_internal.needs_more(
+          l.commit_lsn, l.action, l.record_id, l.unknown_columns, l.unknown_old_columns, key_columns)
+        OR l.may_change_key
+          AND audit_cdc_internal.key_before(l.old_values, l.new_values, l.record_pks, l.record_id, audited) IS NULL
+        -- the moment may be in a run that another table has begun
+        OR at_lsn IS NULL
+          AND l.lsn > moment.last_lsn
+          AND l.id < moment.last_id
+          AND l.commit_timestamp < moment.last_commit - audit_cdc_internal.overtaking()),
+      false),
+    audit_cdc_internal.is_in_order(l.id, l.lsn), coalesce(bool_or(l.may_change_key), false)
+  INTO is_plain, is_in_order, may_move
+  FROM audit_cdc_internal.log_of(numbers, positions_before, record_ids, is_own) AS l;
+  IF is_plain AND NOT is_in_order THEN
+    is_plain := NOT EXISTS (
+      SELECT
+      FROM (
+        SELECT audit_cdc_internal.runs_backwards(
+          l.lsn, l.commit_timestamp, l.id, lag(l.lsn) OVER place, lag(l.commit_timestamp) OVER place,
+          lag(l.id) OVER place) AS runs_backwards
+        FROM audit_cdc_internal.log_of(numbers, positions_before, record_ids, is_own) AS l
+        WINDOW place AS (ORDER BY l.commit_timestamp, l.lsn, l.idx, l.id)
+      ) AS r
+      WHERE r.runs_backwards
+    );
+  END IF;
 END
 $$;
 
--- Was another column the key when the record was last changed? The key that the log has is in the row then, but not
--- where the key is now.
-CREATE FUNCTION audit_cdc_internal.has_former_key(known jsonb, record_key text, audited audit_cdc_internal.audited)
-  RETURNS boolean
-  LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT known ?& audited.key_columns
-      AND audit_cdc_internal.key_in(known, audited) <> record_key
-      AND EXISTS (SELECT FROM jsonb_each_text(known) AS k WHERE k.value = record_key);
-END;
-
--- Is a moment before the first gap in which a record may have ended whose last event is known? Where no gap was
--- noted, nobody can tell.
-CREATE FUNCTION audit_cdc_internal.is_before_gap(
-    audited audit_cdc_internal.audited, last_lsn bigint, at timestamptz, lsn pg_lsn)
-  RETURNS boolean
-  LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT coalesce(
-    (
-      SELECT CASE WHEN lsn IS NOT NULL THEN lsn < g.from_lsn AND g.reason <> 'continued' ELSE at <= g.from_time END
-      FROM audit_cdc_internal.gaps AS g
-      LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
-      WHERE g.database_id = audited.database_id
-        AND (g.relation IS NULL OR (g.table_schema, g.table_name) = (audited.table_schema, audited.table_name))
-        AND (
-          e.to_lsn IS NULL
-          OR e.to_lsn > '0/0'::pg_lsn + greatest(
-            last_lsn - audited.positions_before[cardinality(audited.positions_before)], 0))
-      ORDER BY g.from_lsn
-      LIMIT 1
-    ),
-    false);
-END;
-
--- One row for each record that the log knows of: as it was at the position.
-CREATE FUNCTION audit_cdc_internal.records_as_of(
+-- The events of a table, or of one key, a record after the other, and with each: is it past at the moment? Which run
+-- is the moment in, and how often was the table emptied up to then? Which strays are next to it?
+CREATE FUNCTION audit_cdc_internal.general_events(
     audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
-    OUT record_id text, OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+    OUT event audit_cdc_internal.event, OUT is_past boolean, OUT is_stray boolean, OUT here integer,
+    OUT truncates integer, OUT last_stray bigint[], OUT next_stray bigint[])
   RETURNS SETOF record
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
   WITH events AS MATERIALIZED (
     SELECT e.event, (e.event).record_key, (e.event).run, (e.event).lsn, (e.event).idx, (e.event).commit_timestamp,
-           (e.event).id, (e.event).action, (e.event).is_placed, (e.event).other_key, (e.event).truncates, e.is_past,
-           e.here, ARRAY[(e.event).run, (e.event).lsn, (e.event).idx] AS place
+           (e.event).id, (e.event).action, (e.event).other_key, (e.event).truncates, e.is_past, e.here,
+           ARRAY[(e.event).run, (e.event).lsn, (e.event).idx] AS place
     FROM audit_cdc_internal.events_as_of(audited, at_time, at_lsn, of_key) AS e
   ), untold AS (
     SELECT w.*
@@ -187,104 +270,63 @@ BEGIN
       FROM untold AS u
     ) AS u
     WHERE u.last_stray = u.place
+  ), now AS (
+    SELECT coalesce(max(s.truncates) FILTER (WHERE s.is_past), 0) AS truncates, max(s.here) AS run
+    FROM events AS s
   ), doubt AS (
     SELECT max(s.place) FILTER (WHERE s.is_past) AS since, min(s.place) FILTER (WHERE NOT s.is_past) AS until
     FROM strays AS s
-  ), past AS (
-    SELECT
-      s.record_key,
-      audit_cdc_internal.state_after(
-        CASE WHEN r.id IS NULL THEN s.event ELSE audit_cdc_internal.of_any_row(s.event) END ORDER BY s.run, s.lsn,
-        s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC) AS state,
-      max(s.place) AS last_place
-    FROM events AS s
-    LEFT JOIN strays AS r ON r.id = s.id
-    WHERE s.is_past AND s.record_key IS NOT NULL
-    GROUP BY s.record_key
-  ), next AS (
-    SELECT DISTINCT ON (s.record_key) s.record_key, s.event, s.run, s.truncates, s.place
-    FROM events AS s
-    WHERE NOT s.is_past AND s.record_key IS NOT NULL AND (s.is_placed OR s.action <> 'read')
-    ORDER BY s.record_key, s.run, s.lsn, s.idx, s.id, s.action = 'moved' DESC
-  ), first_reads AS (
-    SELECT DISTINCT s.record_key
-    FROM events AS s
-    WHERE NOT s.is_past AND s.action = 'read' AND s.record_key IS NOT NULL
-  ), table_now AS (
-    SELECT coalesce(max(s.truncates) FILTER (WHERE s.is_past), 0) AS truncates, max(s.here) AS run FROM events AS s
-  ), judged AS (
-    SELECT
-      coalesce(p.record_key, n.record_key, f.record_key) AS record_key, p.state AS state, n.event AS event,
-      CASE
-        WHEN (p.state).run < t.run THEN 'the source was restored since: positions ran backwards'
-        WHEN (p.state).run IS NOT NULL
-          AND (p.state).alive IS NULL
-          AND (p.state).run = t.run
-          AND (p.state).truncates = t.truncates
-          THEN 'two rows had this key at a time'
-        WHEN p.state IS NULL AND n.event IS NULL THEN 'only a later backfill tells of it'
-        WHEN p.state IS NULL
-          AND ((n.event).action = 'insert' OR (n.event).action = 'update' AND (n.event).other_key <> n.record_key)
-          AND n.run = t.run
-          AND n.truncates = t.truncates
-          THEN CASE WHEN d.until < n.place THEN 'a change that does not tell its old key may have been of it' END
-        WHEN p.state IS NULL THEN 'the log has no insert or backfill of it up to then'
-        WHEN (p.state).truncates < t.truncates THEN NULL
-        WHEN (n.event).id IS NOT NULL
-          AND n.run = t.run
-          AND n.truncates = t.truncates
-          AND CASE
-            WHEN (p.state).alive
-              THEN (n.event).action = 'insert'
-                OR (n.event).action = 'update' AND (n.event).other_key <> n.record_key
-                OR (p.state).by_change
-                  AND audit_cdc_internal.contradicts(
-                    (p.state).known,
-                    CASE (n.event).action WHEN 'read' THEN (n.event).after ELSE (n.event).before END)
-            ELSE (n.event).action IN ('delete', 'moved', 'read')
-              OR (n.event).action = 'update' AND (n.event).other_key = n.record_key
-          END
-          THEN 'a gap: its next change does not follow'
-        WHEN (p.state).alive
-          AND (n.event).action = 'complete'
-          AND n.truncates = t.truncates
-          AND NOT audit_cdc_internal.is_before_gap(audited, p.last_place[2], at_time, at_lsn)
-          THEN 'a gap: a later backfill did not meet it'
-        WHEN (p.state).alive AND (p.state).has_left AND (p.state).truncates = t.truncates
-          THEN 'it left the rows that are published'
-        WHEN (p.state).alive AND p.last_place < d.since
-          THEN 'a change that does not tell its old key may have been of it'
-        WHEN (p.state).alive
-          AND (p.state).known ->> audited.key_columns[1] <> p.record_key
-          AND audit_cdc_internal.has_former_key((p.state).known, p.record_key, audited)
-          THEN 'the table has another key by now'
-      END AS reason,
-      (p.state).run IS NOT NULL AND (p.state).alive AND (p.state).truncates = t.truncates AS is_alive
-    FROM past AS p
-    FULL JOIN next AS n USING (record_key)
-    FULL JOIN first_reads AS f USING (record_key)
-    CROSS JOIN table_now AS t
-    CROSS JOIN doubt AS d
-    WHERE of_key IS NULL
-      OR coalesce(p.record_key, n.record_key, f.record_key) = audit_cdc_internal.spelled(of_key, audited)
   )
-  SELECT j.record_key, CASE WHEN j.reason IS NULL THEN coalesce(j.is_alive, false) END,
-         CASE WHEN j.is_alive THEN (j.state).known END,
-         CASE WHEN j.reason IS NULL AND j.is_alive THEN (j.state).unknown END, j.reason
-  FROM judged AS j
-  UNION ALL
-  SELECT *
-  FROM audit_cdc_internal.keyless_rows(
-    ARRAY(
-      SELECT e.event
-      FROM events AS e
-      WHERE e.is_past AND e.record_key IS NULL AND of_key IS NULL
-    ),
-    ARRAY(
-      SELECT e.event
-      FROM events AS e
-      WHERE NOT e.is_past AND e.record_key IS NULL AND of_key IS NULL
-    ),
-    (SELECT max(e.here) FROM events AS e));
+  SELECT s.event, s.is_past, s.id IN (SELECT r.id FROM strays AS r), n.run, n.truncates, d.since, d.until
+  FROM events AS s
+  CROSS JOIN now AS n
+  CROSS JOIN doubt AS d
+  WHERE s.record_key IS NULL AND of_key IS NULL
+    OR s.record_key IS NOT NULL AND (of_key IS NULL OR s.record_key = audit_cdc_internal.spelled(of_key, audited))
+  ORDER BY s.record_key COLLATE "C", s.run, s.lsn, s.idx, s.commit_timestamp, s.id, s.action = 'moved' DESC;
 END
 $$;
+
+-- The rows of a table without key.
+CREATE FUNCTION audit_cdc_internal.keyless_rows_as_of(
+    audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn,
+    OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+  RETURNS SETOF record
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  WITH events AS MATERIALIZED (
+    SELECT e.event, e.is_past, e.here
+    FROM audit_cdc_internal.general_events(audited, at_time, at_lsn, NULL) AS e
+    WHERE (e.event).record_key IS NULL
+  )
+  SELECT k.is_alive, k.known, k.unknown_columns, k.reason
+  FROM audit_cdc_internal.keyless_rows(
+    ARRAY(SELECT e.event FROM events AS e WHERE e.is_past),
+    ARRAY(SELECT e.event FROM events AS e WHERE NOT e.is_past),
+    (SELECT max(e.here) FROM events AS e)) AS k;
+END
+$$;
+
+-- Gaps in which a record of the table may have ended, the first one first: until which position, and is the moment
+-- before it? Where no gap was noted, nobody can tell.
+CREATE FUNCTION audit_cdc_internal.gaps_as_of(
+    audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, OUT up_to bigint, OUT is_before boolean)
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT
+    (e.to_lsn - '0/0'::pg_lsn)::bigint + audited.positions_before[cardinality(audited.positions_before)],
+    coalesce(
+      CASE
+        WHEN at_lsn IS NOT NULL THEN at_lsn < g.from_lsn AND g.reason <> 'continued'
+        ELSE at_time <= g.from_time
+      END,
+      false)
+  FROM audit_cdc_internal.gaps AS g
+  LEFT JOIN audit_cdc_internal.gap_ends AS e ON e.gap_id = g.id
+  WHERE g.database_id = audited.database_id
+    AND (g.relation IS NULL OR (g.table_schema, g.table_name) = (audited.table_schema, audited.table_name))
+  ORDER BY g.from_lsn;
+END;

@@ -188,8 +188,17 @@ def test_a_delete_without_key_may_have_been_of_any(db):
 
 def test_keys_that_are_shifted_while_two_rows_have_one(db):
     describe(db, "full")
-    db.ingest(batch([at(1, 0, "insert", 1, row={"v": "a"}), at(1, 1, "insert", 2, row={"v": "b"}), at(2, 0, id_=2, changes={"id": 1}, row={"v": "a"}), at(2, 1, id_=3, changes={"id": 2}, row={"v": "b"})]))
-    assert as_of(db, 2) == ({3: {"v": "b"}}, {"2": "two rows had this key at a time"})
+    rows = [at(1, 0, "insert", 1, row={"v": "a"}), at(1, 1, "insert", 2, row={"v": "b"}), at(2, 0, id_=2, changes={"id": 1}, row={"v": "a"})]
+    db.ingest(batch([*rows, at(2, 1, id_=3, changes={"id": 2}, row={"v": "b"})]))
+    # FULL tells which of both went on
+    assert as_of(db, 2) == ({2: {"v": "a"}, 3: {"v": "b"}}, {})
+
+
+def test_two_rows_that_no_commit_can_have_left(db):
+    describe(db, "full")
+    rows = [at(1, 0, "insert", 1, row={"v": "a"}), at(1, 1, "insert", 2, row={"v": "b"}), at(2, 0, id_=2, changes={"id": 1}, row={"v": "a"})]
+    db.ingest(batch([*rows, at(3, 0, id_=3, changes={"id": 2}, row={"v": "b"})]))
+    assert as_of(db, 3) == ({3: {"v": "b"}}, {"2": "two rows had this key at a time"})
 
 
 def test_several_databases_and_schemas(db):

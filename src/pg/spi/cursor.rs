@@ -1,5 +1,6 @@
 //! A query that is read in steps.
 
+use super::row::{Row, each_row};
 use crate::pg::log::{LogRow, returned};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -15,6 +16,15 @@ pub struct Cursor(pg_sys::Portal);
 
 impl Cursor {
     pub fn open(query: &CStr, arguments: &[DatumWithOid]) -> Self {
+        Self::opened(query, arguments, false)
+    }
+
+    /// A query that only reads, and sees what the query sees that called us.
+    pub fn reading(query: &CStr, arguments: &[DatumWithOid]) -> Self {
+        Self::opened(query, arguments, true)
+    }
+
+    fn opened(query: &CStr, arguments: &[DatumWithOid], only_reads: bool) -> Self {
         Spi::connect(|_| {
             let mut types: Vec<_> = arguments.iter().map(DatumWithOid::oid).collect();
             let datums = arguments.iter().map(|argument| argument.datum().map(|datum| datum.sans_lifetime()));
@@ -31,7 +41,7 @@ impl Cursor {
                     types.as_mut_ptr(),
                     values.as_mut_ptr(),
                     nulls.as_ptr(),
-                    false,
+                    only_reads,
                     0,
                 );
                 pg_sys::PinPortal(portal);
@@ -73,6 +83,11 @@ impl Cursor {
             }
             read(&rows)
         })
+    }
+
+    /// Gives the next rows to `read`, and says whether there were any. Their memory is freed afterwards.
+    pub fn fetch_rows(&mut self, count: i64, mut read: impl FnMut(&Row, Option<&Row>)) -> bool {
+        self.fetch(count, || each_row(&mut read))
     }
 
     fn fetch<R>(&mut self, count: i64, read: impl FnOnce() -> R) -> R {

@@ -1,6 +1,7 @@
 //! A call of a function of ours: its arguments, and what it keeps for the next.
 
-use pgrx::datum::AnyElement;
+use pgrx::datum::{AnyElement, DatumWithOid};
+use pgrx::pg_sys::BuiltinOid;
 use pgrx::{FromDatum, PgMemoryContexts, pg_sys};
 use std::ffi::CStr;
 
@@ -25,6 +26,29 @@ impl Call {
     pub(in crate::pg) fn context(self) -> pg_sys::fmNodePtr {
         // SAFETY: the call is the running one.
         unsafe { (*self.0).context }
+    }
+
+    pub(in crate::pg) fn info(self) -> pg_sys::FunctionCallInfo {
+        self.0
+    }
+
+    /// An argument on its way into a query, of this type.
+    pub fn passed(self, index: usize, oid: BuiltinOid) -> DatumWithOid<'static> {
+        match self.argument(index) {
+            // SAFETY: the argument is declared so.
+            Some(datum) => unsafe { DatumWithOid::new(datum, oid.value()) },
+            None => DatumWithOid::null_oid(oid.value()),
+        }
+    }
+
+    /// The same of a row.
+    pub fn passed_row(self, index: usize) -> Option<DatumWithOid<'static>> {
+        let datum = self.argument(index)?;
+        // SAFETY: the argument is declared as a row, whose header tells its type.
+        unsafe {
+            let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
+            Some(DatumWithOid::new(pg_sys::Datum::from(header), (*header).t_choice.t_datum.datum_typeid))
+        }
     }
 
     pub fn argument(self, index: usize) -> Option<pg_sys::Datum> {
@@ -53,6 +77,23 @@ impl Call {
         // SAFETY: the argument is declared text[].
         let texts = unsafe { Vec::<Option<String>>::from_datum(datum, false) };
         texts.map(|texts| texts.into_iter().flatten().collect())
+    }
+
+    /// What the first argument of an aggregate's function keeps from row to row, and its datum.
+    pub fn aggregated<T>(self, make: impl FnOnce() -> T) -> (&'static mut T, pg_sys::Datum) {
+        // SAFETY: the function is declared to take what it returned for the row before. That lives as long as the
+        // group, and no caller keeps the reference beyond its call.
+        unsafe {
+            let kept = self.argument(0).map(|kept| kept.cast_mut_ptr::<T>()).unwrap_or_else(|| {
+                let mut context = std::ptr::null_mut();
+                pg_sys::AggCheckCallContext(self.0, &mut context);
+                if context.is_null() {
+                    context = pg_sys::CurrentMemoryContext;
+                }
+                PgMemoryContexts::For(context).leak_and_drop_on_delete(make())
+            });
+            (&mut *kept, kept.into())
+        }
     }
 
     /// What is kept from one call of an expression to its next, made anew when it is not `fresh`.

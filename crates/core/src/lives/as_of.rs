@@ -1,7 +1,7 @@
 //! What is known of a record at a moment, from its events up to then and the next one.
 
 use super::event::{Action, Event, KeyBefore, Place};
-use super::state::State;
+use super::state::{State, is_of, next};
 
 /// What is the same for all records of the table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,11 +16,11 @@ pub struct Moment {
 
 /// A record at a moment.
 #[derive(Debug, Default)]
-pub struct Record<'a> {
+pub struct Record {
     /// None: the log has no event of it up to then.
     pub state: Option<State>,
     /// Its next event that has a place of its own.
-    pub next: Option<Event<'a>>,
+    pub next: Option<Event<'static>>,
 }
 
 /// Why nobody can tell.
@@ -54,7 +54,27 @@ impl Reason {
     }
 }
 
-impl Record<'_> {
+impl Record {
+    /// The record's next event, which is in the past at the moment or not.
+    pub fn take(&mut self, event: Event, is_past: bool) {
+        if is_past {
+            self.state = Some(next(self.state.take(), &event));
+        } else if self.next.is_none() && (event.is_placed || event.action != Action::Read) || self.goes_on_with(&event)
+        {
+            self.next = Some(event.into_owned());
+        }
+    }
+
+    /// Another row came to the key first: is the event of the one that was there, in the same transaction?
+    fn goes_on_with(&self, event: &Event) -> bool {
+        let (Some(next), Some(state)) = (&self.next, &self.state) else { return false };
+        next.arrives()
+            && (next.place.run, next.place.lsn) == (event.place.run, event.place.lsn)
+            && !event.arrives()
+            && state.is_alive()
+            && is_of(&state.known, event)
+    }
+
     /// The state in which the row is there, as far as anybody can tell.
     #[must_use]
     pub fn row(&self, moment: &Moment) -> Option<&State> {
@@ -69,10 +89,10 @@ impl Record<'_> {
         has_former_key: impl FnOnce(&State) -> bool,
         is_before_gap: impl FnOnce(&State) -> bool,
     ) -> Option<Reason> {
-        let next = self.next.as_ref();
+        let coming = self.next.as_ref();
         let is_here = |event: &&Event| event.place.run == moment.run && event.truncates == moment.truncates;
         let Some(state) = &self.state else {
-            return match next {
+            return match coming {
                 None => Some(Reason::OnlyLaterRead),
                 Some(next) if is_here(&next) && (next.action == Action::Insert || next.arrives()) => {
                     moment.next_stray.filter(|stray| *stray < next.place).map(|_| Reason::Stray)
@@ -89,14 +109,14 @@ impl Record<'_> {
         if !state.is_alive() && !state.has_ended() && state.run == moment.run {
             return Some(Reason::TwoRows);
         }
-        if next.filter(is_here).is_some_and(|next| does_not_follow(state, next)) {
+        if coming.filter(is_here).is_some_and(|next| does_not_follow(state, next)) {
             return Some(Reason::Gap);
         }
         if !state.is_alive() {
             return None;
         }
         let is_not_met = |next: &Event| next.action == Action::Complete && next.truncates == moment.truncates;
-        if next.is_some_and(is_not_met) && !is_before_gap(state) {
+        if coming.is_some_and(is_not_met) && !is_before_gap(state) {
             return Some(Reason::NotMet);
         }
         if state.has_left {

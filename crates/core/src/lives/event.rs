@@ -62,7 +62,7 @@ pub struct Event<'a> {
     pub truncates: i32,
     pub action: Action,
     pub key_before: KeyBefore,
-    /// The row after it, without what is unknown.
+    /// The row after it, without what is unknown; of [`Action::Moved`] under its new key.
     pub after: Option<Image<'a>>,
     /// Columns that are not in `after` although the table has them.
     pub unknown: Vec<String>,
@@ -81,8 +81,8 @@ impl Event<'_> {
     #[must_use]
     pub fn before(&self) -> Option<Image<'_>> {
         match (self.action, &self.unknown_before, &self.old) {
-            (Action::Update, None, _) => Some(Image::empty()),
-            (Action::Update, Some(unknown), old) => {
+            (Action::Update | Action::Moved, None, _) => Some(Image::empty()),
+            (Action::Update | Action::Moved, Some(unknown), old) => {
                 let after = self.after.as_ref()?;
                 Some(old.as_ref().map_or_else(|| after.clone(), |old| after.overlaid(old)).without(unknown))
             }
@@ -98,9 +98,19 @@ impl Event<'_> {
         self.action == Action::Update && self.key_before == KeyBefore::Other
     }
 
-    /// Does it say what the whole row is from here on?
+    /// Does it tell the row without the life before it, if no other row has the key?
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.after.is_some() && self.unknown.is_empty()
+    pub fn stands_alone(&self) -> bool {
+        match self.action {
+            Action::Insert => true,
+            Action::Update => !self.arrives() && self.carried.is_empty(),
+            Action::Read => self.is_placed && self.unknown.is_empty(),
+            _ => false,
+        }
+    }
+
+    #[must_use]
+    pub fn into_owned(self) -> Event<'static> {
+        Event { after: self.after.map(Image::into_owned), old: self.old.map(Image::into_owned), ..self }
     }
 }

@@ -7,7 +7,7 @@ use super::image::Image;
 pub enum Existence {
     Alive,
     Ended,
-    /// Two rows had the key for a time, as a deferrable key allows. Which one stayed no change has told since.
+    /// Two rows have the key, as a deferrable key allows for a time, and no change has told since which one stays.
     Unclear,
 }
 
@@ -27,12 +27,19 @@ pub struct State {
     pub event_id: i64,
     pub place: Place,
     pub has_left: bool,
+    /// The rows that have the key, if it is unclear which one, and each was told whole. The commit leaves one of them.
+    pub rivals: Vec<Image<'static>>,
 }
 
 impl State {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.existence == Existence::Alive
+    }
+
+    /// Are the event and the last one of the same transaction?
+    fn is_within(&self, event: &Event) -> bool {
+        (self.place.run, self.place.lsn) == (event.place.run, event.place.lsn)
     }
 
     #[must_use]
@@ -62,9 +69,14 @@ pub fn next(state: Option<State>, event: &Event) -> State {
     let is_unclear = was_changed && existence == Some(Existence::Unclear);
     match event.action {
         Action::Update if event.arrives() && (existence == Some(Existence::Alive) || is_unclear) => {
-            without_row(Existence::Unclear, event)
+            unclear(rivals(state, event), event)
         }
-        Action::Delete | Action::Moved if is_unclear => without_row(Existence::Unclear, event),
+        Action::Delete | Action::Moved if is_unclear => unclear(without_one(state, event), event),
+        Action::Update if is_unclear && leaves_one(state.as_ref(), event) => {
+            let mut rivals = without_one(state, event);
+            rivals.extend(event.after.clone().map(Image::into_owned));
+            State { rivals, ..without_row(Existence::Unclear, event) }
+        }
         Action::Delete | Action::Moved | Action::Truncate | Action::Complete => without_row(Existence::Ended, event),
         Action::Read if !event.is_placed => match state {
             Some(state) if was_changed => filled(state, event),
@@ -72,6 +84,53 @@ pub fn next(state: Option<State>, event: &Event) -> State {
         },
         Action::Insert | Action::Update | Action::Read => with_row(state.as_ref(), event),
     }
+}
+
+/// The rows that have the key once another one has come to it; none if they are not known whole.
+fn rivals(state: Option<State>, event: &Event) -> Vec<Image<'static>> {
+    let Some(comes) = event.after.clone().filter(|_| event.unknown.is_empty()) else { return Vec::new() };
+    let mut rivals = match state {
+        Some(state) if state.is_alive() && state.unknown.is_empty() => vec![state.known],
+        Some(state) if state.is_within(event) => state.rivals,
+        _ => Vec::new(),
+    };
+    if !rivals.is_empty() {
+        rivals.push(comes.into_owned());
+    }
+    rivals
+}
+
+/// Which of the rows that have the key the event was of.
+fn rival_of(state: &State, event: &Event) -> Option<usize> {
+    state.rivals.iter().position(|rival| is_of(rival, event)).filter(|_| state.is_within(event))
+}
+
+/// Does the event tell whole that this was the row before it?
+pub(super) fn is_of(row: &Image, event: &Event) -> bool {
+    let unknown = if event.action == Action::Delete { Some(&event.unknown) } else { event.unknown_before.as_ref() };
+    let before = event.before().filter(|_| unknown.is_some_and(Vec::is_empty));
+    before.is_some_and(|before| !row.contradicts(&before))
+}
+
+fn leaves_one(state: Option<&State>, event: &Event) -> bool {
+    event.unknown.is_empty() && state.is_some_and(|state| rival_of(state, event).is_some())
+}
+
+/// The rows that have the key after the event took one of them away.
+fn without_one(state: Option<State>, event: &Event) -> Vec<Image<'static>> {
+    let Some(mut state) = state else { return Vec::new() };
+    let Some(index) = rival_of(&state, event) else { return Vec::new() };
+    state.rivals.remove(index);
+    state.rivals
+}
+
+/// Of two rows, one stays once the other has gone.
+fn unclear(mut rivals: Vec<Image<'static>>, event: &Event) -> State {
+    if rivals.len() == 1 {
+        let known = rivals.remove(0);
+        return State { known, ..without_row(Existence::Alive, event) };
+    }
+    State { rivals, ..without_row(Existence::Unclear, event) }
 }
 
 fn without_row(existence: Existence, event: &Event) -> State {
@@ -85,6 +144,7 @@ fn without_row(existence: Existence, event: &Event) -> State {
         event_id: event.id,
         place: event.place,
         has_left: false,
+        rivals: Vec::new(),
     }
 }
 
@@ -113,6 +173,7 @@ fn with_row(before: Option<&State>, event: &Event) -> State {
         event_id: event.id,
         place: event.place,
         has_left: event.has_left,
+        rivals: Vec::new(),
     }
 }
 
@@ -150,7 +211,8 @@ pub fn is_gap(before: Option<&State>, event: &Event) -> bool {
         Action::Truncate | Action::Complete => false,
         Action::Update | Action::Delete | Action::Moved => {
             let needs_row = event.action == Action::Delete || event.key_before == KeyBefore::Same;
-            needs_row && !before.is_alive() && before.run == event.place.run || follows && before.is_contradicted(event)
+            let has_row = before.is_alive() || rival_of(before, event).is_some();
+            needs_row && !has_row && before.run == event.place.run || follows && before.is_contradicted(event)
         }
     }
 }

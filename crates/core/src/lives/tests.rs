@@ -132,6 +132,46 @@ fn two_rows_with_one_key_are_unclear_until_a_change_tells() {
 }
 
 #[test]
+fn of_two_rows_the_one_stays_that_its_transaction_did_not_take_away() {
+    let moved = |old: &str, row: &str| Event { action: Action::Moved, ..from_other_key(update(2, old, row)) };
+    let there = insert(1, r#"{"id":2,"a":"there"}"#);
+    let comes = from_other_key(update(2, r#"{"id":1}"#, r#"{"id":2,"a":"comes"}"#));
+    let shifts = moved(r#"{"id":2}"#, r#"{"id":3,"a":"there"}"#);
+    assert_eq!(known(&[there.clone(), comes.clone(), shifts]), alive("a=comes id=2", ""));
+    // the one that came goes on
+    let goes_on = moved(r#"{"id":2}"#, r#"{"id":3,"a":"comes"}"#);
+    assert_eq!(known(&[there.clone(), comes.clone(), goes_on]), alive("a=there id=2", ""));
+    // one of them changes meanwhile
+    let changes = update(2, r#"{"a":"there"}"#, r#"{"id":2,"a":"new"}"#);
+    let gone = delete(2, r#"{"id":2,"a":"comes"}"#);
+    let both = [there.clone(), comes.clone()];
+    assert!(!is_gap(Some(&after(&both)), &changes) && !is_gap(Some(&after(&both)), &gone));
+    assert_eq!(known(&[there.clone(), comes.clone(), changes, gone]), alive("a=new id=2", ""));
+    // a delete that tells only the key may be of either
+    let of_either = Event { unknown: names("a"), ..delete(2, r#"{"id":2}"#) };
+    assert_eq!(after(&[there.clone(), comes.clone(), of_either]).existence, Existence::Unclear);
+    // no commit leaves two rows: the log misses a change
+    let later = delete(3, r#"{"id":2,"a":"comes"}"#);
+    assert_eq!(after(&[there, comes, later]).existence, Existence::Unclear);
+}
+
+#[test]
+fn what_comes_to_a_key_is_no_gap_if_its_transaction_takes_away_what_was_there() {
+    let there = insert(1, r#"{"id":2,"a":"there"}"#);
+    let comes = from_other_key(update(2, r#"{"id":1}"#, r#"{"id":2,"a":"comes"}"#));
+    let doubt = |leaves: Event| {
+        let mut record = Record { state: Some(after(std::slice::from_ref(&there))), next: None };
+        record.take(comes.clone(), false);
+        record.take(leaves, false);
+        record.doubt(&Moment { run: 1, ..Moment::default() }, |_| false, |_| false)
+    };
+    assert_eq!(doubt(delete(2, r#"{"id":2,"a":"there"}"#)), None);
+    assert_eq!(doubt(delete(2, r#"{"id":2,"a":"comes"}"#)), Some(Reason::Gap));
+    assert_eq!(doubt(delete(3, r#"{"id":2,"a":"there"}"#)), Some(Reason::Gap));
+    assert_eq!(doubt(Event { unknown: names("a"), ..delete(2, r#"{"id":2}"#) }), Some(Reason::Gap));
+}
+
+#[test]
 fn a_gap_shows_in_what_does_not_follow() {
     let there = after(&[insert(1, r#"{"id":1,"a":"x","n":1.0}"#)]);
     let gone = after(&[insert(1, r#"{"id":1}"#), delete(2, r#"{"id":1}"#)]);
@@ -267,9 +307,9 @@ fn a_record_is_unknown_for_a_reason() {
 fn a_backfill_that_has_met_all_ends_what_it_did_not_meet() {
     let place = |lsn| Place { run: 1, lsn, idx: 0 };
     let completes = [
-        Complete { id: 1, place: place(10), began: None, truncates: 0 },
-        Complete { id: 2, place: place(20), began: Some((1, 15)), truncates: 0 },
-        Complete { id: 3, place: place(30), began: Some((1, 25)), truncates: 1 },
+        Complete { id: 1, place: place(10), began: None, truncates: 0, is_past: true },
+        Complete { id: 2, place: place(20), began: Some((1, 15)), truncates: 0, is_past: true },
+        Complete { id: 3, place: place(30), began: Some((1, 25)), truncates: 1, is_past: true },
     ];
     let ended = |last, truncates, next: Option<i64>| {
         ended_by(&completes, place(last), truncates, next.map(place)).map(|complete| complete.id)
@@ -341,7 +381,7 @@ proptest! {
                 was_missed = true;
                 continue;
             }
-            was_told |= event.is_whole();
+            was_told |= event.stands_alone();
             prop_assert!(!is_gap(state.as_ref(), &event));
             let now = next(state, &event);
             prop_assert_eq!(now.is_alive(), row.is_some());

@@ -1,0 +1,6 @@
+//! History: the log's events, read in order, become the states of records (`audit_core::lives`).
+
+mod as_of;
+mod in_order;
+mod reading;
+mod wanted;

@@ -1,0 +1,152 @@
+//! Which table is asked for, or which record of it, as of when; and how it is best read.
+
+use crate::pg::{BuiltinOid, Call, Cursor, Row, passed_jsonb};
+use audit_core::lives::{Image, State};
+use pgrx::datum::DatumWithOid;
+use std::ffi::CStr;
+
+use BuiltinOid::{INT8OID, PG_LSNOID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID};
+
+const CAN_BE_ANSWERED: &CStr = c"SELECT audit_cdc_internal.can_be_answered($1, $2, $3)";
+const NOTHING_TO_ANSWER: &CStr = c"SELECT audit_cdc_internal.can_be_answered(NULL, $1, $2)";
+
+const READING: &CStr = c"
+    SELECT r.key_columns, r.is_plain, r.may_move, r.is_own, r.is_latest, r.last_lsn, r.numbers, r.positions_before,
+           r.record_ids, r.spelled
+    FROM audit_cdc_internal.reading_as_of($1, $2, $3, $4) AS r";
+
+const GAPS: &CStr = c"SELECT g.up_to, g.is_before FROM audit_cdc_internal.gaps_as_of($1, $2, $3) AS g";
+
+const KEY_IN: &CStr = c"SELECT audit_cdc_internal.key_in($1, $2)";
+
+/// What a function of as-of was asked for.
+pub struct Wanted {
+    call: Call,
+    /// Where its arguments at, lsn and key begin.
+    at: usize,
+    key_columns: Vec<String>,
+    plain: Option<Plain>,
+    /// Positions up to which gaps go, and whether the moment is before them.
+    gaps: Vec<(Option<i64>, bool)>,
+}
+
+/// How a log is read in which each entry says by itself where it stands and what it tells.
+pub struct Plain {
+    table: Table,
+    pub may_move: bool,
+    is_own: bool,
+    is_latest: bool,
+    last_lsn: Option<i64>,
+    numbers: Vec<i32>,
+    positions_before: Vec<i64>,
+    record_ids: Option<Vec<String>>,
+    spelled: Option<String>,
+}
+
+/// The argument `audited` of the running call.
+#[derive(Clone, Copy)]
+struct Table(Call);
+
+impl Table {
+    fn passed(self) -> DatumWithOid<'static> {
+        self.0.passed_row(0).unwrap_or_else(|| DatumWithOid::null_oid(BuiltinOid::RECORDOID.value()))
+    }
+}
+
+impl Wanted {
+    /// Of a function whose first argument is the table. What makes the answer doubtful is said here. None: the log has
+    /// no change of the table.
+    pub fn of(call: Call, at: usize) -> Option<Self> {
+        let (time, lsn) = (call.passed(at, TIMESTAMPTZOID), call.passed(at + 1, PG_LSNOID));
+        let mut can_be_answered = match call.passed_row(0) {
+            Some(table) => Cursor::reading(CAN_BE_ANSWERED, &[table, time, lsn]),
+            None => Cursor::reading(NOTHING_TO_ANSWER, &[time, lsn]),
+        };
+        let mut is_answered = false;
+        can_be_answered.fetch_rows(1, |row, _| is_answered = row.boolean(0));
+        is_answered.then(|| Self::without_doubts(call, at))
+    }
+
+    /// The same, which says nothing of it.
+    pub fn without_doubts(call: Call, at: usize) -> Self {
+        let mut wanted = Self { call, at, key_columns: Vec::new(), plain: None, gaps: Vec::new() };
+        Cursor::reading(READING, &wanted.arguments()).fetch_rows(1, |row, _| {
+            wanted.key_columns = row.texts(0).unwrap_or_default();
+            wanted.plain = row.boolean(1).then(|| Plain::read(Table(call), row));
+        });
+        let [table, time, lsn, _] = wanted.arguments();
+        Cursor::reading(GAPS, &[table, time, lsn])
+            .fetch_rows(i64::from(i32::MAX), |row, _| wanted.gaps.push((row.bigint(0), row.boolean(1))));
+        wanted
+    }
+
+    pub fn arguments(&self) -> [DatumWithOid<'static>; 4] {
+        let Self { call, at, .. } = *self;
+        let [time, lsn, key] = [TIMESTAMPTZOID, PG_LSNOID, TEXTOID];
+        [Table(call).passed(), call.passed(at, time), call.passed(at + 1, lsn), call.passed(at + 2, key)]
+    }
+
+    pub fn is_of_one_key(&self) -> bool {
+        self.call.argument(self.at + 2).is_some()
+    }
+
+    pub fn plain(&self) -> Option<&Plain> {
+        self.plain.as_ref()
+    }
+
+    /// Was another column the key when the record was last changed? The key that the log has is in the row then, but
+    /// not where the key is now.
+    pub fn has_former_key(&self, key: &[u8], state: &State) -> bool {
+        let Some(first) = self.key_columns.first() else { return false };
+        state.known.text(first).is_some_and(|text| text != key)
+            && self.key_columns.iter().all(|column| state.known.has(column))
+            && state.known.holds_text(key)
+            && self.key_in(&state.known).is_some_and(|text| text != key)
+    }
+
+    fn key_in(&self, row: &Image) -> Option<Vec<u8>> {
+        let arguments = [passed_jsonb(row.bytes()), Table(self.call).passed()];
+        let mut key = None;
+        Cursor::reading(KEY_IN, &arguments).fetch_rows(1, |row, _| key = row.bytes(0).map(<[u8]>::to_vec));
+        key
+    }
+
+    /// Is the moment before the first gap in which a record may have ended whose last event is known?
+    pub fn is_before_gap(&self, state: &State) -> bool {
+        let ends_after = |(up_to, _): &&(Option<i64>, bool)| up_to.is_none_or(|up_to| up_to > state.place.lsn);
+        self.gaps.iter().find(ends_after).is_some_and(|(_, is_before)| *is_before)
+    }
+}
+
+impl Plain {
+    fn read(table: Table, row: &Row) -> Self {
+        Self {
+            table,
+            may_move: row.boolean(2),
+            is_own: row.boolean(3),
+            is_latest: row.boolean(4),
+            last_lsn: row.bigint(5),
+            numbers: row.integers(6).unwrap_or_default(),
+            positions_before: row.bigints(7).unwrap_or_default(),
+            record_ids: row.texts(8),
+            spelled: row.text(9),
+        }
+    }
+
+    /// Of the queries of a plain log, which need not use all of them.
+    pub fn arguments(&self) -> [DatumWithOid<'static>; 8] {
+        let texts = |texts: Option<Vec<String>>| {
+            texts.map_or_else(|| DatumWithOid::null_oid(TEXTARRAYOID.value()), DatumWithOid::from)
+        };
+        [
+            self.numbers.clone().into(),
+            self.positions_before.clone().into(),
+            texts(self.record_ids.clone()),
+            self.is_own.into(),
+            self.is_latest.into(),
+            self.last_lsn.map_or_else(|| DatumWithOid::null_oid(INT8OID.value()), DatumWithOid::from),
+            self.spelled.clone().map_or_else(|| DatumWithOid::null_oid(TEXTOID.value()), DatumWithOid::from),
+            self.table.passed(),
+        ]
+    }
+}

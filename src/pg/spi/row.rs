@@ -1,0 +1,112 @@
+//! Rows of a query, read column by column. What a column is read as is what the query gives there.
+
+use pgrx::varlena::{varlena_to_byte_slice, varsize};
+use pgrx::{FromDatum, pg_sys};
+use std::ffi::c_char;
+
+/// A row of a query's result.
+pub struct Row {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    pub fn is_null(&self, column: usize) -> bool {
+        self.nulls.get(column).copied().unwrap_or(true)
+    }
+
+    fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
+        (!self.is_null(column)).then(|| self.values[column])
+    }
+
+    /// Null is false.
+    pub fn boolean(&self, column: usize) -> bool {
+        self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
+    }
+
+    /// Of type "char".
+    pub fn letter(&self, column: usize) -> u8 {
+        self.datum(column).map_or(0, |datum| datum.value() as c_char as u8)
+    }
+
+    pub fn integer(&self, column: usize) -> Option<i32> {
+        self.datum(column).map(|datum| datum.value() as i32)
+    }
+
+    pub fn bigint(&self, column: usize) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    /// Of type text, in the database's encoding.
+    pub fn bytes(&self, column: usize) -> Option<&[u8]> {
+        // SAFETY: the column is of a type of variable length. What is detoasted lives as long as the rows.
+        self.datum(column)
+            .map(|datum| unsafe { varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) })
+    }
+
+    pub fn text(&self, column: usize) -> Option<String> {
+        self.bytes(column).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// What follows the length in a `jsonb`, which is aligned.
+    pub fn jsonb(&self, column: usize) -> Option<&[u8]> {
+        // SAFETY: the column is jsonb, and detoasted has a length of four bytes. It lives as long as the rows.
+        self.datum(column).map(|datum| unsafe {
+            let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+            std::slice::from_raw_parts(value.cast::<u8>().add(4), varsize(value) - 4)
+        })
+    }
+
+    /// Of type text[], without nulls in it.
+    pub fn texts(&self, column: usize) -> Option<Vec<String>> {
+        // SAFETY: the column is text[].
+        let texts = |datum| unsafe { Vec::<Option<String>>::from_datum(datum, false) };
+        self.datum(column).and_then(texts).map(|texts| texts.into_iter().flatten().collect())
+    }
+
+    /// Of type integer[], without nulls in it.
+    pub fn integers(&self, column: usize) -> Option<Vec<i32>> {
+        // SAFETY: the column is integer[].
+        let numbers = |datum| unsafe { Vec::<Option<i32>>::from_datum(datum, false) };
+        self.datum(column).and_then(numbers).map(|numbers| numbers.into_iter().flatten().collect())
+    }
+
+    /// Of type bigint[], without nulls in it.
+    pub fn bigints(&self, column: usize) -> Option<Vec<i64>> {
+        // SAFETY: the column is bigint[].
+        let numbers = |datum| unsafe { Vec::<Option<i64>>::from_datum(datum, false) };
+        self.datum(column).and_then(numbers).map(|numbers| numbers.into_iter().flatten().collect())
+    }
+
+    /// Has the array no element?
+    pub fn is_empty_array(&self, column: usize) -> bool {
+        // SAFETY: the column is an array: behind the length stands how many dimensions it has.
+        self.bytes(column).is_some_and(|array| array.starts_with(&0_i32.to_ne_bytes()))
+    }
+}
+
+/// Gives each row of what was fetched last to `read`, with the one that follows it there. Were there any?
+pub(super) fn each_row(read: &mut impl FnMut(&Row, Option<&Row>)) -> bool {
+    // SAFETY: SPI_tuptable is what the fetch has returned, and lives until the SPI connection ends. It has as many rows
+    // as it says, of its descriptor's layout.
+    unsafe {
+        let Some(table) = pg_sys::SPI_tuptable.as_ref() else { return false };
+        let columns = (*table.tupdesc).natts as usize;
+        let row = |index: usize| {
+            let mut row = Row { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns] };
+            let tuple = *table.vals.add(index);
+            pg_sys::heap_deform_tuple(tuple, table.tupdesc, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+            row
+        };
+        let count = table.numvals as usize;
+        let mut next = (count > 0).then(|| row(0));
+        for index in 1..=count {
+            let this = next.take();
+            next = (index < count).then(|| row(index));
+            if let Some(this) = &this {
+                read(this, next.as_ref());
+            }
+        }
+        count > 0
+    }
+}
