@@ -102,6 +102,24 @@ def test_older_releases(db):
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_any_part_of_what_is_there(db, seed):
+    """In transactions of one change and of many, of one time and of several; what was rolled back is not there."""
+    chance = random.Random(seed)
+    messages = [change(idx, lsn=lsn, time=f"2026-03-01T09:00:0{lsn // 4}.000000Z") for lsn in range(1, 40) for idx in range(chance.choice([1, 3, 60]))]
+    there = set()
+    connection = db.connect()
+    for _ in range(12):
+        delivered = chance.sample(range(len(messages)), chance.choice([1, 5, 200, len(messages) // 2]))
+        is_kept = chance.random() < 0.7
+        connection.cursor().execute("BEGIN")
+        new = len(set(delivered) - there)
+        assert db.ingest(batch(messages[n] for n in delivered), connection) == (len(delivered), new, len(delivered) - new, 0)
+        connection.cursor().execute("COMMIT" if is_kept else "ROLLBACK")
+        there |= set(delivered) if is_kept else set()
+    assert db.value("SELECT count(*) FROM audit_logs") == len(there)
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_overlapping_batches_in_any_order_neither_deadlock_nor_fail(db, seed):
     """Months without a partition, tables never seen, reads and conflicts among them; eight relays."""
     months = ["2025-11-30T23:59:59.999999Z", "2025-12-01T00:00:00.000000Z", "2026-01-15T00:00:00.000000Z", "2027-05-05T00:00:00.000000Z"]

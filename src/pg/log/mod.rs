@@ -5,6 +5,7 @@ mod lock;
 mod partition;
 mod row;
 mod sequence;
+mod walk;
 
 pub use datum::LogValue;
 pub(super) use lock::lock_renamed_schema;

@@ -3,6 +3,7 @@
 
 use super::datum::{LogValue, Types};
 use super::row::{LogLayout, LogRow};
+use super::walk::{Key, Walk};
 use crate::pg::snapshot_is_fixed;
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 use std::ffi::CStr;
@@ -113,36 +114,18 @@ impl Partition {
     /// Calls `found` with the index of each of `keys` that is in the partition. A key is a commit time in PostgreSQL's
     /// microseconds and an identity. It is looked up in what this transaction has written, and what others have
     /// committed until now; under REPEATABLE READ and above, until it began.
-    pub fn look_up(&self, keys: impl Iterator<Item = (i64, [u8; 16])>, mut found: impl FnMut(usize, &Found)) {
-        let index = self.unique_index();
-        // SAFETY: index and slot belong to the open relation; a key's identity outlives its scan.
-        unsafe {
-            let now = if snapshot_is_fixed() { pg_sys::GetTransactionSnapshot() } else { pg_sys::GetLatestSnapshot() };
-            let snapshot = pg_sys::RegisterSnapshot(now);
-            let slot = pg_sys::table_slot_create(self.relation, null_mut());
-            let mut scan_keys = [pg_sys::ScanKeyData::default(); 2];
-            for (key, (number, equal)) in
-                scan_keys.iter_mut().zip([(1, pg_sys::F_TIMESTAMPTZ_EQ), (2, pg_sys::F_UUID_EQ)])
-            {
-                let strategy = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
-                pg_sys::ScanKeyInit(key, number, strategy, pg_sys::Oid::from(equal), pg_sys::Datum::null());
+    pub fn look_up(&self, keys: impl Iterator<Item = Key>, mut found: impl FnMut(usize, &Found)) {
+        let mut keys: Vec<(Key, usize)> = keys.zip(0..).collect();
+        keys.sort_unstable();
+        let Some((first, _)) = keys.first() else { return };
+        // SAFETY: we are in a transaction.
+        let now =
+            unsafe { if snapshot_is_fixed() { pg_sys::GetTransactionSnapshot() } else { pg_sys::GetLatestSnapshot() } };
+        let mut walk = Walk::new(self.relation, self.unique_index(), now, first);
+        for (key, index) in &keys {
+            if let Some(slot) = walk.row(key) {
+                found(*index, &Found { slot, partition: self });
             }
-            #[cfg(not(feature = "pg18"))]
-            let scan = pg_sys::index_beginscan(self.relation, index, snapshot, 2, 0);
-            #[cfg(feature = "pg18")]
-            let scan = pg_sys::index_beginscan(self.relation, index, snapshot, null_mut(), 2, 0);
-            for (index, (time, identity)) in keys.enumerate() {
-                scan_keys[0].sk_argument = time.into();
-                scan_keys[1].sk_argument = identity.as_ptr().into();
-                pg_sys::index_rescan(scan, scan_keys.as_mut_ptr(), 2, null_mut(), 0);
-                if pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
-                    pg_sys::slot_getsomeattrs_int(slot, (*(*slot).tts_tupleDescriptor).natts);
-                    found(index, &Found { slot, partition: self });
-                }
-            }
-            pg_sys::index_endscan(scan);
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-            pg_sys::UnregisterSnapshot(snapshot);
         }
     }
 
