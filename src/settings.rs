@@ -17,6 +17,7 @@ static ON_REJECT: GucSetting<OnReject> = GucSetting::<OnReject>::new(OnReject::s
 
 static CAPTURE_ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static CAPTURE_DELAY: GucSetting<i32> = GucSetting::<i32>::new(50);
 static CAPTURE_MAX_CHANGES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
 
 static CAPTURE_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
@@ -50,6 +51,16 @@ pub fn init() {
         &CAPTURE_NAPTIME,
         100,
         3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"audit_cdc.capture_delay",
+        c"How long a capture worker rests after it has captured what was committed.",
+        c"The longer, the less capture costs, and the later it sees the next commits.",
+        &CAPTURE_DELAY,
+        0,
+        1_000,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
@@ -124,6 +135,10 @@ pub fn capture_enabled() -> bool {
 
 pub fn capture_naptime() -> Duration {
     Duration::from_millis(CAPTURE_NAPTIME.get().unsigned_abs().into())
+}
+
+pub fn capture_delay() -> Duration {
+    Duration::from_millis(CAPTURE_DELAY.get().unsigned_abs().into())
 }
 
 pub fn capture_max_changes() -> i32 {

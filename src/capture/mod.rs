@@ -2,8 +2,9 @@
 //! `source` asks the catalogs. `pass` hands what is pending to ingest, `worker` does so by itself, `backfill` reads the
 //! rows that are there.
 //!
-//! A pass peeks, ingests and commits; only then the slot is advanced. A crash in between delivers again what the log
-//! has already, and ingest refuses it. `chain` tells where a slot that others have moved leaves a gap.
+//! A pass peeks, ingests and commits. Once that is on disk the slot is advanced; a worker's pass does not wait for it,
+//! so its slot is a pass behind. A crash in between delivers again what the log has already, and ingest refuses it.
+//! `chain` tells where a slot that others have moved leaves a gap.
 
 mod backfill;
 mod chain;

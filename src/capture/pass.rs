@@ -1,4 +1,5 @@
-//! One pass: what is pending in the captured slot goes into the log. The caller commits, and then advances the slot.
+//! One pass: what is pending in the captured slot goes into the log. The caller commits, and advances the slot when
+//! that is on disk.
 
 use super::chain::Link;
 use super::schema_changes::{note_positions, note_truncated_partitions, settle_gaps};
@@ -85,8 +86,10 @@ fn pass(upto_nchanges: Option<i32>, is_asked: bool) -> Result<(i64, i64, bool), 
         read_to = reached;
     }
     make_months_ahead();
-    // where the slot is advanced to may be on disk sooner
-    pg::commit_to_disk();
+    // who asks relies on it; a worker's slot follows when it is on disk
+    if is_asked {
+        pg::commit_to_disk();
+    }
     if is_complete {
         FORGET.with(|forget| forget.read(|| vec![oldest.into()], |_| Ok(())));
     }

@@ -57,7 +57,11 @@ fn run(worker: &CaptureWorker) {
             Looked::Complete(position) => {
                 retry = SHORTEST_RETRY;
                 worker.has_looked(began_at, position);
-                while worker.sleep(settings::capture_naptime()) == Woken::ByNobody && flushed_lsn() == flushed {}
+                worker.pause(settings::capture_delay());
+                // what nobody else brings to disk meanwhile the next look does
+                if !pg::awaits_disk() {
+                    while worker.sleep(settings::capture_naptime()) == Woken::ByNobody && flushed_lsn() == flushed {}
+                }
             }
             Looked::Failed => {
                 worker.pause(retry);
@@ -68,9 +72,10 @@ fn run(worker: &CaptureWorker) {
     }
 }
 
-/// One pass, and then the slot is advanced, each in its transaction. Nobody else does the same meanwhile.
+/// One pass, which does not wait for the disk, and then the slot is advanced to what is there, each in its transaction.
+/// Nobody else does the same meanwhile.
 fn look(worker: &CaptureWorker) -> Looked {
-    let pass = worker.transaction("capturing", || {
+    let pass = worker.transaction_under(&[("synchronous_commit", Some("off"))], "capturing", || {
         if !is_captured() {
             return None;
         }

@@ -134,10 +134,10 @@ pub(super) fn with_rights<T>(role: pg_sys::Oid, flags: u32, settings: &[Setting]
     result
 }
 
-fn set(name: &str, value: Option<&str>, context: pg_sys::GucContext::Type) {
+pub(super) fn set(name: &str, value: Option<&str>, context: pg_sys::GucContext::Type) {
     let name = CString::new(name).unwrap_or_default();
     let value = value.and_then(|value| CString::new(value).ok());
-    // SAFETY: the strings live until it returns; the value lasts until the nesting level ends.
+    // SAFETY: the strings live until it returns; the value lasts until the nesting level, or the transaction, ends.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),

@@ -4,14 +4,15 @@ import itertools
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import threading
 import time
 
 import psycopg2
 import pytest
-from capture_helpers import capture, captured, follows, logged, paused, publish, setting, slot, source, start, status, table, worker
-from conftest import in_threads, server, until
+from capture_helpers import LONG, capture, captured, follows, logged, paused, publish, setting, slot, source, start, status, table, worker
+from conftest import admin, in_threads, server, until
 from fault_helpers import alive, answers, kill, kill_postmaster, processes, start_after_crash, stop_fast
 
 ENOUGH = 200_000
@@ -149,6 +150,38 @@ MANY_ROWS = f"INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, {
 def private_megabytes(pid):
     found = dict(line.split(":") for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(found["RssAnon"].split()[0]) / 1024
+
+
+def test_a_crash_takes_back_what_was_not_on_disk(captured):
+    """A worker does not wait for the disk. Its slot, which is written to disk after each checkpoint, has not moved beyond."""
+    setting(naptime=LONG, delay="1s")
+    admin("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    admin("SELECT pg_reload_conf()")
+    taken_back = changes = 0
+    while taken_back < 3:
+        assert changes < 20, "each time the commit was on disk before the crash"
+        pid, connection = worker(captured), captured.connect()
+        captured.run("CHECKPOINT")
+        captured.run("INSERT INTO t VALUES (%s)", changes)
+        changes += 1
+        until(lambda: captured.value("SELECT count(*) FROM audit_logs", connection=connection) == changes)
+        os.kill(pid, signal.SIGSTOP)  # else its next look brings it to disk
+        taken_back += captured.value("SELECT pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()", connection=connection)
+        kill_postmaster()
+        until(lambda: worker(captured) not in (None, pid))
+        until(lambda: logged(captured) == list(range(changes)))
+    assert status(captured, "changes, open_gaps") == [(changes, 0)]
+
+
+def test_what_was_asked_for_is_on_disk(paused):
+    for id_ in range(3):
+        paused.run("INSERT INTO t VALUES (%s)", id_)
+        run = paused.connect(options="-c synchronous_commit=off").cursor()
+        run.execute("CALL audit_capture()")
+        end = slot(paused)
+        kill_postmaster()
+        until(lambda: worker(paused))
+        assert logged(paused) == list(range(id_ + 1)) and slot(paused) <= end
 
 
 def test_a_large_transaction_is_whole_or_not_there(captured):

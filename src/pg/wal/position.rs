@@ -33,6 +33,16 @@ pub fn commit_to_disk() {
     unsafe { pg_sys::ForceSyncCommit() }
 }
 
+/// Until synchronous standbys have what is on disk here, as a commit waits for them under these settings.
+pub fn wait_for_standbys() {
+    // SAFETY: as where a transaction commits (PostgreSQL source, `xact.c`), interrupts are held off, and served later.
+    unsafe {
+        pg_sys::InterruptHoldoffCount += 1;
+        pg_sys::SyncRepWaitForLSN(flushed_lsn(), true);
+        pg_sys::InterruptHoldoffCount -= 1;
+    }
+}
+
 /// From such a record a slot can begin to read (as `pg_log_standby_snapshot()`, which PostgreSQL 15 does not have).
 pub fn log_running_transactions() {
     // SAFETY: not in recovery, since nothing is captured there; wal_level is logical.

@@ -1,5 +1,6 @@
 //! How far a slot was read, stored and let go of, also where a transaction fails.
 
+use super::position::{flushed_lsn, wait_for_standbys};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_void};
@@ -9,8 +10,7 @@ thread_local! {
     static CREATED: RefCell<Option<(CString, pg_sys::SubTransactionId)>> = const { RefCell::new(None) };
     /// What this transaction has read of a slot and stored, and the subtransaction that would take it along.
     static READ: RefCell<Option<(Pass, pg_sys::SubTransactionId)>> = const { RefCell::new(None) };
-    /// The same of the last transaction that did so and has committed. Only this may be let go of.
-    static STORED: RefCell<Option<Pass>> = const { RefCell::new(None) };
+    static STORED: RefCell<Stored> = const { RefCell::new(Stored { on_disk: None, last: None }) };
     static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -20,6 +20,27 @@ pub struct Pass {
     pub slot: CString,
     /// What commits before this position is stored, and the log says so.
     pub read_to: u64,
+}
+
+/// What this session has stored of a slot.
+struct Stored {
+    /// The last pass that no crash takes back.
+    on_disk: Option<Pass>,
+    /// The last one, until it is on disk too, and where its commit ends in the WAL.
+    last: Option<(Pass, u64)>,
+}
+
+impl Stored {
+    fn add(&mut self, pass: Pass, commit_end: u64) {
+        self.look_at_disk();
+        self.last = Some((pass, commit_end));
+    }
+
+    fn look_at_disk(&mut self) {
+        if let Some((pass, _)) = self.last.take_if(|(_, commit_end)| *commit_end <= flushed_lsn()) {
+            self.on_disk = Some(pass);
+        }
+    }
 }
 
 /// PostgreSQL keeps a slot whose transaction is rolled back. This one goes with it.
@@ -32,9 +53,21 @@ pub fn note_read(pass: Pass) {
     READ.set(Some((pass, watched_subtransaction())));
 }
 
-/// This session's last pass whose entries are committed.
+/// This session's last pass whose entries are on disk. Only this may be let go of: a commit need not wait for the
+/// disk, and a crash takes it along then.
 pub fn stored_pass() -> Option<Pass> {
-    STORED.with_borrow(Clone::clone)
+    STORED.with_borrow_mut(|stored| {
+        stored.look_at_disk();
+        stored.on_disk.clone()
+    })
+}
+
+/// Is there a pass that is committed, and not on disk yet?
+pub fn awaits_disk() -> bool {
+    STORED.with_borrow_mut(|stored| {
+        stored.look_at_disk();
+        stored.last.is_some()
+    })
 }
 
 fn watched_subtransaction() -> pg_sys::SubTransactionId {
@@ -60,7 +93,9 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _argument: *m
         XACT_EVENT_COMMIT => {
             CREATED.set(None);
             if let Some((pass, _)) = READ.take() {
-                STORED.set(Some(pass));
+                // SAFETY: reads backend-local state; of a transaction that wrote nothing it is the one before.
+                let commit_end = unsafe { pg_sys::XactLastCommitEnd };
+                STORED.with_borrow_mut(|stored| stored.add(pass, commit_end));
             }
         }
         XACT_EVENT_PRE_PREPARE if CREATED.with_borrow(Option::is_some) => {
@@ -107,8 +142,10 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
 
 /// Lets go of what the slot held until this position, as a receiver of the stream does. Of what was peeked at, the slot
 /// knows from where on it is to be read again (PostgreSQL source, `logical.c`, `LogicalConfirmReceivedLocation`).
-/// pg_replication_slot_advance decodes it once more.
+/// pg_replication_slot_advance decodes it once more. What is stored instead must be on disk: here synchronous standbys
+/// are waited for too.
 pub fn confirm_slot(slot: &CStr, reached: u64) {
+    wait_for_standbys();
     // SAFETY: we are in a transaction; an error lets go of the slot.
     unsafe {
         pg_sys::CheckSlotPermissions();

@@ -2,7 +2,7 @@
 
 use super::board::{self, Desk};
 use crate::pg::pinned::pin_worker;
-use crate::pg::role::as_worker;
+use crate::pg::role::{Setting, as_worker, set};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::pg_sys::{self, panic::CaughtError};
 use pgrx::{IntoDatum, PgTryBuilder};
@@ -121,6 +121,16 @@ impl CaptureWorker {
     /// Runs `work` in a transaction, with the rights of the worker's role. After an error everything of it is
     /// rolled back.
     pub fn transaction<T>(&self, activity: &str, work: impl FnOnce() -> T) -> Result<T, CaughtError> {
+        self.transaction_under(&[], activity, work)
+    }
+
+    /// The same under these settings, its commit too.
+    pub fn transaction_under<T>(
+        &self,
+        settings: &[Setting],
+        activity: &str,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, CaughtError> {
         report_activity(pg_sys::BackendState::STATE_RUNNING, activity);
         let result = PgTryBuilder::new(AssertUnwindSafe(|| {
             // SAFETY: no transaction is open in this process, which has only this loop.
@@ -128,6 +138,9 @@ impl CaptureWorker {
                 pg_sys::SetCurrentStatementStartTimestamp();
                 pg_sys::StartTransactionCommand();
                 pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            }
+            for (name, value) in settings {
+                set(name, *value, pg_sys::GucContext::PGC_USERSET);
             }
             let value = as_worker(work);
             // SAFETY: `work` has left the snapshot and the transaction as it found them.
