@@ -10,7 +10,7 @@ extension_sql_file!("../sql/install.sql", name = "install", bootstrap);
 extension_sql_file!("../sql/log/log.sql", name = "log", requires = ["install"]);
 extension_sql_file!("../sql/log/partitions.sql", name = "partitions", requires = ["log"]);
 extension_sql_file!("../sql/log/rejects.sql", name = "rejects", requires = ["log"]);
-extension_sql_file!("../sql/log/sources.sql", name = "sources", requires = ["log"]);
+extension_sql_file!("../sql/log/sources.sql", name = "sources", requires = ["log", this_database]);
 extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = [audit_cast, audit_row]);
 extension_sql_file!("../sql/log/record_keys.sql", name = "record_keys", requires = ["log", "cast"]);
 extension_sql_file!("../sql/log/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
@@ -134,7 +134,9 @@ extension_sql_file!(
     requires = ["records_as_of", records_as_of, rows_as_of, unknown_as_of]
 );
 extension_sql_file!("../sql/history/lines.sql", name = "history_lines", requires = ["history_as_of"]);
-extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_lines"]);
+extension_sql_file!("../sql/history/told.sql", name = "history_told", requires = ["history_lines"]);
+extension_sql_file!("../sql/history/asked.sql", name = "history_asked", requires = ["history_told", page_of_lines]);
+extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_asked"]);
 extension_sql_file!(
     "../sql/history/questions.sql",
     name = "history_questions",

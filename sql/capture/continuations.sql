@@ -48,10 +48,18 @@ COMMENT ON COLUMN @extschema@.audit_continuations.last_commit IS
 
 -- This database and all from which it goes on, the oldest first. Positions of two servers cannot be compared: those
 -- of each database count on from the last one of the database before.
-CREATE FUNCTION audit_cdc_internal.own_databases(OUT ids text[], OUT positions_before bigint[]) LANGUAGE sql STABLE
-BEGIN ATOMIC
+CREATE FUNCTION audit_cdc_internal.own_databases(OUT ids text[], OUT positions_before bigint[])
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+BEGIN
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.continued_databases AS c WHERE c.new_id = here) THEN
+    ids := ARRAY[here];
+    positions_before := '{0}';
+    RETURN;
+  END IF;
   WITH RECURSIVE chain AS (
-    SELECT audit_cdc_internal.this_database() ->> 'id' AS id, 0 AS depth, NULL::bigint AS last_lsn,
+    SELECT here AS id, 0 AS depth, NULL::bigint AS last_lsn,
            NULL::timestamptz AS last_commit
     UNION ALL
     SELECT c.old_id, n.depth + 1, c.last_lsn, c.last_commit
@@ -69,25 +77,29 @@ BEGIN ATOMIC
     WINDOW place AS (ORDER BY p.depth DESC, p.last_commit, p.id)
   )
   SELECT array_agg(s.id ORDER BY s.place), array_agg(s.before ORDER BY s.place)
+  INTO ids, positions_before
   FROM summed AS s;
-END;
+END
+$$;
 
 -- What a database_id that somebody names stands for: this database's also for those from which it goes on, any
 -- other for itself.
 CREATE FUNCTION audit_cdc_internal.databases_of(
     database_id text,
     OUT ids text[], OUT positions_before bigint[], OUT is_own boolean)
-  LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT CASE WHEN n.is_last THEN o.ids ELSE ARRAY[databases_of.database_id] END,
-         CASE WHEN n.is_last THEN o.positions_before ELSE ARRAY[coalesce(o.positions_before[n.place], 0)] END,
-         n.place IS NOT NULL
-  FROM audit_cdc_internal.own_databases() AS o
-  CROSS JOIN LATERAL (
-    SELECT array_position(o.ids, databases_of.database_id) AS place,
-           o.ids[cardinality(o.ids)] = databases_of.database_id AS is_last
-  ) AS n;
-END;
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  place integer;
+BEGIN
+  SELECT o.ids, o.positions_before INTO ids, positions_before FROM audit_cdc_internal.own_databases() AS o;
+  place := array_position(ids, database_id);
+  is_own := place IS NOT NULL;
+  IF place IS DISTINCT FROM cardinality(ids) THEN
+    ids := ARRAY[database_id];
+    positions_before := ARRAY[coalesce(positions_before[place], 0)];
+  END IF;
+END
+$$;
 
 -- For rules of projections, which outlive a move: the ids of the log that a database_id is of.
 CREATE FUNCTION audit_cdc_internal.one_log(database_id text) RETURNS text[]

@@ -79,9 +79,10 @@ BEGIN
   END IF;
   SELECT
     array_agg(a.attname::text ORDER BY a.attnum),
-    audit_cdc_internal.spelled_types(
-      array_agg(a.attname::text ORDER BY a.attnum),
-      jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)))
+    CASE
+      WHEN bool_or(audit_cdc_internal.is_spelled(format_type(a.atttypid, a.atttypmod)))
+        THEN array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
+    END
   INTO columns, types
   FROM pg_index AS i
   JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
@@ -107,12 +108,18 @@ DECLARE
   parts text[];
   found audit_cdc_internal.audited;
   here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-  wanted CONSTANT text[] := (SELECT d.ids FROM audit_cdc_internal.databases_of(coalesce(database_id, here)) AS d);
+  wanted_id CONSTANT text := coalesce(database_id, here);
+  wanted text[];
+  positions_before bigint[];
+  is_own boolean;
   is_here boolean;
   many integer;
   described text;
   names text[];
 BEGIN
+  SELECT d.ids, d.positions_before, d.is_own
+  INTO wanted, positions_before, is_own
+  FROM audit_cdc_internal.databases_of(wanted_id) AS d;
   IF name IS NULL THEN
     parts := (
       SELECT ARRAY[n.nspname, c.relname]
@@ -177,8 +184,14 @@ BEGIN
                 HAVING count(*) = 1
               ));
   END IF;
-  SELECT d.ids, d.positions_before, d.is_own INTO found.databases, found.positions_before, found.is_own
-  FROM audit_cdc_internal.databases_of(found.database_id) AS d;
+  IF found.database_id = wanted_id THEN
+    found.databases := wanted;
+    found.positions_before := positions_before;
+    found.is_own := is_own;
+  ELSE
+    SELECT d.ids, d.positions_before, d.is_own INTO found.databases, found.positions_before, found.is_own
+    FROM audit_cdc_internal.databases_of(found.database_id) AS d;
+  END IF;
   found.is_named := table_named.database_id IS NOT NULL;
   SELECT k.columns, k.types
   INTO found.key_columns, found.key_types

@@ -88,61 +88,87 @@ BEGIN ATOMIC
   GROUP BY p.id, p.reason, p.table_schema, p.table_name, p.from_time, p.from_lsn, p.to_time;
 END;
 
+-- What they make doubtful.
+CREATE FUNCTION audit_cdc_internal.gap_doubts(
+    databases text[], names text[], since timestamptz, until timestamptz, until_position bigint, is_range boolean)
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH gaps AS (
+    SELECT g.*, row_number() OVER (PARTITION BY g.is_open ORDER BY g.gap_id DESC) AS place
+    FROM audit_cdc_internal.gaps_of(databases, names, since, until, until_position, is_range) AS g
+  ), few AS (
+    SELECT g.is_open, concat(string_agg(g.described, ' ' ORDER BY g.gap_id) FILTER (WHERE g.place <= 3),
+                             CASE WHEN count(*) > 3 THEN format(' There are %s more.', count(*) - 3) END) AS described
+    FROM gaps AS g GROUP BY g.is_open
+  )
+  SELECT true, concat('the log may miss changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END),
+         f.described, 'audit_gaps lists them. Once a gap has ended, CALL audit_backfill() of the table makes the log '
+                      'right from then on.'
+  FROM few AS f WHERE f.is_open
+  UNION ALL
+  SELECT false, 'what happened within a gap of the log is unknown', f.described,
+         'audit_gaps lists them. A backfill told what came of it.'
+  FROM few AS f WHERE NOT f.is_open;
+END;
+
 -- databases: whose entries are read, with those they go on from; null: of any. names: of the tables, as %I.%I; null: of
 -- all. since, until, until_position (as events have it): null is no bound. is_range: what happened is asked for, not
 -- only what came of it.
 CREATE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean, since timestamptz,
     until timestamptz, until_position bigint, is_range boolean)
-  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-  SET plan_cache_mode = force_generic_plan AS $$
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  of_this CONSTANT text := CASE cardinality(names) WHEN 1 THEN ' of this table' END;
+  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
 BEGIN
   IF EXISTS (SELECT FROM audit_cdc_internal.gaps) OR EXISTS (SELECT FROM audit_cdc_internal.capture_faults) THEN
     RETURN QUERY
-    WITH gaps AS (
-      SELECT g.*, row_number() OVER (PARTITION BY g.is_open ORDER BY g.gap_id DESC) AS place
-      FROM audit_cdc_internal.gaps_of(databases, names, since, until, until_position, is_range) AS g
-    ), few AS (
-      SELECT g.is_open, concat(string_agg(g.described, ' ' ORDER BY g.gap_id) FILTER (WHERE g.place <= 3),
-                               CASE WHEN count(*) > 3 THEN format(' There are %s more.', count(*) - 3) END) AS described
-      FROM gaps AS g GROUP BY g.is_open
-    )
-    SELECT true, concat('the log may miss changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END),
-           f.described, 'audit_gaps lists them. Once a gap has ended, CALL audit_backfill() of the table makes the log '
-                        'right from then on.'
-    FROM few AS f WHERE f.is_open
-    UNION ALL
-    SELECT false, 'what happened within a gap of the log is unknown', f.described,
-           'audit_gaps lists them. A backfill told what came of it.'
-    FROM few AS f WHERE NOT f.is_open;
+    SELECT d.*
+    FROM audit_cdc_internal.gap_doubts(databases, names, since, until, until_position, is_range) AS d;
   END IF;
-  RETURN QUERY
-  SELECT true, concat('changes', CASE cardinality(names) WHEN 1 THEN ' of this table' END,
-                      ' were set aside, and are not in the answer'), NULL,
-         'audit_rejects has them; audit_retry_rejects() tries to store them.'
-  FROM audit_cdc_internal.own_databases() AS o
-  WHERE EXISTS (SELECT FROM audit_cdc_internal.rejects AS r
-                WHERE r.stored_at IS NULL AND r.table_name IS NOT NULL
-                  AND (names IS NULL
-                       OR quote_ident(r.table_schema) || '.' || quote_ident(r.table_name) = ANY (names))
-                  AND (databases IS NULL OR r.database_id IS NULL OR r.database_id = ANY (databases))
-                  -- whoever may deliver could say so of this database
-                  AND NOT (r.origin = 'i' AND (coalesce(r.database_id = ANY (o.ids), false)
-                                               OR coalesce(databases <@ o.ids, false))))
-  UNION ALL
-  SELECT true, 'changes of this table are logged under another name',
-         CASE WHEN s.published_as <> s.object
-                THEN format('That is %s, of which it is a partition.', s.published_as::regclass)
-              ELSE 'Those are the names of its partitions.' END, 'Ask for that one.'
-  FROM unnest(names) AS n(name) CROSS JOIN audit_cdc_internal.last_schema('table', to_regclass(n.name)::oid) AS s
-  WHERE s.published_as IS NOT NULL AND NOT s.is_captured
-    AND (databases IS NULL OR audit_cdc_internal.this_database() ->> 'id' = ANY (databases))
-  UNION ALL
-  SELECT true, concat('the log has entries', CASE cardinality(names) WHEN 1 THEN ' of this table' END,
-                      ' that another database captured'),
-         format('That is %s.', string_agg(c.described, '; ')),
-         format('If this database goes on from it, say so: audit_continue(%L, reason). To read that one alone, name '
-                'its database_id.', min(c.database_id) FILTER (WHERE c.ordinality = 1))
-  FROM audit_cdc_internal.other_captured(names) WITH ORDINALITY AS c WHERE say_others HAVING count(*) > 0;
+  IF EXISTS (
+    SELECT FROM audit_cdc_internal.rejects AS r
+    WHERE r.stored_at IS NULL
+      AND r.table_name IS NOT NULL
+      AND (names IS NULL OR quote_ident(r.table_schema) || '.' || quote_ident(r.table_name) = ANY (names))
+      AND (databases IS NULL OR r.database_id IS NULL OR r.database_id = ANY (databases))
+      -- whoever may deliver could say so of this database
+      AND NOT (
+        r.origin = 'i'
+        AND (coalesce(r.database_id = ANY (own), false) OR coalesce(databases <@ own, false)))
+  ) THEN
+    RETURN QUERY
+    SELECT true, concat('changes', of_this, ' were set aside, and are not in the answer'), NULL,
+           'audit_rejects has them; audit_retry_rejects() tries to store them.';
+  END IF;
+  IF (databases IS NULL OR own[cardinality(own)] = ANY (databases))
+    AND EXISTS (
+      SELECT FROM unnest(names) AS n(name)
+      JOIN audit_cdc_internal.schema_changes AS s ON s.object = to_regclass(n.name)::oid
+      WHERE s.published_as IS NOT NULL AND NOT s.is_captured
+    ) THEN
+    RETURN QUERY
+    SELECT true, 'changes of this table are logged under another name',
+           CASE
+             WHEN s.published_as <> s.object
+               THEN format('That is %s, of which it is a partition.', s.published_as::regclass)
+             ELSE 'Those are the names of its partitions.'
+           END,
+           'Ask for that one.'
+    FROM unnest(names) AS n(name)
+    CROSS JOIN LATERAL audit_cdc_internal.last_schema('table', to_regclass(n.name)::oid) AS s
+    WHERE s.published_as IS NOT NULL AND NOT s.is_captured;
+  END IF;
+  IF say_others
+    AND EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id <> ALL (own)) THEN
+    RETURN QUERY
+    SELECT true, concat('the log has entries', of_this, ' that another database captured'),
+           format('That is %s.', string_agg(c.described, '; ')),
+           format('If this database goes on from it, say so: audit_continue(%L, reason). To read that one alone, name '
+                  'its database_id.', min(c.database_id) FILTER (WHERE c.ordinality = 1))
+    FROM audit_cdc_internal.other_captured(names) WITH ORDINALITY AS c
+    HAVING count(*) > 0;
+  END IF;
 END
 $$;
 
@@ -175,18 +201,24 @@ END
 $$;
 
 -- All tables of a database; null: of any, which counts as this one where one is needed.
-CREATE FUNCTION audit_cdc_internal.any_table(database_id text) RETURNS audit_cdc_internal.audited LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT ROW(w.id, NULL, NULL, NULL, NULL, NULL, d.ids, d.positions_before, d.is_own,
-             any_table.database_id IS NOT NULL)::audit_cdc_internal.audited
-  FROM (SELECT coalesce(any_table.database_id, audit_cdc_internal.this_database() ->> 'id') AS id) AS w
-  CROSS JOIN LATERAL audit_cdc_internal.databases_of(w.id) AS d;
-END;
+CREATE FUNCTION audit_cdc_internal.any_table(database_id text) RETURNS audit_cdc_internal.audited
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  audited audit_cdc_internal.audited;
+BEGIN
+  audited.database_id := coalesce(database_id, audit_cdc_internal.this_database() ->> 'id');
+  SELECT d.ids, d.positions_before, d.is_own
+  INTO audited.databases, audited.positions_before, audited.is_own
+  FROM audit_cdc_internal.databases_of(audited.database_id) AS d;
+  audited.is_named := database_id IS NOT NULL;
+  RETURN audited;
+END
+$$;
 
 -- Of one table, or of any, up to a moment or through a time range.
 CREATE FUNCTION audit_cdc_internal.say_doubts(
     audited audit_cdc_internal.audited, since timestamptz, until timestamptz, lsn pg_lsn, is_range boolean)
-  RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+  RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM audit_cdc_internal.say_doubts(
     CASE WHEN audited.table_name IS NOT NULL OR audited.is_named THEN audited.databases END,

@@ -1,5 +1,23 @@
 -- What people ask of the log: audit_history(), a record's life, and what a user, a request or a transaction did.
 
+-- Where the line stands whose cursor this is.
+CREATE FUNCTION audit_cdc_internal.cursor_place(after text) RETURNS bigint[]
+  LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+  place bigint[] := '{}';
+BEGIN
+  BEGIN
+    place := string_to_array(after, '.')::bigint[];
+  EXCEPTION WHEN invalid_text_representation OR numeric_value_out_of_range THEN
+    NULL;
+  END;
+  IF cardinality(place) <> 4 OR place[1] NOT BETWEEN 0 AND 10000000000000000 THEN
+    RAISE EXCEPTION 'after is not a cursor that audit_history() has given' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  RETURN place;
+END
+$$;
+
 -- What audit_history() gives, of either form.
 CREATE FUNCTION audit_cdc_internal.history(
     of_table text, relation oid, key text, of_user text, of_request text, of_commit bigint, since timestamptz,
@@ -10,13 +28,13 @@ DECLARE
   wanted CONSTANT audit_cdc_internal.audited := CASE
     WHEN of_table IS NOT NULL OR relation IS NOT NULL OR key IS NOT NULL
       THEN audit_cdc_internal.table_named(of_table, of_database, relation, key)
+    ELSE audit_cdc_internal.any_table(of_database)
   END;
-  any_table CONSTANT audit_cdc_internal.audited := audit_cdc_internal.any_table(of_database);
   after_place bigint[];
 BEGIN
-  IF key IS NULL
-    AND of_table IS NULL
+  IF of_table IS NULL
     AND relation IS NULL
+    AND key IS NULL
     AND of_user IS NULL
     AND of_request IS NULL
     AND of_commit IS NULL
@@ -33,31 +51,24 @@ BEGIN
         ELSE 'invalid_parameter_value'
       END;
   END IF;
-  BEGIN
-    after_place := string_to_array(after, '.')::bigint[];
-  EXCEPTION WHEN invalid_text_representation OR numeric_value_out_of_range THEN
-    after_place := '{}';
-  END;
-  IF cardinality(after_place) <> 4 OR after_place[1] NOT BETWEEN 0 AND 10000000000000000 THEN
-    RAISE EXCEPTION 'after is not a cursor that audit_history() has given' USING ERRCODE = 'invalid_parameter_value';
+  IF after IS NOT NULL THEN
+    after_place := audit_cdc_internal.cursor_place(after);
   END IF;
-  IF wanted IS NULL AND (of_table IS NOT NULL OR relation IS NOT NULL) THEN
+  IF wanted IS NULL THEN
     PERFORM audit_cdc_internal.warn_of_no_changes();
     RETURN;
-  ELSIF wanted IS NULL THEN
-    PERFORM audit_cdc_internal.say_doubts(any_table, since, until, NULL, true);
-  ELSE
-    PERFORM audit_cdc_internal.say_doubts(wanted, since, until, NULL, true);
   END IF;
-  PERFORM audit_cdc_internal.say_if_unsettled(CASE WHEN wanted IS NULL THEN any_table ELSE wanted END, until);
+  PERFORM audit_cdc_internal.say_doubts(wanted, since, until, NULL, true);
+  IF until IS NOT NULL THEN
+    PERFORM audit_cdc_internal.say_if_unsettled(wanted, until);
+  END IF;
   IF key IS NULL THEN
     RETURN QUERY
-    SELECT *
+    SELECT l.*
     FROM audit_cdc_internal.lines(
-      NULL,
-      CASE WHEN wanted.table_name IS NOT NULL THEN format('%I.%I', wanted.table_schema, wanted.table_name) END,
-      of_user, of_request, of_commit, since, until, coalesce(of_database, wanted.database_id), after_place,
-      newest_first, max_rows);
+      wanted, NULL, of_user, of_request, of_commit, since, until,
+      coalesce(of_database, CASE WHEN wanted.table_name IS NOT NULL THEN wanted.database_id END), after_place,
+      newest_first, max_rows) AS l;
   ELSE
     RETURN QUERY
     SELECT l.*

@@ -1,4 +1,4 @@
--- Changes as lines: each with the row before and after it, of one record or of all entries that fit.
+-- Changes as lines, each with the row before and after it, as the lives of records tell them.
 
 CREATE TYPE @extschema@.audit_history_line AS (
   id bigint,
@@ -182,11 +182,39 @@ BEGIN ATOMIC
   ) AS s;
 END;
 
--- Those of a record, also under the keys that it had before and got later.
-CREATE FUNCTION audit_cdc_internal.record_lines(audited audit_cdc_internal.audited, of_key text)
+-- One entry as a line, with what its record's life tells.
+CREATE FUNCTION audit_cdc_internal.line_of(
+    audited audit_cdc_internal.audited, entry audit_cdc_internal.log, cursor text)
+  RETURNS @extschema@.audit_history_line
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off AS $$
+DECLARE
+  line @extschema@.audit_history_line;
+BEGIN
+  IF entry.record_id IS NOT NULL THEN
+    SELECT l.*
+    INTO line
+    FROM audit_cdc_internal.lives(audited, entry.record_id) AS v
+    CROSS JOIN LATERAL audit_cdc_internal.line(audited, v.event, v.before, v.after) AS l
+    WHERE (v.event).id = entry.id AND (v.event).action <> 'moved';
+  END IF;
+  IF line.id IS NULL THEN
+    SELECT l.*
+    INTO line
+    FROM audit_cdc_internal.events(audited, '{}', entry.id) AS e
+    CROSS JOIN LATERAL audit_cdc_internal.line(audited, e, NULL, NULL) AS l
+    WHERE e.id = entry.id;
+  END IF;
+  line.cursor := line_of.cursor;
+  RETURN line;
+END
+$$;
+
+-- The lines of a record, also under the keys that it had before and got later.
+CREATE FUNCTION audit_cdc_internal.lines_by_lives(audited audit_cdc_internal.audited, of_key text)
   RETURNS SETOF @extschema@.audit_history_line
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off AS $$
 DECLARE
   keys text[] := ARRAY[audit_cdc_internal.as_record_id(of_key, audited)];
   anchors bigint[] := ARRAY[NULL::bigint]; -- an event of the life that is wanted; null: all
@@ -214,105 +242,6 @@ BEGIN
       END IF;
     END LOOP;
     place := place + 1;
-  END LOOP;
-END
-$$;
-
--- One entry as a line, with what its record's life tells.
-CREATE FUNCTION audit_cdc_internal.line_of(audited audit_cdc_internal.audited, entry_id bigint, record_key text)
-  RETURNS @extschema@.audit_history_line
-  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-  SET enable_seqscan = off AS $$
-DECLARE
-  line @extschema@.audit_history_line;
-BEGIN
-  IF record_key IS NOT NULL THEN
-    SELECT (audit_cdc_internal.line(audited, v.event, v.before, v.after)).*
-    INTO line
-    FROM audit_cdc_internal.lives(audited, record_key) AS v
-    WHERE (v.event).id = entry_id AND (v.event).action <> 'moved';
-  END IF;
-  IF line.id IS NULL THEN
-    SELECT (audit_cdc_internal.line(audited, e, NULL, NULL)).*
-    INTO line
-    FROM audit_cdc_internal.events(audited, '{}', entry_id) AS e
-    WHERE e.id = entry_id;
-  END IF;
-  RETURN line;
-END
-$$;
-
--- Entries of the log that fit, as lines.
-CREATE FUNCTION audit_cdc_internal.lines(
-    of_id bigint, of_table text, of_user text, of_request text, of_commit bigint, since timestamptz,
-    until timestamptz, of_database text, after bigint[], newest_first boolean, max_rows integer)
-  RETURNS SETOF @extschema@.audit_history_line
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
-  SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-  wanted CONSTANT audit_cdc_internal.audited := CASE
-    WHEN of_table IS NOT NULL THEN audit_cdc_internal.table_named(of_table, of_database, NULL)
-  END;
-  from_time CONSTANT timestamptz := CASE
-    WHEN newest_first THEN since
-    ELSE greatest(since, 'epoch'::timestamptz + after[1] * interval '1 microsecond')
-  END;
-  to_time CONSTANT timestamptz := CASE
-    WHEN newest_first THEN least(until, 'epoch'::timestamptz + (after[1] + 1) * interval '1 microsecond')
-    ELSE until
-  END;
-  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
-  databases CONSTANT text[] := CASE
-    WHEN of_database IS NOT NULL THEN (SELECT d.ids FROM audit_cdc_internal.databases_of(of_database) AS d)
-  END;
-  entry record;
-  line @extschema@.audit_history_line;
-  audited audit_cdc_internal.audited;
-BEGIN
-  IF of_table IS NOT NULL AND wanted IS NULL THEN
-    PERFORM audit_cdc_internal.warn_of_no_changes();
-    RETURN;
-  END IF;
-  FOR entry IN
-    SELECT
-      l.*, p.place,
-      CASE
-        WHEN l.database_id = ANY (own) AND (databases IS NULL OR of_database = here) THEN here
-        ELSE l.database_id
-      END AS of_log
-    FROM audit_cdc_internal.entries AS l
-    CROSS JOIN LATERAL (
-      SELECT ARRAY[
-        (extract(epoch FROM l.commit_timestamp) * 1000000)::bigint, coalesce(l.commit_lsn, 0),
-        coalesce(l.commit_idx, 2147483647), l.id] AS place
-    ) AS p
-    WHERE (of_id IS NULL OR l.id = of_id)
-      AND (of_user IS NULL OR l.username = of_user)
-      AND (of_request IS NULL OR l.request_id = of_request)
-      AND (of_commit IS NULL OR l.commit_lsn = of_commit)
-      AND (databases IS NULL OR l.database_id = ANY (databases))
-      AND (l.origin <> 'ingest' OR l.database_id <> ALL (own))
-      AND (
-        of_table IS NULL
-        OR l.database_id = ANY (wanted.databases)
-          AND (l.table_schema, l.table_name) = (wanted.table_schema, wanted.table_name))
-      AND (from_time IS NULL OR l.commit_timestamp >= from_time)
-      AND (to_time IS NULL OR l.commit_timestamp < to_time)
-      AND (after IS NULL OR CASE WHEN newest_first THEN p.place < after ELSE p.place > after END)
-    ORDER BY CASE WHEN newest_first THEN NULL ELSE l.commit_timestamp END,
-      CASE WHEN newest_first THEN l.commit_timestamp END DESC, CASE WHEN newest_first THEN NULL ELSE p.place END,
-      CASE WHEN newest_first THEN p.place END DESC
-    LIMIT max_rows
-  LOOP
-    IF (audited.database_id, audited.table_schema, audited.table_name)
-      IS DISTINCT FROM (entry.of_log, entry.table_schema, entry.table_name) THEN
-      audited := audit_cdc_internal.table_named(
-        format('%I.%I', entry.table_schema, entry.table_name), entry.of_log, NULL, entry.record_id);
-    END IF;
-    line := audit_cdc_internal.line_of(audited, entry.id, entry.record_key);
-    line.cursor := array_to_string(entry.place, '.');
-    RETURN NEXT line;
   END LOOP;
 END
 $$;

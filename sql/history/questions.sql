@@ -57,16 +57,34 @@ COMMENT ON COLUMN @extschema@.audit_deletions.why IS 'reason in the metadata of 
 COMMENT ON COLUMN @extschema@.audit_deletions.request_id IS 'as in audit_logs; null: not said';
 COMMENT ON COLUMN @extschema@.audit_deletions.id IS 'number of the entry in audit_logs, for audit_undo()';
 
+CREATE FUNCTION @extschema@.audit_changes_by_user(
+    since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+    OUT who text, OUT table_schema text, OUT table_name text, OUT inserts bigint, OUT updates bigint,
+    OUT deletes bigint, OUT transactions bigint, OUT first timestamptz, OUT last timestamptz)
+  RETURNS SETOF record LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT t.username, t.table_schema, t.table_name, sum(t.inserts)::bigint, sum(t.updates)::bigint,
+         sum(t.deletes)::bigint, count(*), min(t.first), max(t.last)
+  FROM (
+    SELECT l.username, l.table_schema, l.table_name, count(*) FILTER (WHERE l.action = 'insert') AS inserts,
+           count(*) FILTER (WHERE l.action = 'update') AS updates,
+           count(*) FILTER (WHERE l.action = 'delete') AS deletes, min(l.commit_timestamp) AS first,
+           max(l.commit_timestamp) AS last
+    FROM @extschema@.audit_logs AS l
+    WHERE l.action NOT IN ('read', 'complete')
+      AND (since IS NULL OR l.commit_timestamp >= since)
+      AND (until IS NULL OR l.commit_timestamp < until)
+    GROUP BY l.username, l.table_schema, l.table_name, l.database_id, l.commit_lsn
+  ) AS t
+  GROUP BY t.username, t.table_schema, t.table_name
+  ORDER BY t.username, t.table_schema, t.table_name;
+END;
+COMMENT ON FUNCTION @extschema@.audit_changes_by_user(timestamptz, timestamptz) IS
+  'The view of this name, of what was committed from since up to, not including, until: it reads no more. Null: '
+  'without that bound. Errors: none.';
+
 CREATE VIEW @extschema@.audit_changes_by_user AS
-  SELECT l.username AS who, l.table_schema, l.table_name, count(*) FILTER (WHERE l.action = 'insert') AS inserts,
-         count(*) FILTER (WHERE l.action = 'update') AS updates,
-         count(*) FILTER (WHERE l.action = 'delete') AS deletes,
-         count(DISTINCT (l.database_id, l.commit_lsn)) AS transactions, min(l.commit_timestamp) AS first,
-         max(l.commit_timestamp) AS last
-  FROM @extschema@.audit_logs AS l
-  WHERE l.action NOT IN ('read', 'complete')
-  GROUP BY l.username, l.table_schema, l.table_name
-  ORDER BY l.username, l.table_schema, l.table_name;
+  SELECT c.* FROM @extschema@.audit_changes_by_user() AS c;
 COMMENT ON VIEW @extschema@.audit_changes_by_user IS
   'how much each user changed in each table; who is null for changes that nobody signed';
 COMMENT ON COLUMN @extschema@.audit_changes_by_user.who IS
@@ -80,17 +98,28 @@ COMMENT ON COLUMN @extschema@.audit_changes_by_user.transactions IS 'in how many
 COMMENT ON COLUMN @extschema@.audit_changes_by_user.first IS 'commit time of the first change';
 COMMENT ON COLUMN @extschema@.audit_changes_by_user.last IS 'commit time of the last one';
 
-CREATE VIEW @extschema@.audit_changes_by_table AS
-  SELECT l.database_name AS database, l.table_schema, l.table_name,
-         count(*) FILTER (WHERE l.action = 'insert') AS inserts,
-         count(*) FILTER (WHERE l.action = 'update') AS updates,
-         count(*) FILTER (WHERE l.action = 'delete') AS deletes,
-         count(*) FILTER (WHERE l.action = 'truncate') AS truncates,
-         count(*) FILTER (WHERE l.action = 'read') AS reads, count(DISTINCT l.record_key) AS records,
-         count(DISTINCT l.username) AS users, max(l.commit_timestamp) AS last
+CREATE FUNCTION @extschema@.audit_changes_by_table(
+    since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+    OUT database text, OUT table_schema text, OUT table_name text, OUT inserts bigint, OUT updates bigint,
+    OUT deletes bigint, OUT truncates bigint, OUT reads bigint, OUT records bigint, OUT users bigint,
+    OUT last timestamptz)
+  RETURNS SETOF record LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT l.database_name, l.table_schema, l.table_name, count(*) FILTER (WHERE l.action = 'insert'),
+         count(*) FILTER (WHERE l.action = 'update'), count(*) FILTER (WHERE l.action = 'delete'),
+         count(*) FILTER (WHERE l.action = 'truncate'), count(*) FILTER (WHERE l.action = 'read'),
+         count(DISTINCT l.record_key), count(DISTINCT l.username), max(l.commit_timestamp)
   FROM @extschema@.audit_logs AS l
+  WHERE (since IS NULL OR l.commit_timestamp >= since) AND (until IS NULL OR l.commit_timestamp < until)
   GROUP BY l.database_name, l.table_schema, l.table_name
   ORDER BY l.database_name, l.table_schema, l.table_name;
+END;
+COMMENT ON FUNCTION @extschema@.audit_changes_by_table(timestamptz, timestamptz) IS
+  'The view of this name, of what was committed from since up to, not including, until: it reads no more. Null: '
+  'without that bound. Errors: none.';
+
+CREATE VIEW @extschema@.audit_changes_by_table AS
+  SELECT c.* FROM @extschema@.audit_changes_by_table() AS c;
 COMMENT ON VIEW @extschema@.audit_changes_by_table IS 'how much was changed in each table';
 COMMENT ON COLUMN @extschema@.audit_changes_by_table.database IS
   'database_name of audit_logs; null if it was not sent';

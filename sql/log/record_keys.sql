@@ -11,20 +11,18 @@ CREATE TABLE audit_cdc_internal.record_keys (
 CREATE INDEX ON audit_cdc_internal.record_keys (record_key, audited_table);
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.record_keys', '');
 
+-- Has its text several spellings?
+CREATE FUNCTION audit_cdc_internal.is_spelled(type text) RETURNS boolean LANGUAGE sql IMMUTABLE
+  RETURN type ~ '^(boolean|numeric|real|double precision|time|timestamp|date|character|interval|(.*\.)?citext)\M'
+    AND type !~ '^character varying';
+
 -- Types of the key columns, in their order; null if their text is the same wherever it comes from.
 CREATE FUNCTION audit_cdc_internal.spelled_types(key_columns text[], column_types jsonb) RETURNS text[]
   LANGUAGE sql IMMUTABLE
 BEGIN ATOMIC
-  SELECT k.types
-  FROM (
-    SELECT array_agg(column_types ->> c ORDER BY place) AS types
-    FROM unnest(key_columns) WITH ORDINALITY AS u(c, place)
-  ) AS k
-  WHERE EXISTS (
-    SELECT FROM unnest(k.types) AS t
-    WHERE t ~ '^(boolean|numeric|real|double precision|time|timestamp|date|character|interval|(.*\.)?citext)\M'
-      AND t !~ '^character varying'
-  );
+  SELECT array_agg(column_types ->> c ORDER BY place)
+  FROM unnest(key_columns) WITH ORDINALITY AS u(c, place)
+  HAVING bool_or(audit_cdc_internal.is_spelled(column_types ->> c));
 END;
 
 -- One value in PostgreSQL's own spelling; equal values of types with several spellings (numeric, citext) in one.

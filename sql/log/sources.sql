@@ -1,13 +1,6 @@
 -- Which source databases a role may deliver changes of. Those of this server's own nobody delivers: capture stores
 -- them.
 
--- This database as a source among others. A physical copy of the server has the same id.
-CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT json_build_object('id', format('%s.%s', s.system_identifier, d.oid), 'name', d.datname)
-  FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database();
-END;
-
 CREATE TABLE audit_cdc_internal.allowed_sources (
   role regrole NOT NULL,
   database_id text NOT NULL,

@@ -41,6 +41,6 @@ pub use transaction::{
     with_new_snapshot,
 };
 pub use types::*;
-pub use user::{is_member, outer_user, role_name, role_named, session_user, system_identifier};
+pub use user::{database, is_member, outer_user, role_name, role_named, session_user, system_identifier};
 pub use wal::*;
 pub use writer::foreign_writer;

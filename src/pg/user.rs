@@ -36,6 +36,16 @@ pub fn role_named(name: &str) -> Option<pg_sys::Oid> {
     (role != pg_sys::InvalidOid).then_some(role)
 }
 
+/// The database of this session, and its name.
+pub fn database() -> (u32, String) {
+    // SAFETY: reads backend-local state and the catalogs' caches; the name is palloced, or null if it was just dropped.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        let name = if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() };
+        (pg_sys::MyDatabaseId.to_u32(), name)
+    }
+}
+
 /// With which the ids of this server's databases begin (`audit_cdc_internal.this_database()`).
 pub fn system_identifier() -> u64 {
     // SAFETY: reads shared memory that does not change while the server runs.

@@ -5,6 +5,7 @@ pub mod encoding;
 pub mod json;
 pub mod lives;
 pub mod message;
+pub mod question;
 mod reject;
 mod sqlstate;
 pub mod undo;

@@ -1,0 +1,142 @@
+//! Which entries of the log somebody asks for, as a statement.
+//!
+//! Only what is asked stands in it. So PostgreSQL plans it for that, by the index that fits, once a session and
+//! kind of question.
+
+/// What is given. Its value is a parameter of the statement.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Question {
+    pub id: bool,
+    pub tables: bool,
+    pub username: bool,
+    pub request: bool,
+    pub commit: bool,
+    pub since: bool,
+    pub until: bool,
+    pub after: bool,
+    pub newest_first: bool,
+    pub most: Option<u64>,
+}
+
+/// Where an entry stands among those that are asked for, of whatever database.
+const PLACE: [&str; 4] =
+    ["l.commit_timestamp", "coalesce(l.commit_lsn, 0)", "coalesce(l.commit_idx, 2147483647)", "l.id"];
+
+/// The lines of these entries, each with the entry before it of its record. Where both tell their whole rows, nothing
+/// else is needed: `sql/history/told.sql`. Other lines come of the record's life.
+const LINES: &str = "
+SELECT x.*
+FROM page AS p
+JOIN tables AS t ON (t.told).number = (p.entry).audited_table
+LEFT JOIN LATERAL (
+  SELECT l AS entry
+  FROM audit_cdc_internal.log AS l
+  WHERE l.record_id = (p.entry).record_id
+    AND l.audited_table = ANY (((t.told).audited).numbers)
+    AND l.commit_timestamp <= (p.entry).commit_timestamp
+    AND (l.commit_timestamp, coalesce(l.commit_lsn, 0), coalesce(l.commit_idx, 2147483647), l.id)
+      < ((p.entry).commit_timestamp, coalesce((p.entry).commit_lsn, 0),
+         coalesce((p.entry).commit_idx, 2147483647), (p.entry).id)
+    AND (NOT ((t.told).audited).is_own OR l.origin <> 'i')
+  ORDER BY l.commit_timestamp DESC, coalesce(l.commit_lsn, 0) DESC, coalesce(l.commit_idx, 2147483647) DESC, l.id DESC
+  LIMIT 1
+) AS b ON true
+CROSS JOIN LATERAL (
+  SELECT audit_cdc_internal.needs_no_life(p.entry, b.entry, t.told) AS is_told
+  OFFSET 0
+) AS s
+CROSS JOIN LATERAL (
+  SELECT o.*
+  FROM audit_cdc_internal.told_line(
+    p.entry, (t.told).database_id, ((t.told).audited).table_schema, ((t.told).audited).table_name, NULL, p.cursor) AS o
+  WHERE s.is_told
+  UNION ALL
+  SELECT o.*
+  FROM audit_cdc_internal.line_of((t.told).audited, p.entry, p.cursor) AS o
+  WHERE NOT s.is_told
+) AS x
+ORDER BY p.number";
+
+impl Question {
+    /// Its parameters: 1 id, 2 numbers of tables, 3 username, 4 request_id, 5 commit_lsn, 6 since, 7 until.
+    /// 8 the place after which the page begins. 9 numbers of this database's own tables. 10 the database_id that was
+    /// named. 11 how many entries at most.
+    pub fn statement(&self) -> String {
+        let direction = if self.newest_first { " DESC" } else { "" };
+        let order = PLACE.map(|part| format!("{part}{direction}")).join(", ");
+        let beyond = if self.newest_first { '<' } else { '>' };
+        let place = "ARRAY[(extract(epoch FROM l.commit_timestamp) * 1000000)::bigint, coalesce(l.commit_lsn, 0), \
+                     coalesce(l.commit_idx, 2147483647), l.id]";
+        let conditions = [
+            (self.id, "l.id = $1".into()),
+            (self.tables, "l.audited_table = ANY ($2)".into()),
+            (self.username, "audit_cdc_internal.lifted(l.annotations, 'username') = $3".into()),
+            (self.request, "audit_cdc_internal.lifted(l.annotations, 'request_id') = $4".into()),
+            (self.commit, "l.commit_lsn = $5".into()),
+            (self.since, "l.commit_timestamp >= $6".into()),
+            (self.until, "l.commit_timestamp < $7".into()),
+            (self.after, format!("{place} {beyond} $8")),
+            // whatever was delivered as this database's is forged
+            (true, "(l.origin <> 'i' OR l.audited_table <> ALL ($9))".into()),
+        ];
+        let given: Vec<_> = conditions.into_iter().filter(|(given, _)| *given).map(|(_, text)| text).collect();
+        // A number that stands there plans the statement; few are worth a plan of their own.
+        let most = self.most.map_or(String::new(), |most| format!("LIMIT {}", most.max(1).next_power_of_two()));
+        format!(
+            "WITH page AS MATERIALIZED (
+SELECT e.*, row_number() OVER () AS number
+FROM (
+  SELECT l AS entry, array_to_string({place}, '.') AS cursor
+  FROM audit_cdc_internal.log AS l
+  WHERE {}
+  ORDER BY {order}
+  {most}
+) AS e
+LIMIT $11
+), tables AS MATERIALIZED (
+SELECT audit_cdc_internal.told_table((entry).audited_table, $10, min((entry).record_id)) AS told
+FROM page
+GROUP BY (entry).audited_table
+){LINES}",
+            given.join(" AND ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Question;
+
+    #[test]
+    fn only_what_is_asked_stands_in_it() {
+        let all = Question::default().statement();
+        let page = Question { username: true, until: true, newest_first: true, most: Some(50), ..Question::default() };
+        let asked = page.statement();
+        for (part, is_there) in [
+            ("l.id = $1", false),
+            ("'username') = $3", true),
+            ("'request_id') = $4", false),
+            ("< $7", true),
+            (">= $6", false),
+            ("ORDER BY l.commit_timestamp DESC", true),
+            ("LIMIT 64", true),
+        ] {
+            assert_eq!(asked.contains(part), is_there, "{part}");
+        }
+        assert!(!all.contains("LIMIT 6") && all.contains("ORDER BY l.commit_timestamp, "));
+    }
+
+    #[test]
+    fn pages_of_about_the_same_size_share_a_plan() {
+        let of = |most| Question { most: Some(most), ..Question::default() }.statement();
+        assert_eq!(of(33), of(64));
+        assert_ne!(of(64), of(65));
+        assert_eq!(of(0), of(1));
+    }
+
+    #[test]
+    fn a_page_goes_on_in_its_direction() {
+        let after = |newest_first| Question { after: true, newest_first, ..Question::default() }.statement();
+        assert!(after(true).contains("l.id] < $8") && after(false).contains("l.id] > $8"));
+    }
+}

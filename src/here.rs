@@ -1,0 +1,13 @@
+//! This database as a source among others.
+
+use crate::pg::{database, system_identifier};
+use pgrx::prelude::*;
+use serde_json::json;
+
+/// A physical copy of the server has the same id.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json
+  LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn this_database() -> String {
+    let (oid, name) = database();
+    json!({ "id": format!("{}.{oid}", system_identifier()), "name": name }).to_string()
+}
