@@ -23,3 +23,5 @@ SCALE = number("SCALE", 10, 4)  # of pgbench
 CLIENTS = number("CLIENTS", 2, 2)  # of pgbench
 CONNECTIONS = number("CONNECTIONS", 2, 2)  # of the relay to the database
 POSTERS = number("POSTERS", 8, 8)  # connections to the relay
+READ_ENTRIES = number("READ_ENTRIES", 200_000, 200_000)  # of the table whose history is read and undone
+YEAR_ENTRIES = number("YEAR_ENTRIES", 1_000_000, 100_000)  # over twelve months
