@@ -59,7 +59,7 @@ fn undone(tables: &[Value], changes: &[String]) -> Vec<(Vec<usize>, String)> {
 fn one_change_names_its_row() {
     let update = change(0, 0, "update", row(1, json!("it's")), row(1, Value::Null));
     assert_eq!(
-        undone(&[table("t", json!({}))], &[update.clone()]),
+        undone(&[table("t", json!({}))], std::slice::from_ref(&update)),
         [(vec![0], "UPDATE public.t SET v = 'it''s' WHERE id = '1' AND v IS NULL;".into())]
     );
     let (redone, _) = planned(&[table("t", json!({}))], &[update], Direction::Redo);
@@ -147,7 +147,7 @@ fn rows_that_would_go_along_are_guarded() {
         change(0, 0, "insert", Value::Null, row(1, json!("p"))),
         change(0, 1, "insert", Value::Null, row(2, json!("q"))),
     ];
-    let both = undone(&[parent.clone()], &changes);
+    let both = undone(std::slice::from_ref(&parent), &changes);
     assert!(both[0].1.ends_with(" AND NOT EXISTS (SELECT FROM public.child AS r WHERE t.id = r.parent);"), "{both:?}");
     let one = undone(&[parent], &changes[..1]);
     assert!(one[0].1.ends_with(" AND NOT EXISTS (SELECT FROM public.child AS r WHERE '1' = r.parent);"), "{one:?}");
