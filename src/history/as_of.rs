@@ -10,7 +10,7 @@ use std::ffi::CStr;
 
 const KEYLESS: &CStr = c"
     SELECT k.is_alive, k.known, k.unknown_columns, k.reason
-    FROM audit_cdc_internal.keyless_rows_as_of($1, $2, $3) AS k WHERE $4 IS NULL";
+    FROM audit_cdc_internal.keyless_rows_as_of($1, $2, $3) AS k WHERE $4::text IS NULL";
 
 /// What the log tells of a record at the moment.
 struct Told<'a> {

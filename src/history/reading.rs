@@ -43,7 +43,7 @@ const PLAIN: &CStr = c"
                 ELSE '{}' END,
            l.unknown_old_columns, l.action = 'update' AND l.notes ->> 'row_filter' = 'left'
     FROM audit_cdc_internal.log_of($1, $2, $3, $4) AS l
-    WHERE l.record_id IS NOT NULL AND ($7 IS NULL OR l.record_id = $7)
+    WHERE l.record_id IS NOT NULL AND ($7::text IS NULL OR l.record_id = $7)
     ORDER BY l.record_id COLLATE \"C\", l.lsn, l.idx, l.commit_timestamp, l.id";
 
 /// The same where updates may have given rows another key. $8: the table.
@@ -67,7 +67,7 @@ const PLAIN_THAT_MOVE: &CStr = c"
       SELECT l.record_id AS key, l.action::text AS action
       UNION ALL
       SELECT k.key_before, 'moved' WHERE k.key_before <> l.record_id) AS e
-    WHERE l.record_id IS NOT NULL AND ($7 IS NULL OR e.key = $7)
+    WHERE l.record_id IS NOT NULL AND ($7::text IS NULL OR e.key = $7)
     ORDER BY e.key COLLATE \"C\", l.lsn, l.idx, l.commit_timestamp, l.id, e.action = 'moved' DESC";
 
 const GENERAL: &CStr = c"

@@ -118,12 +118,12 @@ def test_kill_9_of_worker_backends_and_postmaster(hot, tmp_path):
             for number in range(4 * len(faults)):
                 # at a random moment of the work, which goes on in between
                 goal = max(truths(), ENOUGH * number // (4 * len(faults) + 1)) + chance.randint(500, 4_000)
-                until(lambda: truths() >= goal, 120)
+                until(lambda: truths() >= goal, 600)
                 until(lambda: worker(hot, "state = 'active'"))  # it is in the middle of something
                 faults[number % len(faults)]()
                 happened.append(number)
                 until(lambda: answers(hot) and worker(hot))
-            until(lambda: truths() >= ENOUGH and hot.value("SELECT count(*) FROM truth") >= ENOUGH, 120)  # a rollback leaves a hole
+            until(lambda: truths() >= ENOUGH and hot.value("SELECT count(*) FROM truth") >= ENOUGH, 600)  # a rollback leaves a hole
         finally:
             done.set()
 
