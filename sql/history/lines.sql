@@ -82,7 +82,7 @@ DECLARE
   END;
   new_row jsonb := CASE
     WHEN e.action IN ('insert', 'update', 'read')
-      THEN CASE WHEN is_gap OR after.run IS NULL THEN e.after ELSE after.known END
+      THEN CASE WHEN is_gap OR after.alive IS NULL THEN e.after ELSE after.known END
   END;
   columns text[] := ARRAY(
     SELECT jsonb_object_keys(coalesce(e.after, '{}'))

@@ -67,6 +67,18 @@ def test_rows_that_refer_to_it_since_are_not_changed_along(tables, action, since
     assert rows(db, "parents")[0] == before[0], "not the key"
 
 
+def test_a_move_is_taken_back_although_two_rows_had_the_key_before(tables):
+    """The state of the key is in doubt then. What the change itself says of its row is not."""
+    db = tables("CREATE TABLE items (pos int PRIMARY KEY DEFERRABLE INITIALLY IMMEDIATE, label text)", "items")
+    committed(db, "INSERT INTO items VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+    committed(db, "UPDATE items SET pos = pos + 1")
+    committed(db, "UPDATE items SET pos = 20 WHERE pos = 3")
+    before = rows(db, "items")
+    lsn = committed(db, "UPDATE items SET pos = 3 WHERE pos = 4")
+    assert db.rows("SELECT old_row, new_row FROM audit_history(commit_lsn => %s)", lsn) == [({"pos": 4, "label": "c"}, {"pos": 3, "label": "c"})]
+    assert undone(db, commit_lsn=lsn) == ["undone"] and rows(db, "items") == before
+
+
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
 def test_rows_that_refer_to_it_since_are_not_changed_along_by_redo(tables, action):
     db = family(tables, action)
