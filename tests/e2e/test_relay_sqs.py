@@ -79,7 +79,8 @@ def test_messages_stay_invisible_while_the_database_keeps_them_waiting(db, queue
 
 
 def test_nothing_is_deleted_while_the_database_is_away(db, queue):
-    with Pull(db, queue) as relay:
+    # after a reply that was lost on its way a message is invisible so long
+    with Pull(db, queue, "--visibility-timeout", "10s") as relay:
         with server_away():
             queue.put(messages(40))
             relay.says("not stored")
@@ -120,7 +121,7 @@ class SlowSqs:
     """Gives ten new messages to each request, after a while; from `damaged` on, replies that break off."""
 
     def __init__(self, seconds):
-        self.seconds, self.given, self.damaged = seconds, 0, False
+        self.seconds, self.asked, self.given, self.damaged = seconds, 0, 0, False
         self.lock = threading.Lock()
         service = self
 
@@ -144,6 +145,7 @@ class SlowSqs:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def receive(self):
+        self.asked += 1
         time.sleep(self.seconds)
         with self.lock:
             first, self.given = self.given, self.given + 10
@@ -166,6 +168,14 @@ def test_a_slow_queue_holds_up_neither_the_database_nor_an_end(db, slow):
         assert relay.ended() == 0
         assert slow.given <= given + 160, "it received on and on"
     exactly(db, slow.given)
+
+
+def test_what_a_request_takes_while_the_relay_stops_is_not_forgotten(db, slow):
+    with Relay(db, "sqs", "--queue-url", slow.url + "/1/audit", "--endpoint-url", slow.url, "--connections", "1", **CREDENTIALS) as relay:
+        until(lambda: slow.asked == 1)
+        assert relay.stop() == 0
+    assert slow.given == 10
+    exactly(db, 10)
 
 
 def test_a_reply_that_breaks_off_is_not_shown(db, slow):

@@ -34,6 +34,18 @@ impl Stop {
         Ok(stop)
     }
 
+    /// What has begun ends, but no later than `span` after nothing more is to be taken: then it is `None`.
+    pub async fn run_a_little_longer<T>(&self, work: impl Future<Output = T>, span: Duration) -> Option<T> {
+        let too_late = async {
+            self.soon.cancelled().await;
+            self.now.run_until_cancelled(tokio::time::sleep(span)).await;
+        };
+        tokio::select! {
+            done = work => Some(done),
+            () = too_late => None,
+        }
+    }
+
     /// Sleeps; `false` if it was woken to take nothing more.
     pub async fn sleep(&self, duration: Duration) -> bool {
         self.soon.run_until_cancelled(tokio::time::sleep(duration)).await.is_some()

@@ -29,6 +29,8 @@ const PARALLEL: usize = 8;
 const LONGEST_WAIT: Span = Span::from_secs(20);
 /// More messages are asked for no longer than that, lest those that are held become visible to others.
 const LONGEST_GATHERING: Span = Span::from_secs(1);
+/// A request that is under way when the relay is to stop may have taken messages: its reply is awaited no longer.
+const LAST_REPLY: Span = Span::from_secs(2);
 /// After an error, before the source is asked again.
 const PAUSE: Span = Span::from_secs(1);
 
@@ -189,11 +191,8 @@ impl Queue {
     /// Waits for a first message; then, if there seem to be many, asks several times at once.
     async fn gather(&self, relay: &Relay) -> anyhow::Result<Vec<Held>> {
         let limits = relay.limits;
-        let Some(first) =
-            relay.stop.soon.run_until_cancelled(self.receive(self.wait.as_secs() as i32, limits.messages)).await
-        else {
-            return Ok(Vec::new());
-        };
+        let first = self.receive(self.wait.as_secs() as i32, limits.messages);
+        let Some(first) = relay.stop.run_a_little_longer(first, LAST_REPLY).await else { return Ok(Vec::new()) };
         let mut held = first?;
         let (deadline, last) = (
             Instant::now() + limits.wait,
