@@ -86,8 +86,8 @@ fn pass(upto_nchanges: Option<i32>, is_asked: bool) -> Result<(i64, i64, bool), 
         read_to = reached;
     }
     make_months_ahead();
-    // who asks relies on it; a worker's slot follows when it is on disk
-    if is_asked {
+    // who asks relies on it; the next pass goes on from where the slot has followed to, else it reads all of it again
+    if is_asked || !is_complete {
         pg::commit_to_disk();
     }
     if is_complete {

@@ -58,10 +58,7 @@ fn run(worker: &CaptureWorker) {
                 retry = SHORTEST_RETRY;
                 worker.has_looked(began_at, position);
                 worker.pause(settings::capture_delay());
-                // what nobody else brings to disk meanwhile the next look does
-                if !pg::awaits_disk() {
-                    while worker.sleep(settings::capture_naptime()) == Woken::ByNobody && flushed_lsn() == flushed {}
-                }
+                rest(worker, flushed);
             }
             Looked::Failed => {
                 worker.pause(retry);
@@ -70,6 +67,20 @@ fn run(worker: &CaptureWorker) {
             Looked::Ended => return,
         }
     }
+}
+
+/// Until somebody commits, or the WAL on disk goes beyond `flushed`. What nobody else has brought to disk is brought
+/// there first.
+fn rest(worker: &CaptureWorker, mut flushed: u64) {
+    if pg::awaits_disk() {
+        pg::flush_wal();
+        flushed = flushed_lsn();
+        if let Err(error) = advance(worker) {
+            failed(worker, &error);
+            return;
+        }
+    }
+    while worker.sleep(settings::capture_naptime()) == Woken::ByNobody && flushed_lsn() == flushed {}
 }
 
 /// One pass, which does not wait for the disk, and then the slot is advanced to what is there, each in its transaction.
@@ -89,13 +100,19 @@ fn look(worker: &CaptureWorker) -> Looked {
         Ok(None) => return Looked::Ended,
         Err(error) => return failed(worker, &error),
     };
-    let advanced = worker.transaction("capturing", || {
-        ADVANCE.with(|advance| advance.read(Vec::new, |_| Ok(())));
-    });
-    match advanced {
+    match advance(worker) {
         Ok(()) => complete.map_or(Looked::Partly, |position| Looked::Complete(position as u64)),
         Err(error) => failed(worker, &error),
     }
+}
+
+/// The slot lets go of what is on disk.
+fn advance(worker: &CaptureWorker) -> Result<(), CaughtError> {
+    worker.transaction("capturing", || {
+        if is_captured() {
+            ADVANCE.with(|advance| advance.read(Vec::new, |_| Ok(())));
+        }
+    })
 }
 
 /// Nobody else reads or moves the slot then, until the transaction ends.
