@@ -173,6 +173,26 @@ def test_a_crash_takes_back_what_was_not_on_disk(captured):
     assert status(captured, "changes, open_gaps") == [(changes, 0)]
 
 
+def test_the_slot_waits_for_synchronous_standbys(captured):
+    """What a standby lacks must not be let go of: after a promotion the new primary reads the slot again."""
+    db = captured
+    local = db.connect(options="-c synchronous_commit=local")
+    follows(db)
+    db.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    db.run("SELECT pg_reload_conf()")
+    try:
+        until(lambda: db.value("SHOW synchronous_standby_names") == "nobody")
+        db.rows("INSERT INTO t VALUES (1) RETURNING id", connection=local)
+        inserted = db.value("SELECT pg_current_wal_lsn()")
+        until(lambda: logged(db) == [1])
+        until(lambda: worker(db, "wait_event = 'SyncRep'"))
+        assert db.value("SELECT confirmed_flush_lsn < %s FROM pg_replication_slots WHERE database = current_database()", inserted)
+    finally:
+        db.run("ALTER SYSTEM RESET synchronous_standby_names")
+        db.run("SELECT pg_reload_conf()")
+    until(lambda: db.value("SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE database = current_database()", inserted))
+
+
 def test_what_was_asked_for_is_on_disk(paused):
     for id_ in range(3):
         paused.run("INSERT INTO t VALUES (%s)", id_)

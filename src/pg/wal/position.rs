@@ -41,6 +41,8 @@ pub fn wait_for_standbys() {
         pg_sys::SyncRepWaitForLSN(flushed_lsn(), true);
         pg_sys::InterruptHoldoffCount -= 1;
     }
+    // who was told to end has not waited for them
+    pgrx::check_for_interrupts!();
 }
 
 /// From such a record a slot can begin to read (as `pg_log_standby_snapshot()`, which PostgreSQL 15 does not have).
