@@ -129,16 +129,22 @@ impl Partition {
         }
     }
 
-    /// The one that makes each change unique: over the first two of the caller's columns.
+    /// The one that makes each change unique: over the first two of the caller's columns, in rising order, without a
+    /// condition.
     fn unique_index(&self) -> pg_sys::Relation {
         // SAFETY: the result relation holds as many open indexes; an index with `indnatts` columns tells each one's
-        // number.
+        // number and order. A condition is kept in the index's own memory.
         unsafe {
             for n in 0..(*self.result).ri_NumIndices as usize {
                 let index = *(*self.result).ri_IndexRelationDescs.add(n);
                 let form = (*index).rd_index;
                 let column = |n: usize| *(*form).indkey.values.as_ptr().add(n) as usize;
-                let is_it = (*form).indisunique && (*form).indisvalid && (*form).indnkeyatts == 2;
+                let order = |n: usize| *(*index).rd_indoption.add(n);
+                let is_it = (*form).indisunique
+                    && (*form).indisvalid
+                    && (*form).indnkeyatts == 2
+                    && [order(0), order(1)] == [0, 0]
+                    && pg_sys::RelationGetIndexPredicate(index).is_null();
                 if is_it && [column(0), column(1)] == [self.attributes[0] + 1, self.attributes[1] + 1] {
                     return index;
                 }
