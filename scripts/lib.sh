@@ -97,7 +97,7 @@ install_headers() {
     folder=$(mktemp -d)
     mkdir -p "$folder/state/lists/partial" "$folder/cache/archives/partial" "$2"
     # from where this machine has its own packages
-    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' | grep -v security | head -n 1)
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' | grep -v security | head -n 1) || true
     [ -n "$mirror" ] || die "apt knows no source of Debian's packages"
     echo "deb $mirror trixie main" >"$folder/sources.list"
     local options=(-o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State=$folder/state"
