@@ -55,8 +55,8 @@ BEGIN
       ('audit_cdc_ingest', false, ARRAY['audit_ingest']),
       ('audit_cdc_reader', false, ARRAY[
         'audit_status', 'audit_capture_status', 'audit_cast', 'audit_row', 'audit_diff', 'audit_diff_text',
-        'audit_as_of', 'audit_as_of_unknown', 'audit_history', 'audit_activity', 'audit_changes_by_user',
-        'audit_changes_by_table',
+        'audit_as_of', 'audit_as_of_unknown', 'audit_table_diff', 'audit_history', 'audit_activity',
+        'audit_changes_by_user', 'audit_changes_by_table',
         'audit_undo_sql', 'audit_redo_sql', 'audit_undo', 'audit_redo', 'audit_replay_sql',
         'audit_mark', 'audit_moment',
         'audit_create_projection', 'audit_alter_projection', 'audit_rebuild_projection', 'audit_retry_projection',

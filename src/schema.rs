@@ -133,6 +133,11 @@ extension_sql_file!(
     name = "history_as_of",
     requires = ["records_as_of", records_as_of, rows_as_of, unknown_as_of]
 );
+extension_sql_file!(
+    "../sql/history/table_diff.sql",
+    name = "history_table_diff",
+    requires = ["history_as_of", "history_diff"]
+);
 extension_sql_file!("../sql/history/lines.sql", name = "history_lines", requires = ["history_as_of"]);
 extension_sql_file!("../sql/history/told.sql", name = "history_told", requires = ["history_lines"]);
 extension_sql_file!("../sql/history/asked.sql", name = "history_asked", requires = ["history_told", page_of_lines]);
