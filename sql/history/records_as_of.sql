@@ -3,7 +3,7 @@
 -- Rows without key are told apart by what is in them: each change takes one away, brings one, or both.
 CREATE FUNCTION audit_cdc_internal.keyless_rows(
     past audit_cdc_internal.event[], later audit_cdc_internal.event[], here integer,
-    OUT record_id text, OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
+    OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
   RETURNS SETOF record
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -67,7 +67,7 @@ BEGIN ATOMIC
     FROM steps AS s
     GROUP BY s.image
   )
-  SELECT NULL, CASE WHEN d.reason IS NULL THEN true END, c.image, CASE WHEN d.reason IS NULL THEN c.unknown END,
+  SELECT CASE WHEN d.reason IS NULL THEN true END, c.image, CASE WHEN d.reason IS NULL THEN c.unknown END,
          d.reason
   FROM counted AS c
   CROSS JOIN LATERAL generate_series(1, c.number)
@@ -75,7 +75,7 @@ BEGIN ATOMIC
   WHERE NOT c.is_read
   UNION ALL
   SELECT
-    NULL, NULL, c.image, NULL,
+    NULL, c.image, NULL,
     CASE
       WHEN c.is_read THEN 'without a key, a backfilled row cannot be told from others'
       ELSE 'the log has no insert of it up to then'
@@ -83,7 +83,7 @@ BEGIN ATOMIC
   FROM counted AS c
   CROSS JOIN LATERAL generate_series(1, CASE WHEN c.is_read THEN 1 ELSE c.missed END)
   UNION ALL
-  SELECT NULL, NULL, NULL, NULL, 'the source was restored since: positions ran backwards'
+  SELECT NULL, NULL, NULL, 'the source was restored since: positions ran backwards'
   FROM unnest(past) AS e
   WHERE e.run < here AND e.after IS NOT NULL;
 END;
@@ -122,21 +122,30 @@ CREATE FUNCTION audit_cdc_internal.needs_more(
 CREATE AGGREGATE audit_cdc_internal.is_in_order(id bigint, lsn bigint) (
   SFUNC = audit_cdc_internal.next_in_order, STYPE = internal, FINALFUNC = audit_cdc_internal.was_in_order);
 
--- The log's rows of a table, with their positions as events have them. record_ids: those of these records, those of
--- no record, and those that may have given a row another key; null: all.
+-- The log's rows of a table, with their positions and rows as events have them. record_ids: those of these records,
+-- those of no record, and those that may have given a row another key; null: all.
 CREATE FUNCTION audit_cdc_internal.log_of(
     numbers integer[], positions_before bigint[], record_ids text[], is_own boolean)
   RETURNS TABLE (
     id bigint, commit_timestamp timestamptz, commit_lsn bigint, lsn bigint, idx integer,
     action audit_cdc_internal.action, record_id text, record_pks text[], old_values jsonb, new_values jsonb,
-    unknown_columns text[], unknown_old_columns text[], may_change_key boolean, annotations jsonb, notes jsonb)
+    after jsonb, unknown_columns text[], carried text[], unknown_old_columns text[], may_change_key boolean,
+    has_left boolean, annotations jsonb)
   LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT l.id, l.commit_timestamp, l.commit_lsn,
          l.commit_lsn + positions_before[array_position(numbers, l.audited_table)],
          CASE WHEN l.action <> 'read' THEN coalesce(l.commit_idx, 2147483647) ELSE 2147483647 END, l.action,
-         l.record_id, coalesce(l.record_pks, ARRAY[l.record_id]), l.old_values, l.new_values, l.unknown_columns,
-         l.unknown_old_columns, l.may_change_key, l.annotations, l.notes
+         l.record_id, coalesce(l.record_pks, ARRAY[l.record_id]), l.old_values, l.new_values,
+         CASE WHEN l.unknown_columns = '{}' THEN l.new_values ELSE l.new_values - l.unknown_columns END,
+         l.unknown_columns,
+         CASE
+           WHEN l.action = 'update' AND l.unknown_columns <> '{}'
+             THEN ARRAY(SELECT c FROM unnest(l.unknown_columns) AS c WHERE l.new_values -> c = '"unchanged_toast"')
+           ELSE '{}'
+         END,
+         l.unknown_old_columns, l.may_change_key,
+         l.action = 'update' AND coalesce(l.notes ->> 'row_filter' = 'left', false), l.annotations
   FROM (
     SELECT * FROM audit_cdc_internal.log AS l WHERE l.audited_table = ANY (numbers) AND record_ids IS NULL
     UNION ALL

@@ -110,7 +110,7 @@ fn unknown_as_of(fcinfo: pg_sys::FunctionCallInfo) {
 fn records_as_of(fcinfo: pg_sys::FunctionCallInfo) {
     let call = Call::new(fcinfo);
     let mut rows = ResultSet::new(call);
-    let wanted = Wanted::without_doubts(call, 1);
+    let Some(wanted) = Wanted::without_doubts(call, 1) else { return };
     each_record(&wanted, &mut |told| {
         rows.put(&[
             told.key.and_then(text_datum),

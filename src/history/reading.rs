@@ -2,13 +2,15 @@
 
 use super::wanted::Wanted;
 use crate::pg::{Cursor, Row, check_for_interrupts};
-use audit_core::lives::{Action, Complete, Event, Existence, Image, KeyBefore, Moment, Place, Record, State, ended_by};
+use audit_core::lives::{Action, Complete, Event, Image, KeyBefore, Moment, Place, Record, ended_by};
 use std::ffi::CStr;
 
-const FETCHED: i64 = 1000;
+/// Rows at a time. Where the log's own rows are read, their large values are not in them.
+const FETCHED: i64 = 100;
+const FETCHED_WHOLE: i64 = 8;
 
 /// What [`plain_events`] and GENERAL give, in this order.
-mod column {
+pub(super) mod column {
     pub const KEY: usize = 0;
     pub const ID: usize = 1;
     pub const RUN: usize = 2;
@@ -34,14 +36,7 @@ mod column {
 /// The log's own order is that of the events. $5: is the moment the latest? $6: its position.
 const PLAIN: &CStr = c"
     SELECT l.record_id, l.id, 1, l.lsn, l.idx, true, $5 OR coalesce(l.lsn <= $6, false), 0, l.action::text,
-           's'::\"char\", l.old_values,
-           CASE WHEN l.unknown_columns = '{}' THEN l.new_values ELSE l.new_values - l.unknown_columns END,
-           l.unknown_columns,
-           CASE WHEN l.action = 'update' AND l.unknown_columns <> '{}'
-                THEN ARRAY(SELECT c FROM unnest(l.unknown_columns) AS c
-                           WHERE l.new_values -> c = '\"unchanged_toast\"')
-                ELSE '{}' END,
-           l.unknown_old_columns, l.action = 'update' AND l.notes ->> 'row_filter' = 'left'
+           's'::\"char\", l.old_values, l.after, l.unknown_columns, l.carried, l.unknown_old_columns, l.has_left
     FROM audit_cdc_internal.log_of($1, $2, $3, $4) AS l
     WHERE l.record_id IS NOT NULL AND ($7::text IS NULL OR l.record_id = $7)
     ORDER BY l.record_id COLLATE \"C\", l.lsn, l.idx, l.commit_timestamp, l.id";
@@ -50,14 +45,7 @@ const PLAIN: &CStr = c"
 const PLAIN_THAT_MOVE: &CStr = c"
     SELECT e.key, l.id, 1, l.lsn, l.idx, true, $5 OR coalesce(l.lsn <= $6, false), 0, e.action,
            CASE WHEN k.key_before <> l.record_id THEN 'o' ELSE 's' END::\"char\",
-           l.old_values,
-           CASE WHEN l.unknown_columns = '{}' THEN l.new_values ELSE l.new_values - l.unknown_columns END,
-           l.unknown_columns,
-           CASE WHEN l.action = 'update' AND l.unknown_columns <> '{}'
-                THEN ARRAY(SELECT c FROM unnest(l.unknown_columns) AS c
-                           WHERE l.new_values -> c = '\"unchanged_toast\"')
-                ELSE '{}' END,
-           l.unknown_old_columns, e.action = 'update' AND l.notes ->> 'row_filter' = 'left'
+           l.old_values, l.after, l.unknown_columns, l.carried, l.unknown_old_columns, l.has_left
     FROM audit_cdc_internal.log_of($1, $2, $3, $4) AS l
     CROSS JOIN LATERAL (
       SELECT CASE WHEN l.may_change_key
@@ -94,15 +82,15 @@ const MARKS: &CStr = c"
 pub fn read_records(wanted: &Wanted, visit: &mut dyn FnMut(&[u8], &Record, &Moment)) -> bool {
     let mut reader = Reader::new(visit);
     let plain = wanted.plain();
-    let mut cursor = match plain {
-        None => Cursor::reading(GENERAL, &wanted.arguments()),
+    let (mut cursor, count) = match plain {
+        None => (Cursor::reading(GENERAL, &wanted.arguments()), FETCHED_WHOLE),
         Some(plain) => {
             read_marks(&mut Cursor::reading(MARKS, &plain.arguments()), &mut reader);
             let query = if plain.may_move { PLAIN_THAT_MOVE } else { PLAIN };
-            Cursor::reading(query, &plain.arguments())
+            (Cursor::reading(query, &plain.arguments()), FETCHED)
         }
     };
-    while cursor.fetch_rows(FETCHED, |row, next| reader.take(row, next)) {
+    while cursor.fetch_rows(count, |row, next| reader.take(row, next)) {
         check_for_interrupts();
     }
     reader.finish();
@@ -169,7 +157,7 @@ impl<'v> Reader<'v> {
             self.finish();
             self.key = Some(key.to_vec());
         }
-        if next.is_some_and(|next| next.bytes(column::KEY) == Some(key) && replaces(next)) && self.is_clear_after(row) {
+        if next.is_some_and(|next| self.can_skip(row, action, next)) {
             return;
         }
         let place = place(row);
@@ -180,10 +168,13 @@ impl<'v> Reader<'v> {
         self.last = (!matches!(action, Action::Delete | Action::Moved)).then_some((place, truncates));
     }
 
-    /// Has at most one row the key after the event?
-    fn is_clear_after(&self, row: &Row) -> bool {
-        let is_unclear = |state: &State| state.existence == Existence::Unclear;
-        row.letter(column::KEY_BEFORE) != b'o' && !self.record.state.as_ref().is_some_and(is_unclear)
+    /// Most events are replaced by the record's next one: their images are not read.
+    fn can_skip(&self, row: &Row, action: Action, next: &Row) -> bool {
+        next.boolean(column::IS_PAST)
+            && next.bytes(column::KEY) == row.bytes(column::KEY)
+            && self::action(next).is_some_and(|next_action| {
+                self.record.can_skip(&without_images(row, action), &without_images(next, next_action))
+            })
     }
 
     /// A backfill that met all there was, but not this record, may have ended it since its last event.
@@ -205,22 +196,11 @@ impl<'v> Reader<'v> {
     }
 }
 
-/// Does the event tell the row of the moment whatever was before it? Most do: what it replaces need not be looked at.
-fn replaces(row: &Row) -> bool {
-    row.boolean(column::IS_PAST)
-        && match row.bytes(column::ACTION) {
-            Some(b"insert") => true,
-            Some(b"update") => row.letter(column::KEY_BEFORE) != b'o' && row.is_empty_array(column::CARRIED),
-            Some(b"read") => row.boolean(column::IS_PLACED) && row.is_empty_array(column::UNKNOWN),
-            _ => false,
-        }
-}
-
-fn action(row: &Row) -> Option<Action> {
+pub(super) fn action(row: &Row) -> Option<Action> {
     std::str::from_utf8(row.bytes(column::ACTION)?).ok().and_then(Action::named)
 }
 
-fn place(row: &Row) -> Place {
+pub(super) fn place(row: &Row) -> Place {
     Place {
         run: row.integer(column::RUN).unwrap_or(0),
         lsn: row.bigint(column::LSN).unwrap_or(0),
@@ -228,24 +208,34 @@ fn place(row: &Row) -> Place {
     }
 }
 
-fn event<'r>(row: &'r Row, action: Action, place: Place, truncates: i32) -> Event<'r> {
-    let names = |column| if row.is_empty_array(column) { None } else { row.texts(column) };
+pub(super) fn event<'r>(row: &'r Row, action: Action, place: Place, truncates: i32) -> Event<'r> {
+    Event {
+        place,
+        truncates,
+        after: row.jsonb(column::AFTER).map(Image::new),
+        old: row.jsonb(column::OLD).map(Image::new),
+        ..without_images(row, action)
+    }
+}
+
+fn without_images(row: &Row, action: Action) -> Event<'static> {
+    let names = |column| if row.is_empty_array(column) { Vec::new() } else { row.texts(column).unwrap_or_default() };
     Event {
         id: row.bigint(column::ID).unwrap_or(0),
-        place,
+        place: place(row),
         is_placed: row.boolean(column::IS_PLACED),
-        truncates,
+        truncates: 0,
         action,
         key_before: match row.letter(column::KEY_BEFORE) {
             b's' => KeyBefore::Same,
             b'o' => KeyBefore::Other,
             _ => KeyBefore::Unknown,
         },
-        after: row.jsonb(column::AFTER).map(Image::new),
-        unknown: names(column::UNKNOWN).unwrap_or_default(),
-        carried: names(column::CARRIED).unwrap_or_default(),
-        old: row.jsonb(column::OLD).map(Image::new),
-        unknown_before: row.texts(column::UNKNOWN_BEFORE),
+        after: None,
+        unknown: names(column::UNKNOWN),
+        carried: names(column::CARRIED),
+        old: None,
+        unknown_before: (!row.is_null(column::UNKNOWN_BEFORE)).then(|| names(column::UNKNOWN_BEFORE)),
         has_left: row.boolean(column::HAS_LEFT),
     }
 }

@@ -1,6 +1,6 @@
 //! Which table is asked for, or which record of it, as of when; and how it is best read.
 
-use crate::pg::{BuiltinOid, Call, Cursor, Row, passed_jsonb};
+use crate::pg::{BuiltinOid, Call, Cursor, PassedRow, Row, passed_jsonb};
 use audit_core::lives::{Image, State};
 use pgrx::datum::DatumWithOid;
 use std::ffi::CStr;
@@ -22,6 +22,7 @@ const KEY_IN: &CStr = c"SELECT audit_cdc_internal.key_in($1, $2)";
 /// What a function of as-of was asked for.
 pub struct Wanted {
     call: Call,
+    table: PassedRow,
     /// Where its arguments at, lsn and key begin.
     at: usize,
     key_columns: Vec<String>,
@@ -32,7 +33,7 @@ pub struct Wanted {
 
 /// How a log is read in which each entry says by itself where it stands and what it tells.
 pub struct Plain {
-    table: Table,
+    table: PassedRow,
     pub may_move: bool,
     is_own: bool,
     is_latest: bool,
@@ -43,47 +44,38 @@ pub struct Plain {
     spelled: Option<String>,
 }
 
-/// The argument `audited` of the running call.
-#[derive(Clone, Copy)]
-struct Table(Call);
-
-impl Table {
-    fn passed(self) -> DatumWithOid<'static> {
-        self.0.passed_row(0).unwrap_or_else(|| DatumWithOid::null_oid(BuiltinOid::RECORDOID.value()))
-    }
-}
-
 impl Wanted {
     /// Of a function whose first argument is the table. What makes the answer doubtful is said here. None: the log has
     /// no change of the table.
     pub fn of(call: Call, at: usize) -> Option<Self> {
         let (time, lsn) = (call.passed(at, TIMESTAMPTZOID), call.passed(at + 1, PG_LSNOID));
-        let mut can_be_answered = match call.passed_row(0) {
-            Some(table) => Cursor::reading(CAN_BE_ANSWERED, &[table, time, lsn]),
+        let mut can_be_answered = match call.row(0) {
+            Some(table) => Cursor::reading(CAN_BE_ANSWERED, &[table.passed(), time, lsn]),
             None => Cursor::reading(NOTHING_TO_ANSWER, &[time, lsn]),
         };
         let mut is_answered = false;
         can_be_answered.fetch_rows(1, |row, _| is_answered = row.boolean(0));
-        is_answered.then(|| Self::without_doubts(call, at))
+        if is_answered { Self::without_doubts(call, at) } else { None }
     }
 
     /// The same, which says nothing of it.
-    pub fn without_doubts(call: Call, at: usize) -> Self {
-        let mut wanted = Self { call, at, key_columns: Vec::new(), plain: None, gaps: Vec::new() };
+    pub fn without_doubts(call: Call, at: usize) -> Option<Self> {
+        let table = call.row(0)?;
+        let mut wanted = Self { call, table, at, key_columns: Vec::new(), plain: None, gaps: Vec::new() };
         Cursor::reading(READING, &wanted.arguments()).fetch_rows(1, |row, _| {
             wanted.key_columns = row.texts(0).unwrap_or_default();
-            wanted.plain = row.boolean(1).then(|| Plain::read(Table(call), row));
+            wanted.plain = row.boolean(1).then(|| Plain::read(table, row));
         });
         let [table, time, lsn, _] = wanted.arguments();
         Cursor::reading(GAPS, &[table, time, lsn])
             .fetch_rows(i64::from(i32::MAX), |row, _| wanted.gaps.push((row.bigint(0), row.boolean(1))));
-        wanted
+        Some(wanted)
     }
 
     pub fn arguments(&self) -> [DatumWithOid<'static>; 4] {
         let Self { call, at, .. } = *self;
         let [time, lsn, key] = [TIMESTAMPTZOID, PG_LSNOID, TEXTOID];
-        [Table(call).passed(), call.passed(at, time), call.passed(at + 1, lsn), call.passed(at + 2, key)]
+        [self.table.passed(), call.passed(at, time), call.passed(at + 1, lsn), call.passed(at + 2, key)]
     }
 
     pub fn is_of_one_key(&self) -> bool {
@@ -105,7 +97,7 @@ impl Wanted {
     }
 
     fn key_in(&self, row: &Image) -> Option<Vec<u8>> {
-        let arguments = [passed_jsonb(row.bytes()), Table(self.call).passed()];
+        let arguments = [passed_jsonb(row.bytes()), self.table.passed()];
         let mut key = None;
         Cursor::reading(KEY_IN, &arguments).fetch_rows(1, |row, _| key = row.bytes(0).map(<[u8]>::to_vec));
         key
@@ -119,7 +111,7 @@ impl Wanted {
 }
 
 impl Plain {
-    fn read(table: Table, row: &Row) -> Self {
+    fn read(table: PassedRow, row: &Row) -> Self {
         Self {
             table,
             may_move: row.boolean(2),

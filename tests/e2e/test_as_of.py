@@ -284,3 +284,7 @@ def test_a_clock_that_is_set_back_is_no_restore(db, order):
     assert db.rows("SELECT r ->> 'v' FROM audit_as_of('orders') AS r") == [("d",)] and db.rows("SELECT * FROM audit_as_of_unknown('orders')") == []
     for lsn, v in ((100, "a"), (200, "b"), (300, "c"), (400, "d")):
         assert db.rows("SELECT r ->> 'v' FROM audit_as_of('orders', lsn => '0/0'::pg_lsn + %s) AS r", lsn) == [(v,)]
+
+
+def test_no_table_has_no_records(db):
+    assert db.rows("SELECT * FROM audit_cdc_internal.records_as_of(NULL, NULL, NULL, NULL)") == []

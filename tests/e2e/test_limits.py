@@ -4,7 +4,7 @@ import json
 
 import psycopg2
 import pytest
-from capture_helpers import captured, source  # noqa: F401
+from capture_helpers import capture, captured, publish, source, table  # noqa: F401
 from conftest import batch, change, until
 
 
@@ -36,6 +36,26 @@ def test_a_batch_of_100_000_messages(db):
 def test_a_row_of_50_mb(db):
     assert db.ingest(batch([change(0), change(1, record={"big": "x" * 50_000_000}), change(2)])) == (3, 3, 0, 0)
     assert db.value("SELECT length(new_values ->> 'big') FROM audit_logs WHERE commit_idx = 1") == 50_000_000
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("way", ["captured", "ingested"])
+def test_a_table_of_large_rows_as_it_was(source, way):  # noqa: F811
+    """Few of them are in memory at a time."""
+    if way == "captured":
+        table(source, "orders", "id int PRIMARY KEY, big text")
+        publish(source)
+        source.rows("SELECT audit_capture_start('audited')")
+        source.run("INSERT INTO orders SELECT n, repeat('x', 1000000) FROM generate_series(1, 200) AS n")
+        capture(source)
+    else:
+        for first in range(0, 200, 20):
+            source.ingest(batch([change(n, pks=[str(n)], record={"id": n, "big": "x" * 1_000_000}) for n in range(first, first + 20)]))
+    connection = source.connect()
+    source.value("SELECT count(*) FROM audit_as_of('orders', key => '7')", connection=connection)
+    before = peak_memory(source, connection)
+    assert source.value("SELECT count(*) FROM audit_as_of('orders')", connection=connection) == 200
+    assert peak_memory(source, connection) - before < 50_000_000
 
 
 @pytest.mark.once

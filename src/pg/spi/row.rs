@@ -1,10 +1,10 @@
 //! Rows of a query, read column by column. What a column is read as is what the query gives there.
 
 use pgrx::varlena::{varlena_to_byte_slice, varsize};
-use pgrx::{FromDatum, pg_sys};
+use pgrx::{FromDatum, PgMemoryContexts, pg_sys};
 use std::ffi::c_char;
 
-/// A row of a query's result.
+/// A row of a query's result. What is detoasted of it lives as long as the call that is given the row.
 pub struct Row {
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
@@ -15,7 +15,8 @@ impl Row {
         self.nulls.get(column).copied().unwrap_or(true)
     }
 
-    fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
+    /// As it is, for another row.
+    pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
         (!self.is_null(column)).then(|| self.values[column])
     }
 
@@ -39,7 +40,7 @@ impl Row {
 
     /// Of type text, in the database's encoding.
     pub fn bytes(&self, column: usize) -> Option<&[u8]> {
-        // SAFETY: the column is of a type of variable length. What is detoasted lives as long as the rows.
+        // SAFETY: the column is of a type of variable length. What is detoasted outlives the reference to the row.
         self.datum(column)
             .map(|datum| unsafe { varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) })
     }
@@ -50,7 +51,7 @@ impl Row {
 
     /// What follows the length in a `jsonb`, which is aligned.
     pub fn jsonb(&self, column: usize) -> Option<&[u8]> {
-        // SAFETY: the column is jsonb, and detoasted has a length of four bytes. It lives as long as the rows.
+        // SAFETY: the column is jsonb, and detoasted has a length of four bytes. It outlives the reference to the row.
         self.datum(column).map(|datum| unsafe {
             let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             std::slice::from_raw_parts(value.cast::<u8>().add(4), varsize(value) - 4)
@@ -85,27 +86,33 @@ impl Row {
     }
 }
 
-/// Gives each row of what was fetched last to `read`, with the one that follows it there. Were there any?
+/// Gives each row of what was fetched last to `read`, with the one that follows it there. What `read` allocates, as
+/// whatever it detoasts, is freed when it returns. Were there any rows?
 pub(super) fn each_row(read: &mut impl FnMut(&Row, Option<&Row>)) -> bool {
     // SAFETY: SPI_tuptable is what the fetch has returned, and lives until the SPI connection ends. It has as many rows
-    // as it says, of its descriptor's layout.
+    // as it says, of its descriptor's layout. `read` keeps no reference to a row, nor to what the row gave.
     unsafe {
         let Some(table) = pg_sys::SPI_tuptable.as_ref() else { return false };
         let columns = (*table.tupdesc).natts as usize;
-        let row = |index: usize| {
-            let mut row = Row { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns] };
-            let tuple = *table.vals.add(index);
-            pg_sys::heap_deform_tuple(tuple, table.tupdesc, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
-            row
+        let empty = || Row { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns] };
+        let (mut this, mut next) = (empty(), empty());
+        let fill = |row: &mut Row, index: usize| {
+            let (values, nulls) = (row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+            pg_sys::heap_deform_tuple(*table.vals.add(index), table.tupdesc, values, nulls);
         };
         let count = table.numvals as usize;
-        let mut next = (count > 0).then(|| row(0));
-        for index in 1..=count {
-            let this = next.take();
-            next = (index < count).then(|| row(index));
-            if let Some(this) = &this {
-                read(this, next.as_ref());
+        if count > 0 {
+            fill(&mut this, 0);
+        }
+        let mut scratch = PgMemoryContexts::new("row that is read");
+        for following in 1..=count {
+            let has_next = following < count;
+            if has_next {
+                fill(&mut next, following);
             }
+            scratch.switch_to(|_| read(&this, has_next.then_some(&next)));
+            scratch.reset();
+            std::mem::swap(&mut this, &mut next);
         }
         count > 0
     }

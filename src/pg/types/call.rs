@@ -41,13 +41,13 @@ impl Call {
         }
     }
 
-    /// The same of a row.
-    pub fn passed_row(self, index: usize) -> Option<DatumWithOid<'static>> {
+    /// An argument that is a row.
+    pub fn row(self, index: usize) -> Option<PassedRow> {
         let datum = self.argument(index)?;
         // SAFETY: the argument is declared as a row, whose header tells its type.
         unsafe {
             let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
-            Some(DatumWithOid::new(pg_sys::Datum::from(header), (*header).t_choice.t_datum.datum_typeid))
+            Some(PassedRow { datum: pg_sys::Datum::from(header), oid: (*header).t_choice.t_datum.datum_typeid })
         }
     }
 
@@ -113,6 +113,21 @@ impl Call {
             }
             &mut *(*flinfo).fn_extra.cast::<T>()
         }
+    }
+}
+
+/// A row among a call's arguments, there as long as the call.
+#[derive(Clone, Copy)]
+pub struct PassedRow {
+    datum: pg_sys::Datum,
+    oid: pg_sys::Oid,
+}
+
+impl PassedRow {
+    /// On its way into a query.
+    pub fn passed(self) -> DatumWithOid<'static> {
+        // SAFETY: the datum is a row of that type.
+        unsafe { DatumWithOid::new(self.datum, self.oid) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is known of a record at a moment, from its events up to then and the next one.
 
 use super::event::{Action, Event, KeyBefore, Place};
-use super::state::{State, is_of, next};
+use super::state::{Existence, State, is_of, next};
 
 /// What is the same for all records of the table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,6 +63,14 @@ impl Record {
         {
             self.next = Some(event.into_owned());
         }
+    }
+
+    /// Does the event leave nothing that the record's next one does not replace? Then it need not be looked at, if both
+    /// are past.
+    #[must_use]
+    pub fn can_skip(&self, event: &Event, next: &Event) -> bool {
+        let is_unclear = self.state.as_ref().is_some_and(|state| state.existence == Existence::Unclear);
+        !is_unclear && !event.arrives() && next.stands_alone()
     }
 
     /// Another row came to the key first: is the event of the one that was there, in the same transaction?

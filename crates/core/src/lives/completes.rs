@@ -34,12 +34,14 @@ impl Complete {
     }
 }
 
-/// By which of them, in order, a record has ended whose last event stands at `last`. `next`: its next event.
+/// By which of them, in order, a record has ended whose last event stands at `last`. `next`: its next event. None of
+/// them began after its own place.
 #[must_use]
 pub fn ended_by(completes: &[Complete], last: Place, truncates: i32, next: Option<Place>) -> Option<&Complete> {
-    completes.iter().find(|complete| {
-        complete.began.is_some_and(|began| (last.run, last.lsn) < began)
-            && complete.truncates == truncates
-            && next.is_none_or(|next| complete.place < next)
-    })
+    let of_last = (last.run, last.lsn);
+    let later = completes.partition_point(|complete| (complete.place.run, complete.place.lsn) <= of_last);
+    completes[later..]
+        .iter()
+        .take_while(|complete| complete.truncates <= truncates && next.is_none_or(|next| complete.place < next))
+        .find(|complete| complete.truncates == truncates && complete.began.is_some_and(|began| of_last < began))
 }
