@@ -117,11 +117,10 @@ extension_sql_file!(
     name = "history_events",
     requires = ["history_audited", "schema_changes"]
 );
-extension_sql_file!("../sql/history/states.sql", name = "history_states", requires = ["history_events"]);
 extension_sql_file!(
     "../sql/history/moment.sql",
     name = "history_moment",
-    requires = ["history_states", "history_doubts", "history_diff"]
+    requires = ["history_events", "history_doubts"]
 );
 extension_sql_file!(
     "../sql/history/records_as_of.sql",
@@ -138,7 +137,11 @@ extension_sql_file!(
     name = "history_table_diff",
     requires = ["history_as_of", "history_diff"]
 );
-extension_sql_file!("../sql/history/lines.sql", name = "history_lines", requires = ["history_as_of"]);
+extension_sql_file!(
+    "../sql/history/lines.sql",
+    name = "history_lines",
+    requires = ["history_as_of", "history_diff", lives]
+);
 extension_sql_file!("../sql/history/told.sql", name = "history_told", requires = ["history_lines"]);
 extension_sql_file!("../sql/history/asked.sql", name = "history_asked", requires = ["history_told", page_of_lines]);
 extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_asked"]);

@@ -17,6 +17,37 @@ BEGIN
 END
 $$;
 
+-- Was the source restored, as entries of the record and updates that gave others another key tell together? Its life
+-- notes it.
+CREATE FUNCTION audit_cdc_internal.was_restored(audited audit_cdc_internal.audited, record text) RETURNS boolean
+  LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN EXISTS (
+    SELECT
+    FROM (
+      SELECT audit_cdc_internal.runs_backwards(
+        e.commit_lsn, e.commit_timestamp, e.id, lag(e.commit_lsn) OVER place, lag(e.commit_timestamp) OVER place,
+        lag(e.id) OVER place) AS runs_backwards
+      FROM (
+        SELECT l.id, l.commit_timestamp, l.commit_lsn
+        FROM audit_cdc_internal.log AS l
+        WHERE l.audited_table = ANY (audited.numbers)
+          AND l.record_id = record
+          AND (NOT audited.is_own OR l.origin <> 'i')
+        UNION ALL
+        SELECT l.id, l.commit_timestamp, l.commit_lsn
+        FROM audit_cdc_internal.log AS l
+        WHERE l.audited_table = ANY (audited.numbers)
+          AND l.may_change_key
+          AND (NOT audited.is_own OR l.origin <> 'i')
+      ) AS e
+      WINDOW place AS (ORDER BY e.commit_timestamp, e.commit_lsn, e.id)
+    ) AS p
+    WHERE p.runs_backwards
+  );
+END
+$$;
+
 -- The lines of a record each of whose entries tells its row, if nothing came between that names no record; else none.
 CREATE FUNCTION audit_cdc_internal.told_lines(audited audit_cdc_internal.audited, record text)
   RETURNS SETOF @extschema@.audit_history_line
@@ -28,7 +59,8 @@ BEGIN
     RETURN; -- positions that count apart; keys that are spelled in several ways
   END IF;
   told := audit_cdc_internal.told_of(audited, true);
-  IF told.first_rekeyed IS NOT NULL AND audit_cdc_internal.is_rekeyed(audited, record) THEN
+  IF told.first_rekeyed IS NOT NULL
+    AND (audit_cdc_internal.is_rekeyed(audited, record) OR audit_cdc_internal.was_restored(audited, record)) THEN
     RETURN;
   END IF;
   RETURN QUERY
@@ -48,7 +80,7 @@ BEGIN
       bool_and(
         audit_cdc_internal.tells_row(e.entry, told)
           AND e.commit_lsn IS NOT NULL
-          AND (e.before IS NULL OR (e.lsn_before, e.idx_before) < (e.commit_lsn, e.idx))) OVER ()
+          AND coalesce((e.lsn_before, e.idx_before) < (e.commit_lsn, e.idx), e.before IS NULL)) OVER ()
         AND (told.last_break IS NULL OR told.last_break < min(e.commit_timestamp) OVER ()) AS are_told
     FROM entries AS e
   )

@@ -244,3 +244,19 @@ BEGIN ATOMIC
     WHERE o.audited_table = ANY (audited.numbers) AND o.record_id = w.wanted
   ) AS spellings;
 END;
+
+-- A key as events have it.
+CREATE FUNCTION audit_cdc_internal.spelled(of_key text, audited audit_cdc_internal.audited) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  key CONSTANT text := audit_cdc_internal.as_record_id(of_key, audited);
+BEGIN
+  RETURN CASE
+    WHEN audited.key_types IS NULL THEN key
+    WHEN cardinality(audited.key_types) = 1 THEN audit_cdc_internal.record_key(key, NULL, audited.key_types)
+    ELSE audit_cdc_internal.record_key(key, ARRAY(SELECT jsonb_array_elements_text(key::jsonb)), audited.key_types)
+  END;
+EXCEPTION WHEN data_exception THEN
+  RETURN key;
+END
+$$;

@@ -54,42 +54,12 @@ COMMENT ON COLUMN @extschema@.audit_history_line.note IS
 COMMENT ON COLUMN @extschema@.audit_history_line.cursor IS
   'for the parameter after: the next page begins behind this line';
 
--- An event with the states of its key before and after it, as a line.
+-- An event of a life, as a line.
 CREATE FUNCTION audit_cdc_internal.line(
-    audited audit_cdc_internal.audited, e audit_cdc_internal.event, before audit_cdc_internal.state,
-    after audit_cdc_internal.state)
+    audited audit_cdc_internal.audited, e audit_cdc_internal.event, old_row jsonb, new_row jsonb,
+    unknown_old_columns text[], unknown_columns text[], note text)
   RETURNS @extschema@.audit_history_line
-  LANGUAGE plpgsql STABLE AS $$
-DECLARE
-  -- of the same life, and not contradicted
-  follows CONSTANT boolean := before.alive
-    AND before.run = e.run
-    AND before.truncates = e.truncates - (e.action = 'truncate')::integer;
-  is_gap CONSTANT boolean := CASE e.action
-    WHEN 'insert' THEN follows
-    WHEN 'read'
-      THEN follows AND e.is_placed AND before.by_change AND audit_cdc_internal.contradicts(before.known, e.after)
-    WHEN 'truncate' THEN false
-    WHEN 'complete' THEN false
-    ELSE coalesce(
-      before.alive IS NOT TRUE AND before.run = e.run AND (e.action = 'delete' OR e.other_key = e.record_key),
-      false)
-      OR coalesce(follows AND before.by_change AND audit_cdc_internal.contradicts(before.known, e.before), false)
-  END;
-  old_row jsonb := CASE
-    WHEN e.action IN ('update', 'delete', 'truncate', 'complete')
-      THEN CASE WHEN follows AND is_gap IS NOT TRUE THEN before.known ELSE '{}' END || coalesce(e.before, '{}')
-  END;
-  new_row jsonb := CASE
-    WHEN e.action IN ('insert', 'update', 'read')
-      THEN CASE WHEN is_gap OR after.alive IS NULL THEN e.after ELSE after.known END
-  END;
-  columns text[] := ARRAY(
-    SELECT jsonb_object_keys(coalesce(e.after, '{}'))
-    UNION
-    SELECT unnest(coalesce(e.unknown, '{}'))
-  );
-BEGIN
+  LANGUAGE sql STABLE
   RETURN ROW(
     CASE WHEN e.id > 0 THEN e.id END, e.database_id, audited.table_schema, audited.table_name, e.record_id,
     CASE
@@ -107,80 +77,13 @@ BEGIN
       WHEN e.action = 'update'
         THEN (
           SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}')
-          FROM jsonb_each(audit_cdc_internal.diff(old_row, new_row)) AS d
+          FROM jsonb_each(@extschema@.audit_diff(old_row, new_row)) AS d
           WHERE d.value ?& ARRAY['old', 'new']
         )
-      WHEN e.action <> 'read' THEN audit_cdc_internal.diff(old_row, new_row)
+      WHEN e.action <> 'read' THEN @extschema@.audit_diff(old_row, new_row)
     END,
-    CASE
-      WHEN e.action IN ('update', 'delete', 'truncate', 'complete')
-        THEN ARRAY(
-          SELECT c
-          FROM unnest(
-            columns
-            || coalesce(
-              CASE WHEN e.action IN ('truncate', 'complete') THEN before.unknown ELSE e.unknown_before END,
-              '{}')) AS c
-          WHERE NOT old_row ? c
-          GROUP BY c
-          ORDER BY c
-        )
-      ELSE '{}'
-    END,
-    CASE
-      WHEN new_row IS NULL THEN '{}'
-      ELSE ARRAY(SELECT c FROM unnest(e.unknown) AS c WHERE NOT new_row ? c ORDER BY c)
-    END,
-    CASE
-      WHEN is_gap THEN 'the log misses a change before this one'
-      WHEN e.action = 'complete' THEN 'gone: a backfill did not meet it, and the log does not tell how it ended'
-      WHEN before.run < e.run THEN 'the source was restored before this one: positions ran backwards'
-      WHEN e.action = 'update' AND e.other_key IS NULL AND before.alive IS NOT TRUE
-        THEN 'the key before this change is unknown'
-      WHEN e.action = 'update' AND e.other_key IS NULL AND e.record_key <> ''
-        THEN 'the key before this change was not sent: old_row is the row that had this one'
-      WHEN e.other_key <> e.record_key THEN format('key before: %s', e.other_key)
-    END,
+    unknown_old_columns, unknown_columns, note,
     format('%s.%s.%s.%s', e.run, e.lsn, e.idx, e.id))::@extschema@.audit_history_line;
-END
-$$;
-
--- The lives of one key: each from an insert, or the arrival of a row, to its end.
-CREATE FUNCTION audit_cdc_internal.lives(
-    audited audit_cdc_internal.audited, key text,
-    OUT life bigint, OUT event audit_cdc_internal.event, OUT before audit_cdc_internal.state,
-    OUT after audit_cdc_internal.state)
-  RETURNS SETOF record
-  LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT
-    count(*) FILTER (WHERE s.begins) OVER (
-      ORDER BY (s.event).run, (s.event).lsn, (s.event).idx, (s.event).commit_timestamp, (s.event).id,
-      (s.event).action = 'moved' DESC),
-    s.event, s.before, s.after
-  FROM (
-    SELECT
-      w.event, w.before, w.after,
-      w.before IS NULL
-        OR (w.event).action = 'insert'
-        OR (w.event).action = 'update' AND (w.event).other_key <> (w.event).record_key
-        OR (w.before).alive IS FALSE
-        OR (w.before).run < (w.event).run AS begins
-    FROM (
-      SELECT e AS event, lag(a.state) OVER place AS before, a.state AS after
-      FROM (
-        SELECT
-          e,
-          audit_cdc_internal.state_after(e) OVER (
-            ORDER BY e.run, e.lsn, e.idx, e.commit_timestamp, e.id, e.action = 'moved' DESC) AS state
-        FROM audit_cdc_internal.events(audited, audit_cdc_internal.record_ids(audited, key)) AS e
-        WHERE e.record_key = audit_cdc_internal.spelled(key, audited) OR e.action = 'truncate'
-      ) AS a
-      WINDOW place AS (ORDER BY (e).run, (e).lsn, (e).idx, (e).commit_timestamp, (e).id, (e).action = 'moved' DESC)
-    ) AS w
-    WHERE (w.event).action <> 'truncate' OR (w.before).alive
-  ) AS s;
-END;
 
 -- One entry as a line, with what its record's life tells.
 CREATE FUNCTION audit_cdc_internal.line_of(
@@ -191,19 +94,18 @@ CREATE FUNCTION audit_cdc_internal.line_of(
 DECLARE
   line @extschema@.audit_history_line;
 BEGIN
-  IF entry.record_id IS NOT NULL THEN
-    SELECT l.*
-    INTO line
-    FROM audit_cdc_internal.lives(audited, entry.record_id) AS v
-    CROSS JOIN LATERAL audit_cdc_internal.line(audited, v.event, v.before, v.after) AS l
-    WHERE (v.event).id = entry.id AND (v.event).action <> 'moved';
-  END IF;
+  SELECT l.*
+  INTO line
+  FROM audit_cdc_internal.lives(audited, entry.record_id, NULL) AS v
+  CROSS JOIN LATERAL audit_cdc_internal.line(
+    audited, v.event, v.old_row, v.new_row, v.unknown_old_columns, v.unknown_columns, v.note) AS l
+  WHERE entry.record_id IS NOT NULL AND (v.event).id = entry.id AND (v.event).action <> 'moved';
   IF line.id IS NULL THEN
     SELECT l.*
     INTO line
-    FROM audit_cdc_internal.events(audited, '{}', entry.id) AS e
-    CROSS JOIN LATERAL audit_cdc_internal.line(audited, e, NULL, NULL) AS l
-    WHERE e.id = entry.id;
+    FROM audit_cdc_internal.lives(audited, NULL, entry.id) AS v
+    CROSS JOIN LATERAL audit_cdc_internal.line(
+      audited, v.event, v.old_row, v.new_row, v.unknown_old_columns, v.unknown_columns, v.note) AS l;
   END IF;
   line.cursor := line_of.cursor;
   RETURN line;
@@ -224,17 +126,18 @@ DECLARE
 BEGIN
   WHILE place <= cardinality(keys) LOOP
     FOR one IN
-      SELECT l.event AS e, l.before, l.after
+      SELECT l.event AS e, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns, l.note
       FROM (
         SELECT v.*, bool_or((v.event).id = anchors[place]) OVER (PARTITION BY v.life) AS is_wanted
-        FROM audit_cdc_internal.lives(audited, keys[place]) AS v
+        FROM audit_cdc_internal.lives(audited, keys[place], NULL) AS v
       ) AS l
       WHERE anchors[place] IS NULL OR l.is_wanted
     LOOP
       CONTINUE WHEN format('%s %s', (one.e).id, (one.e).action) = ANY (seen);
       seen := seen || format('%s %s', (one.e).id, (one.e).action);
       IF (one.e).action <> 'moved' THEN
-        RETURN NEXT audit_cdc_internal.line(audited, one.e, one.before, one.after);
+        RETURN NEXT audit_cdc_internal.line(
+          audited, one.e, one.old_row, one.new_row, one.unknown_old_columns, one.unknown_columns, one.note);
       END IF;
       IF (one.e).other_key <> keys[place] THEN
         keys := keys || (one.e).other_key;

@@ -110,12 +110,21 @@ CREATE FUNCTION audit_cdc_internal.tells_row(entry audit_cdc_internal.log, told 
         AND entry.action IN ('insert', 'update', 'delete', 'read')
         AND (entry.action <> 'update' OR entry.unknown_old_columns = '{}')
     WHEN told.is_described
-      THEN entry.action IN ('insert', 'update', 'delete') AND entry.commit_timestamp >= told.told_from
+      THEN entry.action IN ('insert', 'update', 'delete')
+        AND coalesce(entry.commit_timestamp >= told.told_from, false)
     -- old values are sent with FULL only, and what was not sent of a deleted row is null
     ELSE entry.action = 'insert'
       OR entry.action = 'update' AND entry.old_values <> '{}'
       OR entry.action = 'delete' AND NOT jsonb_path_exists(entry.old_values, '$.* ? (@ == null)')
   END;
+
+-- Does what is known of a row contradict what a change says that it was? A column may have got another type meanwhile.
+CREATE FUNCTION audit_cdc_internal.contradicts(known jsonb, before jsonb) RETURNS boolean
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN EXISTS (
+    SELECT FROM jsonb_each(before) AS b
+    WHERE known ? b.key AND known -> b.key <> b.value AND known ->> b.key IS DISTINCT FROM before ->> b.key
+  );
 
 -- Does it not follow the entry before it of its record? Both tell their rows.
 CREATE FUNCTION audit_cdc_internal.misses_change(entry audit_cdc_internal.log, before audit_cdc_internal.log)

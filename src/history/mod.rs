@@ -2,5 +2,6 @@
 
 mod as_of;
 mod in_order;
+mod lives;
 mod reading;
 mod wanted;

@@ -48,20 +48,22 @@ pub fn line<'a>(before: Option<&'a State>, event: &'a Event, after: Option<&'a S
     let is_gap = is_gap(before, event);
     let old_row = has_row_before(event.action).then(|| {
         let told = event.before();
-        let known = before.filter(|before| before.goes_on_to(event) && !is_gap).map(|before| &before.known);
+        // a row that comes from another key is not the one that was there
+        let goes_on = |before: &&State| before.goes_on_to(event) && !is_gap && !event.arrives();
+        let known = before.filter(goes_on).map(|before| &before.known);
         match (known, told) {
             // what the log knows of a truncated row, it knows from before
             (Some(known), None) => known.clone(),
             (None, told) => told.unwrap_or_else(Image::empty),
-            (Some(known), Some(told)) => known.overlaid(&told),
+            (Some(known), Some(told)) => left_open(known, event).overlaid(&told),
         }
     });
-    let new_row = match event.action {
-        Action::Insert | Action::Update | Action::Read => match after.filter(|_| !is_gap) {
-            None => event.after.clone(),
-            Some(after) => Some(after.known.clone()),
-        },
-        _ => None,
+    let new_row = match (event.action, after.filter(|_| !is_gap)) {
+        (Action::Delete | Action::Moved | Action::Truncate | Action::Complete, _) => None,
+        (_, Some(after)) if after.is_alive() => Some(after.known.clone()),
+        (_, Some(after)) if after.has_ended() => None,
+        // what it tells itself, although the state of its key may be in doubt
+        (Action::Insert | Action::Update | Action::Read, _) => event.after.clone(),
     };
     Line {
         unknown_old_columns: old_row.as_ref().map(|row| unknown_old(before, event, row)).unwrap_or_default(),
@@ -69,6 +71,14 @@ pub fn line<'a>(before: Option<&'a State>, event: &'a Event, after: Option<&'a S
         note: note(before, event, is_gap),
         old_row,
         new_row,
+    }
+}
+
+/// What is known of the columns that the event leaves open. Others that were known may be no more.
+fn left_open(known: &Image<'static>, event: &Event) -> Image<'static> {
+    match &event.unknown_before {
+        Some(unknown) => known.only(event.unknown.iter().chain(unknown)),
+        None => known.clone(),
     }
 }
 

@@ -24,10 +24,9 @@ pub struct State {
     pub run: i32,
     pub truncates: i32,
     /// Of the last event that told something.
-    pub event_id: i64,
     pub place: Place,
     pub has_left: bool,
-    /// The rows that have the key, if it is unclear which one, and each was told whole. The commit leaves one of them.
+    /// The rows that have the key, if it is unclear which one, and each was told whole. A commit leaves one of them.
     pub rivals: Vec<Image<'static>>,
 }
 
@@ -40,6 +39,13 @@ impl State {
     /// Are the event and the last one of the same transaction?
     fn is_within(&self, event: &Event) -> bool {
         (self.place.run, self.place.lsn) == (event.place.run, event.place.lsn)
+    }
+
+    /// Has a transaction left two rows that the log knows? None does.
+    fn has_two_rows_at(&self, event: &Event) -> bool {
+        !self.rivals.is_empty()
+            && !self.is_within(event)
+            && (self.run, self.truncates) == (event.place.run, event.truncates)
     }
 
     #[must_use]
@@ -141,7 +147,6 @@ fn without_row(existence: Existence, event: &Event) -> State {
         by_change: true,
         run: event.place.run,
         truncates: event.truncates,
-        event_id: event.id,
         place: event.place,
         has_left: false,
         rivals: Vec::new(),
@@ -170,7 +175,6 @@ fn with_row(before: Option<&State>, event: &Event) -> State {
         by_change: event.is_placed,
         run: event.place.run,
         truncates: event.truncates,
-        event_id: event.id,
         place: event.place,
         has_left: event.has_left,
         rivals: Vec::new(),
@@ -203,16 +207,19 @@ pub fn is_gap(before: Option<&State>, event: &Event) -> bool {
     let Some(before) = before else { return false };
     let follows = before.goes_on_to(event);
     match event.action {
-        Action::Insert => follows,
+        Action::Insert => follows || before.has_two_rows_at(event),
         Action::Read => {
             let after = event.after.as_ref();
             follows && event.is_placed && before.by_change && after.is_some_and(|after| before.known.contradicts(after))
         }
         Action::Truncate | Action::Complete => false,
+        // what was there may go in the same transaction: see the next one
+        Action::Update if event.arrives() => false,
         Action::Update | Action::Delete | Action::Moved => {
             let needs_row = event.action == Action::Delete || event.key_before == KeyBefore::Same;
-            let has_row = before.is_alive() || rival_of(before, event).is_some();
-            needs_row && !has_row && before.run == event.place.run || follows && before.is_contradicted(event)
+            needs_row && before.has_ended() && before.run == event.place.run
+                || follows && before.is_contradicted(event)
+                || before.has_two_rows_at(event)
         }
     }
 }
