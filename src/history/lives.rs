@@ -1,4 +1,4 @@
-//! The lives of one key: its events in order, each with the rows before and after it. `sql/history/lines.sql` shows them.
+//! The lives of one key: its events in order, each with the rows before and after it, for `sql/history/lines.sql`.
 
 use super::reading::{action, column, event, place};
 use crate::pg::{Call, Cursor, ResultSet, Row, jsonb_datum};
