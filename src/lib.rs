@@ -11,7 +11,6 @@ mod cast;
 mod here;
 mod history;
 mod ingest;
-mod lines;
 mod pg;
 mod projection;
 mod protection;

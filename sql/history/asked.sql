@@ -48,52 +48,6 @@ BEGIN
 END
 $$;
 
--- The lines of a record each of whose entries tells its row, if nothing came between that names no record; else none.
-CREATE FUNCTION audit_cdc_internal.told_lines(audited audit_cdc_internal.audited, record text)
-  RETURNS SETOF @extschema@.audit_history_line
-  LANGUAGE plpgsql STABLE AS $$
-DECLARE
-  told audit_cdc_internal.told_table;
-BEGIN
-  IF cardinality(audited.databases) > 1 OR audited.key_types IS NOT NULL THEN
-    RETURN; -- positions that count apart; keys that are spelled in several ways
-  END IF;
-  told := audit_cdc_internal.told_of(audited, true);
-  IF told.first_rekeyed IS NOT NULL
-    AND (audit_cdc_internal.is_rekeyed(audited, record) OR audit_cdc_internal.was_restored(audited, record)) THEN
-    RETURN;
-  END IF;
-  RETURN QUERY
-  WITH entries AS (
-    SELECT
-      l AS entry, lag(l) OVER place AS before, l.commit_timestamp, l.commit_lsn,
-      coalesce(l.commit_idx, 2147483647) AS idx,
-      lag(l.commit_lsn) OVER place AS lsn_before, lag(coalesce(l.commit_idx, 2147483647)) OVER place AS idx_before
-    FROM audit_cdc_internal.log AS l
-    WHERE l.record_id = record
-      AND l.audited_table = ANY (audited.numbers)
-      AND (NOT audited.is_own OR l.origin <> 'i')
-    WINDOW place AS (ORDER BY l.commit_timestamp, l.commit_lsn, coalesce(l.commit_idx, 2147483647), l.id)
-  ), judged AS (
-    SELECT
-      e.*,
-      bool_and(
-        audit_cdc_internal.tells_row(e.entry, told)
-          AND e.commit_lsn IS NOT NULL
-          AND coalesce((e.lsn_before, e.idx_before) < (e.commit_lsn, e.idx), e.before IS NULL)) OVER ()
-        AND (told.last_break IS NULL OR told.last_break < min(e.commit_timestamp) OVER ()) AS are_told
-    FROM entries AS e
-  )
-  SELECT o.*
-  FROM judged AS e
-  CROSS JOIN LATERAL audit_cdc_internal.told_line(
-    e.entry, told.database_id, audited.table_schema, audited.table_name,
-    CASE WHEN audit_cdc_internal.misses_change(e.entry, e.before) THEN 'the log misses a change before this one' END,
-    format('1.%s.%s.%s', e.commit_lsn + audited.positions_before[1], e.idx, (e.entry).id)) AS o
-  WHERE e.are_told;
-END
-$$;
-
 -- The lines of a record, also under the keys that it had before and got later.
 CREATE FUNCTION audit_cdc_internal.record_lines(audited audit_cdc_internal.audited, of_key text)
   RETURNS SETOF @extschema@.audit_history_line

@@ -87,7 +87,7 @@ CREATE FUNCTION audit_cdc_internal.line(
 
 -- One entry as a line, with what its record's life tells.
 CREATE FUNCTION audit_cdc_internal.line_of(
-    audited audit_cdc_internal.audited, entry audit_cdc_internal.log, cursor text)
+    audited audit_cdc_internal.audited, entry bigint, record_id text, cursor text)
   RETURNS @extschema@.audit_history_line
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
   SET enable_seqscan = off AS $$
@@ -96,14 +96,14 @@ DECLARE
 BEGIN
   SELECT l.*
   INTO line
-  FROM audit_cdc_internal.lives(audited, entry.record_id, NULL) AS v
+  FROM audit_cdc_internal.lives(audited, line_of.record_id, NULL) AS v
   CROSS JOIN LATERAL audit_cdc_internal.line(
     audited, v.event, v.old_row, v.new_row, v.unknown_old_columns, v.unknown_columns, v.note) AS l
-  WHERE entry.record_id IS NOT NULL AND (v.event).id = entry.id AND (v.event).action <> 'moved';
+  WHERE line_of.record_id IS NOT NULL AND (v.event).id = entry AND (v.event).action <> 'moved';
   IF line.id IS NULL THEN
     SELECT l.*
     INTO line
-    FROM audit_cdc_internal.lives(audited, NULL, entry.id) AS v
+    FROM audit_cdc_internal.lives(audited, NULL, entry) AS v
     CROSS JOIN LATERAL audit_cdc_internal.line(
       audited, v.event, v.old_row, v.new_row, v.unknown_old_columns, v.unknown_columns, v.note) AS l;
   END IF;

@@ -31,19 +31,23 @@ BEGIN
     is_settled := next_commit IS NOT NULL;
   ELSE
     at := coalesce(at, 'infinity');
-    SELECT l.commit_timestamp, l.id INTO last_commit, last_id FROM audit_cdc_internal.log AS l
+    SELECT l.commit_timestamp, l.id, l.commit_lsn + befores[array_position(numbers, l.audited_table)]
+    INTO last_commit, last_id, last_lsn
+    FROM audit_cdc_internal.log AS l
     WHERE l.commit_timestamp <= at AND l.audited_table = ANY (numbers)
       AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
     ORDER BY l.commit_timestamp DESC LIMIT 1;
-    -- commits overtake each other: the furthest one
-    last_lsn := (
-      SELECT max(l.commit_lsn + n.before)
-      FROM audit_cdc_internal.log AS l
-      JOIN unnest(numbers, befores) AS n(number, before) ON n.number = l.audited_table
-      WHERE l.commit_timestamp <= last_commit
-        AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking()
-        AND (NOT is_own OR l.origin <> 'i')
-    );
+    IF at < 'infinity' THEN
+      -- commits overtake each other: the furthest one
+      last_lsn := (
+        SELECT max(l.commit_lsn + n.before)
+        FROM audit_cdc_internal.log AS l
+        JOIN unnest(numbers, befores) AS n(number, before) ON n.number = l.audited_table
+        WHERE l.commit_timestamp <= last_commit
+          AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking()
+          AND (NOT is_own OR l.origin <> 'i')
+      );
+    END IF;
     next_commit := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
                     WHERE l.commit_timestamp > at AND l.audited_table = ANY (numbers)
                       AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL

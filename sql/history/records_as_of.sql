@@ -209,7 +209,7 @@ BEGIN
       bool_or(
         audit_cdc_internal.needs_more(
           l.commit_lsn, l.action, l.record_id, l.unknown_columns, l.unknown_old_columns, key_columns)
-        OR l.may_change_key
+        OR l.may_change_key IS TRUE
           AND audit_cdc_internal.key_before(l.old_values, l.new_values, l.record_pks, l.record_id, audited) IS NULL
         -- the moment may be in a run that another table has begun
         OR at_lsn IS NULL

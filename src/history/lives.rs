@@ -17,7 +17,7 @@ const LIFE: &CStr = c"
            e.unknown_before, e.has_left, e, e.other_key
     FROM audit_cdc_internal.events(
            $1, CASE WHEN $2 IS NULL THEN '{}' ELSE audit_cdc_internal.record_ids($1, $2) END, $3) AS e
-    WHERE CASE WHEN $2 IS NULL THEN e.id = $3
+    WHERE CASE WHEN $2 IS NULL THEN e.id = $3 AND e.action <> 'moved'
                ELSE e.record_key = (SELECT audit_cdc_internal.spelled($2, $1)) OR e.action = 'truncate' END
     ORDER BY e.run, e.lsn, e.idx, e.commit_timestamp, e.id, e.action = 'moved' DESC";
 
@@ -36,19 +36,26 @@ fn lives(fcinfo: pg_sys::FunctionCallInfo) {
     let mut rows = ResultSet::new(call);
     let Some(table) = call.row(0) else { return };
     let mut cursor = Cursor::reading(LIFE, &[table.passed(), call.passed(1, TEXTOID), call.passed(2, INT8OID)]);
+    let is_lone = call.argument(1).is_none();
     let (mut number, mut state) = (0_i64, None);
     while cursor.fetch_rows(100, |row, _| {
         let Some(action) = action(row) else { return };
-        put(row, action, &mut number, &mut state, &mut rows);
+        put(row, action, is_lone, (&mut number, &mut state), &mut rows);
     }) {}
 }
 
-fn put(row: &Row, action: Action, number: &mut i64, state: &mut Option<State>, rows: &mut ResultSet) {
+fn put(
+    row: &Row,
+    action: Action,
+    is_lone: bool,
+    (number, state): (&mut i64, &mut Option<State>),
+    rows: &mut ResultSet,
+) {
     let event = event(row, action, place(row), row.integer(column::TRUNCATES).unwrap_or(0));
     let before = state.take();
     let after = next(before.clone(), &event);
-    // a truncate ends what is there
-    if action != Action::Truncate || before.as_ref().is_some_and(State::is_alive) {
+    // of a key, a truncate ends what is there
+    if action != Action::Truncate || is_lone || before.as_ref().is_some_and(State::is_alive) {
         *number += i64::from(begins(before.as_ref(), &event));
         let line = line(before.as_ref(), &event, Some(&after));
         let other_key = || row.text(OTHER_KEY).unwrap_or_default();

@@ -3,5 +3,7 @@
 mod as_of;
 mod in_order;
 mod lives;
+mod page;
 mod reading;
+mod told;
 mod wanted;

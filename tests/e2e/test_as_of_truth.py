@@ -65,3 +65,7 @@ def test_as_of_gives_what_was_there(source, kind):  # noqa: F811
                 assert source.value(rows.format(f"audit_as_of(NULL::t, {then}, key => '{name}')")) == [row for row in there if row["id"] == key]
     assert told == truth
     assert source.rows(READING) == [(True, kind != "default")]
+    # where no key was changed, none is worked out
+    connection.cursor().execute("BEGIN; SET LOCAL track_functions = 'all'; SELECT audit_as_of('t')")
+    calls = source.rows("SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'key_before'", connection=connection)
+    assert (calls == []) == (kind == "default")

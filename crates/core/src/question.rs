@@ -22,39 +22,46 @@ pub struct Question {
 const PLACE: [&str; 4] =
     ["l.commit_timestamp", "coalesce(l.commit_lsn, 0)", "coalesce(l.commit_idx, 2147483647)", "l.id"];
 
-/// The lines of these entries, each with the entry before it of its record. Where both tell their whole rows, nothing
-/// else is needed: `sql/history/told.sql`. Other lines come of the record's life.
-const LINES: &str = "
-SELECT x.*
+/// What a line is made of, from the log's row `l`: first what tells whether the entry needs a record's life.
+pub const ENTRY: &str = "l.audited_table, l.action::text AS action, l.commit_lsn, l.commit_idx, l.commit_timestamp,
+  l.old_values, l.new_values, l.unknown_columns, l.unknown_old_columns,
+  l.id, l.record_id, l.may_change_key,
+  audit_cdc_internal.lifted(l.annotations, 'username') AS username,
+  audit_cdc_internal.lifted(l.annotations, 'source') AS source,
+  audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
+  nullif(
+    CASE
+      WHEN l.large_annotations IS NULL THEN l.annotations -> 'metadata'
+      ELSE (
+        SELECT g.annotations -> 'metadata'
+        FROM audit_cdc_internal.large_annotations AS g
+        WHERE g.id = l.large_annotations
+      )
+    END,
+    'null') AS metadata";
+
+/// The entries of the page, each with the entry before it of its record, and what is to be known of its table.
+const ENTRIES: &str = "
+SELECT p.audited_table, p.action, p.commit_lsn, p.commit_idx, p.commit_timestamp, p.old_values, p.new_values,
+       p.unknown_columns, p.unknown_old_columns, p.id, p.record_id, p.may_change_key, p.username, p.source,
+       p.request_id, p.metadata, p.cursor, t.database_id, (t.audited).table_schema, (t.audited).table_name, b.*,
+       t.is_described, t.told_from, (t.audited).key_types IS NOT NULL, cardinality((t.audited).databases) > 1,
+       t.first_break, t.last_break, t.first_rekeyed, t.last_rekeyed, t.audited
 FROM page AS p
-JOIN tables AS t ON (t.told).number = (p.entry).audited_table
+JOIN tables AS t ON t.number = p.audited_table
 LEFT JOIN LATERAL (
-  SELECT l AS entry
+  SELECT l.audited_table, l.action::text, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_values, l.new_values,
+         l.unknown_columns, l.unknown_old_columns
   FROM audit_cdc_internal.log AS l
-  WHERE l.record_id = (p.entry).record_id
-    AND l.audited_table = ANY (((t.told).audited).numbers)
-    AND l.commit_timestamp <= (p.entry).commit_timestamp
+  WHERE l.record_id = p.record_id
+    AND l.audited_table = ANY ((t.audited).numbers)
+    AND l.commit_timestamp <= p.commit_timestamp
     AND (l.commit_timestamp, coalesce(l.commit_lsn, 0), coalesce(l.commit_idx, 2147483647), l.id)
-      < ((p.entry).commit_timestamp, coalesce((p.entry).commit_lsn, 0),
-         coalesce((p.entry).commit_idx, 2147483647), (p.entry).id)
-    AND (NOT ((t.told).audited).is_own OR l.origin <> 'i')
+      < (p.commit_timestamp, coalesce(p.commit_lsn, 0), coalesce(p.commit_idx, 2147483647), p.id)
+    AND (NOT (t.audited).is_own OR l.origin <> 'i')
   ORDER BY l.commit_timestamp DESC, coalesce(l.commit_lsn, 0) DESC, coalesce(l.commit_idx, 2147483647) DESC, l.id DESC
   LIMIT 1
 ) AS b ON true
-CROSS JOIN LATERAL (
-  SELECT audit_cdc_internal.needs_no_life(p.entry, b.entry, t.told) AS is_told
-  OFFSET 0
-) AS s
-CROSS JOIN LATERAL (
-  SELECT o.*
-  FROM audit_cdc_internal.told_line(
-    p.entry, (t.told).database_id, ((t.told).audited).table_schema, ((t.told).audited).table_name, NULL, p.cursor) AS o
-  WHERE s.is_told
-  UNION ALL
-  SELECT o.*
-  FROM audit_cdc_internal.line_of((t.told).audited, p.entry, p.cursor) AS o
-  WHERE NOT s.is_told
-) AS x
 ORDER BY p.number";
 
 impl Question {
@@ -86,7 +93,7 @@ impl Question {
             "WITH page AS MATERIALIZED (
 SELECT e.*, row_number() OVER () AS number
 FROM (
-  SELECT l AS entry, array_to_string({place}, '.') AS cursor
+  SELECT {ENTRY}, array_to_string({place}, '.') AS cursor
   FROM audit_cdc_internal.log AS l
   WHERE {}
   ORDER BY {order}
@@ -94,10 +101,14 @@ FROM (
 ) AS e
 LIMIT $11
 ), tables AS MATERIALIZED (
-SELECT audit_cdc_internal.told_table((entry).audited_table, $10, min((entry).record_id)) AS told
-FROM page
-GROUP BY (entry).audited_table
-){LINES}",
+SELECT (f.told).*
+FROM (
+  SELECT audit_cdc_internal.told_table(audited_table, $10, min(record_id)) AS told
+  FROM page
+  GROUP BY audited_table
+  OFFSET 0
+) AS f
+){ENTRIES}",
             given.join(" AND ")
         )
     }

@@ -1,11 +1,12 @@
 //! A query that is read in steps.
 
+use super::plans::{kept_plan, plan_of};
 use super::row::{Row, each_row};
 use crate::pg::log::{LogRow, returned};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::varlena::varlena_to_byte_slice;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 
 /// Of rows each of which may be as large as PostgreSQL allows.
 const FETCHED_TOGETHER: i64 = 4;
@@ -14,40 +15,78 @@ const FETCHED_TOGETHER: i64 = 4;
 /// pinned, as PL/pgSQL pins the cursors of its loops.
 pub struct Cursor(pg_sys::Portal);
 
+/// Arguments, as SPI takes them.
+struct Passed {
+    types: Vec<pg_sys::Oid>,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<c_char>,
+}
+
+impl Passed {
+    fn of(arguments: &[DatumWithOid]) -> Self {
+        let datums = arguments.iter().map(|argument| argument.datum().map(|datum| datum.sans_lifetime()));
+        Self {
+            types: arguments.iter().map(DatumWithOid::oid).collect(),
+            values: datums.clone().map(|datum| datum.unwrap_or(pg_sys::Datum::null())).collect(),
+            nulls: datums.map(|datum| if datum.is_none() { b'n' } else { b' ' } as c_char).collect(),
+        }
+    }
+}
+
 impl Cursor {
     pub fn open(query: &CStr, arguments: &[DatumWithOid]) -> Self {
-        Self::opened(query, arguments, false)
+        Self::opened(query, arguments)
     }
 
-    /// A query that only reads, and sees what the query sees that called us.
-    pub fn reading(query: &CStr, arguments: &[DatumWithOid]) -> Self {
-        Self::opened(query, arguments, true)
+    /// A query that only reads, and sees what the query sees that called us. It is prepared once a session.
+    pub fn reading(query: &'static CStr, arguments: &[DatumWithOid]) -> Self {
+        // SAFETY: an SPI connection is open.
+        Self::of_plan(arguments, |types| unsafe { plan_of(query, types) })
     }
 
-    fn opened(query: &CStr, arguments: &[DatumWithOid], only_reads: bool) -> Self {
+    /// The same of a query that was put together. Others may take its place among those that are prepared.
+    pub fn kept(query: &CStr, arguments: &[DatumWithOid]) -> Self {
+        Self::of_plan(arguments, |types| kept_plan(query, types))
+    }
+
+    fn of_plan(arguments: &[DatumWithOid], plan: impl FnOnce(&mut Vec<pg_sys::Oid>) -> pg_sys::SPIPlanPtr) -> Self {
         Spi::connect(|_| {
-            let mut types: Vec<_> = arguments.iter().map(DatumWithOid::oid).collect();
-            let datums = arguments.iter().map(|argument| argument.datum().map(|datum| datum.sans_lifetime()));
-            let mut values: Vec<_> = datums.clone().map(|datum| datum.unwrap_or(pg_sys::Datum::null())).collect();
-            let nulls: Vec<_> =
-                datums.map(|datum| if datum.is_none() { b'n' } else { b' ' } as std::ffi::c_char).collect();
+            let Passed { mut types, mut values, nulls } = Passed::of(arguments);
+            // SAFETY: values and nulls are as many as the plan's parameters; the values live until the call returns,
+            // which copies them. A plan that is freed meanwhile stays for the portal.
+            unsafe {
+                let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr());
+                Self::pinned(pg_sys::SPI_cursor_open(std::ptr::null(), plan(&mut types), values, nulls, true))
+            }
+        })
+    }
+
+    fn opened(query: &CStr, arguments: &[DatumWithOid]) -> Self {
+        Spi::connect(|_| {
+            let Passed { mut types, mut values, nulls } = Passed::of(arguments);
             // SAFETY: types, values and nulls are as many as the arguments; the values live until the call returns,
             // which copies them.
             unsafe {
-                let portal = pg_sys::SPI_cursor_open_with_args(
+                Self::pinned(pg_sys::SPI_cursor_open_with_args(
                     std::ptr::null(),
                     query.as_ptr(),
                     arguments.len() as i32,
                     types.as_mut_ptr(),
                     values.as_mut_ptr(),
                     nulls.as_ptr(),
-                    only_reads,
+                    false,
                     0,
-                );
-                pg_sys::PinPortal(portal);
-                Self(portal)
+                ))
             }
         })
+    }
+
+    /// # Safety
+    /// The portal has just been opened.
+    unsafe fn pinned(portal: pg_sys::Portal) -> Self {
+        // SAFETY: as above.
+        unsafe { pg_sys::PinPortal(portal) };
+        Self(portal)
     }
 
     /// Gives the next rows of the log to `read`. Their memory is freed afterwards.

@@ -2,7 +2,7 @@
 
 mod bisect;
 mod cursor;
-mod returned;
+mod plans;
 mod row;
 mod statement;
 mod subtransaction;
@@ -10,7 +10,6 @@ mod text_rows;
 
 pub use bisect::{Isolation, at_once_or_isolated, isolated};
 pub use cursor::{Cursor, with_pinned};
-pub use returned::return_rows_of;
 pub use row::Row;
 pub use statement::{Statement, succeeded};
 pub use subtransaction::{caught, rolled_back, subtransaction, tried};

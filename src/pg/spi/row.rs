@@ -1,5 +1,6 @@
 //! Rows of a query, read column by column. What a column is read as is what the query gives there.
 
+use crate::pg::types::PassedRow;
 use pgrx::varlena::{varlena_to_byte_slice, varsize};
 use pgrx::{FromDatum, PgMemoryContexts, pg_sys};
 use std::ffi::c_char;
@@ -18,6 +19,12 @@ impl Row {
     /// As it is, for another row.
     pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
         (!self.is_null(column)).then(|| self.values[column])
+    }
+
+    /// Of a composite type.
+    pub fn row(&self, column: usize) -> Option<PassedRow> {
+        // SAFETY: the column is of a composite type.
+        self.datum(column).map(|datum| unsafe { PassedRow::of(datum) })
     }
 
     /// Null is false.

@@ -44,11 +44,8 @@ impl Call {
     /// An argument that is a row.
     pub fn row(self, index: usize) -> Option<PassedRow> {
         let datum = self.argument(index)?;
-        // SAFETY: the argument is declared as a row, whose header tells its type.
-        unsafe {
-            let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
-            Some(PassedRow { datum: pg_sys::Datum::from(header), oid: (*header).t_choice.t_datum.datum_typeid })
-        }
+        // SAFETY: the argument is declared as a row.
+        Some(unsafe { PassedRow::of(datum) })
     }
 
     pub fn argument(self, index: usize) -> Option<pg_sys::Datum> {
@@ -116,7 +113,7 @@ impl Call {
     }
 }
 
-/// A row among a call's arguments, there as long as the call.
+/// A row as one value: among a call's arguments, there as long as the call, or in a column of a query.
 #[derive(Clone, Copy)]
 pub struct PassedRow {
     datum: pg_sys::Datum,
@@ -124,6 +121,16 @@ pub struct PassedRow {
 }
 
 impl PassedRow {
+    /// # Safety
+    /// The datum is a row. What is made of it lives as long as the current memory context.
+    pub(in crate::pg) unsafe fn of(datum: pg_sys::Datum) -> Self {
+        // SAFETY: a row's header tells its type.
+        unsafe {
+            let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
+            Self { datum: pg_sys::Datum::from(header), oid: (*header).t_choice.t_datum.datum_typeid }
+        }
+    }
+
     /// On its way into a query.
     pub fn passed(self) -> DatumWithOid<'static> {
         // SAFETY: the datum is a row of that type.

@@ -36,6 +36,12 @@ impl ResultSet {
             );
         }
     }
+
+    /// Takes back all rows that were put.
+    pub fn clear(&mut self) {
+        // SAFETY: the store is the call's.
+        unsafe { pg_sys::tuplestore_clear(self.store) };
+    }
 }
 
 /// What follows the length in a `jsonb`, as one.

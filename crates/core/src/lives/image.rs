@@ -35,6 +35,12 @@ impl<'a> Image<'a> {
         members(&self.0).is_empty()
     }
 
+    /// Is some column null?
+    #[must_use]
+    pub fn has_null(&self) -> bool {
+        members(&self.0).iter().any(|(_, value)| matches!(value, Value::Null))
+    }
+
     #[must_use]
     pub fn has(&self, column: &str) -> bool {
         members(&self.0).iter().any(|(key, _)| *key == column.as_bytes())

@@ -15,6 +15,9 @@ mod line;
 mod state;
 #[cfg(test)]
 mod tests;
+mod told;
+#[cfg(test)]
+mod truth;
 
 pub use as_of::{Moment, Reason, Record};
 pub use completes::{Complete, ended_by};
@@ -22,3 +25,4 @@ pub use event::{Action, Event, KeyBefore, Place};
 pub use image::Image;
 pub use line::{Line, Note, begins, line};
 pub use state::{Existence, State, is_gap, next};
+pub use told::{Entry, Table, changed};
