@@ -64,7 +64,8 @@ BEGIN
         'audit_create_history_projection', 'audit_create_activity']),
       -- views, and functions that run with the reader's rights, call them
       ('audit_cdc_reader', true, ARRAY[
-        'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'diff', 'keep_private', 'table_named',
+        'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'told', 'told_row', 'told_as_of', 'plain_diff',
+        'plain', 'exact_texts', 'diff', 'keep_private', 'table_named',
         'relation_of', 'columns_of', 'activity_rule', 'activity_told', 'diffs_together',
         'refuse_foreign_types', 'history_rule', 'create_history_table', 'rows_as_of', 'unknown_as_of', 'history',
         'or_here', 'one_log', 'steps', 'step_lines', 'run_steps', 'run_step', 'run_alone', 'annotate_again',

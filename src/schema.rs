@@ -11,7 +11,7 @@ extension_sql_file!("../sql/log/log.sql", name = "log", requires = ["install"]);
 extension_sql_file!("../sql/log/partitions.sql", name = "partitions", requires = ["log"]);
 extension_sql_file!("../sql/log/rejects.sql", name = "rejects", requires = ["log"]);
 extension_sql_file!("../sql/log/sources.sql", name = "sources", requires = ["log", this_database]);
-extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = [audit_cast, audit_row]);
+extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = [audit_cast, audit_row, told]);
 extension_sql_file!("../sql/log/record_keys.sql", name = "record_keys", requires = ["log", "cast"]);
 extension_sql_file!("../sql/log/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
 // audit_new_logs is audit_logs over what new_log() returns
@@ -105,7 +105,7 @@ extension_sql_file!("../sql/capture/audit_gaps.sql", name = "audit_gaps", requir
 extension_sql_file!("../sql/capture/capture_status.sql", name = "capture_status", requires = ["audit_gaps"]);
 
 // history: the log read as the lives of records
-extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = ["install"]);
+extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = [told, plain, exact_texts]);
 extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "continuations"]);
 extension_sql_file!(
     "../sql/history/doubts.sql",

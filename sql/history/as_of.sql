@@ -52,7 +52,7 @@ CREATE FUNCTION @extschema@.audit_as_of(
 BEGIN ATOMIC
   SELECT r
   FROM audit_cdc_internal.rows_as_of(
-    audit_cdc_internal.table_named(table_name, database_id, NULL, key), '{}', at, lsn, key) AS r;
+    audit_cdc_internal.table_named(table_name, database_id, NULL, key), '{}', at, lsn, key, false) AS r;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text) IS
   'The rows of a table as they were, as jsonb: an image a row, without the columns that are unknown. table_name: '
@@ -69,11 +69,23 @@ BEGIN ATOMIC
   SELECT r
   FROM audit_cdc_internal.rows_as_of(
     audit_cdc_internal.table_named(table_name, database_id, audit_cdc_internal.relation_of(row_type), key),
-    audit_cdc_internal.columns_of(row_type), at, lsn, key) AS r;
+    audit_cdc_internal.columns_of(row_type), at, lsn, key, false) AS r;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, text, text) IS
   'The same as jsonb, for the table that is called like a row type (''public.users''), or for table_name. Errors: '
   '42804 (not a row type), 22023 (both at and lsn, several tables of this name).';
+
+-- The same rows, told: exact values stand in them (src/cast/told.rs).
+CREATE FUNCTION audit_cdc_internal.told_as_of(
+    row_type regtype, at timestamptz, lsn pg_lsn, key text, table_name text, database_id text)
+  RETURNS SETOF jsonb
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT r
+  FROM audit_cdc_internal.rows_as_of(
+    audit_cdc_internal.table_named(table_name, database_id, audit_cdc_internal.relation_of(row_type), key),
+    audit_cdc_internal.columns_of(row_type), at, lsn, key, true) AS r;
+END;
 
 -- The types' input functions run with the caller's rights.
 CREATE FUNCTION @extschema@.audit_as_of(
@@ -81,8 +93,8 @@ CREATE FUNCTION @extschema@.audit_as_of(
     table_name text DEFAULT NULL, database_id text DEFAULT NULL)
   RETURNS SETOF anyelement
   LANGUAGE sql STABLE AS $$
-  SELECT audit_cdc_internal.typed_row($1, r)
-  FROM @extschema@.audit_as_of(pg_catalog.pg_typeof($1), $2, $3, $4, $5, $6) AS r
+  SELECT audit_cdc_internal.told_row($1, r)
+  FROM audit_cdc_internal.told_as_of(pg_catalog.pg_typeof($1), $2, $3, $4, $5, $6) AS r
 $$;
 COMMENT ON FUNCTION @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text) IS
   'The rows of a table as they were. row_type: NULL::public.users, a table or composite type called like the audited '

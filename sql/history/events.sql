@@ -51,7 +51,7 @@ BEGIN ATOMIC
   END
   FROM (
     SELECT ARRAY(
-      SELECT image ->> c
+      SELECT coalesce(image -> c -> '' ->> 0, image ->> c) -- exactly, where it is told so
       FROM unnest(audited.key_columns) WITH ORDINALITY AS u(c, place)
       ORDER BY place
     ) AS pks

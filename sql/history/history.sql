@@ -64,15 +64,17 @@ BEGIN
   END IF;
   IF key IS NULL THEN
     RETURN QUERY
-    SELECT l.*
+    SELECT p.*
     FROM audit_cdc_internal.lines(
       wanted, NULL, of_user, of_request, of_commit, since, until,
       coalesce(of_database, CASE WHEN wanted.table_name IS NOT NULL THEN wanted.database_id END), after_place,
-      newest_first, max_rows) AS l;
+      newest_first, max_rows) AS l
+    CROSS JOIN LATERAL audit_cdc_internal.plain_line(l) AS p;
   ELSE
     RETURN QUERY
-    SELECT l.*
+    SELECT o.*
     FROM audit_cdc_internal.record_lines(wanted, key) AS l
+    CROSS JOIN LATERAL audit_cdc_internal.plain_line(l) AS o
     CROSS JOIN LATERAL (SELECT string_to_array(l.cursor, '.')::bigint[] AS place) AS p
     WHERE (of_user IS NULL OR l.username = of_user)
       AND (of_request IS NULL OR l.request_id = of_request)
@@ -136,8 +138,10 @@ CREATE FUNCTION @extschema@.audit_history(
   RETURNS SETOF record
   LANGUAGE sql STABLE AS $$
   SELECT l,
-         CASE WHEN l.old_row IS NOT NULL THEN audit_cdc_internal.typed_row($1, l.old_row) END,
-         CASE WHEN l.new_row IS NOT NULL THEN audit_cdc_internal.typed_row($1, l.new_row) END
+         CASE WHEN l.old_row IS NOT NULL
+           THEN audit_cdc_internal.typed_row($1, l.old_row, '{}', l.exact_values OPERATOR(pg_catalog.->) 'old') END,
+         CASE WHEN l.new_row IS NOT NULL
+           THEN audit_cdc_internal.typed_row($1, l.new_row, '{}', l.exact_values OPERATOR(pg_catalog.->) 'new') END
   FROM @extschema@.audit_history(pg_catalog.pg_typeof($1), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS l
 $$;
 COMMENT ON FUNCTION @extschema@.audit_history(

@@ -20,7 +20,8 @@ CREATE TYPE @extschema@.audit_history_line AS (
   unknown_old_columns text[],
   unknown_columns text[],
   note text,
-  cursor text
+  cursor text,
+  exact_values jsonb
 );
 COMMENT ON TYPE @extschema@.audit_history_line IS
   'a change as audit_history() tells it, with the whole row before and after it';
@@ -53,6 +54,28 @@ COMMENT ON COLUMN @extschema@.audit_history_line.note IS
   'what does not fit, such as a change that the log misses; null: nothing';
 COMMENT ON COLUMN @extschema@.audit_history_line.cursor IS
   'for the parameter after: the next page begins behind this line';
+COMMENT ON COLUMN @extschema@.audit_history_line.exact_values IS
+  'as in audit_logs, for new_row and old_row; null, as nearly always: they hold everything';
+
+-- Within the extension rows are told: exact values stand in them, and exact_values is null. For who reads lines they
+-- stand beside.
+CREATE FUNCTION audit_cdc_internal.plain_line(line @extschema@.audit_history_line)
+  RETURNS SETOF @extschema@.audit_history_line
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT line.id, line.database_id, line.table_schema, line.table_name, line.record_id, line.action, line.commit_lsn,
+         line.commit_idx, line.commit_timestamp, line.username, line.source, line.request_id, line.metadata,
+         audit_cdc_internal.plain(line.old_row), audit_cdc_internal.plain(line.new_row),
+         CASE WHEN e.texts IS NULL THEN line.changed ELSE audit_cdc_internal.plain_diff(line.changed) END,
+         line.unknown_old_columns, line.unknown_columns, line.note, line.cursor, e.texts
+  FROM (
+    SELECT nullif(
+      jsonb_strip_nulls(
+        jsonb_build_object(
+          'old', audit_cdc_internal.exact_texts(line.old_row), 'new', audit_cdc_internal.exact_texts(line.new_row))),
+      '{}') AS texts
+  ) AS e;
+END;
 
 -- An event of a life, as a line.
 CREATE FUNCTION audit_cdc_internal.line(
@@ -77,13 +100,13 @@ CREATE FUNCTION audit_cdc_internal.line(
       WHEN e.action = 'update'
         THEN (
           SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}')
-          FROM jsonb_each(@extschema@.audit_diff(old_row, new_row)) AS d
+          FROM jsonb_each(audit_cdc_internal.diff(old_row, new_row)) AS d
           WHERE d.value ?& ARRAY['old', 'new']
         )
-      WHEN e.action <> 'read' THEN @extschema@.audit_diff(old_row, new_row)
+      WHEN e.action <> 'read' THEN audit_cdc_internal.diff(old_row, new_row)
     END,
     unknown_old_columns, unknown_columns, note,
-    format('%s.%s.%s.%s', e.run, e.lsn, e.idx, e.id))::@extschema@.audit_history_line;
+    format('%s.%s.%s.%s', e.run, e.lsn, e.idx, e.id), NULL)::@extschema@.audit_history_line;
 
 -- One entry as a line, with what its record's life tells.
 CREATE FUNCTION audit_cdc_internal.line_of(

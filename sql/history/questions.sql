@@ -7,12 +7,14 @@ CREATE VIEW @extschema@.audit_last_changes AS
     CASE l.action
       WHEN 'update'
         THEN @extschema@.audit_diff_text(
-          l.old_values,
-          (
-            SELECT jsonb_object_agg(n.key, n.value)
-            FROM jsonb_each(l.new_values) AS n
-            WHERE l.old_values ? n.key
-          ))
+          @extschema@.audit_diff(
+            l.old_values,
+            (
+              SELECT jsonb_object_agg(n.key, n.value)
+              FROM jsonb_each(l.new_values) AS n
+              WHERE l.old_values ? n.key
+            ),
+            l.exact_values -> 'old', l.exact_values -> 'new'))
     END AS change,
     l.metadata ->> 'reason' AS why, l.request_id, l.id
   FROM @extschema@.audit_logs AS l

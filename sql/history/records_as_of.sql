@@ -1,8 +1,9 @@
 -- What a reading of a table at a moment needs to know of its log. What becomes of it is told in Rust (src/history).
 
--- Rows without key are told apart by what is in them: each change takes one away, brings one, or both.
+-- Rows without key are told apart by what is in them: each change takes one away, brings one, or both. In mixed_columns
+-- JSON is of several types anyway: of json, or of numbers that may be NaN.
 CREATE FUNCTION audit_cdc_internal.keyless_rows(
-    past audit_cdc_internal.event[], later audit_cdc_internal.event[], here integer,
+    past audit_cdc_internal.event[], later audit_cdc_internal.event[], here integer, mixed_columns text[],
     OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
   RETURNS SETOF record
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -39,7 +40,10 @@ BEGIN ATOMIC
           SELECT FROM events AS e
           CROSS JOIN LATERAL (VALUES (e.before), (e.after)) AS i(image)
           CROSS JOIN LATERAL jsonb_each(i.image) AS c
-          WHERE e.is_past AND i.image IS NOT NULL AND jsonb_typeof(c.value) IN ('string', 'number', 'boolean')
+          WHERE e.is_past
+            AND i.image IS NOT NULL
+            AND jsonb_typeof(c.value) IN ('string', 'number', 'boolean')
+            AND c.key <> ALL (mixed_columns)
           GROUP BY c.key
           HAVING count(DISTINCT jsonb_typeof(c.value)) > 1
         )
@@ -122,8 +126,8 @@ CREATE FUNCTION audit_cdc_internal.needs_more(
 CREATE AGGREGATE audit_cdc_internal.is_in_order(id bigint, lsn bigint) (
   SFUNC = audit_cdc_internal.next_in_order, STYPE = internal, FINALFUNC = audit_cdc_internal.was_in_order);
 
--- The log's rows of a table, with their positions and rows as events have them. record_ids: those of these records,
--- those of no record, and those that may have given a row another key; null: all.
+-- The log's rows of a table, with their positions and rows as events have them: images are told. record_ids: those of
+-- these records, those of no record, and those that may have given a row another key; null: all.
 CREATE FUNCTION audit_cdc_internal.log_of(
     numbers integer[], positions_before bigint[], record_ids text[], is_own boolean)
   RETURNS TABLE (
@@ -136,8 +140,8 @@ BEGIN ATOMIC
   SELECT l.id, l.commit_timestamp, l.commit_lsn,
          l.commit_lsn + positions_before[array_position(numbers, l.audited_table)],
          CASE WHEN l.action <> 'read' THEN coalesce(l.commit_idx, 2147483647) ELSE 2147483647 END, l.action,
-         l.record_id, coalesce(l.record_pks, ARRAY[l.record_id]), l.old_values, l.new_values,
-         CASE WHEN l.unknown_columns = '{}' THEN l.new_values ELSE l.new_values - l.unknown_columns END,
+         l.record_id, coalesce(l.record_pks, ARRAY[l.record_id]), i.old_values, i.new_values,
+         CASE WHEN l.unknown_columns = '{}' THEN i.new_values ELSE i.new_values - l.unknown_columns END,
          l.unknown_columns,
          CASE
            WHEN l.action = 'update' AND l.unknown_columns <> '{}'
@@ -164,6 +168,10 @@ BEGIN ATOMIC
       AND l.may_change_key
       AND l.record_id <> ALL (record_ids)
   ) AS l
+  CROSS JOIN LATERAL (
+    SELECT audit_cdc_internal.told_image(l.old_values, l.exact_values, 'old') AS old_values,
+           audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new') AS new_values
+  ) AS i
   WHERE NOT is_own OR l.origin <> 'i'; -- whatever was delivered as this database's is forged
 END;
 
@@ -314,7 +322,12 @@ BEGIN
   FROM audit_cdc_internal.keyless_rows(
     ARRAY(SELECT e.event FROM events AS e WHERE e.is_past),
     ARRAY(SELECT e.event FROM events AS e WHERE NOT e.is_past),
-    (SELECT max(e.here) FROM events AS e)) AS k;
+    (SELECT max(e.here) FROM events AS e),
+    ARRAY(
+      SELECT c ->> 'name'
+      FROM jsonb_array_elements(audit_cdc_internal.table_facts(audited) -> 'columns') AS c
+      WHERE (c ->> 'is_json')::boolean OR c ->> 'type' IN ('real', 'double precision')
+    )) AS k;
 END
 $$;
 

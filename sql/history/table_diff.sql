@@ -144,7 +144,8 @@ BEGIN
       WHEN d.new_row IS NULL THEN 'removed'
       ELSE 'changed'
     END,
-    d.old_row, d.new_row, w.changed, u.unknown_columns, coalesce(c.number, 0), l.id, l.username, l.request_id,
+    audit_cdc_internal.plain(d.old_row), audit_cdc_internal.plain(d.new_row),
+    audit_cdc_internal.plain_diff(w.changed), u.unknown_columns, coalesce(c.number, 0), l.id, l.username, l.request_id,
     l.commit_timestamp, coalesce(d.doubt, CASE WHEN h.is_hidden THEN 'columns that were not sent' END)
   FROM audit_cdc_internal.differences(audited, since, since_lsn, until, until_lsn) AS d
   CROSS JOIN LATERAL (

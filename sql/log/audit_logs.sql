@@ -1,6 +1,7 @@
 -- What people read. Names, lifted annotations and what is unknown are put together on reading, so that a description
 -- that comes later explains entries that are there already. audit_new_logs is the same over the entries that are being
--- stored, for the rules of projections. The view entries also tells which of them may have changed a key.
+-- stored, for the rules of projections. The view entries also tells which of them may have changed a key; its images
+-- are told (src/cast/told.rs): exact values stand in them.
 DO $do$
 DECLARE
   entries CONSTANT text := $view$
@@ -11,7 +12,7 @@ DECLARE
            AS record_pks,
          l.action::text AS action,
          l.commit_lsn, l.commit_idx, l.commit_timestamp,
-         l.old_values, l.new_values,
+         %s,
          audit_cdc_internal.lifted(l.annotations, 'username') AS username,
          audit_cdc_internal.lifted(l.annotations, 'source') AS source,
          audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
@@ -53,7 +54,7 @@ DECLARE
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key,
          CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin,
-         l.notes%s
+         l.notes, l.exact_values%s
   FROM %s AS l
   CROSS JOIN LATERAL (
     SELECT CASE WHEN l.large_annotations IS NULL THEN l.annotations
@@ -68,12 +69,16 @@ DECLARE
     ON (d.database_id, d.table_schema, d.table_name) = (t.database_id, t.table_schema, t.table_name)
    AND l.commit_timestamp >= d.valid_from AND l.commit_timestamp < d.valid_to
   $view$;
+  images CONSTANT text := 'l.old_values, l.new_values';
+  told CONSTANT text := $told$
+         audit_cdc_internal.told_image(l.old_values, l.exact_values, 'old') AS old_values,
+         audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new') AS new_values$told$;
 BEGIN
-  EXECUTE 'CREATE VIEW @extschema@.audit_logs AS ' || format(entries, '', 'audit_cdc_internal.log');
-  EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS ' || format(entries, '', 'audit_cdc_internal.new_log()')
+  EXECUTE 'CREATE VIEW @extschema@.audit_logs AS ' || format(entries, images, '', 'audit_cdc_internal.log');
+  EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS ' || format(entries, images, '', 'audit_cdc_internal.new_log()')
           || ' ORDER BY l.commit_timestamp, l.commit_lsn, l.commit_idx, l.id';
   EXECUTE 'CREATE VIEW audit_cdc_internal.entries AS '
-    || format(entries, ', l.may_change_key', 'audit_cdc_internal.log');
+    || format(entries, told, ', l.may_change_key', 'audit_cdc_internal.log');
 END
 $do$;
 
@@ -132,6 +137,11 @@ COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS
 COMMENT ON COLUMN @extschema@.audit_logs.origin IS
   'how the entry came: capture (from this server''s WAL), backfill (capture read the row) or ingest (delivered to '
   'audit_ingest)';
+COMMENT ON COLUMN @extschema@.audit_logs.exact_values IS
+  'what the images do not hold of values, since jsonb does not: null, as nearly always, or {"new": {column: text}, '
+  '"old": …}. JSON null as against NULL, \u0000 and numbers beyond numeric, how json is written. Where jsonb takes no '
+  'such value, null stands in the image. audit_row(NULL::public.users, new_values, unknown_columns, exact_values -> '
+  '''new'') reads both';
 COMMENT ON COLUMN @extschema@.audit_logs.notes IS
   'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large '
   'to carry, with "bytes" and "sha256" of what was stored. row_filter: "left" or "entered", of an update after which '

@@ -78,7 +78,8 @@ CREATE TABLE audit_cdc_internal.log (
   unknown_old_columns text[],
   may_change_key boolean,
   large_annotations uuid,
-  notes jsonb
+  notes jsonb,
+  exact_values jsonb
 ) PARTITION BY RANGE (commit_timestamp);
 COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
 COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS
@@ -97,6 +98,8 @@ COMMENT ON COLUMN audit_cdc_internal.log.annotations IS
   'if large_annotations is not null: what the indexes need of them, or null';
 COMMENT ON COLUMN audit_cdc_internal.log.notes IS
   'what else is to be known of the change; null, as nearly always: nothing';
+COMMENT ON COLUMN audit_cdc_internal.log.exact_values IS
+  'what the images do not hold of values: {"new": {column: text}, "old": …}; null, as nearly always: nothing';
 COMMENT ON COLUMN audit_cdc_internal.log.large_annotations IS 'annotations over 2,000 bytes: where they stand whole';
 
 -- A transaction's annotations are the same for all its changes: large ones stand here once.

@@ -13,7 +13,7 @@ CREATE FUNCTION audit_cdc_internal.activity_rule(tables text[], tenant_column te
              WHEN 'update' THEN audit_cdc_internal.diff(l.old_values, (
                SELECT coalesce(jsonb_object_agg(n.key, n.value), '{}')
                FROM jsonb_each(l.new_values) AS n
-               WHERE l.old_values ? n.key))
+               WHERE l.old_values ? n.key), l.exact_values -> 'old', l.exact_values -> 'new')
            END AS changed
     FROM @extschema@.audit_new_logs AS l
     WHERE l.action IN ('insert', 'update', 'delete', 'truncate')%2$s%3$s$rule$,
@@ -51,11 +51,17 @@ END;
 CREATE FUNCTION audit_cdc_internal.diffs_together(diffs jsonb[]) RETURNS jsonb
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-  SELECT jsonb_object_agg(m.key, m.old || m.new)
+  SELECT jsonb_object_agg(
+    m.key,
+    m.old || m.new || CASE
+      WHEN m.old ? 'exact' OR m.new ? 'exact'
+        THEN jsonb_build_object('exact', coalesce(m.old -> 'exact', '{}') || coalesce(m.new -> 'exact', '{}'))
+      ELSE '{}'
+    END)
   FROM (
     SELECT v.key,
-           (array_agg(v.value - 'new' ORDER BY d.place))[1] AS old,
-           (array_agg(v.value - 'old' ORDER BY d.place DESC))[1] AS new
+           (array_agg((v.value - 'new') #- '{exact,new}' ORDER BY d.place))[1] AS old,
+           (array_agg((v.value - 'old') #- '{exact,old}' ORDER BY d.place DESC))[1] AS new
     FROM unnest(diffs) WITH ORDINALITY AS d(diff, place)
     CROSS JOIN LATERAL jsonb_each(d.diff) AS v
     GROUP BY v.key

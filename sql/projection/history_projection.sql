@@ -60,7 +60,7 @@ CROSS JOIN LATERAL audit_cdc_internal.typed_row(NULL::%s,
     ''audit_metadata'', l.metadata,
     ''audit_changed'', CASE l.action WHEN ''update'' THEN ARRAY(SELECT jsonb_object_keys(l.old_values)) END,
     ''audit_unknown'', l.unknown_columns),
-  l.unknown_columns) AS r
+  l.unknown_columns, l.exact_values -> CASE l.action WHEN ''delete'' THEN ''old'' ELSE ''new'' END) AS r
 WHERE l.table_schema = %L AND l.table_name = %L',
     history, table_schema, table_name)
   || CASE

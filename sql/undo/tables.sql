@@ -249,6 +249,7 @@ BEGIN
       WHERE i.indrelid = relation AND i.indisprimary AND NOT i.indimmediate
     ),
     'columns', columns,
+    'is_exact', audited.is_own,
     'is_open', NOT jsonb_path_exists(columns, '$[*] ? (@.type != null)'),
     'unique', audit_cdc_internal.unique_facts(relation), 
     'has_triggers', audit_cdc_internal.has_triggers(audit_cdc_internal.whole_table(relation)),

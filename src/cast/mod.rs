@@ -1,8 +1,12 @@
-//! `audit_cast` and `audit_row`: values and whole images, as Sequin encodes them, back to their PostgreSQL types.
+//! `audit_cast` and `audit_row`: values and whole images, as Sequin encodes them, back to their PostgreSQL types. Where
+//! a text stands beside the image, it is read instead.
+
+mod told;
 
 use crate::pg::{Call, CaughtError, ColumnInput, ErrorReport, RowType, TypeInput, caught, reading};
 use audit_core::SqlState;
-use audit_core::encoding::{Text, TypeShape, input_text};
+use audit_core::encoding::{Text, TypeShape, exact_text, input_text};
+use audit_core::json::marked_text;
 use pgrx::datum::AnyElement;
 use pgrx::prelude::*;
 use serde::de::{MapAccess, Visitor};
@@ -16,17 +20,24 @@ use std::fmt;
 /// `lib/sequin/runtime/slot_processor/message_handler.ex`).
 const MARKER: &str = "\"unchanged_toast\"";
 
-#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_cast(anyelement, value jsonb) RETURNS anyelement
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_cast(anyelement, value jsonb, exact text DEFAULT NULL)
+  RETURNS anyelement
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 -- for bodies that are read when they run: others may make functions in the extension's schema
-CREATE FUNCTION audit_cdc_internal.typed_value(anyelement, value jsonb) RETURNS anyelement
+CREATE FUNCTION audit_cdc_internal.typed_value(anyelement, value jsonb, exact text DEFAULT NULL) RETURNS anyelement
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
     let call = Call::new(fcinfo);
-    let (Some(oid), Some(value)) = (call.type_of(0), call.jsonb(1)) else { return Ok(None) };
+    let Some(oid) = call.type_of(0) else { return Ok(None) };
+    let (value, exact) = (call.jsonb(1), call.text(2));
+    let sent = match (&value, exact) {
+        (_, Some(text)) => Sent::Text(text.into()),
+        (Some(value), None) => Sent::MaybeMarker(value),
+        (None, None) => return Ok(None),
+    };
     let (_, input) = call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context)));
     input.require_least_rights();
-    match caught(|| reading(|| datum(input, &value))) {
+    match caught(|| reading(|| datum(input, &sent))) {
         Ok(Ok(datum)) => Ok(datum.and_then(|datum| crate::pg::any_element(datum, oid))),
         Ok(Err(NotSent)) => Err(not_sent("value", input)),
         Err(error) => Err(without_value(error, "value", input)),
@@ -35,15 +46,57 @@ fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Er
 
 #[pg_extern(
     sql = r#"CREATE FUNCTION @extschema@.audit_row(
-    anyelement, image jsonb, "unknown" text[] DEFAULT '{}')
+    anyelement, image jsonb, "unknown" text[] DEFAULT NULL, exact jsonb DEFAULT NULL)
   RETURNS anyelement
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-CREATE FUNCTION audit_cdc_internal.typed_row(anyelement, image jsonb, "unknown" text[] DEFAULT '{}') RETURNS anyelement
+CREATE FUNCTION audit_cdc_internal.typed_row(
+    anyelement, image jsonb, "unknown" text[] DEFAULT NULL, exact jsonb DEFAULT NULL)
+  RETURNS anyelement
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#,
     requires = ["install"]
 )]
 fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
     let call = Call::new(fcinfo);
+    let unknown = call.texts(2);
+    let exact = call.jsonb(3);
+    let not_texts = || {
+        let message = "exact is not a JSON object of texts";
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message, "audit_row")
+            .set_hint("It is exact_values -> 'new' of audit_logs, or -> 'old'.")
+    };
+    let Members(exact) = match &exact {
+        Some(exact) => serde_json::from_str(exact).map_err(|_| not_texts())?,
+        None => Members(Vec::new()),
+    };
+    let is_text = |(_, text): &(_, &RawValue)| text.get().starts_with('"');
+    if !exact.iter().all(is_text) {
+        return Err(not_texts());
+    }
+    read_row(call, |name, value| match member(&exact, name).map(serde_json::from_str) {
+        _ if unknown.as_ref().is_some_and(|unknown| unknown.contains(name)) => Some(Sent::Null),
+        Some(Ok(Text(text))) => value.map(|_| Sent::Text(text.into_owned().into())),
+        // where nobody says what is unknown, the marker does
+        _ => value.map(|value| if unknown.is_none() { Sent::MaybeMarker(value) } else { Sent::Json(value) }),
+    })
+}
+
+/// Of a row that is told: exact values stand in its image, and whatever is unknown does not.
+#[pg_extern(
+    requires = ["install"],
+    sql = r#"CREATE FUNCTION audit_cdc_internal.told_row(anyelement, image jsonb) RETURNS anyelement
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#
+)]
+fn told_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
+    read_row(Call::new(fcinfo), |_, value| {
+        value.map(|value| marked_text(value).map_or(Sent::Json(value), |(text, _)| Sent::Text(text)))
+    })
+}
+
+/// `sent` gives what is to be read for a column that the image has, or has not.
+fn read_row(
+    call: Call,
+    sent: impl for<'v> Fn(&String, Option<&'v str>) -> Option<Sent<'v>>,
+) -> Result<Option<AnyElement>, ErrorReport> {
     let not_a_row = || {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -60,14 +113,12 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
         ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "image is not a JSON object", "audit_row")
     })?;
     row_type.require_least_rights();
-    let unknown = call.texts(2).unwrap_or_default();
     let being_read = Cell::new(None);
     let mut value = |index, ColumnInput { name, input }: &mut ColumnInput, before| {
         being_read.set(Some(index));
-        match member(&members, name) {
-            _ if unknown.contains(name) => Ok(None),
+        match sent(name, member(&members, name)) {
             None => Ok(before),
-            Some(value) => datum(input, value),
+            Some(sent) => datum(input, &sent),
         }
     };
     let values = caught(|| reading(|| row_type.values(base, &mut value)));
@@ -83,6 +134,16 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
             None => error.rethrow(),
         },
     }
+}
+
+/// What is to be read.
+enum Sent<'a> {
+    Null,
+    Json(&'a str),
+    /// The same, unless it is Sequin's marker.
+    MaybeMarker(&'a str),
+    /// As it stands beside the image.
+    Text(Cow<'a, str>),
 }
 
 /// An object's members in the order of `jsonb`: shorter names first (PostgreSQL source, `jsonb_util.c`,
@@ -136,11 +197,18 @@ fn input_text_of_type(fcinfo: pg_sys::FunctionCallInfo) -> Option<String> {
 struct NotSent;
 
 /// Raises what the type's input function raises.
-fn datum(input: &mut TypeInput, value: &str) -> Result<Option<pg_sys::Datum>, NotSent> {
-    if value == MARKER && !input.is_textual {
-        return Err(NotSent);
+fn datum(input: &mut TypeInput, sent: &Sent) -> Result<Option<pg_sys::Datum>, NotSent> {
+    match sent {
+        Sent::Null => Ok(None),
+        Sent::MaybeMarker(value) if *value == MARKER && !input.is_textual => Err(NotSent),
+        Sent::Json(value) | Sent::MaybeMarker(value) => {
+            Ok(input_text(value, &input.shape).map(|text| input.read(&text)))
+        }
+        Sent::Text(text) => {
+            let text = exact_text(text, &input.shape);
+            Ok(Some(input.read(&text)))
+        }
     }
-    Ok(input_text(value, &input.shape).map(|text| input.read(&text)))
 }
 
 /// `what` was being cast.

@@ -3,6 +3,7 @@
 use super::reading::read_records;
 use super::wanted::Wanted;
 use crate::pg::{Call, Cursor, ErrorReport, ResultSet, jsonb_datum, text_datum};
+use audit_core::json::plain;
 use audit_core::lives::{Image, Reason};
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +55,7 @@ fn each_record(wanted: &Wanted, tell: &mut dyn FnMut(Told)) {
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.rows_as_of(
-    audited audit_cdc_internal.audited, columns text[], at timestamptz, lsn pg_lsn, key text)
+    audited audit_cdc_internal.audited, columns text[], at timestamptz, lsn pg_lsn, key text, is_told boolean)
   RETURNS SETOF jsonb
   LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["records_as_of"])]
@@ -62,12 +63,13 @@ fn rows_as_of(fcinfo: pg_sys::FunctionCallInfo) {
     let call = Call::new(fcinfo);
     let mut rows = ResultSet::new(call);
     let columns = call.texts(1).unwrap_or_default();
+    let is_told = call.argument(5).is_some_and(|is_told| is_told.value() != 0);
     let Some(wanted) = Wanted::of(call, 2) else { return };
     let mut tally = Tally::default();
     each_record(&wanted, &mut |told| {
         tally.count(&told, &columns);
         if let Some(known) = told.known.filter(|_| told.is_alive) {
-            rows.put(&[jsonb_datum(known)]);
+            rows.put(&[if is_told { jsonb_datum(known) } else { plain_datum(known) }]);
         }
     });
     tally.warn();
@@ -93,7 +95,7 @@ fn unknown_as_of(fcinfo: pg_sys::FunctionCallInfo) {
         if unknown.as_ref().is_none_or(|unknown| !unknown.is_empty()) {
             rows.put(&[
                 told.key.and_then(text_datum),
-                told.known.and_then(jsonb_datum),
+                told.known.and_then(plain_datum),
                 unknown.and_then(IntoDatum::into_datum),
                 reason.into_datum(),
             ]);
@@ -120,6 +122,14 @@ fn records_as_of(fcinfo: pg_sys::FunctionCallInfo) {
             told.reason.into_datum(),
         ]);
     });
+}
+
+/// The image of a row that is told.
+fn plain_datum(told: &[u8]) -> Option<pg_sys::Datum> {
+    match plain(told) {
+        Some(image) => jsonb_datum(&image),
+        None => jsonb_datum(told),
+    }
 }
 
 /// Of a row that is there: what was not sent, and what its table has by now and the row lacks.

@@ -26,7 +26,7 @@ const PARAMETERS: [BuiltinOid; 11] = [
 
 /// The line of an entry whose record's life has to be read.
 const LINE_OF: &CStr = c"SELECT l.* FROM audit_cdc_internal.line_of($1, $2, $3, $4) AS l";
-const COLUMNS: usize = 20;
+const COLUMNS: usize = 21;
 
 /// The first arguments are the statement's, null where they are not asked for; then the direction.
 #[pg_extern(

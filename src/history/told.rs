@@ -115,6 +115,7 @@ pub fn put(row: &Row, event: &Event, before: Option<&State>, rows: &mut ResultSe
         line.unknown_columns.into_datum(),
         line.note.map(|note| note.text("")).into_datum(),
         row.datum(column::CURSOR),
+        None, // exact values stand in the rows
     ]);
 }
 

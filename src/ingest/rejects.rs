@@ -114,11 +114,10 @@ pub fn refusal(error: &CaughtError) -> Option<Reject> {
     }
     let reject = Reject::new(sqlstate, report.message().to_owned());
     Some(match &sqlstate.0 {
-        b"22P05" => reject.hint("A json column of the source holds \\u0000, which PostgreSQL's jsonb cannot hold."),
+        b"22P05" => reject.hint("The name of a column holds \\u0000, which no name of PostgreSQL's can."),
         b"22P02" => {
-            reject.hint("A string of the row holds half of a surrogate pair, or is otherwise no valid Unicode.")
+            reject.hint("The name of a column holds half of a surrogate pair, or is otherwise no valid Unicode.")
         }
-        b"54001" => reject.hint("The row's JSON is nested too deeply; see max_stack_depth."),
         _ => reject,
     })
 }

@@ -3,9 +3,10 @@
 use super::entry::{Entry, record_id, record_pks};
 use crate::pg::BuiltinOid::{INT4ARRAYOID, TEXTARRAYOID};
 use crate::pg::Statement;
-use audit_core::message::{Change, Image, array_literal};
+use audit_core::message::{Change, array_literal};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
+use std::borrow::Cow;
 
 thread_local! {
     static RECORD_KEYS: Statement = const { Statement::new(
@@ -42,7 +43,7 @@ pub fn keep_record_keys(entries: &[Entry]) {
 pub fn image_digests<'c, 'a: 'c>(reads: impl Iterator<Item = &'c Change<'a>>) -> Vec<String> {
     DIGESTS.with(|digests| {
         digests.run(
-            || vec![reads.map(|read| read.new_values.and_then(Image::text)).collect::<Vec<_>>().into()],
+            || vec![reads.map(|read| read.spelled_row().map(Cow::into_owned)).collect::<Vec<_>>().into()],
             |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect(),
         )
     })

@@ -5,8 +5,9 @@ use super::month::months;
 use super::numbers::Numbers;
 use crate::pg::{ErrorReport, Found, LogValue, Partition, with_partition};
 use crate::projection::{Projection, feed};
-use audit_core::message::{Action, Annotations, Image, Logged};
+use audit_core::message::{Action, Annotations, Logged, Told, ToldImage};
 use pgrx::prelude::*;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
@@ -33,6 +34,7 @@ const COLUMNS: &[&CStr] = &[
     c"may_change_key",
     c"origin",
     c"notes",
+    c"exact_values",
 ];
 const ACTION: usize = 2;
 const COMMIT_LSN: usize = 3;
@@ -119,12 +121,14 @@ fn logged(found: &Found, action: Action) -> Logged {
 fn row<'e>(entry: &'e Entry, numbers: &Numbers) -> Vec<LogValue<'e>> {
     let change = entry.change;
     let sent = &change.sent;
+    let Told { old_values, new_values, exact_values } = change.told();
     let (annotations, large_annotations) = match &change.annotations {
         None => (LogValue::Null, LogValue::Null),
         Some(Annotations::Text(text)) => (LogValue::Annotations(text), LogValue::Null),
-        Some(Annotations::Jsonb(bytes)) => (LogValue::Image(Image::Jsonb(bytes)), LogValue::Null),
+        Some(Annotations::Jsonb(bytes)) => (LogValue::Jsonb((*bytes).into()), LogValue::Null),
         Some(Annotations::Large(large)) => {
-            (large.lifted.as_deref().map_or(LogValue::Null, LogValue::Json), LogValue::Uuid(&large.id))
+            let lifted = large.lifted.as_deref().map(Cow::Borrowed);
+            (lifted.map_or(LogValue::Null, LogValue::Json), LogValue::Uuid(&large.id))
         }
     };
     vec![
@@ -142,14 +146,23 @@ fn row<'e>(entry: &'e Entry, numbers: &Numbers) -> Vec<LogValue<'e>> {
         change.own_key().map_or(LogValue::Null, LogValue::Text),
         annotations,
         large_annotations,
-        change.old_values.map_or(LogValue::Null, LogValue::Image),
-        change.new_values.map_or(LogValue::Null, LogValue::Image),
+        image(old_values),
+        image(new_values),
         sent.unknown_columns.as_deref().map_or(LogValue::Null, LogValue::Texts),
         sent.unknown_old_columns.as_deref().map_or(LogValue::Null, LogValue::Texts),
         if change.may_change_key() { LogValue::True } else { LogValue::Null },
         LogValue::Char(entry.origin.letter()),
-        sent.notes.map_or(LogValue::Null, LogValue::Json),
+        sent.notes.map_or(LogValue::Null, |notes| LogValue::Json(notes.into())),
+        exact_values.map_or(LogValue::Null, LogValue::Json),
     ]
+}
+
+fn image(image: Option<ToldImage>) -> LogValue {
+    match image {
+        None => LogValue::Null,
+        Some(ToldImage::Jsonb(bytes)) => LogValue::Jsonb(bytes),
+        Some(ToldImage::Text(text)) => LogValue::Json(text),
+    }
 }
 
 fn neither_stored_nor_found() {

@@ -44,9 +44,8 @@ mod tests {
 
     #[pg_test]
     fn what_jsonb_cannot_hold() {
-        assert_eq!(set_aside(&message("insert", r#"{"a":"\u0000"}"#).json()), "22P05");
-        assert_eq!(set_aside(&message("insert", r#"{"a":"\ud800"}"#).at(1).json()), "22P02");
-        assert_eq!(set_aside(&message("insert", r#"{"a":1e999999}"#).at(2).json()), "22003");
+        assert_eq!(set_aside(&message("insert", r#"{"a\u0000":1}"#).json()), "22P05");
+        assert_eq!(set_aside(&message("insert", r#"{"a\ud800":1}"#).at(1).json()), "22P02");
     }
 
     #[pg_test]

@@ -126,12 +126,12 @@ def test_a_large_one_is_ingested_once(db):
 
 
 def test_a_reject_of_capture_has_its_large_annotations(paused):
-    paused.run("ALTER TABLE t ADD j json")
+    paused.run("ALTER TABLE t ADD j json; ALTER TABLE audit_cdc_internal.log ADD CHECK (new_values ->> 'j' IS DISTINCT FROM 'poison')")
     annotations = large(3000)
     with paused.connect().cursor() as cursor:
         cursor.execute("BEGIN")
         cursor.execute("SELECT audit_annotate('ada', request_id => 'r1', metadata => %s)", (json.dumps(annotations["metadata"]),))
-        cursor.execute(r"""INSERT INTO t SELECT g, 'x', CASE WHEN g = 2 THEN '["\u0000"]' ELSE '[]' END::json FROM generate_series(1, 3) AS g; COMMIT""")
+        cursor.execute(r"""INSERT INTO t SELECT g, 'x', CASE WHEN g = 2 THEN '"poison"' ELSE '[]' END::json FROM generate_series(1, 3) AS g; COMMIT""")
     assert capture(paused) == 2
     [(raw,)] = paused.rows("SELECT raw FROM audit_rejects")
     assert json.loads(raw)["metadata"]["transaction_annotations"] == annotations and json.loads(raw)["record"]["id"] == 2

@@ -22,9 +22,8 @@ BAD = {
     "no such day": (change(time="2026-02-30T00:00:00Z"), "22007"), "infinite time": (change(time="infinity"), "22007"),
     "a time before computers": (change(time="0044-03-15T00:00:00Z"), "22008"),
     "record as list": (change(record=[1]), "22023"), "keys as object": ({**change(), "metadata": {**change()["metadata"], "record_pks": {}}}, "22023"),
-    "nul in the row": (change(record={"a": "\0"}), "22P05"), "nul in a name": (change(table="a\0"), "22P05"),
-    "half a surrogate": (change(record={"a": "\ud800"}), "22P02"), "a name without end": (change(table="t" * 5000), "54000"),
-    "a number beyond numeric": (json.dumps(change(record={"n": 77})).replace("77", "1e999999"), "22003"),
+    "nul in a column's name": (change(record={"a\0": 1}), "22P05"), "nul in a name": (change(table="a\0"), "22P05"),
+    "half a surrogate in a column's name": (change(record={"a\ud800": 1}), "22P02"), "a name without end": (change(table="t" * 5000), "54000"),
     "not an object": (7, "22023"), "null": ("null", "22023"), "a name that is empty": (change(table=""), "2203A"),
     "a key twice": (json.dumps(change()).replace('{"action"', '{"record": {"id": 9}, "action"'), "22030"),
     "a leap second": (change(time="2026-03-01T08:59:60.000000Z"), "22008"),
@@ -52,14 +51,14 @@ def test_a_broken_body_is_set_aside_whole(db, body):
 
 
 def test_a_reject_names_its_table_where_it_can_be_read(db):
-    db.ingest(batch([change(lsn="5", key="k"), without("table_name"), change(1, record={"a": "\0"})]))
+    db.ingest(batch([change(lsn="5", key="k"), without("table_name"), change(1, record={"a\0": 1})]))
     assert db.rows("SELECT database_id, table_schema, table_name FROM audit_rejects ORDER BY batch_position") == [
         ("d1", "public", "orders"), (None, None, None), ("d1", "public", "orders")]
     assert db.rows("SELECT table_name, rejects FROM audit_status()") == [("orders", 2), (None, 1)]
 
 
 def test_many_poison_messages(db):
-    messages = [change(n, record={"a": "\0" if n % 3 == 0 else "x"}) for n in range(999)]
+    messages = [change(n, record={"a\0" if n % 3 == 0 else "a": "x"}) for n in range(999)]
     assert db.ingest(batch(messages)) == (999, 666, 0, 333)
 
 
@@ -135,7 +134,7 @@ def test_a_body_that_can_be_read_by_now(db):
 
 def test_a_copy_of_what_was_refused(db):
     """Counted as what became of it; and a copy that can be stored is stored."""
-    bad, good = change(record={"a": "\0"}), change(record={"a": "x"})
+    bad, good = change(record={"a\0": 1}), change(record={"a": "x"})
     assert db.ingest(batch([bad, bad, bad])) == (3, 0, 0, 3)
     assert db.rows("SELECT deliveries FROM audit_rejects") == [(3,)]
     assert db.ingest(batch([bad, good, bad, good])) == (4, 1, 1, 2)
@@ -173,7 +172,7 @@ def test_any_rejection_can_fail_the_whole_call(db):
     connection = db.connect()
     connection.cursor().execute("SET audit_cdc.on_reject = 'error'")
     with pytest.raises(psycopg2.Error) as raised:
-        db.ingest(batch([change(), change(1, record={"secret": "hush\0"})]), connection)
+        db.ingest(batch([change(), change(1, record={"secret\0": "hush"})]), connection)
     assert raised.value.pgcode == "22P05"
     assert "hush" not in str(raised.value) and "secret" not in str(raised.value)
     with pytest.raises(psycopg2.errors.InvalidTextRepresentation):

@@ -24,8 +24,9 @@ const PLACE: [&str; 4] =
 
 /// What a line is made of, from the log's row `l`: first what tells whether the entry needs a record's life.
 pub const ENTRY: &str = "l.audited_table, l.action::text AS action, l.commit_lsn, l.commit_idx, l.commit_timestamp,
-  l.old_values, l.new_values, l.unknown_columns, l.unknown_old_columns,
-  l.id, l.record_id, l.may_change_key,
+  audit_cdc_internal.told_image(l.old_values, l.exact_values, 'old') AS old_values,
+  audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new') AS new_values,
+  l.unknown_columns, l.unknown_old_columns, l.id, l.record_id, l.may_change_key,
   audit_cdc_internal.lifted(l.annotations, 'username') AS username,
   audit_cdc_internal.lifted(l.annotations, 'source') AS source,
   audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
@@ -50,8 +51,9 @@ SELECT p.audited_table, p.action, p.commit_lsn, p.commit_idx, p.commit_timestamp
 FROM page AS p
 JOIN tables AS t ON t.number = p.audited_table
 LEFT JOIN LATERAL (
-  SELECT l.audited_table, l.action::text, l.commit_lsn, l.commit_idx, l.commit_timestamp, l.old_values, l.new_values,
-         l.unknown_columns, l.unknown_old_columns
+  SELECT l.audited_table, l.action::text, l.commit_lsn, l.commit_idx, l.commit_timestamp,
+         audit_cdc_internal.told_image(l.old_values, l.exact_values, 'old'),
+         audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new'), l.unknown_columns, l.unknown_old_columns
   FROM audit_cdc_internal.log AS l
   WHERE l.record_id = p.record_id
     AND l.audited_table = ANY ((t.audited).numbers)

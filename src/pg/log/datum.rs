@@ -1,7 +1,7 @@
 //! Values on their way into a row of the log.
 
 use audit_core::json::jsonb;
-use audit_core::message::{self, Image};
+use audit_core::message;
 use pgrx::{IntoDatum, direct_function_call, direct_function_call_as_datum as called, pg_sys};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -21,8 +21,9 @@ pub enum LogValue<'v> {
     Uuid(&'v [u8; 16]),
     Text(&'v str),
     Texts(&'v [Cow<'v, str>]),
-    Json(&'v str),
-    Image(Image<'v>),
+    Json(Cow<'v, str>),
+    /// The bytes of a `jsonb`.
+    Jsonb(Cow<'v, [u8]>),
     /// JSON that `jsonb` need not take: then it is kept as text.
     Annotations(&'v str),
     Action(&'static CStr),
@@ -70,14 +71,14 @@ impl Types {
                 LogValue::Texts([]) => NO_TEXTS.as_ptr().into(),
                 LogValue::Texts(texts) => return texts.iter().map(Cow::as_ref).collect::<Vec<&str>>().into_datum(),
                 // laid out as any value of variable length
-                LogValue::Image(Image::Jsonb(bytes)) => return bytes.into_datum(),
-                LogValue::Json(text) | LogValue::Image(Image::Text(text)) => match jsonb(text) {
+                LogValue::Jsonb(bytes) => return bytes.as_ref().into_datum(),
+                LogValue::Json(text) => match jsonb(text) {
                     Some(bytes) => return bytes.into_datum(),
                     None => called(pg_sys::jsonb_in, &[c_string(text)])?,
                 },
                 LogValue::Annotations(json) => match jsonb(json) {
                     Some(bytes) => return bytes.into_datum(),
-                    None => return self.datum(&LogValue::Json(&message::kept(json))),
+                    None => return self.datum(&LogValue::Json(message::kept(json))),
                 },
                 LogValue::Action(label) => self.action(label).into(),
             })

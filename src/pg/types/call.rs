@@ -68,6 +68,23 @@ impl Call {
         }
     }
 
+    /// What follows the length in a `jsonb` argument. It lives as long as the call.
+    pub fn jsonb_bytes(self, index: usize) -> Option<&'static [u8]> {
+        let datum = self.argument(index)?;
+        // SAFETY: the argument is declared jsonb. Detoasted it lives in the memory of the call, and no caller keeps it.
+        unsafe {
+            let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+            Some(std::slice::from_raw_parts(value.cast::<u8>().add(4), pgrx::varlena::varsize(value) - 4))
+        }
+    }
+
+    /// A `text` argument.
+    pub fn text(self, index: usize) -> Option<String> {
+        let datum = self.argument(index)?;
+        // SAFETY: the argument is declared text.
+        unsafe { String::from_datum(datum, false) }
+    }
+
     /// The elements, without nulls, of a `text[]` argument.
     pub fn texts(self, index: usize) -> Option<Vec<String>> {
         let datum = self.argument(index)?;

@@ -16,7 +16,7 @@ SELECT audit_ingest('[{"action":"upsert","record":{},"metadata":{}}]');
 \echo :LAST_ERROR_SQLSTATE
 SELECT audit_ingest('[{"action":"insert","record":{},"metadata":{"commit_lsn":"1"}}]');
 \echo :LAST_ERROR_SQLSTATE
-SELECT audit_ingest('[{"action":"insert","record":{"a":"\u0000"},"metadata":{"commit_lsn":1,"commit_idx":0,"commit_timestamp":"2026-03-01T09:00:00Z","table_schema":"public","table_name":"t"}}]');
+SELECT audit_ingest('[{"action":"insert","record":{"a\u0000":1},"metadata":{"commit_lsn":1,"commit_idx":0,"commit_timestamp":"2026-03-01T09:00:00Z","table_schema":"public","table_name":"t"}}]');
 \echo :LAST_ERROR_SQLSTATE
 SELECT audit_ingest('[{"action":"insert","record":{"a":1},"metadata":{"commit_lsn":1,"commit_idx":0,"commit_timestamp":"today","table_schema":"public","table_name":"t"}}]');
 \echo :LAST_ERROR_SQLSTATE

@@ -20,7 +20,7 @@ pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 pub fn input_text<'a>(value: &'a str, shape: &TypeShape) -> Option<Cow<'a, str>> {
     let text = match (value.as_bytes().first(), shape) {
         (Some(b'n'), _) => return None,
-        (_, TypeShape::Json) => None,
+        (_, TypeShape::Json | TypeShape::Jsonb) => None,
         (Some(b'"'), _) => serde_json::from_str(value).ok().map(|Text(string)| of_string(string, value, shape)),
         (Some(b'['), TypeShape::Array { element, delimiter }) => array(value, element, *delimiter, 1).map(Cow::Owned),
         (Some(b'['), TypeShape::TsVector) if value == "[]" => Some("".into()),
@@ -33,6 +33,16 @@ pub fn input_text<'a>(value: &'a str, shape: &TypeShape) -> Option<Cow<'a, str>>
         _ => None,
     };
     Some(text.unwrap_or(Cow::Borrowed(value)))
+}
+
+/// The same of the text that stands beside an image: it is read as it is, but for an array that Sequin has written.
+pub fn exact_text<'a>(text: &'a str, shape: &TypeShape) -> Cow<'a, str> {
+    match shape {
+        TypeShape::Array { element, delimiter } if text.starts_with('[') => {
+            array(text, element, *delimiter, 1).map_or(Cow::Borrowed(text), Cow::Owned)
+        }
+        _ => Cow::Borrowed(text),
+    }
 }
 
 fn of_string<'a>(string: Cow<'a, str>, value: &'a str, shape: &TypeShape) -> Cow<'a, str> {
@@ -66,7 +76,7 @@ fn array(value: &str, element: &TypeShape, delimiter: char, dimension: usize) ->
         }
         let is_inner_dimension = raw.starts_with('[')
             && match element {
-                TypeShape::Json | TypeShape::JsonInString | TypeShape::Array { .. } => false,
+                TypeShape::Json | TypeShape::Jsonb | TypeShape::JsonInString | TypeShape::Array { .. } => false,
                 TypeShape::TsVector => raw != "[]",
                 _ => true,
             };
@@ -187,10 +197,19 @@ mod tests {
     #[test]
     fn json_is_the_value_itself() {
         assert_eq!(text(r#""text""#, TypeShape::Json), r#""text""#);
-        assert_eq!(text(r#"{"a": 1.10}"#, TypeShape::Json), r#"{"a": 1.10}"#);
+        assert_eq!(text(r#"{"a": 1.10}"#, TypeShape::Jsonb), r#"{"a": 1.10}"#);
         assert_eq!(text(r#""{\"a\": 1}""#, TypeShape::JsonInString), r#"{"a": 1}"#);
         assert_eq!(text(r#""plain""#, TypeShape::JsonInString), r#""plain""#);
         assert_eq!(text(r#"{"a": 1}"#, TypeShape::JsonInString), r#"{"a": 1}"#);
+    }
+
+    #[test]
+    fn a_text_beside_an_image_is_read_as_it_is() {
+        for literal in [r#"{"null",NULL}"#, r#"[0:1]={"null",NULL}"#] {
+            assert_eq!(exact_text(literal, &array_of(TypeShape::Jsonb)), literal);
+        }
+        assert_eq!(exact_text(r#"["\u0000"]"#, &array_of(TypeShape::Json)), r#"{"\"\\u0000\""}"#);
+        assert_eq!(exact_text("[1,  2]", &TypeShape::Json), "[1,  2]");
     }
 
     #[test]

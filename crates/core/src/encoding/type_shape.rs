@@ -1,5 +1,7 @@
 //! What of a type decides how its values are encoded.
 
+use serde_json::value::RawValue;
+
 /// Sequin's encodings differ by these; every other type travels as its own text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TypeShape {
@@ -7,8 +9,10 @@ pub enum TypeShape {
     Boolean,
     Integer,
     Float,
-    /// `json`, `jsonb`: the value itself.
+    /// `json`: the value itself, whose text matters.
     Json,
+    /// `jsonb`: the value itself, in its one spelling.
+    Jsonb,
     /// `json` or `jsonb` behind two domains: from the WAL a string that holds JSON.
     JsonInString,
     Date,
@@ -30,12 +34,13 @@ pub enum TypeShape {
 impl TypeShape {
     /// Those that are written otherwise than as text, but for arrays, and the letters by which the WAL's stream
     /// names them.
-    const LETTERS: [(u8, Self); 8] = [
+    const LETTERS: [(u8, Self); 9] = [
         (b't', Self::Text),
         (b'b', Self::Boolean),
         (b'i', Self::Integer),
         (b'f', Self::Float),
         (b'j', Self::Json),
+        (b'J', Self::Jsonb),
         (b's', Self::Timestamp),
         (b'z', Self::TimestampTz),
         (b'v', Self::Interval),
@@ -50,6 +55,15 @@ impl TypeShape {
         Self::LETTERS.iter().find(|(_, known)| known == self).map_or(b't', |(letter, _)| *letter)
     }
 
+    /// Is it `json`, `jsonb`, or an array of them?
+    pub fn holds_json(&self) -> bool {
+        match self {
+            Self::Json | Self::Jsonb => true,
+            Self::Array { element, .. } => element.holds_json(),
+            _ => false,
+        }
+    }
+
     /// As values are written: text where their own text is written.
     pub fn as_written(self) -> Self {
         match self {
@@ -57,4 +71,8 @@ impl TypeShape {
             plain => Self::of_letter(plain.letter()).unwrap_or(Self::Text),
         }
     }
+}
+
+pub(super) fn is_json(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(text).is_ok()
 }

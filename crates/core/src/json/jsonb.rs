@@ -10,7 +10,7 @@ const DEEPEST: usize = 64;
 /// Larger, and an entry's length might not fit.
 pub const LONGEST: usize = 1 << 24;
 
-const ARRAY: u32 = 0x4000_0000;
+pub(super) const ARRAY: u32 = 0x4000_0000;
 pub(super) const OBJECT: u32 = 0x2000_0000;
 /// Each entry of so many holds where it ends, the others how long they are.
 const STRIDE: usize = 32;
@@ -125,11 +125,16 @@ impl<'a> Reader<'a> {
         // shorter keys first; of equal ones the last counts
         members.sort_by(|(one, _), (two, _)| key_order(one, two));
         if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            if depth > 0 {
+                return None; // which is forgotten must be noticed
+            }
             members.reverse();
             members.dedup_by(|later, kept| later.0 == kept.0);
             members.reverse();
         }
-        Some(Json::Object(members))
+        // a column's value that looks as if it was marked (`told`), which must be noticed
+        let is_marked = depth == 1 && members.first().is_some_and(|(key, _)| key.is_empty());
+        (!is_marked).then_some(Json::Object(members))
     }
 
     /// Behind the opening quote.
@@ -339,6 +344,9 @@ fn write_numeric(bytes: &mut Vec<u8>, token: &str) -> Option<()> {
     let groups = &groups[first..last];
     let (mut weight, mut sign) = (whole.len().div_ceil(4) as i32 - 1 - first as i32, is_negative);
     if groups.is_empty() {
+        if is_negative {
+            return None; // its sign is forgotten, which must be noticed
+        }
         (weight, sign) = (0, false);
     }
     let negative_weight = if weight < 0 { 0x40 } else { 0 };

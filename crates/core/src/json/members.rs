@@ -103,25 +103,30 @@ pub fn object(members: &[Member]) -> Vec<u8> {
         entries.add(&mut bytes, IS_STRING | key.len() as u32);
     }
     for (_, value) in members {
-        let start = bytes.len();
-        let kind = match value {
-            Value::Null => IS_NULL,
-            Value::Boolean(false) => IS_FALSE,
-            Value::Boolean(true) => IS_TRUE,
-            Value::String(text) => {
-                bytes.extend_from_slice(text);
-                IS_STRING
-            }
-            Value::Number(aligned) | Value::Container(aligned) => {
-                pad(&mut bytes);
-                bytes.extend_from_slice(aligned);
-                if matches!(value, Value::Number(_)) { IS_NUMERIC } else { IS_CONTAINER }
-            }
-        };
-        let length = (bytes.len() - start) as u32;
-        entries.add(&mut bytes, kind | length);
+        push_value(&mut bytes, &mut entries, value);
     }
     bytes
+}
+
+/// Appends a value to the container of these entries.
+pub(super) fn push_value(bytes: &mut Vec<u8>, entries: &mut Entries, value: &Value) {
+    let start = bytes.len();
+    let kind = match value {
+        Value::Null => IS_NULL,
+        Value::Boolean(false) => IS_FALSE,
+        Value::Boolean(true) => IS_TRUE,
+        Value::String(text) => {
+            bytes.extend_from_slice(text);
+            IS_STRING
+        }
+        Value::Number(aligned) | Value::Container(aligned) => {
+            pad(bytes);
+            bytes.extend_from_slice(aligned);
+            if matches!(value, Value::Number(_)) { IS_NUMERIC } else { IS_CONTAINER }
+        }
+    };
+    let length = (bytes.len() - start) as u32;
+    entries.add(bytes, kind | length);
 }
 
 impl Value<'_> {
@@ -164,7 +169,7 @@ impl Value<'_> {
     }
 }
 
-fn elements(container: &[u8]) -> Vec<Value<'_>> {
+pub(super) fn elements(container: &[u8]) -> Vec<Value<'_>> {
     let count = word(container, 0).unwrap_or(0) & LENGTH;
     let Some(mut elements) = Elements::new(container, count as usize) else { return Vec::new() };
     (0..count).map_while(|_| elements.next_value()).collect()

@@ -21,7 +21,7 @@ enum Member<'a> {
 const FEW_KEYS: usize = 32;
 
 #[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 impl<'a> Object<'a> {
     /// `None` when the text is not an object, or a key of it is not a valid string.
@@ -68,6 +68,14 @@ impl<'a> Object<'a> {
 
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(key, _)| key.as_ref())
+    }
+
+    /// Each with its text, but for what was read along.
+    pub fn members(&self) -> impl Iterator<Item = (&Cow<'a, str>, &'a str)> {
+        self.0.iter().filter_map(|(key, member)| match member {
+            Member::Text(text) => Some((key, *text)),
+            Member::Object(_) => None,
+        })
     }
 
     pub fn has(&self, key: &str) -> bool {

@@ -1,10 +1,10 @@
 //! Rows as `jsonb`.
 
-use crate::json::{Value, key_order_of, members, object};
+use crate::json::{Value, key_order_of, marked, members, object};
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-/// A row: the bytes that follow the length in a `jsonb` datum.
+/// A row, told (`json::told`): the bytes that follow the length in a `jsonb` datum.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image<'a>(Cow<'a, [u8]>);
 
@@ -51,10 +51,12 @@ impl<'a> Image<'a> {
         members(&self.0).iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect()
     }
 
-    /// The column's value as `->>` gives it.
+    /// The column's value as `->>` gives it, or exactly.
     #[must_use]
     pub fn text(&self, column: &str) -> Option<Vec<u8>> {
-        members(&self.0).iter().find(|(key, _)| *key == column.as_bytes())?.1.text()
+        let all = members(&self.0);
+        let (_, value) = all.iter().find(|(key, _)| *key == column.as_bytes())?;
+        marked(value).map_or_else(|| value.text(), |(text, _)| Some(text.to_vec()))
     }
 
     /// This one, and over it what the other has.
@@ -121,6 +123,13 @@ impl<'a> Image<'a> {
     }
 }
 
+/// A column of `json` may have become one of `jsonb`: then one of them is exact, and the other is not.
 fn differ(one: &Value, two: &Value) -> bool {
-    !one.equals(two) && one.text() != two.text()
+    let (one, two) = match (marked(one), marked(two)) {
+        (Some((one, _)), Some((two, _))) => return one != two,
+        (marked_one, marked_two) => {
+            (marked_one.map_or(*one, |(_, value)| value), marked_two.map_or(*two, |(_, value)| value))
+        }
+    };
+    !one.equals(&two) && one.text() != two.text()
 }

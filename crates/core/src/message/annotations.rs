@@ -1,8 +1,8 @@
 //! What a transaction says of its changes. It never refuses them: what `jsonb` cannot hold is kept as text.
 
 use super::digest::{Digest, annotations_digest, hex, hex_digest_of};
-use super::holdable::jsonb_takes;
 use super::origin::Origin;
+use crate::json::jsonb_takes;
 use crate::json::object::{Object, string};
 use serde_json::value::RawValue;
 use std::borrow::Cow;

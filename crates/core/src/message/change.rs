@@ -9,6 +9,7 @@ use super::original::Original;
 use super::raw_message::RawMessage;
 use super::record_key::RecordKey;
 use super::source_table::SourceTable;
+use super::texts::exact_values;
 use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Envelope, Object, required, wrong_type};
@@ -48,6 +49,8 @@ pub struct Sent<'a> {
     pub unknown_old_columns: Option<Vec<Cow<'a, str>>>,
     /// What else is to be known of the change, an object.
     pub notes: Option<&'a str>,
+    /// What the images do not hold of values: texts by column, of each side.
+    pub exact_values: Option<&'a str>,
 }
 
 impl<'a> Sent<'a> {
@@ -71,6 +74,7 @@ impl<'a> Sent<'a> {
                 Some(notes) if !notes.starts_with('{') => return Err(wrong_type("notes", "an object")),
                 notes => notes,
             },
+            exact_values: metadata.get("exact_values").map(exact_values).transpose()?,
         })
     }
 }

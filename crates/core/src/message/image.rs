@@ -2,6 +2,7 @@
 
 use crate::Reject;
 use crate::SqlState;
+use crate::json::LONGEST_IMAGE;
 use crate::json::object::{Object, has_container_over, wrong_type};
 
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +22,6 @@ impl<'a> Image<'a> {
         }
     }
 }
-
-/// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
-pub(super) const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
 
 /// While it reads JSON, PostgreSQL doubles the memory of a container of 32-byte elements or 72-byte pairs. An
 /// allocation ends at 1 GB (PostgreSQL source, `jsonb_util.c`, `memutils.h`).

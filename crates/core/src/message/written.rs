@@ -43,6 +43,7 @@ pub struct Known {
     pub unknown_columns: Range<usize>,
     pub unknown_old_columns: Range<usize>,
     pub notes: Option<Range<usize>>,
+    pub exact_values: Option<Range<usize>>,
 }
 
 /// What every message of a table says alike.
@@ -142,6 +143,7 @@ impl Known {
                 unknown_columns: Some(strings(part(&self.unknown_columns), "").ok()?),
                 unknown_old_columns: Some(strings(part(&self.unknown_old_columns), "").ok()?),
                 notes: self.notes.as_ref().map(part),
+                exact_values: self.exact_values.as_ref().map(part),
             },
         })
     }

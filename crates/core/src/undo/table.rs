@@ -22,6 +22,9 @@ pub struct Table {
     /// No two rows have one key, also in the middle of a transaction.
     pub is_key_unique: bool,
     pub columns: Vec<Column>,
+    /// Its changes come from capture: values are spelled as they are.
+    #[serde(default)]
+    pub is_exact: bool,
     /// Nobody knows which columns it has; those of the changes are taken.
     pub is_open: bool,
     /// Columns of other unique indexes; `None`: of expressions, or other constraints of the kind.
@@ -60,6 +63,9 @@ pub struct Column {
     /// How its values are written in JSON.
     #[serde(skip, default = "text")]
     pub shape: TypeShape,
+    /// As the table says.
+    #[serde(skip)]
+    pub is_exact: bool,
 }
 
 /// Which different values a type's equality finds equal.
@@ -126,6 +132,7 @@ impl Table {
             if column.type_oid != 0 {
                 column.shape = shape(column.type_oid);
             }
+            column.is_exact = table.is_exact;
             table.by_name.insert(column.name.clone(), place);
         }
         Some(table)

@@ -2,11 +2,12 @@
 
 use super::image::Image;
 use super::table::{Column, Equality};
-use crate::encoding::input_text;
+use crate::encoding::{exact_text, input_text};
+use crate::json::marked_text;
 
 /// What a column is compared with.
 pub(super) enum Other<'a> {
-    /// A value as JSON.
+    /// A value as JSON, or with its exact text (`json::told`).
     Value(&'a str),
     /// Another column of the type.
     Column { name: String, nulls: Nulls },
@@ -49,7 +50,10 @@ impl Column {
         if self.is_json_null(value) {
             return Some(quoted("null"));
         }
-        input_text(value, &self.shape).map(|text| quoted(&text))
+        match marked_text(value) {
+            Some((text, _)) => Some(quoted(&exact_text(&text, &self.shape))),
+            None => input_text(value, &self.shape).map(|text| quoted(&text)),
+        }
     }
 
     /// A value as it is to be written; of a type that would not be guessed, with its type.
@@ -83,7 +87,11 @@ impl Column {
                     Some(name) if self.is_plain => format!("{literal}::{name}::text"),
                     _ => format!("{literal}::text"),
                 };
-                (literal, typed, quoted(value), "=")
+                let json = match marked_text(value) {
+                    Some(_) => typed.clone(),
+                    None => quoted(value),
+                };
+                (literal, typed, json, "=")
             }
             Other::Column { name, nulls } => (
                 name.clone(),
@@ -93,11 +101,14 @@ impl Column {
             ),
         };
         match self.r#type.as_deref() {
-            // json takes what jsonb does not
-            Some("json") => format!(
-                "CASE WHEN strpos({column}::text, E'\\\\u0000') = 0 THEN {column}::jsonb::text END \
-                {equals} {right_json}"
-            ),
+            Some("json") if self.is_exact => format!("{column}::text {equals} {right_text}"),
+            // how it is spelled is Sequin's
+            Some("json") => match other {
+                Other::Value(value) if marked_text(value).is_none() => {
+                    format!("{} {equals} {right_json}", in_one_spelling(&column))
+                }
+                _ => format!("{} {equals} {}", in_one_spelling(&column), in_one_spelling(&right)),
+            },
             Some("jsonb") => format!("{column}::text {equals} {right_json}"),
             // by its output function: users may have made the cast
             Some(_) if self.is_users => {
@@ -148,6 +159,16 @@ impl Column {
         format!("({column} IS NULL OR {column}::text COLLATE \"C\" = {older}::{name}::text)")
     }
 }
+
+/// As `jsonb` spells it; what `jsonb` does not take, as it is.
+fn in_one_spelling(json: &str) -> String {
+    let not_of_jsonb = quoted(NOT_OF_JSONB);
+    format!("CASE WHEN {json}::text ~ {not_of_jsonb} THEN {json}::text ELSE {json}::jsonb::text END")
+}
+
+/// `\u0000`, half a surrogate pair, exponents of four digits.
+const NOT_OF_JSONB: &str =
+    r"\\u0000|\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]|[eE][-+]?\d{4}";
 
 /// "It is this row", by these columns.
 pub(super) fn is_row(alias: &str, image: &Image, columns: &[&Column]) -> String {

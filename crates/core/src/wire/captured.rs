@@ -85,6 +85,7 @@ pub struct Typed {
     has_rows: (bool, bool),
     /// JSON text.
     notes: Option<String>,
+    exact_values: Option<String>,
 }
 
 impl Captured {
@@ -200,6 +201,7 @@ impl Typed {
             unknown_old: images.unknown_old.clone(),
             has_rows: (images.has_old_row(), images.has_row()),
             notes: (!images.notes.is_empty()).then(|| table.notes(&images.notes)),
+            exact_values: images.exact_values.clone(),
         })
     }
 
@@ -228,6 +230,7 @@ impl Typed {
                 unknown_columns: names(&self.unknown, has_row),
                 unknown_old_columns: names(&self.unknown_old, has_old_row),
                 notes: self.notes.as_deref(),
+                exact_values: self.exact_values.as_deref(),
             },
         }
     }

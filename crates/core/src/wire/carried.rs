@@ -30,7 +30,7 @@ pub fn too_large(values: &[(&TypeShape, &str)]) -> Vec<usize> {
 fn json_length(text: &str, kind: &TypeShape) -> Option<usize> {
     let as_string = || text.bytes().map(written_length).sum::<usize>() + 2;
     let (length, is_holdable) = match kind {
-        TypeShape::Json => (text.len(), jsonb_holds(text)),
+        TypeShape::Json | TypeShape::Jsonb => (text.len(), jsonb_holds(text)),
         TypeShape::Array { delimiter, .. } => {
             let elements = text.bytes().filter(|byte| char::from(*byte) == *delimiter).count();
             (as_string() + 2 * elements, elements < MOST_ELEMENTS as usize)

@@ -40,6 +40,8 @@ pub struct Images<'r> {
     pub unknown: Vec<usize>,
     pub unknown_old: Vec<usize>,
     pub notes: Notes<'r>,
+    /// What the images do not hold, as JSON.
+    pub exact_values: Option<String>,
 }
 
 /// What else is to be known of a change.
@@ -59,6 +61,11 @@ impl Notes<'_> {
 
 impl<'r> Images<'r> {
     pub fn of(table: &Table, event: Event<'r>) -> Self {
+        let images = Self::told(table, event);
+        if table.exact.is_empty() { images } else { images.exactly(table) }
+    }
+
+    fn told(table: &Table, event: Event<'r>) -> Self {
         match event {
             Event::Inserted(row) => Self::after(Action::Insert, row),
             Event::Read(row) => Self::after(Action::Read, row),
@@ -151,6 +158,7 @@ impl<'r> Images<'r> {
             unknown: Vec::new(),
             unknown_old: Vec::new(),
             notes,
+            exact_values: None,
         }
     }
 

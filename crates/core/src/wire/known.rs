@@ -9,7 +9,6 @@ use super::relation::{Column, Table};
 use super::spelled::Metadata;
 use super::time::CommitTime;
 use super::writer::Writer;
-use crate::SqlState;
 use crate::encoding::TypeShape;
 use crate::json::jsonb;
 use crate::json::string;
@@ -172,17 +171,17 @@ proptest! {
 }
 
 #[test]
-fn what_jsonb_cannot_hold_is_refused() {
-    let columns = vec![Column::new("j", TypeShape::Json, true)];
-    let table = Table::new(r#"{"id":"d"}"#, ("s", "t"), ReplicaIdentity::Full, columns, &[], &[]);
-    let at = Metadata { lsn: 1, idx: Some(0), time: CommitTime::of(0), idempotency_key: "k", annotations: None };
-    let refused = |elements: usize| {
-        let json = format!("[{}0]", "0,".repeat(elements - 1));
+fn what_jsonb_cannot_hold_stands_beside_it() {
+    for kind in [TypeShape::Json, TypeShape::Jsonb] {
+        let columns = vec![Column::new("j", kind, true)];
+        let table = Table::new(r#"{"id":"d"}"#, ("s", "t"), ReplicaIdentity::Full, columns, &[], &[]);
+        let at = Metadata { lsn: 1, idx: Some(0), time: CommitTime::of(0), idempotency_key: "k", annotations: None };
+        let json = format!("[{}0]", "0,".repeat(1 << 24));
         let written = table.message(&at, Event::Inserted(&[Value::Text(&json)]));
-        written.parsed(1).err().map(|(_, reject)| reject.sqlstate)
-    };
-    assert_eq!(refused(1 << 24), None);
-    assert_eq!(refused((1 << 24) + 1), Some(SqlState::PROGRAM_LIMIT_EXCEEDED));
+        let change = written.parsed(1).expect("a change");
+        assert_eq!(change.new_values.and_then(Image::text), Some(r#"{"j":null}"#));
+        assert_eq!(change.sent.exact_values.map(str::len), Some(json.len() + r#"{"new":{"j":""}}"#.len()));
+    }
 }
 
 /// What PostgreSQL writes, and what it does not, for each kind.
@@ -195,13 +194,14 @@ fn kinds() -> Vec<(TypeShape, &'static str)> {
         (TypeShape::Boolean, "[tf]|true"),
         (TypeShape::Integer, "0|-?[1-9][0-9]{0,18}|-0|7 "),
         (TypeShape::Float, r"-?[0-9]{1,20}(\.[0-9]{1,30})?|NaN|-?Infinity|1e-07|-0"),
-        (TypeShape::Json, r#" ?\{"b": ?[0-9]{1,70},"aa":\[true,null,"x\\u000[0-9]"\],"b":\{\}\} ?|7|"s"|no json"#),
+        (TypeShape::Json, r#" ?\{"b": ?[0-9]{1,70},"aa":\[true,null,"x\\u000[0-9]"\],"b":\{\}\} ?|7|"s"|null|no json"#),
+        (TypeShape::Jsonb, r#"\{"b": [0-9]{1,70}, "aa": \[true, null\]\}|-?7|"s"|null|\{"": \["t", 1\]\}"#),
         (TypeShape::Timestamp, time),
         (TypeShape::TimestampTz, zoned),
         (TypeShape::Interval, r"P(-?[0-9]{1,3}Y)?(-?[0-9]D)?(T-?[0-9]{1,3}H(-?[0-9]\.[0-9]{1,6}S)?)?|infinity"),
         (array(TypeShape::Integer), r"\{([0-9]{1,5}|NULL)(,([0-9]{1,5}|NULL)){0,3}\}|\{\}|\[0:1\]=\{1,2\}"),
         (array(TypeShape::Text), r#"\{\{[a-z]{0,3},"[a-z,]{0,3}"\},\{b,NULL\}\}|\{[a-z]{1,3}"#),
-        (array(TypeShape::Json), r#"\{"\{\\"a\\": [0-9]{1,9}\}"\}"#),
+        (array(TypeShape::Json), r#"\{"\{\\"a\\": [0-9]{1,9}\}",("null"|NULL|"-0")\}"#),
     ]
 }
 

@@ -1,11 +1,12 @@
 //! From the bytes of our output plugin to changes. `writer` and `protocol` are the two sides of one message of the
 //! stream. `decoder` keeps what the earlier ones said, `images` tells what a change says of its row. `relation` writes
 //! values as `jsonb`, `captured` holds the change, `spelled` writes it as Sequin's message. `carried` says which values
-//! are too large.
+//! are too large, `exact` what an image does not hold.
 
 mod captured;
 mod carried;
 mod decoder;
+mod exact;
 mod images;
 pub mod protocol;
 mod relation;

@@ -11,6 +11,8 @@ pub struct Table {
     pub(super) columns: Vec<Column>,
     /// Places of columns in the order of `jsonb`. `None`: two of them have one name, or no text can be one.
     order: Option<Vec<usize>>,
+    /// Places of columns whose values an image may not hold whole.
+    pub(super) exact: Vec<usize>,
     /// Places of the primary key's columns; `None`: one of them is not sent.
     pub(super) key: Option<Vec<usize>>,
     /// Columns that the table has and the stream leaves out.
@@ -73,6 +75,7 @@ impl Table {
         let never_sent: Vec<Name> = never_sent.iter().map(|name| Name::new(name)).collect();
         Self {
             order: order(&columns).filter(|_| never_sent.iter().all(|name| is_text(&name.text))),
+            exact: (0..columns.len()).filter(|index| columns[*index].shape.holds_json()).collect(),
             key: key.iter().map(index).collect(),
             about: About::parse(&format!("{{\"database\":{database},{names}}}")).map(Rc::new),
             length: 512 + database.len() + names.len() + columns.iter().map(|c| c.name.json.len() + 8).sum::<usize>(),

@@ -39,13 +39,12 @@ impl Table {
         json.push_str(",\"metadata\":{\"commit_idx\":");
         part(&mut json, at.idx, |json, idx| write!(json, "{idx}").unwrap_or_default());
         let _ = write!(json, ",\"commit_lsn\":{}", at.lsn);
-        json.extend([
-            ",\"commit_timestamp\":",
-            &at.time.json(),
-            ",\"database\":",
-            &self.database,
-            ",\"idempotency_key\":",
-        ]);
+        json.extend([",\"commit_timestamp\":", &at.time.json(), ",\"database\":", &self.database]);
+        let exact_values = images.exact_values.as_ref().map(|texts| {
+            json.push_str(",\"exact_values\":");
+            written(&mut json, |json| json.push_str(texts))
+        });
+        json.push_str(",\"idempotency_key\":");
         let idempotency_key = written(&mut json, |json| push_string(json, at.idempotency_key));
         let notes = (!images.notes.is_empty()).then(|| {
             json.push_str(",\"notes\":");
@@ -96,6 +95,7 @@ impl Table {
                 unknown_columns,
                 unknown_old_columns,
                 notes,
+                exact_values,
             })
         };
         Written { known: known(), text: json, large }

@@ -278,6 +278,7 @@ mod tests {
             TypeShape::Integer,
             TypeShape::Float,
             TypeShape::Json,
+            TypeShape::Jsonb,
             TypeShape::Timestamp,
         ];
         let more = [

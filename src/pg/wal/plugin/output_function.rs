@@ -32,7 +32,10 @@ impl OutputFunction {
         // SAFETY: reads the catalogs' caches; an error for a type that does not exist.
         unsafe { pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena) };
         match function.to_u32() {
-            pg_sys::F_TEXTOUT | pg_sys::F_VARCHAROUT | pg_sys::F_BPCHAROUT | pg_sys::F_JSON_OUT => Self::Text,
+            // xml_out leaves out a declaration, and a newline at the beginning
+            pg_sys::F_TEXTOUT | pg_sys::F_VARCHAROUT | pg_sys::F_BPCHAROUT | pg_sys::F_JSON_OUT | pg_sys::F_XML_OUT => {
+                Self::Text
+            }
             pg_sys::F_BYTEAOUT => Self::Bytes,
             pg_sys::F_BOOLOUT => Self::Boolean,
             pg_sys::F_INT2OUT => Self::Smallint,

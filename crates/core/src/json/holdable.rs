@@ -1,14 +1,14 @@
 //! Which JSON `jsonb` can hold (PostgreSQL source, `jsonapi.c`, `jsonb_util.c`, `numeric.c`).
 
-use super::image::LONGEST_IMAGE;
-
+/// `jsonb` holds at most 256 MB of elements (PostgreSQL source, `jsonb.h`, `JENTRY_OFFLENMASK`).
+pub const LONGEST_IMAGE: usize = 0x0FFF_FFFF;
 /// PostgreSQL's parser recurses, up to `max_stack_depth`: several times as deep under its default.
-const DEEPEST: usize = 1_000;
+pub(super) const DEEPEST: usize = 1_000;
 /// At most so much does an element take beside its text. It also bounds how many elements there are.
 const ELEMENT: usize = 16;
 /// Decimal digits of a `numeric` before and after the point.
-const MOST_WHOLE: i64 = 131_072;
-const MOST_FRACTION: i64 = 16_383;
+pub(super) const MOST_WHOLE: i64 = 131_072;
+pub(super) const MOST_FRACTION: i64 = 16_383;
 
 /// Does `jsonb` take this valid JSON? Never wrongly yes.
 pub fn jsonb_takes(json: &str) -> bool {
@@ -44,6 +44,25 @@ pub fn jsonb_takes(json: &str) -> bool {
         }
     }
     size <= LONGEST_IMAGE
+}
+
+/// Would PostgreSQL's parser recurse too deep into this valid JSON?
+pub fn is_too_deep(json: &str) -> bool {
+    // most is too short for that
+    json.len() > 2 * DEEPEST && {
+        let (mut depth, mut is_string, mut is_escaped) = (0_usize, false, false);
+        json.bytes().any(|byte| {
+            match byte {
+                _ if is_escaped => is_escaped = false,
+                b'\\' => is_escaped = true,
+                b'"' => is_string = !is_string,
+                b'[' | b'{' if !is_string => depth += 1,
+                b']' | b'}' if !is_string => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            depth > DEEPEST
+        })
+    }
 }
 
 /// Of the string whose first character stands at `at`. `None`: it holds `\u0000` or half a surrogate pair.

@@ -1,0 +1,73 @@
+//! What `jsonb` does not hold of a row's values is said beside their image, as text.
+
+use super::MOST_CARRIED;
+use super::images::Images;
+use super::protocol::Value;
+use super::relation::Table;
+use crate::encoding::{Held, TypeShape, held};
+use crate::json::push_string;
+
+/// Places of columns, and texts.
+type Texts<'r> = Vec<(usize, &'r str)>;
+
+impl<'r> Images<'r> {
+    /// Null stands in the images for what `jsonb` takes no value of.
+    pub(super) fn exactly(mut self, table: &Table) -> Self {
+        let (mut of_record, mut of_changes) = (Texts::new(), Texts::new());
+        for index in table.exact.iter().copied() {
+            let kind = table.columns[index].shape();
+            let value = self.record.as_ref().and_then(|row| row.get(index));
+            if let Some(text) = value.and_then(Value::text)
+                && let Some(value) = noted(&mut of_record, index, text, kind)
+                && let Some(row) = &mut self.record
+            {
+                row.to_mut()[index] = value;
+            }
+            let change = self.changes.as_mut().and_then(|row| row.get_mut(index)).and_then(Option::as_mut);
+            if let Some(change) = change
+                && let Some(text) = change.text()
+                && let Some(value) = noted(&mut of_changes, index, text, kind)
+            {
+                *change = value;
+            }
+        }
+        let (old, new) = self.action.images(Some(of_record), Some(of_changes));
+        self.exact_values = table.exact_values(&old.unwrap_or_default(), &new.unwrap_or_default());
+        self
+    }
+}
+
+/// Notes what is not held whole. What is to stand in the image in its place, if anything.
+fn noted<'r>(texts: &mut Texts<'r>, index: usize, text: &'r str, kind: &TypeShape) -> Option<Value<'r>> {
+    let held = held(text, kind);
+    if held != Held::Whole {
+        texts.push((index, text));
+    }
+    (held == Held::Nothing).then_some(Value::Null)
+}
+
+impl Table {
+    fn exact_values(&self, old: &Texts, new: &Texts) -> Option<String> {
+        let length: usize = old.iter().chain(new).map(|(_, text)| text.len()).sum();
+        if old.is_empty() && new.is_empty() || length > MOST_CARRIED {
+            return None;
+        }
+        let mut json = String::with_capacity(length + 64);
+        for (side, texts) in [("new", new), ("old", old)] {
+            if texts.is_empty() {
+                continue;
+            }
+            json.push_str(if json.is_empty() { "{\"" } else { ",\"" });
+            json.extend([side, "\":"]);
+            for (place, (index, text)) in texts.iter().enumerate() {
+                json.push(if place == 0 { '{' } else { ',' });
+                json.push_str(&self.columns[*index].name.json);
+                json.push(':');
+                push_string(&mut json, text);
+            }
+            json.push('}');
+        }
+        json.push('}');
+        Some(json)
+    }
+}
