@@ -112,6 +112,21 @@ BEGIN ATOMIC
   ) AS f;
 END;
 
+-- Have no two rows one key of these columns, also in the middle of a transaction?
+CREATE FUNCTION audit_cdc_internal.is_unique_key(relation oid, key_columns text[]) RETURNS boolean
+  LANGUAGE sql STABLE
+  RETURN EXISTS (
+    SELECT FROM pg_index AS i
+    WHERE i.indrelid = relation
+      AND (i.indisprimary OR i.indisreplident)
+      AND i.indimmediate
+      AND key_columns @> ARRAY(
+        SELECT a.attname::text
+        FROM unnest(i.indkey[0:i.indnkeyatts - 1]) AS k(number)
+        JOIN pg_attribute AS a ON a.attrelid = relation AND a.attnum = k.number
+      )
+  );
+
 -- Columns of unique indexes other than the primary key's; null: what is unique is more than columns.
 CREATE FUNCTION audit_cdc_internal.unique_facts(relation oid) RETURNS jsonb
   LANGUAGE sql STABLE
@@ -119,7 +134,7 @@ BEGIN ATOMIC
   SELECT coalesce(
     jsonb_agg(
       CASE
-        WHEN i.indisunique AND i.indexprs IS NULL AND NOT i.indnullsnotdistinct
+        WHEN i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL AND NOT i.indnullsnotdistinct
           THEN (
             SELECT jsonb_agg(a.attname ORDER BY k.place)
             FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(number, place)
@@ -244,10 +259,7 @@ BEGIN
     'root', coalesce(audit_cdc_internal.whole_table(relation), 0)::bigint,
     'root_name', coalesce(audit_cdc_internal.whole_table(relation)::regclass::text, name),
     'key', coalesce(audited.key_columns, '{}'),
-    'is_key_unique', NOT EXISTS (
-      SELECT FROM pg_index AS i
-      WHERE i.indrelid = relation AND i.indisprimary AND NOT i.indimmediate
-    ),
+    'is_key_unique', relation IS NULL OR audit_cdc_internal.is_unique_key(relation, audited.key_columns),
     'columns', columns,
     'is_exact', audited.is_own,
     'is_open', NOT jsonb_path_exists(columns, '$[*] ? (@.type != null)'),

@@ -44,6 +44,18 @@ def test_a_conflict_in_a_set_leaves_the_others(many):
     assert many.rows("SELECT id FROM t WHERE v IN ('new', 'since')") == [(20,)]
 
 
+@pytest.mark.once
+def test_more_rows_than_a_statement_takes(tables):
+    db = tables("CREATE TABLE t (id int PRIMARY KEY, v text)", "t")
+    committed(db, "INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 2300) AS i")
+    lsn = committed(db, "UPDATE t SET v = 'x'")
+    assert db.rows("SELECT step, count(*), count(statement) FROM audit_undo_sql(commit_lsn => %s) GROUP BY 1 ORDER BY 1", lsn) == [(1, 1000, 1), (2, 1000, 1), (3, 300, 1)]
+    committed(db, "UPDATE t SET v = 'since' WHERE id = 1150")
+    outcomes = undone(db, commit_lsn=lsn, despite_conflicts=True)
+    assert outcomes.count("undone") == 2299 and outcomes.count(CONFLICT) == 1
+    assert db.rows("SELECT * FROM t WHERE v <> 'v' || id") == [(1150, "since")]
+
+
 def test_inserts_and_deletes_of_families_in_turns(tables):
     db = tables("""CREATE TABLE orders (id int PRIMARY KEY, v text UNIQUE);
         CREATE TABLE lines (nr int PRIMARY KEY, "order" int NOT NULL REFERENCES orders ON DELETE CASCADE, v text)""", "orders", "lines")
@@ -67,6 +79,47 @@ def test_values_that_change_hands(tables):
     after = db.rows("SELECT * FROM t ORDER BY id")
     assert set(undone(db, commit_lsn=lsn)) == {"undone"} and db.rows("SELECT * FROM t ORDER BY id") == [(1, "a"), (2, "b"), (3, None), (4, None)]
     assert set(undone(db, "redo", commit_lsn=lsn)) == {"redone"} and db.rows("SELECT * FROM t ORDER BY id") == after
+
+
+def test_what_is_unique_of_some_rows_only(tables):
+    """It is free once a row is none of those any more, whatever its columns are."""
+    db = tables("CREATE TABLE t (id int PRIMARY KEY, v text, active bool, w int); CREATE UNIQUE INDEX ON t (v) WHERE active", "t")
+    committed(db, "INSERT INTO t VALUES (1, 'x', false), (2, 'a', false), (3, 'a', true)")
+    lsn = committed(db, "UPDATE t SET active = false WHERE id = 3", "UPDATE t SET active = true, w = 2 WHERE id = 2", "UPDATE t SET active = true WHERE id = 1")
+    assert undone(db, commit_lsn=lsn) == ["undone"] * 3 and db.rows("SELECT id FROM t WHERE active") == [(3,)]
+    assert undone(db, "redo", commit_lsn=lsn) == ["redone"] * 3 and db.rows("SELECT id FROM t WHERE active ORDER BY id") == [(1,), (2,)]
+
+
+def test_a_key_that_two_rows_have_by_now(tables):
+    """A set that meets one row twice, and another one not at all, has not met all of its rows."""
+    db = tables("CREATE TABLE t (id int PRIMARY KEY, v text)", "t")
+    committed(db, "INSERT INTO t VALUES (1, 'a'), (2, 'a')")
+    lsn = committed(db, "UPDATE t SET v = 'b'")
+    db.run("ALTER TABLE t DROP CONSTRAINT t_pkey")
+    db.run("INSERT INTO t VALUES (1, 'b'); DELETE FROM t WHERE id = 2")
+    outcomes = dict(db.rows("SELECT record_id, outcome FROM audit_undo(commit_lsn => %s, despite_conflicts => true)", lsn))
+    assert outcomes == {"1": "undone", "2": CONFLICT} and db.rows("SELECT * FROM t ORDER BY v") == [(1, "a"), (1, "b")]
+
+
+def test_columns_that_are_called_as_new_values_would_be(tables):
+    long = ["l" * 62 + last for last in "xy"]
+    db = tables(f"CREATE TABLE t (id int PRIMARY KEY, v text, new_v text, {long[0]} text, {long[1]} text)", "t")
+    committed(db, "INSERT INTO t VALUES (1, 'a', 'b', 'c', 'd'), (2, 'e', 'f', 'g', 'h')")
+    before = db.rows("SELECT * FROM t ORDER BY id")
+    lsn = committed(db, f"UPDATE t SET v = 'x', new_v = 'x', {long[0]} = 'x', {long[1]} = 'x'")
+    assert db.value("SELECT count(DISTINCT step) FROM audit_undo_sql(commit_lsn => %s)", lsn) == 1
+    assert undone(db, commit_lsn=lsn) == ["undone"] * 2 and db.rows("SELECT * FROM t ORDER BY id") == before
+
+
+def test_null_beside_json_that_jsonb_cannot_hold(tables):
+    db = tables("CREATE TABLE t (id int PRIMARY KEY, doc json)", "t")
+    lsn = committed(db, """INSERT INTO t VALUES (1, NULL), (2, '{"a": 1}')""")
+    escaped = committed(db, r"""INSERT INTO t VALUES (3, '"\\u0000"')""")
+    db.run("CALL audit_capture_stop()")
+    db.run(r"""UPDATE t SET doc = '{"a": "\u0000"}' WHERE id = 1""")
+    outcomes = dict(db.rows("SELECT record_id, outcome FROM audit_undo(commit_lsn => %s, despite_conflicts => true)", lsn))
+    assert outcomes == {"1": CONFLICT, "2": "undone"} and db.rows("SELECT id FROM t ORDER BY id") == [(1,), (3,)]
+    assert db.rows("SELECT outcome FROM audit_undo(commit_lsn => %s)", escaped) == [("undone",)], "a backslash, and no such character"
 
 
 COUNTER = """CREATE FUNCTION count_comments() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -146,6 +199,24 @@ def test_rows_that_go_to_another_partition(source, via_root):
     assert set(undone(source, "redo", commit_lsn=inserted)) == {"redone"} and source.rows("SELECT * FROM child") == [(1, 3, 1)]
 
 
+def test_rows_that_go_to_another_partition_together(source):
+    """The partitions have a key, and the whole table has none. Each row is two changes."""
+    source.run("""CREATE TABLE t (id int, part int, v text) PARTITION BY LIST (part);
+        CREATE TABLE t1 PARTITION OF t (PRIMARY KEY (id)) FOR VALUES IN (1); CREATE TABLE t2 PARTITION OF t (PRIMARY KEY (id)) FOR VALUES IN (2);
+        ALTER TABLE t1 REPLICA IDENTITY FULL; ALTER TABLE t2 REPLICA IDENTITY FULL; CREATE PUBLICATION audited FOR TABLE t""")
+    start(source)
+    committed(source, "INSERT INTO t VALUES (1, 1, 'a'), (2, 1, 'b'), (3, 2, 'c')")
+    before = source.rows("SELECT * FROM t ORDER BY id")
+    lsn = committed(source, "UPDATE t SET part = 2 WHERE id < 3")
+    after = source.rows("SELECT * FROM t ORDER BY id")
+    assert undone(source, commit_lsn=lsn) == ["undone"] * 4 and source.rows("SELECT * FROM t ORDER BY id") == before
+    assert undone(source, "redo", commit_lsn=lsn) == ["redone"] * 4 and source.rows("SELECT * FROM t ORDER BY id") == after
+    source.run("UPDATE t SET v = 'since' WHERE id = 2")
+    outcomes = source.rows("SELECT record_id, outcome FROM audit_undo(commit_lsn => %s, despite_conflicts => true)", lsn)
+    assert sorted(outcomes) == [("1", "undone")] * 2 + [("2", CONFLICT)] * 2
+    assert source.rows("SELECT * FROM t ORDER BY id") == [(1, 1, "a"), (2, 2, "since"), (3, 2, "c")]
+
+
 @pytest.mark.parametrize("type_, one, two", [("numeric", "1.0", "1.00"), ("citext", "a", "A")])
 def test_keys_that_are_equal_in_another_spelling(tables, type_, one, two):
     """A row may refer in one spelling to what has the other. A foreign key carries the spelling on."""
@@ -157,6 +228,17 @@ def test_keys_that_are_equal_in_another_spelling(tables, type_, one, two):
     for _ in range(2):
         assert set(undone(db, commit_lsn=lsn)) == {"undone"} and db.rows(spelled) == [(one, two)]
         assert set(undone(db, "redo", commit_lsn=lsn)) == {"redone"} and db.rows(spelled) == [(f"7{two}", f"7{two}")]
+
+
+def test_another_spelling_is_not_carried_on_to_rows_that_came_since(tables):
+    db = tables("CREATE TABLE t (id numeric PRIMARY KEY, v text); CREATE TABLE child (id int PRIMARY KEY, t numeric REFERENCES t ON UPDATE CASCADE)", "t", "child")
+    committed(db, "INSERT INTO t VALUES (1.0, 'x')", "INSERT INTO child VALUES (1, 1.0)")
+    lsn = committed(db, "UPDATE t SET id = 1.00")
+    committed(db, "INSERT INTO child VALUES (2, 1.00)")
+    spelled = "SELECT t::text FROM child ORDER BY id"
+    assert CONFLICT in undone(db, commit_lsn=lsn) and db.rows(spelled) == [("1.00",), ("1.00",)]
+    committed(db, "DELETE FROM child WHERE id = 2")
+    assert set(undone(db, commit_lsn=lsn)) == {"undone"} and db.rows(spelled) == [("1.0",)]
 
 
 def test_generated_columns_without_a_key(tables):

@@ -32,7 +32,10 @@ pub fn plan(tables: &[Table], changes: &[Change], direction: Direction) -> (Vec<
     let todos = todos(tables, &wholes, changes, &moves, direction);
     let placed = |todo: &Todo| match &todo.problem {
         Some(problem) => Placed { kind: Some(format!("{} {problem}", todo.table.name)), needs: Vec::new() },
-        None if todo.is_along || todo.table.has_triggers => Placed { kind: None, needs: Vec::new() },
+        // a row that went to another partition is two changes, and the whole table may have no such key
+        None if todo.is_along || todo.also.is_some() || todo.table.has_triggers => {
+            Placed { kind: None, needs: Vec::new() }
+        }
         None => Placed {
             kind: todo.row.kind(todo.table).map(|kind| format!("{} {kind}", todo.table.relation)),
             needs: needs::needs(&todo.row, todo.table),

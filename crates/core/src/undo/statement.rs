@@ -8,6 +8,8 @@ use std::iter;
 
 /// Longer statements are parted.
 pub(super) const MOST_ROWS: usize = 1000;
+/// In bytes; of longer names PostgreSQL takes the beginning.
+const LONGEST_NAME: usize = 63;
 
 /// What is to become of a row. Neither `from` nor `to`: null for no row.
 pub(super) struct Row<'a> {
@@ -52,7 +54,7 @@ impl<'a> Row<'a> {
 
     /// What those that can be one statement have in common; `None`: it stands by itself.
     pub fn kind(&self, table: &Table) -> Option<String> {
-        if !self.has_key(table) || !table.is_key_unique || !table.is_here() {
+        if !self.has_key(table) || !table.tells_rows_apart() || !table.is_here() {
             return None;
         }
         let names = |image: Option<&Image>| {
@@ -86,7 +88,7 @@ impl<'a> Row<'a> {
         let mut conditions = vec![is_row("", from, &table.columns_in(from))];
         conditions.extend(self.untold(table).iter().map(|column| column.is_older("")));
         let is_it = conditions.join(" AND ");
-        let is_one = has_key && table.is_key_unique;
+        let is_one = has_key && table.tells_rows_apart();
         let this_row = if is_one { is_it.clone() } else { one_of(table, &is_it) };
         let this_row = format!("{this_row}{guard}");
         let Some(to) = self.to else {
@@ -129,13 +131,20 @@ struct Values<'r> {
 }
 
 impl<'r> Values<'r> {
-    fn add(&mut self, prefix: &str, column: &'r Column, values: impl Iterator<Item = &'r str>) -> Other<'r> {
-        let plain: String = prefix.to_owned() + &column.name;
-        let mut name =
-            if prefix.is_empty() { column.quoted.clone() } else { format!("\"{}\"", plain.replace('"', "\"\"")) };
-        if !prefix.is_empty() && plain.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
-            name = plain;
-        }
+    fn add(&mut self, column: &'r Column, values: impl Iterator<Item = &'r str>) -> Other<'r> {
+        self.add_as(column.quoted.clone(), column, values)
+    }
+
+    /// The same under a name that no other has. After all whose names are given.
+    fn add_new(&mut self, column: &'r Column, values: impl Iterator<Item = &'r str>) -> Other<'r> {
+        let is_plain = |name: &String| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let wanted = Some(format!("new_{}", column.name)).filter(|name| is_plain(name) && name.len() <= LONGEST_NAME);
+        let mut names = wanted.into_iter().chain((1..).map(|number| format!("new_{number}")));
+        let name = names.find(|name| !self.names.contains(name)).unwrap_or_default();
+        self.add_as(name, column, values)
+    }
+
+    fn add_as(&mut self, name: String, column: &'r Column, values: impl Iterator<Item = &'r str>) -> Other<'r> {
         let values: Vec<_> = values.map(|value| (column, value)).collect();
         let nulls = Nulls::of(values.iter().map(|(column, value)| column.is_null(value)));
         self.names.push(name.clone());
@@ -174,7 +183,7 @@ pub(super) fn set(table: &Table, rows: &[Row], guard: &str) -> Statement {
         let columns = to.first().map(|first| table.columns_in(first)).unwrap_or_default();
         let mut keys = Vec::new();
         for column in &columns {
-            let other = values.add("", column, to.iter().map(|image| image.get(&column.name).unwrap_or(null)));
+            let other = values.add(column, to.iter().map(|image| image.get(&column.name).unwrap_or(null)));
             if table.key.contains(&column.name) {
                 keys.push(column.is("t.", &other));
             }
@@ -192,14 +201,14 @@ pub(super) fn set(table: &Table, rows: &[Row], guard: &str) -> Statement {
     let mut conditions = Vec::new();
     for column in table.columns_in(from) {
         let old = rows.iter().map(|row| row.from.and_then(|from| from.get(&column.name)).unwrap_or(null));
-        let other = values.add("", column, old);
+        let other = values.add(column, old);
         conditions.push(column.is("t.", &other));
     }
     conditions.extend(rows[0].untold(table).iter().map(|column| column.is_older("t.")));
     let mut set = Vec::new();
     for column in rows[0].changed(table) {
         let new = rows.iter().map(|row| row.to.and_then(|to| to.get(&column.name)).unwrap_or(null));
-        if let Other::Column { name, .. } = values.add("new_", column, new) {
+        if let Other::Column { name, .. } = values.add_new(column, new) {
             set.push(format!("{} = {name}", column.quoted));
         }
     }
@@ -220,7 +229,7 @@ pub(super) fn broken(table: &Table, rows: &[(i64, &Image)], is_there: bool) -> S
     let mut conditions = Vec::new();
     for column in table.columns_in(rows[0].1) {
         if is_there || table.key.contains(&column.name) {
-            let other = values.add("", column, rows.iter().map(|(_, image)| image.get(&column.name).unwrap_or("null")));
+            let other = values.add(column, rows.iter().map(|(_, image)| image.get(&column.name).unwrap_or("null")));
             conditions.push(column.is("t.", &other));
         }
     }

@@ -156,6 +156,11 @@ impl Table {
         self.column(name).is_some_and(|column| column.is_generated)
     }
 
+    /// By its key, which stands in statements: none of its columns is generated.
+    pub(super) fn tells_rows_apart(&self) -> bool {
+        self.is_key_unique && !self.key.iter().any(|name| self.is_generated(name))
+    }
+
     pub fn unpublished(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.columns.iter().filter(|c| !c.is_published).map(|c| c.name.as_str()).collect();
         names.sort_unstable();

@@ -113,6 +113,38 @@ fn changes_of_a_kind_are_one_statement() {
 }
 
 #[test]
+fn new_values_have_names_of_their_own() {
+    let long: Vec<_> = ["x", "y"].map(|last| format!("{}{last}", "l".repeat(62))).into();
+    let names = ["id", "v", "new_v", "new_1", &long[0], &long[1]];
+    let tables = [table("t", json!({"columns": names.map(|name| column(name, "text"))}))];
+    let of = |id: i32, value: &str| {
+        Value::from_iter(names.map(|name| (name, json!(value))).into_iter().chain([("id", json!(id))]))
+    };
+    let changes = [0, 1].map(|idx| change(0, idx, "update", of(idx, "old"), of(idx, "new")));
+    let [(_, text)] = &undone(&tables, &changes)[..] else { panic!("one statement") };
+    let (_, named) = text.split_once(" AS v (").unwrap();
+    let named: Vec<_> = named.split_once(')').unwrap().0.split(", ").collect();
+    assert_eq!(named.iter().collect::<std::collections::HashSet<_>>().len(), 11, "{text}");
+    assert!(named.iter().all(|name| name.len() <= 63), "{text}");
+}
+
+#[test]
+fn a_key_of_generated_columns_tells_no_rows_apart() {
+    let mut id = column("id", "integer");
+    id["is_generated"] = json!(true);
+    let tables = [table("t", json!({"columns": [id, column("v", "text")]}))];
+    let changes = [0, 1].map(|idx| change(0, idx, "delete", row(idx, json!("a")), Value::Null));
+    let steps = undone(&tables, &changes);
+    assert_eq!(steps.iter().map(|(places, _)| places.len()).collect::<Vec<_>>(), [1, 1], "{steps:?}");
+    let changes = [0, 1].map(|idx| change(0, idx, "insert", Value::Null, row(idx, json!("a"))));
+    let steps = undone(&tables, &changes);
+    assert!(
+        steps.len() == 2 && steps[0].1.ends_with("LIMIT 1);"),
+        "one of those that are equal but for the key: {steps:?}"
+    );
+}
+
+#[test]
 fn a_row_that_was_changed_twice_is_changed_in_order() {
     let changes = [
         change(0, 0, "update", row(1, json!("a")), row(1, json!("b"))),
@@ -194,6 +226,12 @@ fn a_row_that_went_to_another_partition_goes_back() {
         undone(&[part("one"), part("other")], &changes),
         [(vec![0, 1], "UPDATE public.whole SET v = 'a' WHERE id = '1' AND v = 'b';".to_owned())]
     );
+    let moved = [(0, 1), (2, 2)].map(|(idx, id)| {
+        let of = |v: &str| row(id, json!(v));
+        [change(0, idx, "delete", of("a"), Value::Null), change(1, idx + 1, "insert", Value::Null, of("b"))]
+    });
+    let steps = undone(&[part("one"), part("other")], &moved.concat());
+    assert_eq!(steps.into_iter().map(|(places, _)| places).collect::<Vec<_>>(), [[2, 3], [0, 1]], "each by itself");
 }
 
 #[test]
