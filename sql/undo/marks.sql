@@ -27,13 +27,19 @@ CREATE FUNCTION @extschema@.audit_mark(name text, comment text DEFAULT NULL) RET
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-  at CONSTANT pg_lsn := pg_current_wal_insert_lsn();
+  at pg_lsn;
 BEGIN
   IF name IS NULL THEN
     RAISE EXCEPTION 'name must not be null' USING ERRCODE = 'null_value_not_allowed';
   ELSIF name = '' THEN
     RAISE EXCEPTION 'name must not be empty' USING ERRCODE = 'invalid_parameter_value';
+  ELSIF octet_length(name) > 200 THEN
+    RAISE EXCEPTION 'name is longer than 200 bytes' USING ERRCODE = 'invalid_parameter_value';
+  ELSIF pg_is_in_recovery() THEN
+    RAISE EXCEPTION 'a standby cannot mark a moment'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Call audit_mark() on the primary.';
   END IF;
+  at := pg_current_wal_insert_lsn();
   INSERT INTO audit_cdc_internal.marks (name, comment, database_id, lsn, marked_by)
   VALUES ($1, $2, here, at, session_user);
   RETURN at;
@@ -44,8 +50,8 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_mark(text, text) IS
   'Gives this moment a name, and returns its position. Rows of transactions that commit later are not of it, those of '
-  'transactions that have committed are. comment: null for none. Errors: 22004 (null), 22023 (empty name), 42710 (the '
-  'name is taken), 25006 (a standby).';
+  'transactions that have committed are. comment: null for none. Errors: 22004 (null), 22023 (name is empty or '
+  'longer than 200 bytes), 42710 (the name is taken), 55000 (a standby).';
 
 CREATE FUNCTION @extschema@.audit_moment(mark text) RETURNS pg_lsn
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,8 +1,9 @@
 -- Whole tables back to a moment: what became of each record since, as one change.
 
--- Of rows without a key it only counts how many are equal.
+-- Of rows without a key it only counts how many are equal. Where the log cannot tell some of them, none is taken back:
+-- what seems to be missing may be there.
 CREATE FUNCTION audit_cdc_internal.keyless_changes_since(
-    rows_before jsonb[], rows_after jsonb[], OUT record_id text, OUT old_row jsonb, OUT new_row jsonb,
+    rows_before jsonb[], rows_after jsonb[], doubts text[], OUT record_id text, OUT old_row jsonb, OUT new_row jsonb,
     OUT unknown_before text[], OUT unknown_after text[], OUT doubt text)
   RETURNS SETOF record
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -16,10 +17,35 @@ BEGIN ATOMIC
       UNION ALL
       SELECT image, -1 FROM unnest(rows_after) AS image
     ) AS s
+    WHERE doubts = '{}'
     GROUP BY s.image
   ) AS n
-  CROSS JOIN LATERAL generate_series(1, abs(n.number));
+  CROSS JOIN LATERAL generate_series(1, abs(n.number))
+  UNION ALL
+  SELECT NULL, NULL, NULL, '{}', '{}', d FROM unnest(doubts) AS d;
 END;
+
+-- Records of which another row has taken the place since, and why they do not become the row before. What is not
+-- published would be of the row that is there now.
+CREATE FUNCTION audit_cdc_internal.replaced_since(
+    audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, OUT record_id text, OUT doubt text)
+  RETURNS SETOF record
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  doubt := audit_cdc_internal.not_published(audit_cdc_internal.table_facts(audited));
+  IF doubt IS NOT NULL THEN
+    FOR record_id IN
+      SELECT DISTINCT (e.event).record_key
+      FROM audit_cdc_internal.events_as_of(audited, at, lsn, NULL) AS e
+      WHERE NOT e.is_past
+        AND ((e.event).action = 'insert'
+          OR (e.event).action = 'update' AND (e.event).other_key <> (e.event).record_key)
+    LOOP
+      RETURN NEXT;
+    END LOOP;
+  END IF;
+END
+$$;
 
 -- From the rows at the moment to those that are last in the log. first_number: how many changes there are already.
 -- What came is undone first, and what is gone last, so that what is unique is free.
@@ -36,18 +62,21 @@ BEGIN ATOMIC
     SELECT
       coalesce(b.record_id, a.record_id) AS record_id, CASE WHEN b.is_alive THEN b.known END AS old_row,
       CASE WHEN a.is_alive THEN a.known END AS new_row, coalesce(b.unknown_columns, '{}') AS unknown_before,
-      coalesce(a.unknown_columns, '{}') AS unknown_after, coalesce(b.reason, a.reason) AS doubt
+      coalesce(a.unknown_columns, '{}') AS unknown_after,
+      coalesce(b.reason, a.reason, CASE WHEN b.is_alive THEN r.doubt END) AS doubt
     FROM (SELECT * FROM before WHERE record_id IS NOT NULL) AS b
     FULL JOIN (SELECT * FROM after WHERE record_id IS NOT NULL) AS a ON a.record_id = b.record_id
+    LEFT JOIN audit_cdc_internal.replaced_since(audited, at, lsn) AS r ON r.record_id = b.record_id
     UNION ALL
     SELECT k.*
     FROM audit_cdc_internal.keyless_changes_since(
       ARRAY(SELECT b.known FROM before AS b WHERE b.record_id IS NULL AND b.is_alive),
-      ARRAY(SELECT a.known FROM after AS a WHERE a.record_id IS NULL AND a.is_alive)) AS k
-    UNION ALL
-    SELECT DISTINCT NULL, NULL::jsonb, NULL::jsonb, '{}'::text[], '{}'::text[], b.reason
-    FROM before AS b
-    WHERE b.record_id IS NULL AND b.reason IS NOT NULL
+      ARRAY(SELECT a.known FROM after AS a WHERE a.record_id IS NULL AND a.is_alive),
+      ARRAY(
+        SELECT b.reason FROM before AS b WHERE b.record_id IS NULL AND b.reason IS NOT NULL
+        UNION
+        SELECT a.reason FROM after AS a WHERE a.record_id IS NULL AND a.reason IS NOT NULL
+      )) AS k
   ), changes AS (
     SELECT
       r.*,

@@ -84,7 +84,8 @@ BEGIN
 END
 $$;
 
--- Ends what SET CONSTRAINTS ALL DEFERRED began: checks now, and defers those that wait by themselves.
+-- Ends what SET CONSTRAINTS ALL DEFERRED began: checks now, and defers those that wait by themselves, of which the
+-- caller may say so.
 CREATE FUNCTION audit_cdc_internal.check_constraints() RETURNS void
   LANGUAGE plpgsql AS $$
 BEGIN
@@ -97,6 +98,8 @@ BEGIN
       FROM pg_catalog.pg_constraint AS c
       JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.connamespace
       WHERE c.condeferred
+        AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+        AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
       HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
     ),
     'SELECT');
@@ -153,6 +156,9 @@ DECLARE
   in_force pg_catalog.jsonb; -- without ours
   began CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
+  IF preview IS NULL THEN
+    RAISE EXCEPTION 'preview must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
   BEGIN
     in_force := @extschema@.audit_annotate(
         NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.text,
@@ -289,9 +295,10 @@ COMMENT ON FUNCTION @extschema@.audit_undo(
   'its id. Annotates it: metadata has {"undo": what was named}; after it the annotation from before it is in force '
   'again. If any change cannot be undone (a problem, a row that was changed since, a violated constraint), nothing '
   'is done, with a WARNING, unless despite_conflicts is true. Where triggers have made other rows of it, the outcome '
-  'and a WARNING say so. preview: all is tried and taken back, and a NOTICE tells how many changes can be undone. '
-  'Deferrable constraints are checked at the end. Errors: as audit_undo_sql(), those of the statements (42501, '
-  '42P01, …), and 40001 (a table or a schema was renamed meanwhile).';
+  'and a WARNING say so. preview: all is tried and taken back, but for numbers that sequences have given out, and a '
+  'NOTICE tells how many changes can be undone. Deferrable constraints are checked at the end. Errors: as '
+  'audit_undo_sql(), 22004 (preview is null), those of the statements (42501, 42P01, …), and 40001 (a table or a '
+  'schema was renamed meanwhile).';
 COMMENT ON FUNCTION @extschema@.audit_redo(
   bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean,
   boolean) IS

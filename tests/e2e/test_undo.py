@@ -60,7 +60,7 @@ def statement(dice):
     ])
 
 
-def work(db, dice, transactions):
+def work(db, dice, transactions, statement=statement):
     """Random transactions; the state after each that committed anything, with its commit_lsn."""
     states = [(0, state(db))]
     while len(states) <= transactions:

@@ -3,7 +3,7 @@
 import threading
 
 from capture_helpers import capture, publish, source, start, table  # noqa: F401 (fixtures)
-from conftest import until
+from conftest import admin, until
 from projection_helpers import run
 from test_undo import committed, undone
 
@@ -120,3 +120,20 @@ def test_a_publication_that_leaves_out_changes(source):
     session = source.connect()
     run(session, "SELECT audit_capture_start('audited')")
     assert "not all changes are published" in "".join(session.notices) and "Not published: DELETE, TRUNCATE." in "".join(session.notices)
+
+
+def test_constraints_that_the_caller_cannot_name(source):
+    """Those of others wait for the end of the transaction too, as far as the caller may set them."""
+    db = captured(source, "CREATE TABLE t (id int PRIMARY KEY, v int); ALTER TABLE t REPLICA IDENTITY FULL", "TABLE t")
+    lsn = committed(db, "INSERT INTO t VALUES (1, 1)")
+    db.run("CREATE SCHEMA closed; CREATE TABLE closed.t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED)")
+    other = db.connect()
+    run(other, "CREATE TEMP TABLE own (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED)")
+    admin("DROP ROLE IF EXISTS clerk")
+    admin("CREATE ROLE clerk LOGIN IN ROLE audit_cdc_reader")
+    try:
+        db.run("GRANT SELECT, UPDATE, DELETE ON t TO clerk")
+        assert run(db.connect(user="clerk"), "SELECT outcome FROM audit_undo(commit_lsn => %s, preview => true)", lsn) == [("could be undone",)]
+        assert undone(db, commit_lsn=lsn) == ["undone"]
+    finally:
+        db.run("DROP OWNED BY clerk; DROP ROLE clerk")
