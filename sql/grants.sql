@@ -68,8 +68,9 @@ BEGIN
         'plain', 'exact_texts', 'diff', 'keep_private', 'table_named',
         'relation_of', 'columns_of', 'activity_rule', 'activity_told', 'diffs_together',
         'refuse_foreign_types', 'history_rule', 'create_history_table', 'rows_as_of', 'unknown_as_of', 'history',
-        'or_here', 'one_log', 'steps', 'step_lines', 'run_steps', 'run_step', 'run_alone', 'annotate_again',
-        'check_constraints', 'changes_that_differ', 'is_run_as_owner', 'run_statement', 'run_query']),
+        'or_here', 'one_log', 'meant', 'planned', 'step_lines', 'run_steps', 'run_planned', 'run_step', 'run_alone',
+        'say_taken_back', 'annotate_again', 'check_constraints', 'changes_that_differ', 'is_run_as_owner',
+        'run_statement']),
       ('audit_cdc_admin', false, ARRAY[
         'audit_retry_rejects', 'audit_describe_tables', 'audit_pending_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',

@@ -159,13 +159,17 @@ extension_sql_file!(
 extension_sql_file!("../sql/undo/tables.sql", name = "undo_tables", requires = ["history"]);
 extension_sql_file!("../sql/undo/replay.sql", name = "replay", requires = ["undo_tables", replayed]);
 extension_sql_file!("../sql/undo/chosen.sql", name = "undo_chosen", requires = ["undo_tables"]);
-extension_sql_file!("../sql/undo/tables_back.sql", name = "undo_tables_back", requires = ["undo_chosen"]);
+extension_sql_file!(
+    "../sql/undo/tables_back.sql",
+    name = "undo_tables_back",
+    requires = ["undo_chosen", "history_table_diff"]
+);
 extension_sql_file!("../sql/undo/steps.sql", name = "undo_steps", requires = ["undo_tables_back", planned]);
 extension_sql_file!("../sql/undo/marks.sql", name = "marks", requires = ["continuations"]);
 extension_sql_file!(
     "../sql/undo/undo.sql",
     name = "undo",
-    requires = ["undo_steps", "annotate", is_run_as_owner, run_statement, run_query]
+    requires = ["undo_steps", "annotate", is_run_as_owner, run_statement, changes_that_differ]
 );
 
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);

@@ -4,13 +4,12 @@ use crate::pg::{
     BoundStatement, ErrorReport, Meaning, covers, current_user, first_texts, locked_owner, owner, read_shape,
     restricted, setting, with_settings,
 };
-use audit_core::undo::{Change, Direction, Event, Statement, Table, plan};
+use audit_core::undo::{Change, Direction, Event, Statement, Table, checks, plan};
 use pgrx::prelude::*;
 use serde::Deserialize;
 
 /// The steps of undo or redo. tables: as table_facts() gives them; changes: with the places of their tables, from 0.
-/// alone: of many changes, each by itself. Rows without a step come last: queries for the changes whose rows are not
-/// as they should be then.
+/// alone: of many changes, each by itself.
 #[expect(clippy::type_complexity, reason = "the columns of a table")]
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.planned(is_redo boolean, tables text[], changes text[])
   RETURNS TABLE (step integer, relation oid, table_name text, change_ids bigint[], record_ids text[], problem text,
@@ -24,7 +23,7 @@ fn planned(
     TableIterator<
         'static,
         (
-            name!(step, Option<i32>),
+            name!(step, i32),
             name!(relation, Option<pg_sys::Oid>),
             name!(table_name, String),
             name!(change_ids, Vec<i64>),
@@ -38,12 +37,8 @@ fn planned(
     >,
     ErrorReport,
 > {
-    let tables = tables.iter().map(|table| read_table(table)).collect::<Result<Vec<_>, _>>()?;
-    let changes = changes.iter().map(|change| read::<Change>(change)).collect::<Result<Vec<_>, _>>()?;
-    let direction = if is_redo { Direction::Redo } else { Direction::Undo };
-    let (steps, checks) = plan(&tables, &changes, direction);
-    let relation = |relation: u32| (relation != 0).then(|| pg_sys::Oid::from(relation));
-    let steps = steps.into_iter().zip(1..).map(|(step, number)| {
+    let (tables, changes) = (read_tables(&tables)?, read_changes(&changes)?);
+    let steps = plan(&tables, &changes, direction(is_redo)).into_iter().zip(1..).map(|(step, number)| {
         let ids = step.changes.iter().map(|place| changes[*place].change_id).collect();
         let record = |place: &usize| changes[*place].record_id.as_deref().map(str::to_owned);
         let records = step.changes.iter().map(record).collect();
@@ -53,14 +48,33 @@ fn planned(
         };
         let (text, lock) = statement.map_or((None, None), |Statement { text, lock }| (Some(text), lock));
         let (alone, locks) = alone.into_iter().map(|Statement { text, lock }| (text, lock)).unzip();
-        (Some(number), relation(step.relation), step.table_name, ids, records, problem, text, lock, alone, locks)
+        (number, known(step.relation), step.table_name, ids, records, problem, text, lock, alone, locks)
     });
-    let checks = checks.into_iter().map(|check| {
-        let (ids, records, alone, locks) = Default::default();
-        (None, relation(check.relation), String::new(), ids, records, None, Some(check.text), None, alone, locks)
-    });
-    let rows: Vec<_> = steps.chain(checks).collect();
-    Ok(TableIterator::new(rows))
+    Ok(TableIterator::new(steps.collect::<Vec<_>>()))
+}
+
+/// Of changes that were done, those whose rows are not as they should be; a WARNING counts them.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.changes_that_differ(
+    is_redo boolean, tables text[], changes text[], done bigint[]) RETURNS bigint[]
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn changes_that_differ(
+    is_redo: bool,
+    tables: Vec<String>,
+    changes: Vec<String>,
+    done: Vec<i64>,
+) -> Result<Vec<i64>, ErrorReport> {
+    let (tables, changes) = (read_tables(&tables)?, read_changes(&changes)?);
+    let checks = checks(&tables, &changes, direction(is_redo), &done.into_iter().collect());
+    let found: Vec<_> = checks.iter().flat_map(|check| run(known(check.relation), &check.text, first_texts)).collect();
+    let found: Vec<_> = found.iter().flatten().filter_map(|number| number.parse().ok()).collect();
+    if !found.is_empty() {
+        let message = format!("rows are not as they should be: {}", found.len());
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "changes_that_differ")
+            .set_detail("A trigger has changed them.")
+            .set_hint("Disable the trigger for the undo, or mend the rows.")
+            .report(PgLogLevel::WARNING);
+    }
+    Ok(found)
 }
 
 /// An event of the log as SQL that makes it elsewhere.
@@ -69,6 +83,22 @@ fn planned(
 fn replayed(facts: &str, event: &str) -> Result<SetOfIterator<'static, String>, ErrorReport> {
     let statements = audit_core::undo::replayed(&read_table(facts)?, &read::<Event>(event)?);
     Ok(SetOfIterator::new(statements))
+}
+
+fn direction(is_redo: bool) -> Direction {
+    if is_redo { Direction::Redo } else { Direction::Undo }
+}
+
+fn known(relation: u32) -> Option<pg_sys::Oid> {
+    (relation != 0).then(|| pg_sys::Oid::from(relation))
+}
+
+fn read_tables(tables: &[String]) -> Result<Vec<Table>, ErrorReport> {
+    tables.iter().map(|table| read_table(table)).collect()
+}
+
+fn read_changes(changes: &[String]) -> Result<Vec<Change<'_>>, ErrorReport> {
+    changes.iter().map(|change| read(change)).collect()
 }
 
 fn read_table(json: &str) -> Result<Table, ErrorReport> {
@@ -97,14 +127,6 @@ fn is_run_as_owner(relation: pg_sys::Oid) -> bool {
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn run_statement(relation: Option<pg_sys::Oid>, statement: &str) -> i64 {
     run(relation, statement, |statement| statement.run() as i64)
-}
-
-/// The same for a query of numbers: it gives them.
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.run_query(relation oid, query text) RETURNS bigint[]
-  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn run_query(relation: Option<pg_sys::Oid>, query: &str) -> Vec<i64> {
-    let numbers = run(relation, query, first_texts);
-    numbers.iter().flatten().filter_map(|number| number.parse().ok()).collect()
 }
 
 fn run<T>(relation: Option<pg_sys::Oid>, statement: &str, work: impl FnOnce(&BoundStatement) -> T) -> T {

@@ -1,5 +1,53 @@
 -- Undo and redo: which changes of the log are meant.
 
+-- What names them, as audit_undo() and its kin take it.
+CREATE TYPE audit_cdc_internal.named AS (
+  change bigint,
+  table_name text,
+  key text,
+  at timestamptz,
+  lsn pg_lsn,
+  commit_lsn bigint,
+  request_id text,
+  username text,
+  since timestamptz,
+  until timestamptz,
+  database_id text,
+  tables text[]
+);
+
+CREATE FUNCTION audit_cdc_internal.refuse_unfit(named audit_cdc_internal.named) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+  has_one_moment CONSTANT boolean := (named.at IS NULL) <> (named.lsn IS NULL);
+BEGIN
+  IF named.tables IS NOT NULL THEN
+    IF NOT has_one_moment
+      OR num_nonnulls(
+        named.change, named.table_name, named.key, named.commit_lsn, named.request_id, named.username, named.since,
+        named.until) > 0 THEN
+      RAISE EXCEPTION 'tables are named with a moment only'
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'With tables, name either at or lsn.';
+    END IF;
+  ELSIF named.key IS NOT NULL THEN
+    IF named.table_name IS NULL OR NOT has_one_moment THEN
+      RAISE EXCEPTION 'a record is taken back to a moment'
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'With key, name table_name and either at or lsn.';
+    END IF;
+  ELSIF num_nonnulls(named.change, named.commit_lsn, named.request_id, named.username) = 0 THEN
+    RAISE EXCEPTION 'no change, record, transaction, request or user is given'
+      USING ERRCODE = 'null_value_not_allowed',
+            HINT = 'Name a change, a table and a key with a moment, tables with a moment, a commit_lsn, a '
+                   'request_id, or a username with since and until.';
+  ELSIF named.username IS NOT NULL
+    AND num_nonnulls(named.commit_lsn, named.request_id) = 0
+    AND num_nulls(named.since, named.until) > 0 THEN
+    RAISE EXCEPTION 'a user''s changes are taken of a time range'
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'With username, give since and until.';
+  END IF;
+END
+$$;
+
 CREATE TYPE audit_cdc_internal.chosen AS (
   change_id bigint,
   table_schema text,
@@ -40,6 +88,22 @@ BEGIN
 END
 $$;
 
+-- Lines of history as changes, in their order.
+CREATE FUNCTION audit_cdc_internal.chosen_lines(lines @extschema@.audit_history_line[])
+  RETURNS SETOF audit_cdc_internal.chosen
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT ROW(
+    l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action,
+    l.commit_lsn + coalesce(own.positions_before[array_position(own.ids, l.database_id)], 0), l.commit_idx,
+    l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+    CASE WHEN l.action = 'update' THEN n.not_sent ELSE '{}' END, NULL)::audit_cdc_internal.chosen
+  FROM audit_cdc_internal.own_databases() AS own
+  CROSS JOIN unnest(lines) WITH ORDINALITY AS l
+  LEFT JOIN audit_cdc_internal.not_sent_before(lines) AS n ON n.id = l.id
+  ORDER BY l.ordinality;
+END;
+
 -- Null: all of a row is in the log.
 CREATE FUNCTION audit_cdc_internal.not_published(facts jsonb) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -50,13 +114,13 @@ BEGIN ATOMIC
   HAVING count(*) > 0;
 END;
 
--- Why the log cannot tell a record's row at a moment; null: it can. first: the change with which begins what it has of
--- the time after it.
-CREATE FUNCTION audit_cdc_internal.doubt_at(
-    audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, first audit_cdc_internal.chosen)
+-- Why what became of a record since a moment cannot be taken back or made again in one; null: it can.
+CREATE FUNCTION audit_cdc_internal.doubt_since(
+    audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, changes audit_cdc_internal.chosen[])
   RETURNS text
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+  first CONSTANT audit_cdc_internal.chosen := changes[1];
   was record;
 BEGIN
   SELECT r.reason, r.is_alive
@@ -72,6 +136,13 @@ BEGIN
     CASE
       WHEN was.is_alive IS DISTINCT FROM (first.old_row IS NOT NULL)
         THEN 'a gap: the change after that moment does not follow'
+      -- the row that is there now is another one
+      WHEN EXISTS (SELECT FROM unnest(changes) AS c WHERE c.new_row IS NULL)
+        THEN audit_cdc_internal.not_published(audit_cdc_internal.table_facts(audited))
+    END,
+    CASE
+      WHEN EXISTS (SELECT FROM unnest(changes) AS c WHERE c.action = 'complete')
+        THEN 'a backfill did not meet it: how it ended is not in the log'
     END);
 END
 $$;
@@ -86,13 +157,17 @@ DECLARE
   last audit_cdc_internal.chosen := changes[cardinality(changes)];
 BEGIN
   IF (
-    SELECT bool_and(f.follows)
+    SELECT bool_and(
+      p.place = 1
+      -- what the table does not have any more is not in the row before either
+      OR p.old_row IS NOT DISTINCT FROM
+        p.last_row - ARRAY(SELECT k FROM jsonb_object_keys(p.last_row) AS k WHERE NOT p.new_row ? k))
     FROM (
-      SELECT c.place = 1 OR c.old_row IS NOT DISTINCT FROM lag(c.new_row) OVER (ORDER BY c.place) AS follows
+      SELECT c.place, c.old_row, c.new_row, lag(c.new_row) OVER (ORDER BY c.place) AS last_row
       FROM unnest(changes) WITH ORDINALITY AS c(
         change_id, table_schema, table_name, record_id, database_id, action, commit_lsn, commit_idx,
         commit_timestamp, old_row, new_row, unknown_old_columns, unknown_columns, not_sent_before, doubt, place)
-    ) AS f
+    ) AS p
   ) THEN
     last.old_row := first.old_row;
     -- what came to be known later may have been something else then
@@ -130,95 +205,44 @@ BEGIN
 END
 $$;
 
--- The changes that are meant.
-CREATE FUNCTION audit_cdc_internal.chosen(
-    is_redo boolean, of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint,
-    of_request text, of_user text, since timestamptz, until timestamptz, of_database text, tables text[])
+-- What became of a record since a moment. What took changes back is not made once more.
+CREATE FUNCTION audit_cdc_internal.record_since(is_redo boolean, named audit_cdc_internal.named)
   RETURNS SETOF audit_cdc_internal.chosen
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-  audited audit_cdc_internal.audited;
+  audited CONSTANT audit_cdc_internal.audited :=
+    audit_cdc_internal.table_named(named.table_name, named.database_id, NULL, named.key);
   moment record;
   lines @extschema@.audit_history_line[];
   changes audit_cdc_internal.chosen[];
-  doubt text;
 BEGIN
-  IF tables IS NOT NULL THEN
-    IF num_nonnulls(of_change, of_table, key, of_commit, of_request, of_user, since, until) > 0 THEN
-      RAISE EXCEPTION 'tables are named with a moment only'
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'With tables, name either at or lsn.';
-    END IF;
-    RETURN QUERY SELECT t.* FROM audit_cdc_internal.tables_since(tables, chosen.at, chosen.lsn, of_database) AS t;
-  ELSIF key IS NOT NULL THEN
-    IF of_table IS NULL OR (chosen.at IS NULL) = (chosen.lsn IS NULL) THEN
-      RAISE EXCEPTION 'a record is taken back to a moment'
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'With key, name table_name and either at or lsn.';
-    END IF;
-    audited := audit_cdc_internal.table_named(of_table, of_database, NULL, key);
-    IF audited IS NULL THEN
-      RETURN;
-    END IF;
-    SELECT m.last_lsn, m.last_commit, m.last_id
-    INTO moment
-    FROM audit_cdc_internal.moment(audited, chosen.at, chosen.lsn) AS m;
-    lines := ARRAY(SELECT l FROM audit_cdc_internal.record_lines(audited, key) AS l);
-    changes := ARRAY(
-      SELECT ROW(
-        l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action, p.position, l.commit_idx,
-        l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
-        CASE WHEN l.action = 'update' THEN n.not_sent ELSE '{}' END, NULL)::audit_cdc_internal.chosen
-      FROM unnest(lines) AS l
-      LEFT JOIN audit_cdc_internal.not_sent_before(lines) AS n ON n.id = l.id
-      CROSS JOIN LATERAL (SELECT split_part(l.cursor, '.', 2)::bigint AS position) AS p
-      WHERE l.commit_lsn IS NOT NULL
-        AND p.position > coalesce(moment.last_lsn, 0)
-        AND l.action <> 'read'
-        -- otherwise from before the source was restored
-        AND (
-          moment.last_commit IS NULL
-          OR l.id > moment.last_id
-          OR l.commit_timestamp > moment.last_commit - audit_cdc_internal.overtaking())
-        AND NOT (
-          is_redo AND coalesce(l.metadata ?| '{undo,redo}', false)) -- what took them back is not made once more
-      ORDER BY string_to_array(l.cursor, '.')::bigint[]
-    );
-    IF changes <> '{}' THEN
-      doubt := audit_cdc_internal.doubt_at(audited, chosen.at, chosen.lsn, changes[1]);
-      IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.new_row IS NULL) THEN
-        -- the row that is there now is another one
-        doubt := coalesce(doubt, audit_cdc_internal.not_published(audit_cdc_internal.table_facts(audited)));
-      END IF;
-      IF EXISTS (SELECT FROM unnest(changes) AS c WHERE c.action = 'complete') THEN
-        doubt := coalesce(doubt, 'a backfill did not meet it: how it ended is not in the log');
-      END IF;
-    END IF;
-    RETURN QUERY SELECT o.* FROM audit_cdc_internal.in_one(changes, doubt) AS o;
-  ELSE
-    IF of_change IS NULL AND of_commit IS NULL AND of_request IS NULL AND of_user IS NULL THEN
-      RAISE EXCEPTION 'no change, record, transaction, request or user is given'
-        USING ERRCODE = 'null_value_not_allowed',
-              HINT = 'Name a change, a table and a key with a moment, tables with a moment, a commit_lsn, a '
-                     'request_id, or a username with since and until.';
-    END IF;
-    IF of_user IS NOT NULL AND of_commit IS NULL AND of_request IS NULL AND (since IS NULL OR until IS NULL) THEN
-      RAISE EXCEPTION 'a user''s changes are taken of a time range'
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'With username, give since and until.';
-    END IF;
-    lines := ARRAY(
-      SELECT l
-      FROM audit_cdc_internal.lines(
-        of_change, of_table, of_user, of_request, of_commit, since, until, of_database, NULL, false, NULL) AS l
-      WHERE l.action <> 'read'
-    );
+  IF audited IS NULL THEN
+    RETURN;
+  END IF;
+  SELECT m.last_lsn, m.last_commit, m.last_id
+  INTO moment
+  FROM audit_cdc_internal.moment(audited, named.at, named.lsn) AS m;
+  lines := ARRAY(
+    SELECT l
+    FROM audit_cdc_internal.record_lines(audited, named.key) AS l
+    WHERE l.commit_lsn IS NOT NULL
+      AND split_part(l.cursor, '.', 2)::bigint > coalesce(moment.last_lsn, 0)
+      AND l.action <> 'read'
+      -- otherwise from before the source was restored
+      AND (
+        moment.last_commit IS NULL
+        OR l.id > moment.last_id
+        OR l.commit_timestamp > moment.last_commit - audit_cdc_internal.overtaking())
+      AND NOT (is_redo AND coalesce(l.metadata ?| '{undo,redo}', false))
+    ORDER BY string_to_array(l.cursor, '.')::bigint[]
+  );
+  changes := ARRAY(SELECT c FROM audit_cdc_internal.chosen_lines(lines) AS c);
+  IF changes <> '{}' THEN
     RETURN QUERY
-    SELECT l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action,
-           l.commit_lsn + coalesce(own.positions_before[array_position(own.ids, l.database_id)], 0), l.commit_idx,
-           l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
-           CASE WHEN l.action = 'update' THEN n.not_sent ELSE '{}' END, NULL::text
-    FROM audit_cdc_internal.own_databases() AS own
-    CROSS JOIN unnest(lines) AS l
-    LEFT JOIN audit_cdc_internal.not_sent_before(lines) AS n ON n.id = l.id;
+    SELECT o.*
+    FROM audit_cdc_internal.in_one(
+      changes, audit_cdc_internal.doubt_since(audited, named.at, named.lsn, changes)) AS o;
   END IF;
 END
 $$;

@@ -8,29 +8,10 @@ BEGIN ATOMIC
   CROSS JOIN LATERAL jsonb_object_keys(coalesce(c.old_row, '{}') || coalesce(c.new_row, '{}')) AS k(name);
 END;
 
-CREATE FUNCTION audit_cdc_internal.steps(
-    is_redo boolean, of_change bigint, of_table text, key text, at timestamptz, lsn pg_lsn, of_commit bigint,
-    of_request text, of_user text, since timestamptz, until timestamptz, of_database text, tables text[],
-    OUT step integer, OUT relation oid, OUT table_name text, OUT change_ids bigint[], OUT record_ids text[],
-    OUT problem text, OUT statement text, OUT lock text, OUT alone text[], OUT alone_locks text[])
-  RETURNS SETOF record
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-#variable_conflict use_column
-DECLARE
-  changes CONSTANT audit_cdc_internal.chosen[] := ARRAY(
-    SELECT c
-    FROM audit_cdc_internal.chosen(
-      is_redo, of_change, of_table, key, at, lsn, of_commit, of_request, of_user, since, until, of_database,
-      tables) AS c
-  );
-  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
+CREATE FUNCTION audit_cdc_internal.refuse_mixed(changes audit_cdc_internal.chosen[], databases text[]) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  -- a position is of one database, also where one goes on from another
-  IF (
-    SELECT count(DISTINCT CASE WHEN of_commit IS NULL AND c.database_id = ANY (own) THEN here ELSE c.database_id END)
-    FROM unnest(changes) AS c
-  ) > 1 THEN
+  IF cardinality(databases) > 1 THEN
     RAISE EXCEPTION 'these are changes of several databases'
       USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the database_id.';
   END IF;
@@ -47,57 +28,95 @@ BEGIN
     RAISE EXCEPTION 'these are changes from before and after the source was restored'
       USING ERRCODE = 'invalid_parameter_value', HINT = 'Take those after it, by time or one by one.';
   END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.say_doubts(changes audit_cdc_internal.chosen[], named audit_cdc_internal.named)
+  RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
   PERFORM audit_cdc_internal.say_doubts(
     CASE
-      WHEN of_database IS NOT NULL THEN (SELECT d.ids FROM audit_cdc_internal.databases_of(of_database) AS d)
+      WHEN named.database_id IS NOT NULL
+        THEN (SELECT d.ids FROM audit_cdc_internal.databases_of(named.database_id) AS d)
     END,
     CASE
       WHEN changes <> '{}'
         THEN ARRAY(SELECT DISTINCT format('%I.%I', c.table_schema, c.table_name) FROM unnest(changes) AS c)
-      WHEN of_table IS NOT NULL
+      WHEN named.table_name IS NOT NULL
         THEN ARRAY(
           SELECT DISTINCT format('%I.%I', t.table_schema, t.table_name)
           FROM audit_cdc_internal.audited_tables AS t
-          WHERE of_table IN (
+          WHERE named.table_name IN (
             t.table_name, format('%s.%s', t.table_schema, t.table_name),
             format('%I.%I', t.table_schema, t.table_name))
         )
     END,
-    of_database IS NULL OR of_database = here, NULL, NULL, NULL, false);
-  PERFORM audit_cdc_internal.say_if_unsettled(audit_cdc_internal.any_table(of_database), until);
-  RETURN QUERY
+    coalesce(named.database_id = audit_cdc_internal.this_database() ->> 'id', true), NULL, NULL, NULL, false);
+  PERFORM audit_cdc_internal.say_if_unsettled(audit_cdc_internal.any_table(named.database_id), named.until);
+END
+$$;
+
+-- The changes that are meant, and what of their tables matters, as planned() takes both. A position is of one
+-- database, also where one goes on from another.
+CREATE FUNCTION audit_cdc_internal.meant(
+    is_redo boolean, named audit_cdc_internal.named, OUT tables text[], OUT changes text[])
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
+  chosen audit_cdc_internal.chosen[];
+BEGIN
+  PERFORM audit_cdc_internal.refuse_unfit(named);
+  chosen := CASE
+    WHEN named.tables IS NOT NULL THEN ARRAY(SELECT t FROM audit_cdc_internal.tables_since(named) AS t)
+    WHEN named.key IS NOT NULL THEN ARRAY(SELECT r FROM audit_cdc_internal.record_since(is_redo, named) AS r)
+    ELSE ARRAY(
+      SELECT c
+      FROM audit_cdc_internal.chosen_lines(
+        ARRAY(
+          SELECT l
+          FROM audit_cdc_internal.lines(
+            named.change, named.table_name, named.username, named.request_id, named.commit_lsn, named.since,
+            named.until, named.database_id, NULL, false, NULL) AS l
+          WHERE l.action <> 'read'
+        )) AS c
+    )
+  END;
+  PERFORM audit_cdc_internal.refuse_mixed(
+    chosen,
+    ARRAY(
+      SELECT DISTINCT CASE WHEN named.commit_lsn IS NULL AND c.database_id = ANY (own) THEN here ELSE c.database_id END
+      FROM unnest(chosen) AS c
+    ));
+  PERFORM audit_cdc_internal.say_doubts(chosen, named);
   WITH facts AS MATERIALIZED (
-    SELECT row_number() OVER () - 1 AS place, t.*
-    FROM (
-      SELECT
-        c.table_schema, c.table_name, d.id,
-        audit_cdc_internal.table_facts(
-          audit_cdc_internal.table_named(
-            format('%I.%I', c.table_schema, c.table_name), d.id, NULL, min(c.record_id)),
-          CASE
-            WHEN to_regclass(format('%I.%I', c.table_schema, c.table_name)) IS NULL
-              THEN audit_cdc_internal.names_in(array_agg(c))
-          END) AS facts
-      FROM unnest(changes) AS c
-      CROSS JOIN LATERAL (SELECT CASE WHEN c.database_id = ANY (own) THEN here ELSE c.database_id END AS id) AS d
-      GROUP BY c.table_schema, c.table_name, d.id
-    ) AS t
+    SELECT
+      row_number() OVER () - 1 AS place, c.table_schema, c.table_name, d.id,
+      audit_cdc_internal.table_facts(
+        audit_cdc_internal.table_named(format('%I.%I', c.table_schema, c.table_name), d.id, NULL, min(c.record_id)),
+        CASE
+          WHEN to_regclass(format('%I.%I', c.table_schema, c.table_name)) IS NULL
+            THEN audit_cdc_internal.names_in(array_agg(c))
+        END) AS facts
+    FROM unnest(chosen) AS c
+    CROSS JOIN LATERAL (SELECT CASE WHEN c.database_id = ANY (own) THEN here ELSE c.database_id END AS id) AS d
+    GROUP BY c.table_schema, c.table_name, d.id
   )
-  SELECT p.*
-  FROM audit_cdc_internal.planned(
-    is_redo, ARRAY(SELECT t.facts::text FROM facts AS t ORDER BY t.place),
+  SELECT
+    ARRAY(SELECT t.facts::text FROM facts AS t ORDER BY t.place),
     ARRAY(
       SELECT row_to_json(w)::text
       FROM (
         SELECT t.place AS "table", c.change_id, c.record_id, c.action, c.commit_lsn, c.commit_idx, c.old_row, c.new_row,
                c.unknown_old_columns, c.unknown_columns, c.not_sent_before, c.doubt
-        FROM unnest(changes) AS c
+        FROM unnest(chosen) AS c
         JOIN facts AS t
           ON (t.table_schema, t.table_name) = (c.table_schema, c.table_name)
           AND t.id = CASE WHEN c.database_id = ANY (own) THEN here ELSE c.database_id END
       ) AS w
-    )) AS p
-  ORDER BY p.step;
+    )
+  INTO tables, changes;
 END
 $$;
 
@@ -122,10 +141,10 @@ CREATE FUNCTION @extschema@.audit_undo_sql(
   LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT l.*
-  FROM audit_cdc_internal.steps(false, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $13) AS s
+  FROM audit_cdc_internal.meant(false, ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $13)) AS m
+  CROSS JOIN LATERAL audit_cdc_internal.planned(false, m.tables, m.changes) AS s
   CROSS JOIN LATERAL audit_cdc_internal.step_lines(s.step, s.table_name, s.change_ids, s.record_ids, s.problem,
     s.statement, CASE WHEN row_by_row THEN s.alone END) AS l
-  WHERE s.step IS NOT NULL
   ORDER BY 1;
 END;
 COMMENT ON FUNCTION @extschema@.audit_undo_sql(
@@ -151,10 +170,10 @@ CREATE FUNCTION @extschema@.audit_redo_sql(
   LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT l.*
-  FROM audit_cdc_internal.steps(true, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL) AS s
+  FROM audit_cdc_internal.meant(true, ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL)) AS m
+  CROSS JOIN LATERAL audit_cdc_internal.planned(true, m.tables, m.changes) AS s
   CROSS JOIN LATERAL audit_cdc_internal.step_lines(s.step, s.table_name, s.change_ids, s.record_ids, s.problem,
     s.statement, CASE WHEN row_by_row THEN s.alone END) AS l
-  WHERE s.step IS NOT NULL
   ORDER BY 1;
 END;
 COMMENT ON FUNCTION @extschema@.audit_redo_sql(

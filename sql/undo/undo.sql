@@ -106,52 +106,80 @@ BEGIN
 END
 $$;
 
--- Of changes that were done, those whose rows are not as they should be; a WARNING counts them.
-CREATE FUNCTION audit_cdc_internal.changes_that_differ(checks jsonb[], outcomes jsonb[]) RETURNS bigint[]
+CREATE TYPE audit_cdc_internal.outcome AS (
+  step integer,
+  change_id bigint,
+  of_table text,
+  record_id text,
+  said text -- null: it is done
+);
+
+-- Runs the steps with the caller's rights, or the table's owner's where the caller has them all.
+CREATE FUNCTION audit_cdc_internal.run_planned(is_redo boolean, tables text[], changes text[])
+  RETURNS SETOF audit_cdc_internal.outcome
   LANGUAGE plpgsql AS $$
 DECLARE
-  one pg_catalog.jsonb;
-  found pg_catalog.int8[] := '{}';
+  one pg_catalog.record;
+  said pg_catalog.text[];
+  checked_at_once pg_catalog.bool := false;
 BEGIN
-  FOREACH one IN ARRAY checks LOOP
-    found := found OPERATOR(pg_catalog.||) audit_cdc_internal.run_query(
-      (one OPERATOR(pg_catalog.->>) 'relation')::pg_catalog.oid, one OPERATOR(pg_catalog.->>) 'query');
+  SET CONSTRAINTS ALL DEFERRED;
+  FOR one IN SELECT * FROM audit_cdc_internal.planned(is_redo, tables, changes) LOOP
+    IF one.problem IS NOT NULL THEN
+      said := ARRAY[one.problem];
+    ELSE
+      IF NOT checked_at_once AND audit_cdc_internal.is_run_as_owner(one.relation) THEN
+        SET CONSTRAINTS ALL IMMEDIATE; -- nothing of the owner's may wait for the end of the caller's transaction
+        checked_at_once := true;
+      END IF;
+      said := audit_cdc_internal.run_step(one.relation, one.statement, one.lock, one.alone, one.alone_locks);
+    END IF;
+    IF pg_catalog.cardinality(said) OPERATOR(pg_catalog.=) 1 THEN -- a row that went to another partition is two
+      said := pg_catalog.array_fill(said[1], ARRAY[pg_catalog.cardinality(one.change_ids)]);
+    END IF;
+    RETURN QUERY
+    SELECT one.step, c.id, one.table_name, c.record_id, c.said
+    FROM ROWS FROM (
+      pg_catalog.unnest(one.change_ids), pg_catalog.unnest(one.record_ids), pg_catalog.unnest(said)) AS
+      c(id, record_id, said);
   END LOOP;
-  found := ARRAY(
-    SELECT c.id::pg_catalog.int8
-    FROM pg_catalog.unnest(outcomes) AS o
-    CROSS JOIN LATERAL ROWS FROM (
-      pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'change_ids'),
-      pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'said')) AS c(id, said)
-    WHERE c.said IS NULL AND c.id::pg_catalog.int8 OPERATOR(pg_catalog.=) ANY (found)
-  );
-  IF found OPERATOR(pg_catalog.<>) '{}' THEN
-    RAISE WARNING 'rows are not as they should be: %', pg_catalog.cardinality(found)
-      USING DETAIL = 'A trigger has changed them.', HINT = 'Disable the trigger for the undo, or mend the rows.';
-  END IF;
-  RETURN found;
+  PERFORM audit_cdc_internal.check_constraints();
 END
 $$;
 
--- Runs the steps with the caller's rights, or the table's owner's where the caller has them all; all or, with
--- despite_conflicts, those that can be.
+-- Tells what an undo or redo came to that was taken back.
+CREATE FUNCTION audit_cdc_internal.say_taken_back(
+    done text, outcomes audit_cdc_internal.outcome[], preview boolean, began timestamptz) RETURNS void
+  LANGUAGE plpgsql AS $$
+DECLARE
+  changes CONSTANT pg_catalog.int4 := pg_catalog.cardinality(outcomes);
+  conflicts CONSTANT pg_catalog.int8 := (SELECT pg_catalog.count(o.said) FROM pg_catalog.unnest(outcomes) AS o);
+BEGIN
+  IF preview THEN
+    RAISE NOTICE 'a preview: % of % changes can be %', changes OPERATOR(pg_catalog.-) conflicts, changes, done
+      USING DETAIL = pg_catalog.format(
+        'It took %s ms, and was taken back.',
+        pg_catalog.round(
+          EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began)
+          OPERATOR(pg_catalog.*) 1000));
+  ELSE
+    RAISE WARNING 'nothing was %: % of % changes cannot be', done, conflicts, changes
+      USING HINT = 'despite_conflicts => true does the others.';
+  END IF;
+END
+$$;
+
+-- All or, with despite_conflicts, those that can be.
 CREATE FUNCTION audit_cdc_internal.run_steps(
-    is_redo boolean, despite_conflicts boolean, what jsonb, of_change bigint, of_table text, of_key text,
-    of_at timestamptz, of_lsn pg_lsn, of_commit bigint, of_request text, of_user text, of_since timestamptz,
-    of_until timestamptz, of_database text, of_tables text[], preview boolean)
-  RETURNS TABLE (step integer, change_id bigint, of_table_name text, record_id text, outcome text)
+    is_redo boolean, despite_conflicts boolean, named audit_cdc_internal.named, preview boolean)
+  RETURNS TABLE (step integer, change_id bigint, of_table text, record_id text, outcome text)
   LANGUAGE plpgsql SET extra_float_digits = 1 SET array_nulls = on AS $$
 #variable_conflict use_variable
 DECLARE
   call CONSTANT pg_catalog.text := CASE WHEN is_redo THEN 'redo' ELSE 'undo' END;
   done pg_catalog.text := CASE WHEN is_redo THEN 'redone' ELSE 'undone' END;
-  one pg_catalog.record;
-  said pg_catalog.text[];
-  checked_at_once pg_catalog.bool := false;
-  changes pg_catalog.int8 := 0;
-  conflicts pg_catalog.int8 := 0;
-  outcomes pg_catalog.jsonb[] := '{}'; -- a step each
-  checks pg_catalog.jsonb[] := '{}';
+  meant pg_catalog.record;
+  outcomes audit_cdc_internal.outcome[];
   others pg_catalog.int8[]; -- changes that are done, whose rows are not as they should be
   in_force pg_catalog.jsonb; -- without ours
   began CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
@@ -159,86 +187,44 @@ BEGIN
   IF preview IS NULL THEN
     RAISE EXCEPTION 'preview must not be null' USING ERRCODE = 'null_value_not_allowed';
   END IF;
+  SELECT * INTO meant FROM audit_cdc_internal.meant(is_redo, named);
+  IF pg_catalog.cardinality(meant.changes) OPERATOR(pg_catalog.=) 0 THEN
+    RAISE NOTICE 'nothing is to be %', done
+      USING HINT = 'Only changes that the log has are taken, no backfilled rows, and without database_id those of '
+                   'this database.';
+  END IF;
   BEGIN
     in_force := @extschema@.audit_annotate(
         NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.text,
-        pg_catalog.jsonb_build_object(call, what), NULL::pg_catalog.jsonb)
-      OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
-    SET CONSTRAINTS ALL DEFERRED;
-    FOR one IN
-      SELECT *
-      FROM audit_cdc_internal.steps(
-        is_redo, of_change, of_table, of_key, of_at, of_lsn, of_commit, of_request, of_user, of_since, of_until,
-        of_database, of_tables)
-    LOOP
-      IF one.step IS NULL THEN
-        checks := pg_catalog.array_append(
-          checks, pg_catalog.jsonb_build_object('relation', one.relation, 'query', one.statement));
-        CONTINUE;
-      END IF;
-      IF one.problem IS NULL THEN
-        IF NOT checked_at_once AND audit_cdc_internal.is_run_as_owner(one.relation) THEN
-          SET CONSTRAINTS ALL IMMEDIATE; -- nothing of the owner's may wait for the end of the caller's transaction
-          checked_at_once := true;
-        END IF;
-        said := audit_cdc_internal.run_step(one.relation, one.statement, one.lock, one.alone, one.alone_locks);
-        IF pg_catalog.cardinality(said) OPERATOR(pg_catalog.=) 1 THEN -- a row that went to another partition is two
-          said := pg_catalog.array_fill(said[1], ARRAY[pg_catalog.cardinality(one.change_ids)]);
-        END IF;
-      ELSE
-        said := pg_catalog.array_fill(one.problem, ARRAY[pg_catalog.cardinality(one.change_ids)]);
-      END IF;
-      changes := changes OPERATOR(pg_catalog.+) pg_catalog.cardinality(said);
-      conflicts := conflicts OPERATOR(pg_catalog.+)
-        pg_catalog.cardinality(pg_catalog.array_remove(said, NULL));
-      outcomes := pg_catalog.array_append(
-        outcomes,
         pg_catalog.jsonb_build_object(
-          'step', one.step, 'of_table', one.table_name, 'change_ids', one.change_ids, 'record_ids', one.record_ids,
-          'said', said));
-    END LOOP;
+          call,
+          pg_catalog.jsonb_strip_nulls(
+            pg_catalog.to_jsonb(named) OPERATOR(pg_catalog.-) 'database_id'::pg_catalog.text)),
+        NULL::pg_catalog.jsonb)
+      OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
+    outcomes := ARRAY(SELECT o FROM audit_cdc_internal.run_planned(is_redo, meant.tables, meant.changes) AS o);
     PERFORM audit_cdc_internal.annotate_again(in_force);
-    IF outcomes OPERATOR(pg_catalog.=) '{}' THEN
-      RAISE NOTICE 'nothing is to be %', done
-        USING HINT = 'Only changes that the log has are taken, no backfilled rows, and without database_id those of '
-                     'this database.';
-    END IF;
-    PERFORM audit_cdc_internal.check_constraints();
-    others := audit_cdc_internal.changes_that_differ(checks, outcomes);
-    IF preview OR conflicts OPERATOR(pg_catalog.>) 0 AND despite_conflicts IS NOT TRUE THEN
+    others := audit_cdc_internal.changes_that_differ(
+      is_redo, meant.tables, meant.changes,
+      ARRAY(SELECT o.change_id FROM pg_catalog.unnest(outcomes) AS o WHERE o.said IS NULL));
+    IF preview
+      OR despite_conflicts IS NOT TRUE
+        AND EXISTS (SELECT FROM pg_catalog.unnest(outcomes) AS o WHERE o.said IS NOT NULL) THEN
       RAISE EXCEPTION 'not to be done' USING ERRCODE = 'ZA001'; -- takes back what was done
     END IF;
   EXCEPTION WHEN SQLSTATE 'ZA001' THEN
-    IF preview THEN
-      RAISE NOTICE 'a preview: % of % changes can be %', changes OPERATOR(pg_catalog.-) conflicts, changes, done
-        USING DETAIL = pg_catalog.format(
-          'It took %s ms, and was taken back.',
-          pg_catalog.round(
-            EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began)
-            OPERATOR(pg_catalog.*) 1000));
-    ELSE
-      RAISE WARNING 'nothing was %: % of % changes cannot be', done, conflicts, changes
-        USING HINT = 'despite_conflicts => true does the others.';
-    END IF;
+    PERFORM audit_cdc_internal.say_taken_back(done, outcomes, preview, began);
     done := pg_catalog.concat('could be ', done);
   END;
   RETURN QUERY
-  SELECT (o OPERATOR(pg_catalog.->>) 'step')::pg_catalog.int4,
-         CASE WHEN c.id::pg_catalog.int8 OPERATOR(pg_catalog.>) 0 THEN c.id::pg_catalog.int8 END,
-         o OPERATOR(pg_catalog.->>) 'of_table', c.record,
+  SELECT o.step, CASE WHEN o.change_id OPERATOR(pg_catalog.>) 0 THEN o.change_id END, o.of_table, o.record_id,
          coalesce(
-           c.said,
+           o.said,
            done OPERATOR(pg_catalog.||) CASE
-             WHEN c.id::pg_catalog.int8 OPERATOR(pg_catalog.=) ANY (others)
-               THEN '; a trigger has made another row of it'
+             WHEN o.change_id OPERATOR(pg_catalog.=) ANY (others) THEN '; a trigger has made another row of it'
              ELSE ''
            END)
-  FROM pg_catalog.unnest(outcomes) WITH ORDINALITY AS s(o, place)
-  CROSS JOIN LATERAL ROWS FROM (
-    pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'change_ids'),
-    pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'record_ids'),
-    pg_catalog.jsonb_array_elements_text(o OPERATOR(pg_catalog.->) 'said')) WITH ORDINALITY AS c(id, record, said, nth)
-  ORDER BY s.place, c.nth;
+  FROM pg_catalog.unnest(outcomes) AS o;
 END
 $$;
 
@@ -259,12 +245,8 @@ BEGIN ATOMIC
   SELECT o.*
   FROM audit_cdc_internal.run_steps(
     false, despite_conflicts,
-    jsonb_strip_nulls(
-      jsonb_build_object(
-        'change', change, 'table_name', table_name, 'key', key, 'at', at, 'lsn', lsn, 'commit_lsn', commit_lsn,
-        'request_id', request_id, 'username', username, 'since', since, 'until', until,
-        'tables', tables)),
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id), tables, preview) AS o;
+    ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id), tables),
+    preview) AS o;
 END;
 
 CREATE FUNCTION @extschema@.audit_redo(
@@ -278,11 +260,8 @@ BEGIN ATOMIC
   SELECT o.*
   FROM audit_cdc_internal.run_steps(
     true, despite_conflicts,
-    jsonb_strip_nulls(
-      jsonb_build_object(
-        'change', change, 'table_name', table_name, 'key', key, 'at', at, 'lsn', lsn, 'commit_lsn', commit_lsn,
-        'request_id', request_id, 'username', username, 'since', since, 'until', until)),
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id), NULL, preview) AS o;
+    ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, audit_cdc_internal.or_here(database_id), NULL),
+    preview) AS o;
 END;
 COMMENT ON FUNCTION @extschema@.audit_undo(
   bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean, boolean,

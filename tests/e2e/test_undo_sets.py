@@ -136,6 +136,16 @@ def test_rows_that_a_trigger_has_changed_are_named(tables):
     assert "rows are not as they should be: 1" in "".join(session.notices) and db.rows("SELECT comments FROM posts") == [(-1,)]
 
 
+def test_a_row_that_a_trigger_has_changed_is_named_though_what_comes_after_is_a_conflict(tables):
+    db = tables("CREATE TABLE t (id int PRIMARY KEY, v text, n int)", "t")
+    committed(db, "INSERT INTO t VALUES (1, 'a', 0)")
+    lsn = committed(db, "UPDATE t SET v = 'b'", "UPDATE t SET v = 'c'")
+    db.run("""CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.n := NEW.n + 1; RETURN NEW; END';
+        CREATE TRIGGER counted BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION counted()""")
+    assert undone(db, commit_lsn=lsn, despite_conflicts=True) == ["undone; a trigger has made another row of it", CONFLICT]
+    assert db.rows("SELECT v, n FROM t") == [("b", 1)]
+
+
 def test_a_trigger_that_changes_nothing_else_is_not_named(tables):
     db = tables("""CREATE TABLE t (id int PRIMARY KEY, v text); CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
         CREATE TRIGGER nothing BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION nothing()""", "t")

@@ -20,7 +20,7 @@ mod why_not;
 
 pub use change::{Action, Change, Direction};
 pub use image::Image;
-pub use plan::{Step, Work, plan};
+pub use plan::{Step, Work, checks, plan};
 pub use promise::Check;
 pub use replay::{Event, replayed};
 pub use statement::Statement;

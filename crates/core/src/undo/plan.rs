@@ -1,7 +1,7 @@
 //! Which statements take changes back, or make them once more, in which order.
 
 use super::change::{Change, Direction};
-use super::promise::{Check, checks};
+use super::promise::{self, Check};
 use super::sets::{self, Placed};
 use super::statement::{self, MOST_ROWS, Row, Statement};
 use super::table::Table;
@@ -26,7 +26,34 @@ pub struct Work {
     pub alone: Vec<Statement>,
 }
 
-pub fn plan(tables: &[Table], changes: &[Change], direction: Direction) -> (Vec<Step>, Vec<Check>) {
+pub fn plan(tables: &[Table], changes: &[Change], direction: Direction) -> Vec<Step> {
+    let step = |part: &[&Todo]| Step {
+        relation: part[0].table.relation,
+        table_name: part[0].table.own_rows.clone(),
+        changes: part.iter().flat_map(|todo| iter::once(todo.place).chain(todo.also)).collect(),
+        work: part[0].problem.clone().map_or_else(|| Ok(work(part)), Err),
+    };
+    with_sets(tables, changes, direction, |sets| sets.iter().flat_map(|set| set.chunks(MOST_ROWS)).map(step).collect())
+}
+
+/// Queries for those of the changes that were done whose rows are not as they should be, which a trigger can make.
+pub fn checks(tables: &[Table], changes: &[Change], direction: Direction, done: &HashSet<i64>) -> Vec<Check> {
+    if !tables.iter().any(|table| table.has_triggers) {
+        return Vec::new();
+    }
+    with_sets(tables, changes, direction, |sets| {
+        let done: Vec<_> = sets.concat().into_iter().filter(|todo| done.contains(&todo.change_id)).collect();
+        promise::checks(&done)
+    })
+}
+
+/// Changes that can be one statement stand together, those of a set in their order.
+fn with_sets<R>(
+    tables: &[Table],
+    changes: &[Change],
+    direction: Direction,
+    work: impl FnOnce(Vec<Vec<&Todo>>) -> R,
+) -> R {
     let moves = moves::moves(tables, changes);
     let wholes: Vec<_> = if moves.is_empty() { Vec::new() } else { tables.iter().map(Table::whole).collect() };
     let todos = todos(tables, &wholes, changes, &moves, direction);
@@ -41,22 +68,8 @@ pub fn plan(tables: &[Table], changes: &[Change], direction: Direction) -> (Vec<
             needs: needs::needs(&todo.row, todo.table),
         },
     };
-    let mut steps = Vec::new();
-    let mut done: Vec<&Todo> = Vec::new();
-    for set in sets::sets(todos.iter().map(placed).collect()) {
-        for part in set.chunks(MOST_ROWS) {
-            let part: Vec<_> = part.iter().map(|place| &todos[*place]).collect();
-            done.extend(part.iter().copied());
-            steps.push(Step {
-                relation: part[0].table.relation,
-                table_name: part[0].table.own_rows.clone(),
-                changes: part.iter().flat_map(|todo| iter::once(todo.place).chain(todo.also)).collect(),
-                work: part[0].problem.clone().map_or_else(|| Ok(work(&part)), Err),
-            });
-        }
-    }
-    let checks = if done.iter().any(|todo| todo.table.has_triggers) { checks(&done) } else { Vec::new() };
-    (steps, checks)
+    let sets = sets::sets(todos.iter().map(placed).collect());
+    work(sets.iter().map(|set| set.iter().map(|place| &todos[*place]).collect()).collect())
 }
 
 fn work(part: &[&Todo]) -> Work {
