@@ -68,19 +68,21 @@ BEGIN
 END
 $$;
 
--- Of a time range's end.
-CREATE FUNCTION audit_cdc_internal.say_if_unsettled(audited audit_cdc_internal.audited, until timestamptz) RETURNS void
+-- Of a time range's end, or of a moment.
+CREATE FUNCTION audit_cdc_internal.say_if_unsettled(
+    audited audit_cdc_internal.audited, until timestamptz, lsn pg_lsn DEFAULT NULL)
+  RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   moment record;
 BEGIN
-  IF until IS NULL
+  IF until IS NULL AND lsn IS NULL
     OR audited.table_name IS NULL
       AND NOT audited.is_named
       AND NOT EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
     RETURN;
   END IF;
-  SELECT * INTO moment FROM audit_cdc_internal.moment(audited, until, NULL);
+  SELECT * INTO moment FROM audit_cdc_internal.moment(audited, until, lsn);
   IF NOT moment.is_settled THEN
     PERFORM audit_cdc_internal.say_unsettled(audited.is_own, moment.last_commit);
   END IF;

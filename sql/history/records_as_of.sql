@@ -179,7 +179,7 @@ END;
 -- what it tells, and there is one run, so that the log's own order is that of the events. Otherwise general_events()
 -- puts them in order.
 CREATE FUNCTION audit_cdc_internal.reading_as_of(
-    audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
+    audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text, says_unsettled boolean,
     OUT key_columns text[], OUT is_plain boolean, OUT numbers integer[], OUT positions_before bigint[],
     OUT record_ids text[],
     OUT is_own boolean, OUT is_latest boolean, OUT last_lsn bigint, OUT may_move boolean, OUT spelled text)
@@ -190,7 +190,7 @@ DECLARE
   is_in_order boolean;
 BEGIN
   SELECT * INTO moment FROM audit_cdc_internal.moment(audited, at_time, at_lsn);
-  IF NOT moment.is_settled THEN
+  IF says_unsettled AND NOT moment.is_settled THEN
     PERFORM audit_cdc_internal.say_unsettled(audited.is_own, moment.last_commit);
   END IF;
   key_columns := audited.key_columns;

@@ -220,6 +220,7 @@ BEGIN
   IF audited IS NULL THEN
     RETURN;
   END IF;
+  PERFORM audit_cdc_internal.say_if_unsettled(audited, named.at, named.lsn);
   SELECT m.last_lsn, m.last_commit, m.last_id
   INTO moment
   FROM audit_cdc_internal.moment(audited, named.at, named.lsn) AS m;

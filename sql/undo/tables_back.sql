@@ -72,6 +72,9 @@ BEGIN
     IF audited IS NULL THEN
       PERFORM audit_cdc_internal.warn_of_no_changes();
     ELSIF audited <> ALL (seen) THEN
+      IF seen = '{}' THEN
+        PERFORM audit_cdc_internal.say_if_unsettled(audited, named.at, named.lsn);
+      END IF;
       seen := seen || audited;
       FOR one IN SELECT c.* FROM audit_cdc_internal.changes_since(audited, named.at, named.lsn, number) AS c LOOP
         number := number + 1;

@@ -13,7 +13,7 @@ const NOTHING_TO_ANSWER: &CStr = c"SELECT audit_cdc_internal.can_be_answered(NUL
 const READING: &CStr = c"
     SELECT r.key_columns, r.is_plain, r.may_move, r.is_own, r.is_latest, r.last_lsn, r.numbers, r.positions_before,
            r.record_ids, r.spelled
-    FROM audit_cdc_internal.reading_as_of($1, $2, $3, $4) AS r";
+    FROM audit_cdc_internal.reading_as_of($1, $2, $3, $4, $5) AS r";
 
 const GAPS: &CStr = c"SELECT g.up_to, g.is_before FROM audit_cdc_internal.gaps_as_of($1, $2, $3) AS g";
 
@@ -55,14 +55,19 @@ impl Wanted {
         };
         let mut is_answered = false;
         can_be_answered.fetch_rows(1, |row, _| is_answered = row.boolean(0));
-        if is_answered { Self::without_doubts(call, at) } else { None }
+        if is_answered { Self::reading(call, at, true) } else { None }
     }
 
     /// The same, which says nothing of it.
     pub fn without_doubts(call: Call, at: usize) -> Option<Self> {
+        Self::reading(call, at, false)
+    }
+
+    fn reading(call: Call, at: usize, says_unsettled: bool) -> Option<Self> {
         let table = call.row(0)?;
         let mut wanted = Self { call, table, at, key_columns: Vec::new(), plain: None, gaps: Vec::new() };
-        Cursor::reading(READING, &wanted.arguments()).fetch_rows(1, |row, _| {
+        let [of, time, lsn, key] = wanted.arguments();
+        Cursor::reading(READING, &[of, time, lsn, key, says_unsettled.into()]).fetch_rows(1, |row, _| {
             wanted.key_columns = row.texts(0).unwrap_or_default();
             wanted.plain = row.boolean(1).then(|| Plain::read(table, row));
         });

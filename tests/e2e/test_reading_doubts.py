@@ -135,7 +135,8 @@ def test_a_range_that_may_still_get_changes(read):
     ahead = read.value("SELECT (now() + interval '1 hour')::text")
     past = read.value("SELECT (min(commit_timestamp) - interval '1 second')::text FROM audit_logs")
     for reading in ("SELECT audit_as_of('t', {})", "SELECT audit_history('t', '1', until => {})", "SELECT audit_history(request_id => 'r', until => {})", "SELECT audit_replay_sql('t', until => {})",
-                    "SELECT audit_undo_sql(username => 'ada', since => '2000-01-01', until => {})"):
+                    "SELECT audit_undo_sql(username => 'ada', since => '2000-01-01', until => {})", "SELECT audit_undo_sql(tables => '{{t,u}}', at => {})",
+                    "SELECT audit_undo_sql(table_name => 't', key => '1', at => {})", "SELECT audit_table_diff('t', '2000-01-01', {})"):
         [notice] = about(said(read, reading.format("%s"), ahead), UNSETTLED)
         assert notice.startswith("NOTICE") and "CALL audit_capture()" in notice, reading
         assert about(said(read, reading.format("%s"), past), UNSETTLED) == [], reading
