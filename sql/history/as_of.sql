@@ -55,10 +55,10 @@ BEGIN ATOMIC
     audit_cdc_internal.table_named(table_name, database_id, NULL, key), '{}', at, lsn, key, false) AS r;
 END;
 COMMENT ON FUNCTION @extschema@.audit_as_of(text, timestamptz, pg_lsn, text, text) IS
-  'The rows of a table as they were, as jsonb: an image a row, without the columns that are unknown. table_name: '
-  'with or without schema (users, public.users). Times, positions, key and database_id are those of audit_as_of() '
-  'with a row type; null: not given. Errors: 22004 (no table named), 22023 (both at and lsn, several tables of this '
-  'name).';
+  'The rows of a table as they were, as jsonb: an image a row, without the columns that are unknown. Typed rows have '
+  'also what jsonb does not hold. table_name: with or without schema (users, public.users). Times, positions, key '
+  'and database_id are those of audit_as_of() with a row type; null: not given. Errors: 22004 (no table named), '
+  '22023 (both at and lsn, several tables of this name).';
 
 CREATE FUNCTION @extschema@.audit_as_of(
     row_type regtype, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,

@@ -7,6 +7,7 @@ import pytest
 from capture_helpers import publish, source, start  # noqa: F401 (a fixture)
 from cast_types import TYPES, USER_TYPES
 from conftest import batch, change
+from projection_helpers import code
 
 DEEP = "[" * 3000 + "]" * 3000
 JSONB = ["null", '"null"', '"unchanged_toast"', '{"a": 1}', '{"": ["1", 1]}', '{"": "x", "a": {}}', "1.50", '"\\u00e4"', '{"a": {"b": null}}', "[]", DEEP]
@@ -204,3 +205,20 @@ def test_usual_rows_have_nothing_beside_them(docs):
                 UPDATE docs SET v = 'y'; DELETE FROM docs""")
     docs.run("CALL audit_capture()")
     assert docs.rows("SELECT count(*), count(exact_values) FROM audit_logs") == [(27, 0)]
+
+
+def test_the_marker_is_a_value_where_a_list_says_what_is_unknown(db):
+    """Of a table with FULL, as it is described, nothing is missing."""
+    db.run("CREATE TABLE docs (id int PRIMARY KEY, b jsonb, n int)")
+    row = {"id": 1, "b": "unchanged_toast", "n": 1}
+    db.ingest(batch([change(0, table="docs", record=row), change(1, table="docs", action="update", record={**row, "n": 2}, changes={"n": 1})]))
+    as_of = "SELECT r::text FROM audit_as_of(NULL::docs) AS r"
+    assert db.rows(as_of) == [('(1,"""unchanged_toast""",2)',)], "old values are sent with FULL only"
+    described = {"described_at": "2026-01-01 00:00+00", "tables": [{
+        "table_schema": "public", "table_name": "docs", "replica_identity": "full", "key_columns": ["id"], "identity_columns": ["id", "b", "n"],
+        "column_types": {"id": "integer", "b": "jsonb", "n": "integer"}, "never_sent": [], "null_in_reads": []}]}
+    db.run("SELECT audit_describe_tables('d1', %s)", json.dumps(described))
+    assert db.rows(as_of) == [('(1,"""unchanged_toast""",2)',)]
+    rows = "SELECT audit_row(NULL::docs, new_values{})::text FROM audit_logs ORDER BY id DESC LIMIT 1"
+    assert db.rows(rows.format(", unknown_columns")) == [('(1,"""unchanged_toast""",2)',)]
+    assert code(db.connect(), rows.format("")) == "22018", "nobody says what is unknown"

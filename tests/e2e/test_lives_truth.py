@@ -125,12 +125,14 @@ def test_as_of_between_two_commits_is_the_first(source):
 
 
 def test_typed_rows_are_the_same(source):
+    """But for the sign of a zero, which jsonb does not hold."""
+    unsigned = lambda rows: sorted((["0" if value == "-0" else value for value in row] for row in rows), key=repr)
     last = {table: (lsn, types) for table, lsn, _, types in STATES}
     for table, (lsn, types) in last.items():
         shown = ", ".join(f"written(r.{identifier(name)})" for name in types)
         typed = source.rows(f"SELECT {shown} FROM audit_as_of(NULL::{layout(source, types)}, lsn => '0/0'::pg_lsn + %s, table_name => %s) AS r", lsn, qualified(table))
         as_json = [tuple(row.get(name) for name in types) for row in rows_as_of(source, table, lsn, types)]
-        assert sorted(typed, key=repr) == sorted(as_json, key=repr), table
+        assert unsigned(typed) == unsigned(as_json), table
 
 
 def columns_now(db, table):

@@ -70,6 +70,8 @@ mod tests {
             ("1e5", TypeShape::Json, Held::Meaning),
             ("-0.0", TypeShape::Json, Held::Meaning),
             (r#"{"": ["1", 1]}"#, TypeShape::Jsonb, Held::Meaning),
+            (r#"{"": ["1", 1], "a": 2}"#, TypeShape::Jsonb, Held::Whole),
+            (r#"{"": [1, "1"]}"#, TypeShape::Jsonb, Held::Whole),
             (r#""\u0000""#, TypeShape::Json, Held::Nothing),
             (r#"["\ud800"]"#, TypeShape::Json, Held::Nothing),
             ("1e200000", TypeShape::Json, Held::Nothing),

@@ -133,7 +133,7 @@ impl<'a> Reader<'a> {
             members.reverse();
         }
         // a column's value that looks as if it was marked (`told`), which must be noticed
-        let is_marked = depth == 1 && members.first().is_some_and(|(key, _)| key.is_empty());
+        let is_marked = depth == 1 && matches!(members.as_slice(), [(key, Json::Array(_))] if key.is_empty());
         (!is_marked).then_some(Json::Object(members))
     }
 

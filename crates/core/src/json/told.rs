@@ -9,9 +9,9 @@ use super::object::Text;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// Does a value's text begin as that of one that is marked?
+/// Does a value's text, as `jsonb` writes it, look like that of one that is marked?
 pub fn is_marked(text: &str) -> bool {
-    text.starts_with("{\"\":")
+    marked_text(text).is_some()
 }
 
 /// The image, and in it the texts that stand beside it: a `jsonb` object of texts by column.

@@ -105,8 +105,10 @@ fn held(json: &str) -> Held {
     }
 }
 
+/// A value that would be taken for one that is marked (`json::told`).
 fn looks_marked(json: &str) -> bool {
-    json.starts_with('{') && Object::parse(json).is_some_and(|object| object.has(""))
+    let object = json.starts_with('{').then(|| Object::parse(json)).flatten();
+    object.is_some_and(|object| object.keys().all(str::is_empty) && object.last("").is_some_and(|v| v.starts_with('[')))
 }
 
 #[cfg(test)]
@@ -162,6 +164,8 @@ mod tests {
         for json in [r#"{"":["1",1]}"#, r#"{ "" : ["1", 1]}"#] {
             assert_eq!(held(json), Held::Meaning, "{json}");
         }
-        assert_eq!(held(r#"{"a":""}"#), Held::Whole);
+        for json in [r#"{"a":""}"#, r#"{"":["1",1],"a":1}"#, r#"{"":{}}"#, "{}"] {
+            assert_eq!(held(json), Held::Whole, "{json}");
+        }
     }
 }
