@@ -19,6 +19,12 @@ GRANTED = {
     "new_log": "empty outside of a rule; in a rule the entries that its owner may read",
     "filling": "numbers of what is being filled, shown by audit_projection_progress",
     "activity_rule": "a pure function of its arguments",
+    "plain": "a pure function of its arguments",
+    "plain_diff": "a pure function of its arguments",
+    "told": "a pure function of its arguments",
+    "told_row": "runs with the caller's rights, on what audit_as_of() gives",
+    "exact_texts": "a pure function of its arguments",
+    "told_as_of": "what audit_as_of() gives",
     "activity_told": "a pure function of its arguments",
     "diffs_together": "a pure function of its arguments",
     "history_rule": "a pure function of its arguments",
@@ -108,7 +114,7 @@ def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
     assert calls == {
         ("create_history_table", "audit_create_projection"),
         ("audit_create_activity", "audit_create_projection"), ("audit_activity", "audit_diff_text"),
-        ("audit_as_of", "audit_as_of"), ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
+        ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
         ("run_steps", "audit_annotate"), ("annotate_again", "audit_annotate"), ("annotate_again", "audit_annotate_clear"),
         ("audit_capture", "audit_in_transaction_block"), ("audit_capture_stop", "audit_in_transaction_block"), ("audit_backfill", "audit_in_transaction_block")}
 

@@ -214,11 +214,14 @@ def test_keys_that_are_equal_are_not_the_same(source, one):
 
 @pytest.mark.parametrize("type_", ["json", "jsonb", "settings"])
 def test_null_of_json_is_not_null(one, type_):
-    """As far as it can be told: a message has null for both."""
+    """Capture tells one from the other."""
     db = one(f"id int PRIMARY KEY, v {type_}", "CREATE DOMAIN settings AS jsonb")
     lsn = committed(db, "INSERT INTO t VALUES (1, 'null')")
+    committed(db, "UPDATE t SET v = NULL")
     assert undone(db, commit_lsn=lsn) == [CONFLICT]
-    db.run("DELETE FROM t; ALTER TABLE t ALTER v SET NOT NULL")
+    committed(db, "UPDATE t SET v = 'null'")
+    assert undone(db, commit_lsn=lsn) == ["undone"]
+    db.run("ALTER TABLE t ALTER v SET NOT NULL")
     lsn = committed(db, "INSERT INTO t VALUES (2, 'null'), (3, '{}')")
     assert undone(db, commit_lsn=lsn) == ["undone"] * 2 and undone(db, "redo", commit_lsn=lsn) == ["redone"] * 2
     lsn = committed(db, "UPDATE t SET v = '1' WHERE id = 2")
