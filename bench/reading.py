@@ -173,7 +173,7 @@ def delivered(n, records):
     second = transaction * 5 * 336 * 86_400 // YEAR_ENTRIES
     month, day = divmod(second // 86_400, 28)
     now, before = n // records, n // records - 1
-    image = {"id": str(n % records), "status": f"s{now}", "email": f"user{n % records}@example.org", "notes": "lorem ipsum dolor sit amet " * 3, "total": f"{n % 999}.10"}
+    image = {"id": str(n % records), "status": f"s{now}", "email": f"user{n % records}@example.org", "notes": "lorem ipsum dolor sit amet " * 3, "total": f"{n % records % 999}.10"}
     return json.dumps({"action": "update" if now else "insert", "record": image, "changes": {"status": f"s{before}"} if now else None, "metadata": {
         "table_schema": "public", "table_name": "orders", "record_pks": [image["id"]], "commit_lsn": 1_000_000 + transaction * 1_000, "commit_idx": idx,
         "commit_timestamp": f"2026-{month + 1:02}-{day + 1:02}T{second // 3600 % 24:02}:{second // 60 % 60:02}:{second % 60:02}.{transaction % 1_000_000:06}Z",

@@ -1,5 +1,5 @@
--- What a reading of the log cannot know: changes that were never captured, not yet, or set aside, and entries of what
--- may be the same database. Each reading says it once, with what to do.
+-- What a reading of the log cannot know: changes that were never captured, not yet, or set aside. So are entries of
+-- what may be the same database. Each reading says it once, with what to do.
 
 CREATE TYPE audit_cdc_internal.doubt AS (
   is_warning boolean, -- false: a notice
@@ -41,8 +41,7 @@ BEGIN ATOMIC
     -- why capture cannot go on, before anybody has noted it
     SELECT NULL, h.database_id, NULL, NULL, NULL, f.reason, f.read_to, f.read_to_time, NULL, NULL, f.detail, NULL,
            NULL, h.database_id, d.before + (f.read_to - '0/0')
-    FROM audit_cdc_internal.capture_faults AS f CROSS JOIN audit_cdc_internal.here AS h
-    CROSS JOIN audit_cdc_internal.own_databases() AS o
+    FROM audit_cdc_internal.capture_faults AS f, audit_cdc_internal.here AS h, audit_cdc_internal.own_databases() AS o
     CROSS JOIN LATERAL unnest(o.ids, o.positions_before) AS d(id, before)
     WHERE d.id = h.database_id AND (databases IS NULL OR d.id = ANY (databases))
       AND NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks)
@@ -58,15 +57,14 @@ BEGIN ATOMIC
     FROM audit_cdc_internal.own_databases() AS o
     CROSS JOIN LATERAL unnest(o.ids, o.positions_before) AS d(id, before)
     JOIN audit_cdc_internal.gaps AS g ON g.database_id = d.id
-    JOIN audit_cdc_internal.gap_drops AS x ON x.gap_id = g.id
-  )
+    JOIN audit_cdc_internal.gap_drops AS x ON x.gap_id = g.id)
   SELECT p.id, bool_or(NOT s.is_closed),
          format('%s (%s)%s is from %s to %s.', coalesce('Gap ' || p.id, 'A gap that is not noted yet'), p.reason,
                 ' of ' || quote_ident(p.table_schema) || '.' || quote_ident(p.table_name),
                 coalesce(p.from_time::text, p.from_lsn::text), coalesce(p.to_time::text, 'now'))
   FROM placed AS p
-  CROSS JOIN LATERAL (
-    SELECT n.name, to_regclass(n.name)::oid AS relation FROM unnest(coalesce(names, ARRAY[NULL])) AS n(name)) AS n
+  CROSS JOIN LATERAL (SELECT n.name, to_regclass(n.name)::oid AS relation
+                      FROM unnest(coalesce(names, ARRAY[NULL])) AS n(name)) AS n
   CROSS JOIN LATERAL (
     -- a gap from before the database went on from another is closed by what closes the gap of that
     SELECT CASE WHEN p.id IS NULL THEN false

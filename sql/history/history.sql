@@ -18,6 +18,24 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.check_asked(is_asked boolean, newest_first boolean, max_rows integer) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  IF NOT is_asked THEN
+    RAISE EXCEPTION 'no record, user, request, transaction or time is given' USING ERRCODE = 'null_value_not_allowed',
+      HINT = 'Name a table and a key, a username, a request_id, a commit_lsn or a time.';
+  END IF;
+  IF newest_first IS NULL OR max_rows < 0 THEN
+    RAISE EXCEPTION '% must not be %', CASE WHEN newest_first IS NULL THEN 'newest_first' ELSE 'max_rows' END,
+        CASE WHEN newest_first IS NULL THEN 'null' ELSE 'negative' END
+      USING ERRCODE = CASE
+        WHEN newest_first IS NULL THEN 'null_value_not_allowed'
+        ELSE 'invalid_parameter_value'
+      END;
+  END IF;
+END
+$$;
+
 -- What audit_history() gives, of either form.
 CREATE FUNCTION audit_cdc_internal.history(
     of_table text, relation oid, key text, of_user text, of_request text, of_commit bigint, since timestamptz,
@@ -32,25 +50,8 @@ DECLARE
   END;
   after_place bigint[];
 BEGIN
-  IF of_table IS NULL
-    AND relation IS NULL
-    AND key IS NULL
-    AND of_user IS NULL
-    AND of_request IS NULL
-    AND of_commit IS NULL
-    AND since IS NULL
-    AND until IS NULL THEN
-    RAISE EXCEPTION 'no record, user, request, transaction or time is given' USING ERRCODE = 'null_value_not_allowed',
-      HINT = 'Name a table and a key, a username, a request_id, a commit_lsn or a time.';
-  END IF;
-  IF newest_first IS NULL OR max_rows < 0 THEN
-    RAISE EXCEPTION '% must not be %', CASE WHEN newest_first IS NULL THEN 'newest_first' ELSE 'max_rows' END,
-        CASE WHEN newest_first IS NULL THEN 'null' ELSE 'negative' END
-      USING ERRCODE = CASE
-        WHEN newest_first IS NULL THEN 'null_value_not_allowed'
-        ELSE 'invalid_parameter_value'
-      END;
-  END IF;
+  PERFORM audit_cdc_internal.check_asked(
+    num_nonnulls(of_table, relation, key, of_user, of_request, of_commit, since, until) > 0, newest_first, max_rows);
   IF after IS NOT NULL THEN
     after_place := audit_cdc_internal.cursor_place(after);
   END IF;

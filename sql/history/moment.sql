@@ -1,9 +1,10 @@
 -- What a moment is in the log, whether it is settled, and what was past then.
 
 -- The position that a time, or an LSN of that database, stands for; without either, the last one. last_lsn is as
--- events have it.
+-- events have it. of_all: the furthest of all commits up to the time; otherwise that of the last one, whose second
+-- need not be read.
 CREATE FUNCTION audit_cdc_internal.moment(
-    audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn,
+    audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, of_all boolean DEFAULT true,
     OUT last_lsn bigint, OUT last_commit timestamptz, OUT last_id bigint, OUT next_commit timestamptz,
     OUT is_settled boolean)
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -23,8 +24,7 @@ BEGIN
   IF lsn IS NOT NULL THEN
     last_lsn := least(lsn - '0/0' + position_before, 9223372036854775807);
     SELECT max(l.commit_timestamp) FILTER (WHERE l.commit_lsn + n.before <= last_lsn),
-           min(l.commit_timestamp) FILTER (WHERE l.commit_lsn + n.before > last_lsn)
-    INTO last_commit, next_commit
+           min(l.commit_timestamp) FILTER (WHERE l.commit_lsn + n.before > last_lsn) INTO last_commit, next_commit
     FROM audit_cdc_internal.log AS l
     JOIN unnest(numbers, befores) AS n(number, before) ON n.number = l.audited_table
     WHERE NOT is_own OR l.origin <> 'i';
@@ -32,21 +32,18 @@ BEGIN
   ELSE
     at := coalesce(at, 'infinity');
     SELECT l.commit_timestamp, l.id, l.commit_lsn + befores[array_position(numbers, l.audited_table)]
-    INTO last_commit, last_id, last_lsn
-    FROM audit_cdc_internal.log AS l
+    INTO last_commit, last_id, last_lsn FROM audit_cdc_internal.log AS l
     WHERE l.commit_timestamp <= at AND l.audited_table = ANY (numbers)
       AND (NOT is_own OR l.origin <> 'i') AND l.commit_lsn IS NOT NULL
     ORDER BY l.commit_timestamp DESC LIMIT 1;
-    IF at < 'infinity' THEN
+    IF of_all AND at < 'infinity' THEN
       -- commits overtake each other: the furthest one
-      last_lsn := (
-        SELECT max(l.commit_lsn + n.before)
-        FROM audit_cdc_internal.log AS l
-        JOIN unnest(numbers, befores) AS n(number, before) ON n.number = l.audited_table
-        WHERE l.commit_timestamp <= last_commit
-          AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking()
-          AND (NOT is_own OR l.origin <> 'i')
-      );
+      last_lsn := (SELECT max(l.commit_lsn + n.before)
+                   FROM audit_cdc_internal.log AS l
+                   JOIN unnest(numbers, befores) AS n(number, before) ON n.number = l.audited_table
+                   WHERE l.commit_timestamp <= last_commit
+                     AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking()
+                     AND (NOT is_own OR l.origin <> 'i'));
     END IF;
     next_commit := (SELECT l.commit_timestamp FROM audit_cdc_internal.log AS l
                     WHERE l.commit_timestamp > at AND l.audited_table = ANY (numbers)
@@ -60,8 +57,7 @@ BEGIN
   WHERE is_own;
   -- Sequin may deliver for the second time 10 minutes later (its longest wait), and sends no end mark of a transaction
   is_settled := CASE
-    WHEN is_own AND audited.database_id <> audit_cdc_internal.this_database() ->> 'id'
-      THEN true -- what this database goes on from
+    WHEN is_own AND audited.database_id <> audit_cdc_internal.this_database() ->> 'id' THEN true -- goes on from it
     WHEN captured IS NOT NULL THEN is_settled OR coalesce(at <= captured, last_lsn <= captured_lsn, false)
     ELSE is_settled AND coalesce(last_commit < now() - interval '10 min', true)
   END;
@@ -89,8 +85,8 @@ BEGIN
 END
 $$;
 
--- Do changes of the table tell their old keys, as far as its description (FULL), or what was captured of this
--- record (FULL or DEFAULT), says? Otherwise a change of any key may have been of it.
+-- Do changes of the table tell their old keys? Its description says so if it is FULL, what was captured of this record
+-- if it is FULL or DEFAULT. Otherwise a change of any key may have been of it.
 CREATE FUNCTION audit_cdc_internal.tells_old_keys(audited audit_cdc_internal.audited, of_key text) RETURNS boolean
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
   SET jit = off AS $$

@@ -1,7 +1,39 @@
 -- What a reading of a table at a moment needs to know of its log. What becomes of it is told in Rust (src/history).
 
--- Rows without key are told apart by what is in them: each change takes one away, brings one, or both. In mixed_columns
--- JSON is of several types anyway: of json, or of numbers that may be NaN.
+-- Why rows without key cannot be told apart; null: they can. In mixed_columns JSON is of several types anyway: of json,
+-- or of numbers that may be NaN.
+CREATE FUNCTION audit_cdc_internal.keyless_doubt(past audit_cdc_internal.event[], mixed_columns text[]) RETURNS text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT CASE
+    WHEN EXISTS (
+      SELECT FROM unnest(past) AS e
+      WHERE e.action IN ('update', 'delete')
+        AND (e.unknown_before IS NULL OR e.unknown_before <> '{}')
+    )
+      THEN 'without a key, a change whose old row was not sent may have been of it'
+    WHEN (
+      SELECT count(DISTINCT c.columns) > 1
+      FROM unnest(past) AS e
+      CROSS JOIN LATERAL (VALUES (e.before), (e.after)) AS i(image)
+      CROSS JOIN LATERAL (SELECT ARRAY(SELECT c FROM jsonb_object_keys(i.image) AS c ORDER BY c) AS columns) AS c
+      WHERE i.image IS NOT NULL
+    )
+      OR EXISTS (
+        SELECT FROM unnest(past) AS e
+        CROSS JOIN LATERAL (VALUES (e.before), (e.after)) AS i(image)
+        CROSS JOIN LATERAL jsonb_each(i.image) AS c
+        WHERE i.image IS NOT NULL
+          AND jsonb_typeof(c.value) IN ('string', 'number', 'boolean')
+          AND c.key <> ALL (mixed_columns)
+        GROUP BY c.key
+        HAVING count(DISTINCT jsonb_typeof(c.value)) > 1
+      )
+      THEN 'without a key, rows from before and after a change of the table''s columns cannot be told apart'
+  END;
+END;
+
+-- Rows without key are told apart by what is in them: each change takes one away, brings one, or both.
 CREATE FUNCTION audit_cdc_internal.keyless_rows(
     past audit_cdc_internal.event[], later audit_cdc_internal.event[], here integer, mixed_columns text[],
     OUT is_alive boolean, OUT known jsonb, OUT unknown_columns text[], OUT reason text)
@@ -11,55 +43,27 @@ BEGIN ATOMIC
   WITH events AS (
     SELECT e.*
     FROM (
-      SELECT p.*, true AS is_past
+      SELECT p.*, p AS event, true AS is_past
       FROM unnest(past) AS p
       UNION ALL
-      SELECT l.*, false
+      SELECT l.*, l, false
       FROM unnest(later) AS l
     ) AS e
     WHERE e.action NOT IN ('truncate', 'complete')
       AND e.run = here
       AND e.truncates = (SELECT coalesce(max(n.truncates), 0) FROM unnest(past) AS n)
   ), doubts AS (
-    SELECT CASE
-      WHEN EXISTS (
-        SELECT FROM events AS e
-        WHERE e.is_past
-          AND e.action IN ('update', 'delete')
-          AND (e.unknown_before IS NULL OR e.unknown_before <> '{}')
-      )
-        THEN 'without a key, a change whose old row was not sent may have been of it'
-      WHEN (
-        SELECT count(DISTINCT c.columns) > 1
-        FROM events AS e
-        CROSS JOIN LATERAL (VALUES (e.before), (e.after)) AS i(image)
-        CROSS JOIN LATERAL (SELECT ARRAY(SELECT c FROM jsonb_object_keys(i.image) AS c ORDER BY c) AS columns) AS c
-        WHERE e.is_past AND i.image IS NOT NULL
-      )
-        OR EXISTS (
-          SELECT FROM events AS e
-          CROSS JOIN LATERAL (VALUES (e.before), (e.after)) AS i(image)
-          CROSS JOIN LATERAL jsonb_each(i.image) AS c
-          WHERE e.is_past
-            AND i.image IS NOT NULL
-            AND jsonb_typeof(c.value) IN ('string', 'number', 'boolean')
-            AND c.key <> ALL (mixed_columns)
-          GROUP BY c.key
-          HAVING count(DISTINCT jsonb_typeof(c.value)) > 1
-        )
-        THEN 'without a key, rows from before and after a change of the table''s columns cannot be told apart'
-    END AS reason
+    SELECT audit_cdc_internal.keyless_doubt(array_agg(e.event), mixed_columns) AS reason
+    FROM events AS e WHERE e.is_past
   ), steps AS (
     SELECT x.image, x.number, x.is_read, x.unknown, x.is_past,
            sum(x.number) OVER (PARTITION BY x.image ORDER BY x.lsn, x.idx, x.id, x.number DESC) AS there
     FROM (
       SELECT e.after AS image, 1 AS number, e.action = 'read' AS is_read, e.unknown, e.is_past, e.lsn, e.idx, e.id
-      FROM events AS e
-      WHERE e.after IS NOT NULL
+      FROM events AS e WHERE e.after IS NOT NULL
       UNION ALL
       SELECT e.before, -1, false, NULL, e.is_past, e.lsn, e.idx, e.id
-      FROM events AS e
-      WHERE e.before IS NOT NULL
+      FROM events AS e WHERE e.before IS NOT NULL
     ) AS x
   ), counted AS (
     SELECT
@@ -68,8 +72,7 @@ BEGIN ATOMIC
       -- were there before the log begins
       least(min(s.there) FILTER (WHERE s.is_past), 0) - least(min(s.there), 0) AS missed,
       bool_or(s.is_read) AS is_read, coalesce(max(s.unknown), '{}') AS unknown
-    FROM steps AS s
-    GROUP BY s.image
+    FROM steps AS s GROUP BY s.image
   )
   SELECT CASE WHEN d.reason IS NULL THEN true END, c.image, CASE WHEN d.reason IS NULL THEN c.unknown END,
          d.reason
@@ -92,7 +95,7 @@ BEGIN ATOMIC
   WHERE e.run < here AND e.after IS NOT NULL;
 END;
 
--- A stray is a change that does not tell its old key, where the log does not show that the row had the new one: any
+-- A stray is a change that does not tell its old key, where the log does not show that the row had the new one. Any
 -- row of the table may have been it. It leaves that in doubt for all rows of which no later change tells, so that
 -- one stray makes others.
 CREATE FUNCTION audit_cdc_internal.next_stray(last_stray bigint[], place bigint[], last_seen bigint[]) RETURNS bigint[]
@@ -102,13 +105,13 @@ BEGIN
 END
 $$;
 
--- Of places (run, lsn, idx) of changes that do not tell their old key, in order; last_seen: where the log shows
+-- Of places (run, lsn, idx) of changes that do not tell their old key, in order. last_seen: where the log shows
 -- last before it that there is a row with the new one.
 CREATE AGGREGATE audit_cdc_internal.last_stray(place bigint[], last_seen bigint[]) (
   SFUNC = audit_cdc_internal.next_stray, STYPE = bigint[]);
 
--- Does an entry leave something to others, or to a description of the table: where it stands, what is unknown of its
--- row, or which key the row had before?
+-- Does an entry leave something to others, or to a description of the table? That is where it stands, what is unknown
+-- of its row, or which key the row had before.
 CREATE FUNCTION audit_cdc_internal.needs_more(
     commit_lsn bigint, action audit_cdc_internal.action, record_id text, unknown_columns text[],
     unknown_old_columns text[], key_columns text[])
@@ -175,9 +178,60 @@ BEGIN ATOMIC
   WHERE NOT is_own OR l.origin <> 'i'; -- whatever was delivered as this database's is forged
 END;
 
+-- What entries of a table, or of records, tell together. are_plain: each says by itself where it stands and what it
+-- tells. may_overtake: one stands behind the moment's last commit, and may stand before another one up to then.
+CREATE FUNCTION audit_cdc_internal.entries_at(
+    audited audit_cdc_internal.audited, numbers integer[], positions_before bigint[], record_ids text[], at_lsn pg_lsn,
+    last_lsn bigint, last_id bigint, last_commit timestamptz,
+    OUT are_plain boolean, OUT are_in_order boolean, OUT may_move boolean, OUT may_overtake boolean)
+  LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_variable
+DECLARE
+  overtaking CONSTANT interval := audit_cdc_internal.overtaking();
+BEGIN
+  SELECT
+    NOT coalesce(
+      bool_or(
+        audit_cdc_internal.needs_more(
+          l.commit_lsn, l.action, l.record_id, l.unknown_columns, l.unknown_old_columns, audited.key_columns)
+        OR l.may_change_key IS TRUE
+          AND audit_cdc_internal.key_before(l.old_values, l.new_values, l.record_pks, l.record_id, audited) IS NULL
+        -- the moment may be in a run that another table has begun
+        OR at_lsn IS NULL
+          AND l.lsn > last_lsn
+          AND l.id < last_id
+          AND l.commit_timestamp < last_commit - overtaking),
+      false),
+    audit_cdc_internal.is_in_order(l.id, l.lsn), coalesce(bool_or(l.may_change_key), false),
+    coalesce(bool_or(l.lsn > last_lsn AND l.commit_timestamp < last_commit + overtaking), false)
+  INTO are_plain, are_in_order, may_move, may_overtake
+  FROM audit_cdc_internal.log_of(numbers, positions_before, record_ids, audited.is_own) AS l;
+END
+$$;
+
+-- Does the log's own order tell one run, although numbers do not grow with positions?
+CREATE FUNCTION audit_cdc_internal.is_one_run(
+    numbers integer[], positions_before bigint[], record_ids text[], is_own boolean)
+  RETURNS boolean
+  LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+  RETURN NOT EXISTS (
+    SELECT
+    FROM (
+      SELECT audit_cdc_internal.runs_backwards(
+        l.lsn, l.commit_timestamp, l.id, lag(l.lsn) OVER place, lag(l.commit_timestamp) OVER place,
+        lag(l.id) OVER place) AS runs_backwards
+      FROM audit_cdc_internal.log_of(numbers, positions_before, record_ids, is_own) AS l
+      WINDOW place AS (ORDER BY l.commit_timestamp, l.lsn, l.idx, l.id)
+    ) AS r
+    WHERE r.runs_backwards
+  );
+END
+$$;
+
 -- How a table, or one record of it, is read as of a moment. is_plain: each entry says by itself where it stands and
--- what it tells, and there is one run, so that the log's own order is that of the events. Otherwise general_events()
--- puts them in order.
+-- what it tells, and there is one run. Then the log's own order is that of the events. Otherwise general_events() puts
+-- them in order.
 CREATE FUNCTION audit_cdc_internal.reading_as_of(
     audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text, says_unsettled boolean,
     OUT key_columns text[], OUT is_plain boolean, OUT numbers integer[], OUT positions_before bigint[],
@@ -187,59 +241,39 @@ CREATE FUNCTION audit_cdc_internal.reading_as_of(
 #variable_conflict use_variable
 DECLARE
   moment record;
-  is_in_order boolean;
+  entries record;
 BEGIN
-  SELECT * INTO moment FROM audit_cdc_internal.moment(audited, at_time, at_lsn);
+  IF of_key IS NOT NULL AND audit_cdc_internal.tells_old_keys(audited, of_key) THEN
+    record_ids := audit_cdc_internal.record_ids(audited, of_key);
+  END IF;
+  SELECT * INTO moment FROM audit_cdc_internal.moment(audited, at_time, at_lsn, record_ids IS NULL);
   IF says_unsettled AND NOT moment.is_settled THEN
     PERFORM audit_cdc_internal.say_unsettled(audited.is_own, moment.last_commit);
   END IF;
   key_columns := audited.key_columns;
   is_own := audited.is_own;
   is_latest := at_time IS NULL AND at_lsn IS NULL;
-  last_lsn := moment.last_lsn;
   spelled := audit_cdc_internal.spelled(of_key, audited);
   SELECT array_agg(t.id), array_agg(d.before)
   INTO numbers, positions_before
   FROM unnest(audited.databases, audited.positions_before) AS d(id, before)
   JOIN audit_cdc_internal.audited_tables AS t ON t.database_id = d.id
   WHERE (t.table_schema, t.table_name) = (audited.table_schema, audited.table_name);
-  IF of_key IS NOT NULL AND audit_cdc_internal.tells_old_keys(audited, of_key) THEN
-    record_ids := audit_cdc_internal.record_ids(audited, of_key);
-  END IF;
   IF audited.key_types IS NOT NULL
     OR EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited))
     OR EXISTS (SELECT FROM audit_cdc_internal.record_keys AS k WHERE k.audited_table = ANY (numbers)) THEN
     is_plain := false;
     RETURN;
   END IF;
-  SELECT
-    NOT coalesce(
-      bool_or(
-        audit_cdc_internal.needs_more(
-          l.commit_lsn, l.action, l.record_id, l.unknown_columns, l.unknown_old_columns, key_columns)
-        OR l.may_change_key IS TRUE
-          AND audit_cdc_internal.key_before(l.old_values, l.new_values, l.record_pks, l.record_id, audited) IS NULL
-        -- the moment may be in a run that another table has begun
-        OR at_lsn IS NULL
-          AND l.lsn > moment.last_lsn
-          AND l.id < moment.last_id
-          AND l.commit_timestamp < moment.last_commit - audit_cdc_internal.overtaking()),
-      false),
-    audit_cdc_internal.is_in_order(l.id, l.lsn), coalesce(bool_or(l.may_change_key), false)
-  INTO is_plain, is_in_order, may_move
-  FROM audit_cdc_internal.log_of(numbers, positions_before, record_ids, is_own) AS l;
-  IF is_plain AND NOT is_in_order THEN
-    is_plain := NOT EXISTS (
-      SELECT
-      FROM (
-        SELECT audit_cdc_internal.runs_backwards(
-          l.lsn, l.commit_timestamp, l.id, lag(l.lsn) OVER place, lag(l.commit_timestamp) OVER place,
-          lag(l.id) OVER place) AS runs_backwards
-        FROM audit_cdc_internal.log_of(numbers, positions_before, record_ids, is_own) AS l
-        WINDOW place AS (ORDER BY l.commit_timestamp, l.lsn, l.idx, l.id)
-      ) AS r
-      WHERE r.runs_backwards
-    );
+  SELECT e.* INTO entries
+  FROM audit_cdc_internal.entries_at(
+    audited, numbers, positions_before, record_ids, at_lsn, moment.last_lsn, moment.last_id, moment.last_commit) AS e;
+  is_plain := entries.are_plain
+    AND (entries.are_in_order OR audit_cdc_internal.is_one_run(numbers, positions_before, record_ids, is_own));
+  may_move := entries.may_move;
+  last_lsn := moment.last_lsn;
+  IF at_time IS NOT NULL AND record_ids IS NOT NULL AND entries.may_overtake THEN
+    last_lsn := (SELECT m.last_lsn FROM audit_cdc_internal.moment(audited, at_time, NULL) AS m);
   END IF;
 END
 $$;

@@ -58,8 +58,8 @@ BEGIN ATOMIC
   SELECT * FROM records AS r WHERE r.old_row IS DISTINCT FROM r.new_row OR r.doubt IS NOT NULL;
 END;
 
--- Of each record, by its key in the log: how many changes were between two positions, and where the last one stands,
--- with its id at the end. Without key: those that emptied the table.
+-- Of each record, by its key in the log: how many changes were between two positions, and where the last one stands.
+-- Its id is at the end. Without key: those that emptied the table.
 CREATE FUNCTION audit_cdc_internal.changes_between(
     audited audit_cdc_internal.audited, first_lsn bigint, last_lsn bigint,
     OUT record_key text, OUT number bigint, OUT last_place bigint[])

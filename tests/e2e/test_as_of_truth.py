@@ -7,7 +7,7 @@ from capture_helpers import capture, publish, source, start  # noqa: F401
 
 KEYS = range(1, 9)
 # the log's own order tells the events; updates gave rows another key
-READING = "SELECT is_plain, may_move FROM audit_cdc_internal.reading_as_of(audit_cdc_internal.table_named('t', NULL, NULL), NULL, NULL, NULL)"
+READING = "SELECT is_plain, may_move FROM audit_cdc_internal.reading_as_of(audit_cdc_internal.table_named('t', NULL, NULL), NULL, NULL, NULL, false)"
 TABLES = {
     "full": "CREATE TABLE t (id int PRIMARY KEY, n numeric, doc text); ALTER TABLE t REPLICA IDENTITY FULL",
     "default": "CREATE TABLE t (id int PRIMARY KEY, n numeric, doc text)",
