@@ -99,7 +99,11 @@ extension_sql_file!("../sql/capture/continuations.sql", name = "continuations", 
 extension_sql_file!("../sql/capture/schema_changes.sql", name = "schema_changes", requires = ["gaps"]);
 extension_sql_file!("../sql/capture/schema_states.sql", name = "schema_states", requires = ["schema_changes"]);
 extension_sql_file!("../sql/capture/schema_differences.sql", name = "schema_differences", requires = ["schema_states"]);
-extension_sql_file!("../sql/capture/ddl.sql", name = "ddl", requires = ["schema_differences", note_schema_change]);
+extension_sql_file!(
+    "../sql/capture/ddl.sql",
+    name = "ddl",
+    requires = ["schema_differences", note_schema_change, record_tables]
+);
 extension_sql_file!("../sql/capture/gap_ends.sql", name = "gap_ends", requires = ["schema_changes"]);
 extension_sql_file!("../sql/capture/audit_gaps.sql", name = "audit_gaps", requires = ["gap_ends"]);
 extension_sql_file!("../sql/capture/capture_status.sql", name = "capture_status", requires = ["audit_gaps"]);

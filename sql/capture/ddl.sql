@@ -187,14 +187,6 @@ BEGIN ATOMIC
   SELECT audit_cdc_internal.note_silent_change(published_as, 'rewritten', left(current_query(), 1000));
 END;
 
--- Tables as they are when capture starts.
-CREATE FUNCTION audit_cdc_internal.record_tables() RETURNS void LANGUAGE sql VOLATILE
-BEGIN ATOMIC
-  SELECT audit_cdc_internal.record_schema_changes('audit_capture_start', session_user, d.differences)
-  FROM audit_cdc_internal.schema_differences(true, NULL, NULL, NULL, NULL) AS d(differences)
-  WHERE d.differences IS NOT NULL;
-END;
-
 CREATE EVENT TRIGGER audit_cdc_schema_changes ON ddl_command_end
   -- PostgreSQL takes ALTER VIEW and its like for tables too
   WHEN TAG IN ('ALTER DOMAIN', 'ALTER EXTENSION', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER MATERIALIZED VIEW',

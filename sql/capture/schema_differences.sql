@@ -171,17 +171,41 @@ BEGIN ATOMIC
          was_captured boolean, wanted jsonb, has_rows boolean, is_revalued boolean);
 END;
 
--- What C asks when a command has run; null: nothing is another.
+-- What C asks when a command has run. First the tables that it may have changed, in rising order; null: none.
+CREATE FUNCTION audit_cdc_internal.touched_tables(event text, tag text, alters_types boolean) RETURNS oid[]
+  LANGUAGE plpgsql STABLE
+  SET plan_cache_mode = force_generic_plan
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+  AS $$
+DECLARE
+  touched record;
+BEGIN
+  SELECT * INTO touched FROM audit_cdc_internal.touched(event, tag, alters_types);
+  IF touched.everything OR touched.tables IS NOT NULL OR touched.gone IS NOT NULL THEN
+    RETURN ARRAY(
+      SELECT DISTINCT f
+      FROM audit_cdc_internal.family_of(coalesce(touched.everything, false), touched.tables || touched.gone) AS f
+      ORDER BY f
+    );
+  END IF;
+  RETURN NULL;
+END
+$$;
+
+-- Then, when nobody else notes something of them, what is another; null: nothing is.
 CREATE FUNCTION audit_cdc_internal.differences_after(event text, tag text, alters_types boolean) RETURNS text
   LANGUAGE plpgsql STABLE SET jit = off AS $$
 DECLARE
   touched record;
 BEGIN
   SELECT * INTO touched FROM audit_cdc_internal.touched(event, tag, alters_types);
-  IF touched.everything OR touched.tables IS NOT NULL OR touched.gone IS NOT NULL THEN
-    RETURN audit_cdc_internal.schema_differences(
-      coalesce(touched.everything, false), touched.tables, touched.named, touched.gone, touched.revalued)::text;
-  END IF;
-  RETURN NULL;
+  RETURN audit_cdc_internal.schema_differences(
+    coalesce(touched.everything, false), touched.tables, touched.named, touched.gone, touched.revalued)::text;
 END
 $$;
+
+CREATE FUNCTION audit_cdc_internal.differences_at_start() RETURNS text
+  LANGUAGE sql STABLE SET jit = off
+BEGIN ATOMIC
+  SELECT audit_cdc_internal.schema_differences(true, NULL, NULL, NULL, NULL)::text;
+END;

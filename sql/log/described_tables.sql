@@ -140,6 +140,16 @@ BEGIN
         CASE WHEN audit_describe_tables.database_id IS NULL THEN 'database_id' ELSE 'description' END
       USING ERRCODE = 'null_value_not_allowed';
   END IF;
+  -- what capture stores says it by itself; a false description would hide rows of it
+  IF audit_describe_tables.database_id = audit_cdc_internal.this_database() ->> 'id'
+    OR EXISTS (
+      SELECT FROM audit_cdc_internal.captured_databases AS c
+      WHERE c.database_id = audit_describe_tables.database_id
+    ) THEN
+    RAISE EXCEPTION 'tables that are captured cannot be described'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'A description is for tables whose changes Sequin sends.';
+  END IF;
   PERFORM audit_cdc_internal.check_description(description);
   holds_from := coalesce(valid_from, (description ->> 'described_at')::timestamptz);
   IF NOT isfinite(holds_from) THEN
@@ -169,5 +179,5 @@ $$;
 COMMENT ON FUNCTION @extschema@.audit_describe_tables(text, jsonb, timestamptz) IS
   'Keeps a source''s description of its tables and returns how many are new or changed. database_id: as in '
   'audit_logs. description: the value that describe_source.sql returns in the source. valid_from: from when it '
-  'holds; null: from when it was made. Errors: 22004 (null), 22023 (not a description), 22007 (described_at is no '
-  'time), 22008 (the time is infinite). A NOTICE tells when the log has no entry of that database.';
+  'holds; null: from when it was made. Errors: 22004 (null), 55000 (this database, or another that was captured), '
+  '22023 (not a description), 22007 (described_at is no time), 22008 (the time is infinite). A NOTICE tells when the log has no entry of that database.';

@@ -12,6 +12,10 @@ thread_local! {
          AND pg_has_role($2, 'audit_cdc_admin', 'USAGE'), $1::regclass::text
          FROM pg_class WHERE oid = $1", &[OIDOID, OIDOID]) };
 
+    static TREE: Statement = const { Statement::new(
+        "SELECT array_agg(t.relation ORDER BY t.relation)
+         FROM (SELECT $1 UNION SELECT relid FROM pg_partition_tree($1)) AS t(relation)", &[OIDOID]) };
+
     static EXCLUDE: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.excluded_tables (relation, table_schema, table_name, reason, excluded_by)
          SELECT c.oid, n.nspname, c.relname, $3, pg_get_userbyid($2)
@@ -41,12 +45,14 @@ fn audit_exclude_table(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> R
     Err(report(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message))
 }
 
-/// A pass that is under way would leave out what it finds committed, and never read it again: it is waited for.
+/// A pass that is under way would leave out what it finds committed, and never read it again: it is waited for. So is
+/// who has noted something of the table or its partitions, which may be a gap from now on.
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_include_table(relation regclass, reason text)
   RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn audit_include_table(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(), ErrorReport> {
     let (relation, reason, table) = checked(relation, reason)?;
     pg::lock_capture();
+    pg::lock_states(&tree(relation));
     if write(&INCLUDE, relation, reason) {
         return Ok(());
     }
@@ -84,6 +90,12 @@ fn checked(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(pg_sy
         return Err(report(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message));
     }
     Ok((relation, reason, name))
+}
+
+/// A table and its partitions, in rising order.
+fn tree(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    as_extension(|| TREE.with(|tree| tree.read(|| vec![relation.into()], |rows| rows.first().get_one())))
+        .unwrap_or_default()
 }
 
 fn write(statement: &'static std::thread::LocalKey<Statement>, relation: pg_sys::Oid, reason: &str) -> bool {

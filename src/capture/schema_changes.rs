@@ -16,6 +16,10 @@ thread_local! {
     static RECORD: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.record_schema_changes($1, $2::name, $3::jsonb)", &[TEXTOID, TEXTOID, TEXTOID]) };
 
+    static RECORD_START: Statement = const { Statement::new(
+        "SELECT audit_cdc_internal.record_schema_changes('audit_capture_start', session_user, $1::jsonb)",
+        &[TEXTOID]) };
+
     static POSITION: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::xid[])
          ON CONFLICT DO NOTHING",
@@ -41,6 +45,7 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
         let code = PgSqlErrorCode::ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED;
         return Err(ErrorReport::new(code, message, "note_schema_change"));
     };
+    pg::share_ddl();
     if !pg::has_capture() {
         return Ok(());
     }
@@ -62,10 +67,26 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
     })
 }
 
-/// What is another now.
+/// What is another now. Who has noted something of the same tables is waited for.
 fn differences(event: &DdlEvent) -> Result<Option<String>, ErrorReport> {
     let (name, tag) = (Arg::Value(event.name.as_str()), Arg::Value(event.tag.as_str()));
-    seen_by_all("audit_cdc_internal.differences_after", &[&name, &tag, &Arg::Value(event.alters_types)])
+    let arguments: [&dyn FnCallArg; 3] = [&name, &tag, &Arg::Value(event.alters_types)];
+    let Some(tables) = seen_by_all::<Vec<pg_sys::Oid>>("audit_cdc_internal.touched_tables", &arguments)? else {
+        return Ok(None);
+    };
+    pg::lock_states(&tables);
+    seen_by_all("audit_cdc_internal.differences_after", &arguments)
+}
+
+/// Tables as they are when capture starts. DDL that began before, and did not know of it, is waited for.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.record_tables() RETURNS void
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn record_tables() -> Result<(), ErrorReport> {
+    pg::lock_ddl();
+    if let Some(differences) = seen_by_all::<String>("audit_cdc_internal.differences_at_start", &[])? {
+        RECORD_START.with(|record| record.run(|| vec![differences.into()], |_| Ok(())));
+    }
+    Ok(())
 }
 
 /// Calls a function that reads, as all others see it too. Not through SPI: in a transaction that has written, it

@@ -16,8 +16,8 @@ const LIFE: &CStr = c"
            CASE e.action WHEN 'complete' THEN e.before ELSE e.changed END, e.after, e.unknown, e.carried,
            e.unknown_before, e.has_left, e, e.other_key
     FROM audit_cdc_internal.events(
-           $1, CASE WHEN $2 IS NULL THEN '{}' ELSE audit_cdc_internal.record_ids($1, $2) END, $3) AS e
-    WHERE CASE WHEN $2 IS NULL THEN e.id = $3 AND e.action <> 'moved'
+           $1, CASE WHEN $2::text IS NULL THEN '{}' ELSE audit_cdc_internal.record_ids($1, $2) END, $3) AS e
+    WHERE CASE WHEN $2::text IS NULL THEN e.id = $3 AND e.action <> 'moved'
                ELSE e.record_key = (SELECT audit_cdc_internal.spelled($2, $1)) OR e.action = 'truncate' END
     ORDER BY e.run, e.lsn, e.idx, e.commit_timestamp, e.id, e.action = 'moved' DESC";
 

@@ -182,3 +182,13 @@ def test_a_captured_position_is_settled(paused):  # noqa: F811
     last = paused.value("SELECT '0/0'::pg_lsn + commit_lsn FROM audit_logs")
     assert "not settled" not in notices(paused, "SELECT audit_as_of('t', lsn => %s)", last)
     assert "not settled" in notices(paused, "SELECT audit_as_of('t', lsn => 'FFFFFFFF/0')")
+
+
+def test_nobody_describes_what_is_captured(paused):
+    """A false key would hide rows of the table from as-of and undo."""
+    described = json.dumps({"described_at": "2020-01-01T00:00:00Z", "tables": [
+        {"table_schema": "public", "table_name": "t", "replica_identity": "full", "key_columns": ["id"], "column_types": {"id": "citext"}}]})
+    paused.run("INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name) VALUES ('elsewhere', 'restored from')")
+    for database in (paused.value(HERE), "elsewhere"):
+        with pytest.raises(psycopg2.errors.ObjectNotInPrerequisiteState):
+            paused.run("SELECT audit_describe_tables(%s, %s)", database, described)

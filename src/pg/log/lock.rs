@@ -56,11 +56,12 @@ pub(in crate::pg) fn lock_renamed_schema(schema: pg_sys::Oid) {
     acquire(&object(pg_sys::NamespaceRelationId, schema.to_u32()), pg_sys::AccessExclusiveLock, true);
 }
 
-/// Locks on objects of ours, which no SQL can take (advisory locks anybody can).
+/// Locks on objects of ours, which no SQL can take (advisory locks anybody can). While the extension is dropped its
+/// tables are gone: then it is a lock that nobody else wants.
 fn tag(table: &CStr, object_number: i32) -> pg_sys::LOCKTAG {
     // SAFETY: the names are constants.
     let class = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), true);
         pg_sys::get_relname_relid(table.as_ptr(), schema)
     };
     object(class, object_number as u32)
@@ -113,4 +114,34 @@ pub fn try_lock_partitions() -> bool {
 /// Who has it retries rejects. Until the transaction ends.
 pub fn lock_retry() {
     acquire(&tag(c"rejects", 0), pg_sys::ExclusiveLock, true);
+}
+
+/// Numbers below are no table's. Whoever has DDL under way shares this one, a start of capture has it alone.
+const DDL: i32 = 0;
+/// Whoever notes what few objects are like now shares this one, who notes many has it alone.
+const STATES: i32 = 1;
+/// Locks take room in shared memory.
+const FEW: usize = 200;
+
+/// No capture starts until the transaction ends.
+pub fn share_ddl() {
+    acquire(&tag(c"schema_changes", DDL), pg_sys::ShareLock, true);
+}
+
+/// Nobody else has DDL under way. Until the transaction ends.
+pub fn lock_ddl() {
+    acquire(&tag(c"schema_changes", DDL), pg_sys::ExclusiveLock, true);
+}
+
+/// Nobody else notes what one of these tables is like, until the transaction ends. So the last note is of what was
+/// last. In rising order, lest two wait for each other.
+pub fn lock_states(tables: &[pg_sys::Oid]) {
+    if tables.len() > FEW {
+        acquire(&tag(c"schema_changes", STATES), pg_sys::ExclusiveLock, true);
+        return;
+    }
+    acquire(&tag(c"schema_changes", STATES), pg_sys::ShareLock, true);
+    for table in tables {
+        acquire(&tag(c"schema_changes", table.to_u32() as i32), pg_sys::ExclusiveLock, true);
+    }
 }
