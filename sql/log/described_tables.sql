@@ -180,4 +180,5 @@ COMMENT ON FUNCTION @extschema@.audit_describe_tables(text, jsonb, timestamptz) 
   'Keeps a source''s description of its tables and returns how many are new or changed. database_id: as in '
   'audit_logs. description: the value that describe_source.sql returns in the source. valid_from: from when it '
   'holds; null: from when it was made. Errors: 22004 (null), 55000 (this database, or another that was captured), '
-  '22023 (not a description), 22007 (described_at is no time), 22008 (the time is infinite). A NOTICE tells when the log has no entry of that database.';
+  '22023 (not a description), 22007 (described_at is no time), 22008 (the time is infinite). A NOTICE tells when the '
+  'log has no entry of that database.';
