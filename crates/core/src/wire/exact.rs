@@ -11,8 +11,12 @@ use crate::json::push_string;
 type Texts<'r> = Vec<(usize, &'r str)>;
 
 impl<'r> Images<'r> {
-    /// Null stands in the images for what `jsonb` takes no value of.
+    /// Null stands in the images for what `jsonb` takes no value of. Texts that are too long for one `jsonb` do not
+    /// stand beside them: what it does not take is then refused.
     pub(super) fn exactly(mut self, table: &Table) -> Self {
+        if table.exact.iter().map(|index| self.length_at(*index)).sum::<usize>() > MOST_CARRIED {
+            return self;
+        }
         let (mut of_record, mut of_changes) = (Texts::new(), Texts::new());
         for index in table.exact.iter().copied() {
             let kind = table.columns[index].shape();
@@ -35,6 +39,13 @@ impl<'r> Images<'r> {
         self.exact_values = table.exact_values(&old.unwrap_or_default(), &new.unwrap_or_default());
         self
     }
+
+    /// Of a column's texts.
+    fn length_at(&self, index: usize) -> usize {
+        let record = self.record.as_ref().and_then(|row| row.get(index));
+        let change = self.changes.as_ref().and_then(|row| row.get(index)).and_then(Option::as_ref);
+        [record, change].into_iter().flatten().filter_map(Value::text).map(str::len).sum()
+    }
 }
 
 /// Notes what is not held whole. What is to stand in the image in its place, if anything.
@@ -48,11 +59,10 @@ fn noted<'r>(texts: &mut Texts<'r>, index: usize, text: &'r str, kind: &TypeShap
 
 impl Table {
     fn exact_values(&self, old: &Texts, new: &Texts) -> Option<String> {
-        let length: usize = old.iter().chain(new).map(|(_, text)| text.len()).sum();
-        if old.is_empty() && new.is_empty() || length > MOST_CARRIED {
+        if old.is_empty() && new.is_empty() {
             return None;
         }
-        let mut json = String::with_capacity(length + 64);
+        let mut json = String::new();
         for (side, texts) in [("new", new), ("old", old)] {
             if texts.is_empty() {
                 continue;
