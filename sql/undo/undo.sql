@@ -114,20 +114,27 @@ CREATE TYPE audit_cdc_internal.outcome AS (
   said text -- null: it is done
 );
 
--- Runs the steps with the caller's rights, or the table's owner's where the caller has them all.
-CREATE FUNCTION audit_cdc_internal.run_planned(is_redo boolean, tables text[], changes text[])
+-- Runs the steps with the caller's rights, or the table's owner's where the caller has them all. are_named: the caller
+-- has said which tables are written.
+CREATE FUNCTION audit_cdc_internal.run_planned(is_redo boolean, are_named boolean, tables text[], changes text[])
   RETURNS SETOF audit_cdc_internal.outcome
   LANGUAGE plpgsql AS $$
 DECLARE
   one pg_catalog.record;
   said pg_catalog.text[];
   checked_at_once pg_catalog.bool := false;
+  trusted pg_catalog.oid[] := '{}';
 BEGIN
   SET CONSTRAINTS ALL DEFERRED;
   FOR one IN SELECT * FROM audit_cdc_internal.planned(is_redo, tables, changes) LOOP
     IF one.problem IS NOT NULL THEN
       said := ARRAY[one.problem];
+    ELSIF NOT are_named
+      AND one.relation OPERATOR(pg_catalog.<>) ALL (trusted)
+      AND audit_cdc_internal.runs_strangers_code(one.relation) THEN
+      said := ARRAY['its table runs code of a role without these rights: name the table'];
     ELSE
+      trusted := pg_catalog.array_append(trusted, one.relation);
       IF NOT checked_at_once AND audit_cdc_internal.is_run_as_owner(one.relation) THEN
         SET CONSTRAINTS ALL IMMEDIATE; -- nothing of the owner's may wait for the end of the caller's transaction
         checked_at_once := true;
@@ -180,6 +187,7 @@ DECLARE
   done pg_catalog.text := CASE WHEN is_redo THEN 'redone' ELSE 'undone' END;
   meant pg_catalog.record;
   outcomes audit_cdc_internal.outcome[];
+  are_named CONSTANT pg_catalog.bool := coalesce(named.table_name, named.tables[1], named.change::pg_catalog.text) IS NOT NULL;
   others pg_catalog.int8[]; -- changes that are done, whose rows are not as they should be
   in_force pg_catalog.jsonb; -- without ours
   began CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
@@ -202,7 +210,9 @@ BEGIN
             pg_catalog.to_jsonb(named) OPERATOR(pg_catalog.-) 'database_id'::pg_catalog.text)),
         NULL::pg_catalog.jsonb)
       OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
-    outcomes := ARRAY(SELECT o FROM audit_cdc_internal.run_planned(is_redo, meant.tables, meant.changes) AS o);
+    outcomes := ARRAY(
+      SELECT o FROM audit_cdc_internal.run_planned(is_redo, are_named, meant.tables, meant.changes) AS o
+    );
     PERFORM audit_cdc_internal.annotate_again(in_force);
     others := audit_cdc_internal.changes_that_differ(
       is_redo, meant.tables, meant.changes,
@@ -272,12 +282,13 @@ COMMENT ON FUNCTION @extschema@.audit_undo(
   'security-restricted operation, with constraints checked at once: SET ROLE to the owner where deferred ones are '
   'needed. database_id: null for this database''s own changes, as captured; if the tables of another one live here, '
   'its id. Annotates it: metadata has {"undo": what was named}; after it the annotation from before it is in force '
-  'again. If any change cannot be undone (a problem, a row that was changed since, a violated constraint), nothing '
-  'is done, with a WARNING, unless despite_conflicts is true. Where triggers have made other rows of it, the outcome '
-  'and a WARNING say so. preview: all is tried and taken back, but for numbers that sequences have given out, and a '
-  'NOTICE tells how many changes can be undone. Deferrable constraints are checked at the end. Errors: as '
-  'audit_undo_sql(), 22004 (preview is null), those of the statements (42501, 42P01, …), and 40001 (a table or a '
-  'schema was renamed meanwhile).';
+  'again. Code of a role without the rights that it would run with, such as a trigger of a stranger''s table, is a '
+  'problem, unless the table or the change was named. If any change cannot be undone (a problem, a row that was '
+  'changed since, a violated constraint), nothing is done, with a WARNING, unless despite_conflicts is true. Where '
+  'triggers have made other rows of it, the outcome and a WARNING say so. preview: all is tried and taken back, but '
+  'for numbers that sequences have given out, and a NOTICE tells how many changes can be undone. Deferrable '
+  'constraints are checked at the end. Errors: as audit_undo_sql(), 22004 (preview is null), those of the statements '
+  '(42501, 42P01, …), and 40001 (a table or a schema was renamed meanwhile).';
 COMMENT ON FUNCTION @extschema@.audit_redo(
   bigint, text, text, timestamptz, pg_lsn, bigint, text, text, timestamptz, timestamptz, text, boolean,
   boolean) IS

@@ -50,6 +50,8 @@ GRANTED = {
     "run_planned": "runs with the caller's rights",
     "say_taken_back": "tells what it is given",
     "is_run_as_owner": "whether the caller has the rights of a table's owner",
+    "code_owners": "reads the catalogs",
+    "runs_strangers_code": "reads the catalogs",
     "run_statement": "runs with the caller's rights, or those of a role whose rights the caller has",
     "lock_capture": "a lock that audit_capture() takes; an admin's",
     "capture_pass": "what audit_capture() does, without advancing the slot",
