@@ -1,4 +1,4 @@
--- Whose code would run with rights that they do not have, when a table is written: an annotation chooses which tables
+-- Whose code would run with rights that they do not have when a table is written. An annotation chooses which tables
 -- an undo of a request writes, and anybody may sign with any name.
 
 -- Owners of what runs when a table, its partitions, or rows that refer to them are written.

@@ -114,15 +114,18 @@ CREATE TYPE audit_cdc_internal.outcome AS (
   said text -- null: it is done
 );
 
--- Runs the steps with the caller's rights, or the table's owner's where the caller has them all. are_named: the caller
--- has said which tables are written.
-CREATE FUNCTION audit_cdc_internal.run_planned(is_redo boolean, are_named boolean, tables text[], changes text[])
+-- Runs the steps with the caller's rights, or the table's owner's where the caller has them all.
+CREATE FUNCTION audit_cdc_internal.run_planned(
+    is_redo boolean, named audit_cdc_internal.named, tables text[], changes text[])
   RETURNS SETOF audit_cdc_internal.outcome
   LANGUAGE plpgsql AS $$
 DECLARE
   one pg_catalog.record;
   said pg_catalog.text[];
   checked_at_once pg_catalog.bool := false;
+  -- the caller has said which tables are written
+  are_named CONSTANT pg_catalog.bool :=
+    coalesce(named.table_name, named.tables[1], named.change::pg_catalog.text) IS NOT NULL;
   trusted pg_catalog.oid[] := '{}';
 BEGIN
   SET CONSTRAINTS ALL DEFERRED;
@@ -187,7 +190,6 @@ DECLARE
   done pg_catalog.text := CASE WHEN is_redo THEN 'redone' ELSE 'undone' END;
   meant pg_catalog.record;
   outcomes audit_cdc_internal.outcome[];
-  are_named CONSTANT pg_catalog.bool := coalesce(named.table_name, named.tables[1], named.change::pg_catalog.text) IS NOT NULL;
   others pg_catalog.int8[]; -- changes that are done, whose rows are not as they should be
   in_force pg_catalog.jsonb; -- without ours
   began CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
@@ -211,7 +213,7 @@ BEGIN
         NULL::pg_catalog.jsonb)
       OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
     outcomes := ARRAY(
-      SELECT o FROM audit_cdc_internal.run_planned(is_redo, are_named, meant.tables, meant.changes) AS o
+      SELECT o FROM audit_cdc_internal.run_planned(is_redo, named, meant.tables, meant.changes) AS o
     );
     PERFORM audit_cdc_internal.annotate_again(in_force);
     others := audit_cdc_internal.changes_that_differ(
