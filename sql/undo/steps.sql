@@ -57,18 +57,19 @@ BEGIN
 END
 $$;
 
--- The changes that are meant, and what of their tables matters, as planned() takes both. A position is of one
--- database, also where one goes on from another.
-CREATE FUNCTION audit_cdc_internal.meant(
-    is_redo boolean, named audit_cdc_internal.named, OUT tables text[], OUT changes text[])
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-DECLARE
-  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
-  chosen audit_cdc_internal.chosen[];
+-- Where a table last lost its name; null: it never did. What has the name now is another table.
+CREATE FUNCTION audit_cdc_internal.last_loss(audited audit_cdc_internal.audited) RETURNS bigint[]
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT max(ARRAY[array_position(audited.databases, l.database_id), l.commit_lsn, l.commit_idx])
+  FROM audit_cdc_internal.losses_of(audited) AS l;
+END;
+
+CREATE FUNCTION audit_cdc_internal.changes_named(is_redo boolean, named audit_cdc_internal.named)
+  RETURNS audit_cdc_internal.chosen[]
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  PERFORM audit_cdc_internal.refuse_unfit(named);
-  chosen := CASE
+  RETURN CASE
     WHEN named.tables IS NOT NULL THEN ARRAY(SELECT t FROM audit_cdc_internal.tables_since(named) AS t)
     WHEN named.key IS NOT NULL THEN ARRAY(SELECT r FROM audit_cdc_internal.record_since(is_redo, named) AS r)
     ELSE ARRAY(
@@ -83,6 +84,21 @@ BEGIN
         )) AS c
     )
   END;
+END
+$$;
+
+-- The changes that are meant, and what of their tables matters, as planned() takes both. A position is of one
+-- database, also where one goes on from another.
+CREATE FUNCTION audit_cdc_internal.meant(
+    is_redo boolean, named audit_cdc_internal.named, OUT tables text[], OUT changes text[])
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
+  chosen audit_cdc_internal.chosen[];
+BEGIN
+  PERFORM audit_cdc_internal.refuse_unfit(named);
+  chosen := audit_cdc_internal.changes_named(is_redo, named);
   PERFORM audit_cdc_internal.refuse_mixed(
     chosen,
     ARRAY(
@@ -92,16 +108,22 @@ BEGIN
   PERFORM audit_cdc_internal.say_doubts(chosen, named);
   WITH facts AS MATERIALIZED (
     SELECT
-      row_number() OVER () - 1 AS place, c.table_schema, c.table_name, d.id,
+      row_number() OVER () - 1 AS place, c.table_schema, c.table_name, c.id,
+      a.databases, audit_cdc_internal.last_loss(a) AS last_loss,
       audit_cdc_internal.table_facts(
-        audit_cdc_internal.table_named(format('%I.%I', c.table_schema, c.table_name), d.id, NULL, min(c.record_id)),
+        a,
         CASE
           WHEN to_regclass(format('%I.%I', c.table_schema, c.table_name)) IS NULL
-            THEN audit_cdc_internal.names_in(array_agg(c))
+            THEN audit_cdc_internal.names_in(c.changes)
         END) AS facts
-    FROM unnest(chosen) AS c
-    CROSS JOIN LATERAL (SELECT CASE WHEN c.database_id = ANY (own) THEN here ELSE c.database_id END AS id) AS d
-    GROUP BY c.table_schema, c.table_name, d.id
+    FROM (
+      SELECT c.table_schema, c.table_name, d.id, min(c.record_id) AS record_id, array_agg(c) AS changes
+      FROM unnest(chosen) AS c
+      CROSS JOIN LATERAL (SELECT CASE WHEN c.database_id = ANY (own) THEN here ELSE c.database_id END AS id) AS d
+      GROUP BY c.table_schema, c.table_name, d.id
+    ) AS c
+    CROSS JOIN LATERAL audit_cdc_internal.table_named(
+      format('%I.%I', c.table_schema, c.table_name), c.id, NULL, c.record_id) AS a
   )
   SELECT
     ARRAY(SELECT t.facts::text FROM facts AS t ORDER BY t.place),
@@ -109,7 +131,12 @@ BEGIN
       SELECT row_to_json(w)::text
       FROM (
         SELECT t.place AS "table", c.change_id, c.record_id, c.action, c.commit_lsn, c.commit_idx, c.old_row, c.new_row,
-               c.unknown_old_columns, c.unknown_columns, c.not_sent_before, c.doubt
+               c.unknown_old_columns, c.unknown_columns, c.not_sent_before,
+               coalesce(c.doubt, CASE
+                 WHEN c.commit_lsn > 0 -- it is not of a whole table
+                   AND ARRAY[array_position(t.databases, c.database_id), c.commit_lsn, c.commit_idx] < t.last_loss
+                   THEN 'its table was dropped or renamed since'
+               END) AS doubt
         FROM unnest(chosen) AS c
         JOIN facts AS t
           ON (t.table_schema, t.table_name) = (c.table_schema, c.table_name)

@@ -89,3 +89,18 @@ def test_the_owners_own_code_runs_as_ever(shop):
     captured(shop, "INSERT INTO pay VALUES (1, 'x')")
     assert undo(shop, "postgres", "request_id => 'r1', preview => true")[0] == [("public.pay", "could be undone")]
     assert undo(shop, "undo_alice")[0] == [("public.pay", "undone")], "its owner is a superuser"
+
+
+@pytest.mark.parametrize("lose", ["DROP TABLE pay", "ALTER TABLE pay RENAME TO paid"])
+def test_a_table_in_the_place_of_one_that_is_gone_is_another(shop, lose):
+    """What was in the one does not go into the other, whoever made that."""
+    captured(shop, "INSERT INTO pay VALUES (1, 'x'), (2, 'y')")
+    shop.run("BEGIN; SELECT audit_annotate(request_id => 'r2'); DELETE FROM pay WHERE id = 1; COMMIT")
+    shop.run(lose)
+    shop.run("CREATE TABLE pay (id int PRIMARY KEY, v text); ALTER TABLE pay REPLICA IDENTITY FULL; GRANT ALL ON pay TO undo_alice")
+    shop.run("BEGIN; SELECT audit_annotate(request_id => 'r3'); INSERT INTO pay VALUES (3, 'z'); COMMIT")
+    capture(shop)
+    for named in ("request_id => 'r2'", "request_id => 'r2', table_name => 'pay'"):
+        assert undo(shop, "postgres", named)[0] == [("public.pay", "its table was dropped or renamed since")]
+    assert shop.rows("SELECT id FROM pay") == [(3,)]
+    assert undo(shop, "postgres", "request_id => 'r3'")[0] == [("public.pay", "undone")]
