@@ -69,12 +69,11 @@ fn run(worker: &CaptureWorker) {
     }
 }
 
-/// Until somebody commits, or the WAL on disk goes beyond `flushed`. What nobody else has brought to disk is brought
-/// there first.
-fn rest(worker: &CaptureWorker, mut flushed: u64) {
+/// Until somebody commits, or after a nap the WAL on disk goes beyond `flushed`: also by what the look itself has
+/// written, which is to be let go of too. What nobody else has brought to disk is brought there first.
+fn rest(worker: &CaptureWorker, flushed: u64) {
     if pg::awaits_disk() {
         pg::flush_wal();
-        flushed = flushed_lsn();
         if let Err(error) = advance(worker) {
             failed(worker, &error);
             return;
