@@ -69,8 +69,8 @@ fn run(worker: &CaptureWorker) {
     }
 }
 
-/// Until somebody commits, or after a nap the WAL on disk goes beyond `flushed`: also by what the look itself has
-/// written, which is to be let go of too. What nobody else has brought to disk is brought there first.
+/// Until somebody commits, or after a nap the WAL on disk goes beyond `flushed`. What the look itself has written
+/// counts too: it is to be let go of. What nobody else has brought to disk is brought there first.
 fn rest(worker: &CaptureWorker, flushed: u64) {
     if pg::awaits_disk() {
         pg::flush_wal();
