@@ -139,8 +139,8 @@ COMMENT ON COLUMN @extschema@.audit_logs.origin IS
   'audit_ingest)';
 COMMENT ON COLUMN @extschema@.audit_logs.exact_values IS
   'what the images do not hold of values, since jsonb does not: null, as nearly always, or {"new": {column: text}, '
-  '"old": …}. JSON null as against NULL, \u0000 and numbers beyond numeric, how json is written. Where jsonb takes no '
-  'such value, null stands in the image. audit_row(NULL::public.users, new_values, unknown_columns, exact_values -> '
+  '"old": …}. JSON null as against NULL, \u0000 and numbers beyond numeric, how json is written. Where jsonb takes '
+  'no such value, null stands in the image. audit_row(NULL::public.users, new_values, unknown_columns, exact_values -> '
   '''new'') reads both';
 COMMENT ON COLUMN @extschema@.audit_logs.notes IS
   'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large '

@@ -263,7 +263,7 @@ BEGIN
     'columns', columns,
     'is_exact', audited.is_own,
     'is_open', NOT jsonb_path_exists(columns, '$[*] ? (@.type != null)'),
-    'unique', audit_cdc_internal.unique_facts(relation), 
+    'unique', audit_cdc_internal.unique_facts(relation),
     'has_triggers', audit_cdc_internal.has_triggers(audit_cdc_internal.whole_table(relation)),
     'is_of_system', audited.table_schema IN ('pg_catalog', 'information_schema', 'pg_toast', 'audit_cdc_internal'),
     'refers', audit_cdc_internal.foreign_key_facts(relation, false),

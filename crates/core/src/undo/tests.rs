@@ -12,7 +12,7 @@ fn column(name: &str, kind: &str) -> Value {
 
 /// Its columns are `id`, the key, `v` and `parent`.
 fn table(name: &str, more: Value) -> Value {
-    let mut table = json!({"name": format!("public.{name}"), "own_rows": format!("public.{name}"), 
+    let mut table = json!({"name": format!("public.{name}"), "own_rows": format!("public.{name}"),
         "relation": name.len(), "root": name.len(), "root_name": format!("public.{name}"), "key": ["id"],
         "is_key_unique": true,
         "columns": [column("id", "integer"), column("v", "text"), column("parent", "integer")], "is_open": false,
