@@ -1,6 +1,7 @@
 # The pieces of which `make check`, `make test` and .ci/run are made.
 # shellcheck shell=bash
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/frameworks.sh"
 cd "$TOP"
 
 # So many tests of a version run at once, each in a server of its worker's own: most of the time a test waits.

@@ -28,7 +28,7 @@ impl From<sqlx::Error> for Failure {
                 let class = sqlstate.as_deref().and_then(|code| code.get(..2)).unwrap_or_default();
                 Self {
                     refused: matches!(class, "22" | "23" | "54"),
-                    connection_lost: class == "57" && sqlstate.as_deref() != Some("57014"),
+                    connection_lost: class == "08" || class == "57" && sqlstate.as_deref() != Some("57014"),
                     message: error.message().to_owned(),
                     sqlstate,
                 }

@@ -12,7 +12,7 @@ use crate::config::{Common, PARAMETERS};
 use crate::metrics::Metrics;
 use anyhow::{Context, ensure};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use sqlx::{ConnectOptions, Row};
+use sqlx::{ConnectOptions, Executor, Row};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -23,14 +23,20 @@ const FIND: &str = "SELECT quote_ident(n.nspname) AS schema, e.extversion AS ver
   FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
   WHERE e.extname = 'audit_cdc'";
 
-/// What is acknowledged must survive a crash, whatever is usual for the role.
-const SETTINGS: &str = "SELECT set_config('statement_timeout', $1, false),
-  set_config('default_transaction_isolation', 'read committed', false),
-  CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END";
+/// What is acknowledged must survive a crash, whatever is usual for the role. Each transaction is told anew: a pooler
+/// may give the next one another session.
+fn begin(call_timeout: Duration) -> String {
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{}', true),
+           CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END",
+        call_timeout.as_millis()
+    )
+}
 
 pub struct Database {
     options: PgConnectOptions,
     call_timeout: Duration,
+    begin: String,
     metrics: Arc<Metrics>,
 }
 
@@ -50,8 +56,11 @@ fn options(address: &str) -> anyhow::Result<PgConnectOptions> {
 impl Database {
     pub fn of(common: &Common, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         let options = options(common.database.expose())?;
+        // poolers refuse a connection that asks for extra_float_digits
+        let options = options.application_name("audit-relay").extra_float_digits(None);
         Ok(Arc::new(Self {
-            options: options.application_name("audit-relay").disable_statement_logging(),
+            options: options.disable_statement_logging(),
+            begin: begin(*common.call_timeout),
             call_timeout: *common.call_timeout,
             metrics,
         }))
@@ -69,14 +78,12 @@ impl Database {
 
     pub async fn connect(&self) -> Result<PgConnection, Failure> {
         let connecting = timeout(self.call_timeout, self.options.connect());
-        let mut connection = connecting.await.map_err(|_| Failure::away("connecting took too long"))??;
-        sqlx::query(SETTINGS).bind(self.call_timeout.as_millis().to_string()).execute(&mut connection).await?;
-        Ok(connection)
+        Ok(connecting.await.map_err(|_| Failure::away("connecting took too long"))??)
     }
 
     /// Schema, quoted, and version of the extension.
     pub async fn extension(&self, connection: &mut PgConnection) -> Result<(String, String), Failure> {
-        let row = sqlx::query(FIND).fetch_optional(connection).await?;
+        let row = connection.fetch_optional(FIND).await?;
         let row = row.ok_or_else(|| Failure::away("the extension audit_cdc is not installed in this database"))?;
         Ok((row.try_get("schema")?, row.try_get("version")?))
     }

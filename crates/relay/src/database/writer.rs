@@ -3,7 +3,7 @@
 use super::{Counts, Database, Failure};
 use crate::stop::Stop;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Encode, Postgres, Row, Type};
+use sqlx::{Encode, Executor, Postgres, Row, Type};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -36,6 +36,21 @@ const PROBE: &str =
 impl Database {
     pub fn writer(self: &Arc<Self>) -> Writer {
         Writer { database: self.clone(), session: None }
+    }
+
+    /// A transaction of its own, so that a pooler gives all of it one session. The statement has no name, which the
+    /// next session would not know.
+    async fn in_transaction<A>(&self, connection: &mut PgConnection, sql: &str, argument: A) -> Result<PgRow, Failure>
+    where
+        A: Send + for<'q> Encode<'q, Postgres> + Type<Postgres>,
+    {
+        connection.execute(self.begin.as_str()).await?;
+        let asked = sqlx::query(sql).persistent(false).bind(argument).fetch_one(&mut *connection).await;
+        let answer = asked.map_err(Failure::from);
+        if answer.as_ref().err().is_none_or(|failure| failure.refused) {
+            connection.execute(if answer.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+        }
+        answer
     }
 }
 
@@ -129,8 +144,7 @@ impl Writer {
                 None => self.connect().await?,
             };
             let sql = sql(&session.schema);
-            let answer =
-                sqlx::query(&sql).bind(argument).fetch_one(&mut session.connection).await.map_err(Failure::from);
+            let answer = self.database.in_transaction(&mut session.connection, &sql, argument).await;
             if answer.as_ref().err().is_none_or(|failure| failure.refused) {
                 session.used = Instant::now();
                 self.session = Some(session);
