@@ -64,6 +64,33 @@ BEGIN
 END
 $$;
 
+-- The furthest position, from first_lsn on, of commits up to this one: they may overtake it. Null: none is so far.
+CREATE FUNCTION audit_cdc_internal.furthest_lsn(
+    audited audit_cdc_internal.audited, last_commit timestamptz, first_lsn bigint)
+  RETURNS bigint
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+  SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+  numbers integer[];
+  befores bigint[]; -- what the positions of each count on from
+  -- for the index: no position of the log is before this one
+  least_lsn CONSTANT bigint := first_lsn - (SELECT max(b) FROM unnest(audited.positions_before) AS b);
+BEGIN
+  SELECT array_agg(t.id), array_agg(d.before) INTO numbers, befores
+  FROM unnest(audited.databases, audited.positions_before) AS d(id, before)
+  JOIN audit_cdc_internal.audited_tables AS t ON t.database_id = d.id;
+  RETURN (
+    SELECT max(l.commit_lsn + befores[array_position(numbers, l.audited_table)])
+    FROM audit_cdc_internal.log AS l
+    WHERE l.commit_timestamp <= last_commit
+      AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking()
+      AND l.commit_lsn >= least_lsn
+      AND l.commit_lsn + befores[array_position(numbers, l.audited_table)] >= first_lsn
+      AND (NOT audited.is_own OR l.origin <> 'i')
+  );
+END
+$$;
+
 -- Of a time range's end, or of a moment.
 CREATE FUNCTION audit_cdc_internal.say_if_unsettled(
     audited audit_cdc_internal.audited, until timestamptz, lsn pg_lsn DEFAULT NULL)

@@ -179,11 +179,11 @@ BEGIN ATOMIC
 END;
 
 -- What entries of a table, or of records, tell together. are_plain: each says by itself where it stands and what it
--- tells. may_overtake: one stands behind the moment's last commit, and may stand before another one up to then.
+-- tells. next_lsn: the first one behind the moment's last commit that may stand before another one up to then.
 CREATE FUNCTION audit_cdc_internal.entries_at(
     audited audit_cdc_internal.audited, numbers integer[], positions_before bigint[], record_ids text[], at_lsn pg_lsn,
     last_lsn bigint, last_id bigint, last_commit timestamptz,
-    OUT are_plain boolean, OUT are_in_order boolean, OUT may_move boolean, OUT may_overtake boolean)
+    OUT are_plain boolean, OUT are_in_order boolean, OUT may_move boolean, OUT next_lsn bigint)
   LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_variable
 DECLARE
@@ -203,8 +203,8 @@ BEGIN
           AND l.commit_timestamp < last_commit - overtaking),
       false),
     audit_cdc_internal.is_in_order(l.id, l.lsn), coalesce(bool_or(l.may_change_key), false),
-    coalesce(bool_or(l.lsn > last_lsn AND l.commit_timestamp < last_commit + overtaking), false)
-  INTO are_plain, are_in_order, may_move, may_overtake
+    min(l.lsn) FILTER (WHERE l.lsn > last_lsn AND l.commit_timestamp < last_commit + overtaking)
+  INTO are_plain, are_in_order, may_move, next_lsn
   FROM audit_cdc_internal.log_of(numbers, positions_before, record_ids, audited.is_own) AS l;
 END
 $$;
@@ -272,8 +272,9 @@ BEGIN
     AND (entries.are_in_order OR audit_cdc_internal.is_one_run(numbers, positions_before, record_ids, is_own));
   may_move := entries.may_move;
   last_lsn := moment.last_lsn;
-  IF at_time IS NOT NULL AND record_ids IS NOT NULL AND entries.may_overtake THEN
-    last_lsn := (SELECT m.last_lsn FROM audit_cdc_internal.moment(audited, at_time, NULL) AS m);
+  IF at_time IS NOT NULL AND record_ids IS NOT NULL AND entries.next_lsn IS NOT NULL THEN
+    last_lsn := coalesce(
+      audit_cdc_internal.furthest_lsn(audited, moment.last_commit, entries.next_lsn), moment.last_lsn);
   END IF;
 END
 $$;

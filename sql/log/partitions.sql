@@ -53,8 +53,9 @@ BEGIN
   -- where the rows of a table went that were given another key
   EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audited_table, commit_timestamp) WHERE may_change_key',
                  name || '_rekeyed', name);
-  -- one entry, by its number; what one transaction did
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I USING brin (id, commit_lsn) WITH (pages_per_range = 32)',
+  -- one entry, by its number; what one transaction did; which commits of a second went ahead of a position
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I USING brin (id, commit_lsn, commit_timestamp)
+                  WITH (pages_per_range = 32)',
                  name || '_id', name);
   EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
                   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', name);

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from capture_helpers import capture, paused, source  # noqa: F401 (fixtures)
 from conftest import batch, change
 from projection_helpers import run
 from test_as_of import describe
@@ -55,6 +56,25 @@ def test_history(year, question, index, expected):
     plan, count = plans(year, f"SELECT * FROM audit_history({question})")
     assert count == expected
     assert index in used(plan) and read_whole(plan) == []
+
+
+def rows_read(plan):
+    """Rows of the log that were looked at, taken or not."""
+    scans = re.findall(r"Scan[^\n]* on log_\d[^\n]*actual time=\S+ rows=(\d+) loops=(\d+)\)((?:\n(?! *->)[^\n]*)*)", plan)
+    return sum((int(rows) + sum(map(int, re.findall(r"Rows Removed by [^:]*: (\d+)", rest)))) * int(loops) for rows, loops, rest in scans)
+
+
+def test_a_record_as_of_a_busy_second(paused):  # noqa: F811
+    """Its next change came within a second: what else did is not read."""
+    paused.run("CREATE TABLE u (id int PRIMARY KEY, v int); ALTER TABLE u REPLICA IDENTITY FULL")
+    session = paused.connect(options="-c synchronous_commit=off")
+    run(session, """DO $$ BEGIN FOR n IN 1..5000 LOOP INSERT INTO u VALUES (n, 0); COMMIT; END LOOP;
+                             FOR n IN 1..5000 LOOP UPDATE u SET v = 1 WHERE id = n; COMMIT; END LOOP; END $$""")
+    capture(paused)
+    paused.run("VACUUM ANALYZE audit_cdc_internal.log")
+    moment = paused.value("SELECT commit_timestamp::text FROM audit_logs WHERE table_name = 'u' AND record_id = '1' AND action = 'update'")
+    plan, count = plans(paused, f"SELECT * FROM audit_as_of('u', '{moment}', key => '500')")
+    assert count == 1 and 0 < rows_read(plan) < 2_000
 
 
 def test_a_page_reads_no_other(year):

@@ -1,6 +1,7 @@
 """audit_as_of: what was there, and what the log cannot tell."""
 
 import os
+import random
 import subprocess
 
 import pytest
@@ -75,6 +76,19 @@ def test_commits_that_overtake_each_other_by_their_clocks(db):
     for moment in ("09:00:01.000100", "09:00:01.000200", "09:00:02"):
         assert db.value("SELECT audit_as_of('orders', %s)", f"2026-03-01 {moment}Z") == {"id": 1, "v": "b"}, "one position for a time: both or none"
     assert db.rows("SELECT audit_as_of('orders', '2026-03-01 09:00:01.000099Z')") == []
+
+
+def test_a_record_among_commits_that_overtake_each_other(db):
+    """It is as in the table then, whether the commit that is ahead is its own or another's."""
+    describe(db, "full")
+    ahead = random.Random(7)
+    times = [f"2026-03-01T09:00:01.{n * 1000 + ahead.randrange(20_000):06}Z" for n in range(200)]
+    db.ingest(batch([change(0, lsn=1000 + n, time=time, pks=[str(n % 20)], action="update" if n >= 20 else "insert", record={"id": n % 20, "v": str(n)},
+                            changes={"v": str(n - 20)} if n >= 20 else None) for n, time in enumerate(times)]))
+    for moment in ahead.sample(times, 9):
+        table = {row["id"]: row for (row,) in db.rows("SELECT audit_as_of('orders', %s)", moment)}
+        records = db.rows("SELECT id, (SELECT audit_as_of('orders', %s, key => id::text)) FROM generate_series(0, 19) AS id", moment)
+        assert {id_: row for id_, row in records if row} == table, moment
 
 
 def test_a_record_without_beginning_is_not_made_up(db):
