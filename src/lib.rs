@@ -6,6 +6,7 @@
 use pgrx::prelude::*;
 
 mod annotate;
+mod arguments;
 mod capture;
 mod cast;
 mod here;

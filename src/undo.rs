@@ -1,5 +1,6 @@
 //! Undo and redo: the core's plan for SQL, and with whose rights its statements run. The rest is SQL (`sql/undo`).
 
+use crate::arguments::{all_given, given};
 use crate::pg::{
     BoundStatement, ErrorReport, Meaning, covers, current_user, first_texts, locked_owner, owner, read_shape,
     restricted, setting, with_settings,
@@ -17,8 +18,8 @@ use serde::Deserialize;
   LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn planned(
     is_redo: bool,
-    tables: Vec<String>,
-    changes: Vec<String>,
+    tables: Vec<Option<String>>,
+    changes: Vec<Option<String>>,
 ) -> Result<
     TableIterator<
         'static,
@@ -37,7 +38,8 @@ fn planned(
     >,
     ErrorReport,
 > {
-    let (tables, changes) = (read_tables(&tables)?, read_changes(&changes)?);
+    let (tables, changes) = (read_tables(tables)?, all_given(changes, "changes")?);
+    let changes = read_changes(&changes)?;
     let steps = plan(&tables, &changes, direction(is_redo)).into_iter().zip(1..).map(|(step, number)| {
         let ids = step.changes.iter().map(|place| changes[*place].change_id).collect();
         let record = |place: &usize| changes[*place].record_id.as_deref().map(str::to_owned);
@@ -59,12 +61,13 @@ fn planned(
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn changes_that_differ(
     is_redo: bool,
-    tables: Vec<String>,
-    changes: Vec<String>,
-    done: Vec<i64>,
+    tables: Vec<Option<String>>,
+    changes: Vec<Option<String>>,
+    done: Vec<Option<i64>>,
 ) -> Result<Vec<i64>, ErrorReport> {
-    let (tables, changes) = (read_tables(&tables)?, read_changes(&changes)?);
-    let checks = checks(&tables, &changes, direction(is_redo), &done.into_iter().collect());
+    let (tables, changes) = (read_tables(tables)?, all_given(changes, "changes")?);
+    let changes = read_changes(&changes)?;
+    let checks = checks(&tables, &changes, direction(is_redo), &done.into_iter().flatten().collect());
     let found: Vec<_> = checks.iter().flat_map(|check| run(known(check.relation), &check.text, first_texts)).collect();
     let found: Vec<_> = found.iter().flatten().filter_map(|number| number.parse().ok()).collect();
     if !found.is_empty() {
@@ -93,8 +96,8 @@ fn known(relation: u32) -> Option<pg_sys::Oid> {
     (relation != 0).then(|| pg_sys::Oid::from(relation))
 }
 
-fn read_tables(tables: &[String]) -> Result<Vec<Table>, ErrorReport> {
-    tables.iter().map(|table| read_table(table)).collect()
+fn read_tables(tables: Vec<Option<String>>) -> Result<Vec<Table>, ErrorReport> {
+    all_given(tables, "tables")?.iter().map(|table| read_table(table)).collect()
 }
 
 fn read_changes(changes: &[String]) -> Result<Vec<Change<'_>>, ErrorReport> {
@@ -125,8 +128,8 @@ fn is_run_as_owner(relation: pg_sys::Oid) -> bool {
 /// whatever stands before them in the caller's search_path; for triggers the rest of it holds as always.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.run_statement(relation oid, statement text) RETURNS bigint
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn run_statement(relation: Option<pg_sys::Oid>, statement: &str) -> i64 {
-    run(relation, statement, |statement| statement.run() as i64)
+fn run_statement(relation: Option<pg_sys::Oid>, statement: Option<&str>) -> Result<i64, ErrorReport> {
+    Ok(run(relation, given(statement, "statement")?, |statement| statement.run() as i64))
 }
 
 fn run<T>(relation: Option<pg_sys::Oid>, statement: &str, work: impl FnOnce(&BoundStatement) -> T) -> T {

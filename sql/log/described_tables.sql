@@ -76,6 +76,8 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Run describe_source.sql in the source database and pass its one value.';
   END IF;
+  PERFORM audit_cdc_internal.refuse_long(n.name, t.it ->> n.name)
+  FROM jsonb_array_elements(description -> 'tables') AS t(it), (VALUES ('table_schema'), ('table_name')) AS n(name);
 END
 $$;
 
@@ -140,6 +142,7 @@ BEGIN
         CASE WHEN audit_describe_tables.database_id IS NULL THEN 'database_id' ELSE 'description' END
       USING ERRCODE = 'null_value_not_allowed';
   END IF;
+  PERFORM audit_cdc_internal.refuse_long('database_id', audit_describe_tables.database_id);
   -- what capture stores says it by itself; a false description would hide rows of it
   IF audit_describe_tables.database_id = audit_cdc_internal.this_database() ->> 'id'
     OR EXISTS (
@@ -180,5 +183,5 @@ COMMENT ON FUNCTION @extschema@.audit_describe_tables(text, jsonb, timestamptz) 
   'Keeps a source''s description of its tables and returns how many are new or changed. database_id: as in '
   'audit_logs. description: the value that describe_source.sql returns in the source. valid_from: from when it '
   'holds; null: from when it was made. Errors: 22004 (null), 55000 (this database, or another that was captured), '
-  '22023 (not a description), 22007 (described_at is no time), 22008 (the time is infinite). A NOTICE tells when the '
-  'log has no entry of that database.';
+  '22023 (not a description, or a name longer than 500 bytes), 22007 (described_at is no time), 22008 (the time is '
+  'infinite). A NOTICE tells when the log has no entry of that database.';

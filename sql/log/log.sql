@@ -168,3 +168,13 @@ SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.log_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.large_annotations', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.tallies', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.tallies_id_seq', '');
+
+-- Names that are in an index: Sequin's messages have none that is longer (crates/core/src/message/source_table.rs).
+CREATE FUNCTION audit_cdc_internal.refuse_long(called text, name text) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF octet_length(name) > 500 THEN
+    RAISE EXCEPTION '% is longer than 500 bytes', called USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+END
+$$;

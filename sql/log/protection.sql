@@ -8,7 +8,8 @@ DECLARE
   one record;
 BEGIN
   FOR one IN
-    SELECT DISTINCT o.kind, i.identity, coalesce(quote_ident(r.rolname), 'PUBLIC') AS grantee
+    SELECT DISTINCT o.kind, (pg_identify_object(class, object, 0)).identity,
+                    coalesce(quote_ident(r.rolname), 'PUBLIC') AS grantee
     FROM (
       SELECT 'ROUTINE', p.proacl, 'f'::"char", p.proowner
       FROM pg_proc AS p
@@ -31,7 +32,6 @@ BEGIN
       WHERE class = 'pg_namespace'::regclass AND n.oid = object
     ) AS o(kind, acl, letter, owner)
     CROSS JOIN aclexplode(coalesce(o.acl, acldefault(o.letter, o.owner))) AS a
-    CROSS JOIN pg_identify_object(class, object, 0) AS i
     LEFT JOIN pg_roles AS r ON r.oid = a.grantee
     WHERE a.grantee <> o.owner
   LOOP

@@ -23,6 +23,7 @@ BEGIN
     RAISE EXCEPTION '% must not be null', CASE WHEN role IS NULL THEN 'role' ELSE 'database_id' END
       USING ERRCODE = 'null_value_not_allowed';
   END IF;
+  PERFORM audit_cdc_internal.refuse_long('database_id', database_id);
   IF found IS NULL THEN
     RAISE EXCEPTION 'role "%" does not exist', role USING ERRCODE = 'undefined_object';
   END IF;
@@ -54,8 +55,8 @@ COMMENT ON FUNCTION @extschema@.audit_allow_source(name, text) IS
   'that were named so, and of no others. database_id: as in audit_logs. A role of which none was named may deliver '
   'changes of any database but this server''s own. What else it delivers is rejected with 42501, and kept in '
   'audit_rejects. It holds for calls that begin later. After SET ROLE that role''s databases count, or, if it has '
-  'none, those of who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, or '
-  'one that was captured into this log where it was restored from).';
+  'none, those of who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, '
+  'one that was captured into this log where it was restored from, or longer than 500 bytes).';
 
 CREATE FUNCTION @extschema@.audit_revoke_source(role name, database_id text) RETURNS boolean
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -76,7 +77,8 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_revoke_source(name, text) IS
   'Takes back what audit_allow_source() with the same arguments allowed; false: it was not. A WARNING tells when it '
-  'was the role''s last, after which any source is allowed again. Errors: 22004 (null), 42704 (no such role).';
+  'was the role''s last, after which any source is allowed again. Errors: 22004 (null), 22023 (longer '
+  'than 500 bytes), 42704 (no such role).';
 
 CREATE VIEW @extschema@.audit_allowed_sources AS
   SELECT pg_catalog.pg_get_userbyid(role) AS role, database_id FROM audit_cdc_internal.allowed_sources;

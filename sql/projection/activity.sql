@@ -77,6 +77,9 @@ DECLARE
   parts CONSTANT text[] := parse_ident(feed);
   qualified text;
 BEGIN
+  IF cardinality(parts) > 2 THEN
+    RAISE EXCEPTION 'improper qualified name: %', feed USING ERRCODE = 'invalid_name';
+  END IF;
   qualified := CASE cardinality(parts)
     WHEN 1 THEN format('@extschema@.%I', parts[1])
     ELSE format('%I.%I', parts[1], parts[2])
@@ -99,7 +102,7 @@ BEGIN
      CREATE INDEX ON %1$s (tenant, created_at) WHERE tenant IS NOT NULL',
     qualified);
   PERFORM @extschema@.audit_create_projection(
-    parts[cardinality(parts)], audit_cdc_internal.activity_rule(tables, tenant_column, database_id),
+    parts[cardinality(parts)]::name::text, audit_cdc_internal.activity_rule(tables, tenant_column, database_id),
     qualified::regclass, true);
   RETURN qualified::regclass;
 END
@@ -109,7 +112,7 @@ COMMENT ON FUNCTION @extschema@.audit_create_activity(text, text[], text, text) 
   'extension''s schema without one. tables: only these (orders, public.orders); null: all. tenant_column: the column '
   'of the audited tables that tells whose rows they are; null: none does. database_id: only changes of that '
   'database. Backfilled rows are no activity. Returns the table. Errors: as CREATE TABLE and '
-  'audit_create_projection; 22004 (feed), 22023 (not a name).';
+  'audit_create_projection; 22004 (feed), 22023 and 42602 (not a name).';
 
 CREATE FUNCTION @extschema@.audit_activity(
     feed regclass, username text DEFAULT NULL, table_name text DEFAULT NULL, key text DEFAULT NULL,

@@ -9,7 +9,8 @@ COMMENT ON FUNCTION @extschema@.audit_create_projection(text, text, regclass, bo
   'take. Errors: those of the rule and of INSERT INTO target … SELECT, 42710 (the name is taken), 42P01 (no such '
   'table), 42809 (not a table), 42703 and 42701 (columns), 23502 (a NOT NULL column without default is not given), '
   '55000 (the target is not empty, or is captured and not excluded), 42501 (the owner of the target, or of a '
-  'partition, has not the caller''s rights), 22004 (null), 25001 (above READ COMMITTED).';
+  'partition, has not the caller''s rights), 22004 (null), 22023 (the name is longer than 500 bytes), 25001 (above '
+  'READ COMMITTED).';
 COMMENT ON FUNCTION @extschema@.audit_alter_projection(text, text) IS
   'Gives a projection another rule, for entries from now on; audit_rebuild_projection() applies it to the others. '
   'The rule''s owner stays who it was, and the rule is checked with its rights. What the rule names now it may use; '

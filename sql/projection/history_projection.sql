@@ -77,7 +77,7 @@ DECLARE
   parts CONSTANT text[] := parse_ident(history);
   qualified CONSTANT text := CASE cardinality(parts) WHEN 1 THEN format('%I.%I', schema, parts[1])
                                                      ELSE format('%I.%I', parts[1], parts[2]) END;
-  called text := parts[cardinality(parts)];
+  called text := parts[cardinality(parts)]::name;
 BEGIN
   IF cardinality(parts) > 2 THEN
     RAISE EXCEPTION 'improper qualified name: %', history USING ERRCODE = 'invalid_name';
@@ -120,7 +120,7 @@ BEGIN
   END IF;
 
   IF EXISTS (SELECT FROM @extschema@.audit_projections AS p WHERE p.name = called) THEN
-    called := qualified;
+    called := qualified::regclass;
   END IF;
   PERFORM @extschema@.audit_create_projection(
     called, audit_cdc_internal.history_rule(qualified, database_id, table_schema, table_name),

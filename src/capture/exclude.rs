@@ -1,5 +1,6 @@
 //! Which tables capture leaves out. Only who owns a table and is an admin decides that, and it is on record.
 
+use crate::arguments::given;
 use crate::pg::{self, BuiltinOid, ErrorReport, Statement, as_extension, current_user};
 use pgrx::prelude::*;
 
@@ -66,9 +67,7 @@ pub fn exclude_new_table(relation: pg_sys::Oid, reason: &str) -> bool {
 }
 
 fn checked(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(pg_sys::Oid, &str, String), ErrorReport> {
-    let null = |name: &str| report(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null"));
-    let relation = relation.ok_or_else(|| null("relation"))?;
-    let reason = reason.ok_or_else(|| null("reason"))?;
+    let (relation, reason) = (given(relation, "relation")?, given(reason, "reason")?);
     if reason.trim().is_empty() {
         return Err(report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty".into()));
     }

@@ -3,10 +3,11 @@
 
 use super::feed::catch_up;
 use super::fill::fill;
-use super::named::{find, found, given, permitted_alone, query, report, role_has, table_named};
+use super::named::{find, found, permitted_alone, query, report, role_has, table_named};
 use super::rule;
 use super::run::Projection;
 use super::settle::settle;
+use crate::arguments::given;
 use crate::capture::exclude_new_table;
 use crate::pg::{ErrorReport, Meaning, Statement, Strangers, as_extension, current_user, setting};
 use pgrx::prelude::*;
@@ -55,6 +56,9 @@ thread_local! {
         "UPDATE audit_cdc_internal.ingest_reads SET changed_at = now()", &[]) };
 }
 
+/// It is in an index.
+const LONGEST_NAME: usize = 500;
+
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_create_projection(
     name text, rule text, target regclass DEFAULT NULL, fill boolean DEFAULT true)
   RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -66,6 +70,10 @@ fn audit_create_projection(
     fill: Option<bool>,
 ) -> Result<i64, ErrorReport> {
     let (name, rule) = (given(name, "name")?, query(given(rule, "rule")?));
+    if name.len() > LONGEST_NAME {
+        let message = format!("name is longer than {LONGEST_NAME} bytes");
+        return Err(report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message));
+    }
     only_read_committed()?;
     let target = match target {
         Some(target) => target,

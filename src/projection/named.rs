@@ -70,10 +70,6 @@ pub fn table_named(name: &str) -> pg_sys::Oid {
     .unwrap_or(pg_sys::InvalidOid)
 }
 
-pub fn given<'a>(argument: Option<&'a str>, name: &str) -> Result<&'a str, ErrorReport> {
-    argument.ok_or_else(|| report(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null")))
-}
-
 /// As people type it.
 pub fn query(rule: &str) -> &str {
     rule.trim_end_matches(|character: char| character.is_whitespace() || character == ';')

@@ -105,3 +105,14 @@ def test_comments_of_functions_name_their_errors():
         r"COMMENT ON (?:FUNCTION|PROCEDURE) (@extschema@\.\w+\([^()]*\)) IS((?:\s*'(?:[^']|'')*')+);", path.read_text())]
     assert len(told) > 40
     assert [name for name, text in told if "Errors:" not in re.sub(r"'\s*'", "", text)] == []
+
+
+def test_functions_in_rust_say_themselves_what_null_does():
+    """Of a null that it cannot pass on, pgrx raises XX000: in arguments of functions that are not STRICT, and in arrays of any."""
+    functions = [found for path in named(".rs", "src") for found in re.findall(
+        r'#\[pg_extern\(\s*sql = r#"(.*?)"#.*?\]\s*(?:pub )?fn (\w+)\s*\(([^)]*)\)', re.sub(r"(?m)^\s*//.*", "", path.read_text()), re.S)]
+    assert len(functions) > 40
+    for sql, function, arguments in functions:
+        types = re.findall(r":\s*([^,:]+(?:<[^:]*>)?)", arguments.replace("pg_sys::", ""))
+        assert not [one for one in types if re.search(r"Vec<(?!Option)", one)], function
+        assert "STRICT" in sql or not [one for one in types if not one.startswith(("Option<", "FunctionCallInfo"))], (function, types)
