@@ -7,9 +7,10 @@
 -- takes its part with it, as it does with the message. The transaction's id stands before it: a value that a session
 -- brought along from elsewhere counts for nothing.
 --
--- Each message is emitted twice. PostgreSQL decodes a message as if it stood where it ends, which is where the next
--- record begins (PostgreSQL source, decode.c, logicalmsg_decode). A change that follows in another subtransaction may
--- be decoded before it. It cannot come before both.
+-- Here each message is emitted twice; the extension, in a server that preloads it, sees where that is necessary.
+-- PostgreSQL decodes a message as if it stood where it ends, which is where the next record begins (PostgreSQL source,
+-- decode.c, logicalmsg_decode). A change that follows in another subtransaction may be decoded before it. It cannot
+-- come before both.
 
 -- Can an annotation travel? Without the extension a good guess: the first statement of a transaction
 -- started with it, unless another function called us.
@@ -19,14 +20,37 @@ CREATE FUNCTION audit_in_transaction_block() RETURNS boolean
 COMMENT ON FUNCTION audit_in_transaction_block() IS
   'Is this session inside BEGIN … COMMIT? A guess where it is not the extension''s. Serves audit_annotate.';
 
-CREATE FUNCTION audit_set_annotation(
-    in_transaction_block boolean, username text, source text, request_id text, metadata jsonb, extra jsonb)
+-- What is in force. A value that belongs to another transaction counts for nothing.
+CREATE FUNCTION audit_annotation_in_force() RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT substr(kept, strpos(kept, ' ') + 1)
+  FROM current_setting('audit_annotate.in_force', true) AS kept
+  WHERE split_part(kept, ' ', 1) = pg_current_xact_id_if_assigned()::text
+$$;
+COMMENT ON FUNCTION audit_annotation_in_force() IS
+  'What changes are annotated with now, a JSON object; null: nothing. Serves audit_annotate.';
+
+CREATE FUNCTION audit_tell_annotation(annotation text) RETURNS text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  what CONSTANT text := CASE WHEN annotation IS NULL THEN 'clear' ELSE 'set' END;
+BEGIN
+  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.' || what, coalesce(annotation, ''))
+  FROM generate_series(1, 2);
+  PERFORM set_config('audit_annotate.in_force', coalesce(pg_current_xact_id()::text || ' ' || annotation, ''), true);
+  RETURN annotation;
+END
+$$;
+COMMENT ON FUNCTION audit_tell_annotation(text) IS
+  'Annotates later changes with this JSON object, and returns it; null ends the annotation. Serves audit_annotate.';
+
+CREATE FUNCTION audit_merged_annotation(
+    in_transaction_block boolean, before text, username text, source text, request_id text, metadata jsonb, extra jsonb)
   RETURNS jsonb LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   named CONSTANT text[] := ARRAY['username', 'source', 'request_id', 'metadata'];
   wrong text;
   context text;
-  kept text := current_setting('audit_annotate.in_force', true);
   in_force jsonb := '{}';
   added jsonb := jsonb_strip_nulls(
     jsonb_build_object('username', username, 'source', source, 'request_id', request_id));
@@ -62,46 +86,42 @@ BEGIN
     END IF;
   END IF;
 
-  IF split_part(kept, ' ', 1) = pg_current_xact_id_if_assigned()::text THEN
-    in_force := substr(kept, strpos(kept, ' ') + 1)::jsonb;
-  END IF;
+  in_force := coalesce(before::jsonb, '{}');
   IF metadata IS NOT NULL THEN
     added := added || jsonb_build_object('metadata', coalesce(in_force -> 'metadata', '{}') || metadata);
   END IF;
-  in_force := in_force || coalesce(extra, '{}') || added;
-
-  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.set', in_force::text)
-  FROM generate_series(1, 2);
-  PERFORM set_config('audit_annotate.in_force', pg_current_xact_id()::text || ' ' || in_force::text, true);
-  RETURN in_force;
+  RETURN in_force || coalesce(extra, '{}') || added;
 END
 $$;
-COMMENT ON FUNCTION audit_set_annotation(boolean, text, text, text, jsonb, jsonb) IS 'Serves audit_annotate.';
+COMMENT ON FUNCTION audit_merged_annotation(boolean, text, text, text, text, jsonb, jsonb) IS
+  'What was annotated before, with what is added. Serves audit_annotate.';
 
 -- Names in a body of this form are bound now, whatever search_path a caller has.
 CREATE FUNCTION audit_annotate(
     username text DEFAULT NULL, source text DEFAULT NULL, request_id text DEFAULT NULL,
     metadata jsonb DEFAULT NULL, extra jsonb DEFAULT NULL)
   RETURNS jsonb LANGUAGE sql
-  RETURN audit_set_annotation(audit_in_transaction_block(), username, source, request_id, metadata, extra);
+  RETURN audit_tell_annotation(audit_merged_annotation(
+    audit_in_transaction_block(), audit_annotation_in_force(), username, source, request_id, metadata, extra)::text
+  )::jsonb;
 COMMENT ON FUNCTION audit_annotate(text, text, text, jsonb, jsonb) IS
   'Annotates the later changes of this transaction and returns what is now in force. All parameters are optional: '
   'username (who), source (from where), request_id, metadata (an object: why and the like), extra (an object of '
   'further keys). Calls in one transaction merge key by key, metadata one level deep; null leaves a key as it is. '
-  'Emits, twice, pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) '
+  'Emits pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) '
   '(https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra '
   'that is no object, for a parameter''s name in extra. Warning 25P01 outside a transaction block.';
 
 CREATE FUNCTION audit_annotate_clear() RETURNS void
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  PERFORM pg_logical_emit_message(true, 'sequin:transaction_annotations.clear', '') FROM generate_series(1, 2);
-  PERFORM set_config('audit_annotate.in_force', '', true);
-END
-$$;
+  LANGUAGE sql
+  BEGIN ATOMIC
+    SELECT audit_tell_annotation(NULL);
+  END;
 COMMENT ON FUNCTION audit_annotate_clear() IS
-  'Ends the annotation: later changes of this transaction carry none. Emits, twice, pg_logical_emit_message(true, '
-  '''sequin:transaction_annotations.clear'', '''').';
+  'Ends the annotation: later changes of this transaction carry none, also not by settings. Emits '
+  'pg_logical_emit_message(true, ''sequin:transaction_annotations.clear'', '''').';
 
-GRANT EXECUTE ON FUNCTION audit_in_transaction_block(), audit_set_annotation(boolean, text, text, text, jsonb, jsonb),
-  audit_annotate(text, text, text, jsonb, jsonb), audit_annotate_clear() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_in_transaction_block(), audit_annotation_in_force(), audit_tell_annotation(text),
+  audit_merged_annotation(boolean, text, text, text, text, jsonb, jsonb),
+  audit_annotate(text, text, text, jsonb, jsonb),
+  audit_annotate_clear() TO PUBLIC;

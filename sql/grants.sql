@@ -88,8 +88,8 @@ BEGIN
         'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'add_gap', 'note_truncated_partition',
         'settle_gaps', 'end_gaps', 'this_database',
         'current_timeline', 'last_look', 'note_break', 'end_breaks', 'note_skipped', 'note_fault']),
-      ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_set_annotation',
-        'audit_in_transaction_block'])
+      ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_merged_annotation',
+        'audit_in_transaction_block', 'audit_annotation_in_force', 'audit_tell_annotation'])
     ) AS g(role, is_internal, names) CROSS JOIN LATERAL pg_catalog.unnest(g.names) AS f(name)
   LOOP
     granted := 0;
@@ -131,7 +131,8 @@ GRANT USAGE ON TYPE audit_cdc_internal.action TO audit_cdc_worker;
 GRANT USAGE ON SEQUENCE audit_cdc_internal.log_id_seq TO audit_cdc_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA audit_cdc_internal TO audit_cdc_worker;
 GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.gaps, audit_cdc_internal.gap_ends,
-  audit_cdc_internal.large_annotations, audit_cdc_internal.record_keys, audit_cdc_internal.rejects,
+  audit_cdc_internal.large_annotations, audit_cdc_internal.server_contexts, audit_cdc_internal.record_keys,
+  audit_cdc_internal.rejects,
   audit_cdc_internal.projecting_transactions, audit_cdc_internal.schema_change_positions,
   audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
 GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.rejects, audit_cdc_internal.tallies,

@@ -5,10 +5,10 @@
 
 use pgrx::prelude::*;
 
-mod annotate;
 mod arguments;
 mod capture;
 mod cast;
+mod context;
 mod here;
 mod history;
 mod ingest;
@@ -29,7 +29,9 @@ pub extern "C-unwind" fn _PG_init() {
     settings::init();
     pg::guard_removal();
     pg::guard_names();
+    context::init();
     if pg::is_preloading() {
+        context::init_preloaded();
         capture::init();
     }
 }

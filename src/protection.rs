@@ -1,6 +1,8 @@
 //! Nobody but the extension writes to its tables, and removing them is done on purpose.
 
-use crate::pg::{Call, ErrorReport, allow_removal, foreign_writer, is_superuser, refuse_early};
+use crate::pg::{
+    Call, ErrorReport, allow_removal, foreign_writer, is_preloaded, is_superuser, refuse_early, replace_secret,
+};
 use pgrx::prelude::*;
 
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.own_writers_only() RETURNS trigger
@@ -26,4 +28,23 @@ fn audit_allow_removal() -> Result<(), ErrorReport> {
     }
     allow_removal();
     Ok(())
+}
+
+#[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_rotate_secret() RETURNS void
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn audit_rotate_secret() -> Result<(), ErrorReport> {
+    let error = |code, message: String| ErrorReport::new(code, message, "audit_rotate_secret");
+    if !is_superuser() {
+        let message = "permission denied to replace the secret of the audit log".to_owned();
+        return Err(error(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message).set_hint("Only a superuser may."));
+    }
+    if !is_preloaded() {
+        let message = "the server has no secret: audit_cdc is not preloaded".to_owned();
+        let hint = "Add audit_cdc to shared_preload_libraries, and restart the server.";
+        return Err(error(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).set_hint(hint));
+    }
+    replace_secret().map_err(|reason| {
+        let message = "could not replace the secret of the audit log".to_owned();
+        error(PgSqlErrorCode::ERRCODE_IO_ERROR, message).set_detail(format!("The file cannot be written: {reason}."))
+    })
 }

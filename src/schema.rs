@@ -25,7 +25,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/log/protection.sql",
     name = "protection",
-    requires = [own_writers_only, before_removal, audit_allow_removal]
+    requires = [own_writers_only, before_removal, audit_allow_removal, audit_rotate_secret]
 );
 
 // annotations: annotate.sql is written for any search_path, since it also serves where there is no extension

@@ -1,9 +1,11 @@
 //! Settings under the prefix `audit_cdc`, and those that are pinned while our code runs with more rights than its
 //! caller.
 
+use crate::pg::{self, Checked};
+use audit_core::context::{Fields, is_object};
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -21,6 +23,16 @@ static CAPTURE_DELAY: GucSetting<i32> = GucSetting::<i32>::new(50);
 static CAPTURE_MAX_CHANGES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
 
 static CAPTURE_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+static SERVER_CONTEXT: GucSetting<bool> = GucSetting::<bool>::new(true);
+static SERVER_CONTEXT_FIELDS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(
+    c"session_user, current_user, application_name, client_address, backend_start, transaction_start",
+));
+
+static USERNAME: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static SOURCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static REQUEST_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static METADATA: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 static RULE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_NEW_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
@@ -82,6 +94,7 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    init_who();
     GucRegistry::define_int_guc(
         c"audit_cdc.rule_timeout",
         c"How long an ingest or a capture lets a projection's rule run.",
@@ -111,6 +124,70 @@ pub fn init() {
         &MAX_NEW_TABLES,
     );
     crate::pg::reserve_setting_prefix();
+}
+
+/// Who makes changes: what a transaction tells before its first one.
+fn init_who() {
+    GucRegistry::define_bool_guc(
+        c"audit_cdc.server_context",
+        c"Whether a transaction that writes tells what the server knows of its session.",
+        c"Capture shows it as server_context of audit_logs.",
+        &SERVER_CONTEXT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    let fields = (
+        c"audit_cdc.server_context_fields",
+        c"What of its session a transaction tells.",
+        c"Names with commas between them; by default all.",
+    );
+    pg::define_checked::<OfFields>(fields, &SERVER_CONTEXT_FIELDS, GucContext::Suset);
+    let annotations = [
+        (c"audit_cdc.username", c"Annotates changes with who makes them.", &USERNAME),
+        (c"audit_cdc.source", c"Annotates changes with from where they are made.", &SOURCE),
+        (c"audit_cdc.request_id", c"Annotates changes with the request that makes them.", &REQUEST_ID),
+    ];
+    for (name, short, setting) in annotations {
+        let long = c"Told with the first write of a transaction; audit_annotate() wins over it. Empty: not at all.";
+        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Userset, GucFlags::default());
+    }
+    let metadata = (
+        c"audit_cdc.metadata",
+        c"Annotates changes with why they are made, and the like.",
+        c"A JSON object, told with the first write of a transaction. Empty: not at all.",
+    );
+    pg::define_checked::<Metadata>(metadata, &METADATA, GucContext::Userset);
+}
+
+struct OfFields;
+impl Checked for OfFields {
+    fn check(list: &str) -> Result<(), String> {
+        let refused = |name| format!("\"{name}\" is none of {}.", Fields::names());
+        Fields::parse(list).map(drop).map_err(refused)
+    }
+}
+
+struct Metadata;
+impl Checked for Metadata {
+    fn check(text: &str) -> Result<(), String> {
+        let is_fine = text.is_empty() || is_object(text);
+        if is_fine { Ok(()) } else { Err("It must be a JSON object that jsonb takes.".to_owned()) }
+    }
+}
+
+pub fn server_context() -> bool {
+    SERVER_CONTEXT.get()
+}
+
+pub fn server_context_fields() -> Fields {
+    let list = SERVER_CONTEXT_FIELDS.get().unwrap_or_default();
+    Fields::parse(&list.to_string_lossy()).unwrap_or(Fields::NONE)
+}
+
+/// Username, source, request_id and metadata; `None` and empty: not annotated.
+pub fn annotations() -> [Option<String>; 4] {
+    [&USERNAME, &SOURCE, &REQUEST_ID, &METADATA]
+        .map(|setting| setting.get().map(|text| text.to_string_lossy().into_owned()))
 }
 
 fn define_limit(name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static GucSetting<i32>) {

@@ -54,7 +54,13 @@ DECLARE
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key,
          CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin,
-         l.notes, l.exact_values%s
+         l.notes, l.exact_values,
+         CASE WHEN l.server_context IS NOT NULL THEN (
+           SELECT s.context || jsonb_strip_nulls(jsonb_build_object('transaction_start', l.transaction_start))
+           FROM audit_cdc_internal.server_contexts AS s
+           WHERE s.id = l.server_context)
+         END AS server_context,
+         l.attested%s
   FROM %s AS l
   CROSS JOIN LATERAL (
     SELECT CASE WHEN l.large_annotations IS NULL THEN l.annotations
@@ -142,11 +148,18 @@ COMMENT ON COLUMN @extschema@.audit_logs.exact_values IS
   '"old": …}. JSON null as against NULL, \u0000 and numbers beyond numeric, how json is written. Where jsonb takes '
   'no such value, null stands in the image. audit_row(NULL::public.users, new_values, unknown_columns, exact_values -> '
   '''new'') reads both';
+COMMENT ON COLUMN @extschema@.audit_logs.server_context IS
+  'what the server knew of the session that made the change, by setting audit_cdc.server_context_fields: session_user '
+  '(who logged in), current_user (SET ROLE changes it, functions do not), application_name (which the client '
+  'chooses), client_address, backend_start, transaction_start. null: delivered to audit_ingest, or not told';
+COMMENT ON COLUMN @extschema@.audit_logs.attested IS
+  'whether annotations came by audit_annotate or settings, in the change''s own transaction: true; false: by a '
+  'message that anybody may emit or repeat. null: there are none, or the change was delivered to audit_ingest';
 COMMENT ON COLUMN @extschema@.audit_logs.notes IS
   'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large '
   'to carry, with "bytes" and "sha256" of what was stored. row_filter: "left" or "entered", of an update after which '
   'the row is not or is one of those that the publication''s row filter lets through; what changes of it outside is '
-  'not captured';
+  'not captured. contested: somebody else has tried to annotate where the server''s own code had';
 
 CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
   FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();

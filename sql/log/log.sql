@@ -79,7 +79,10 @@ CREATE TABLE audit_cdc_internal.log (
   may_change_key boolean,
   large_annotations uuid,
   notes jsonb,
-  exact_values jsonb
+  exact_values jsonb,
+  server_context uuid,
+  transaction_start timestamptz,
+  attested boolean
 ) PARTITION BY RANGE (commit_timestamp);
 COMMENT ON TABLE audit_cdc_internal.log IS 'the changes, append-only; read them through the view audit_logs';
 COMMENT ON COLUMN audit_cdc_internal.log.idempotency_key IS
@@ -100,6 +103,11 @@ COMMENT ON COLUMN audit_cdc_internal.log.notes IS
   'what else is to be known of the change; null, as nearly always: nothing';
 COMMENT ON COLUMN audit_cdc_internal.log.exact_values IS
   'what the images do not hold of values: {"new": {column: text}, "old": …}; null, as nearly always: nothing';
+COMMENT ON COLUMN audit_cdc_internal.log.server_context IS
+  'what the server knew of the session, in server_contexts; null: delivered, or not told';
+COMMENT ON COLUMN audit_cdc_internal.log.transaction_start IS 'of the change''s transaction, where the server told it';
+COMMENT ON COLUMN audit_cdc_internal.log.attested IS
+  'true: the server''s own code has annotated; false: somebody else; null: nobody, or delivered';
 COMMENT ON COLUMN audit_cdc_internal.log.large_annotations IS 'annotations over 2,000 bytes: where they stand whole';
 
 -- A transaction's annotations are the same for all its changes: large ones stand here once.
@@ -110,6 +118,15 @@ CREATE TABLE audit_cdc_internal.large_annotations (
 );
 COMMENT ON TABLE audit_cdc_internal.large_annotations IS
   'annotations over 2,000 bytes, once each, by a digest of their text';
+
+-- A session tells the same of itself with each of its transactions.
+CREATE TABLE audit_cdc_internal.server_contexts (
+  id uuid PRIMARY KEY,
+  context jsonb NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE audit_cdc_internal.server_contexts IS
+  'what servers knew of sessions, once each, by a digest of its text';
 
 -- An annotation's member as text. Over 2,000 bytes it is not lifted (an index entry holds at most
 -- about 2,700); annotations keep it whole.
@@ -132,13 +149,16 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_inte
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.log ENABLE ALWAYS TRIGGER append_only;
 
--- Names and large annotations are part of what the log says.
+-- Names, large annotations and server contexts are part of what the log says.
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.audited_tables
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.audited_tables ENABLE ALWAYS TRIGGER append_only;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.large_annotations
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
 ALTER TABLE audit_cdc_internal.large_annotations ENABLE ALWAYS TRIGGER append_only;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.server_contexts
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+ALTER TABLE audit_cdc_internal.server_contexts ENABLE ALWAYS TRIGGER append_only;
 
 -- Tallies answer "how many, how late" for each table without reading the log. A call adds to any row that no other call
 -- is holding, or adds a row. There are as many as calls ever ran at one time.
@@ -166,6 +186,7 @@ SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables', 
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.audited_tables_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.log_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.large_annotations', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.server_contexts', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.tallies', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.tallies_id_seq', '');
 

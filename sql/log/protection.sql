@@ -60,6 +60,11 @@ CREATE EVENT TRIGGER audit_cdc_before_removal ON ddl_command_start WHEN TAG IN (
   'DROP TABLE', 'DROP TYPE', 'DROP VIEW') EXECUTE FUNCTION audit_cdc_internal.before_removal();
 ALTER EVENT TRIGGER audit_cdc_before_removal ENABLE ALWAYS;
 
+COMMENT ON FUNCTION @extschema@.audit_rotate_secret() IS
+  'Replaces the secret with which the server seals what it says of transactions. What was sealed before stays true. '
+  'Of the standbys each needs a copy of the file audit_cdc_secrets of the data directory. Errors: 42501 for others '
+  'than superusers, 55000 where the library is not preloaded, 58030 where the file cannot be written.';
+
 COMMENT ON FUNCTION @extschema@.audit_allow_removal() IS
   'Allows, until the transaction ends, to drop the extension, its schema or parts of the log such as a month. '
   'Without it they are refused (55000), unless nothing was ever stored. While the database is captured, dropping the '

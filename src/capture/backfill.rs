@@ -14,7 +14,7 @@ use crate::pg::{
     snapshot_is_fixed, text_rows, written_shape,
 };
 use crate::projection::temporary_types;
-use audit_core::message::{Origin, Written};
+use audit_core::message::{Origin, Who, Written};
 use audit_core::wire::{Captured, Catalog, Column, CommitTime, Event, Metadata, ReplicaIdentity, Table, Value};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use pgrx::Uuid;
@@ -135,6 +135,7 @@ fn batch(backfill_id: Uuid, relation: pg_sys::Oid, batch_size: i32) -> Result<bo
             time,
             idempotency_key: &idempotency_key,
             annotations: None,
+            who: &Who::default(),
         };
         let columns: Vec<Value> =
             columns.iter().map(|value| value.as_deref().map_or(Value::Null, Value::Text)).collect();

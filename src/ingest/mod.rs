@@ -1,10 +1,11 @@
 //! `audit_ingest`: a body's changes go into the log, each exactly once; what cannot be taken is set aside.
 //!
 //! Everything is locked in one order in every session, so that overlapping calls wait for each other and never
-//! deadlock. The order: audited tables, large annotations by identity, partitions, log by commit time and identity,
-//! rejects by digest. Nobody waits for tallies. A retry meets its rejects in its own order: against a redelivery of the
-//! same messages it may be cancelled with 40P01.
+//! deadlock. The order: audited tables, large annotations by identity, server contexts by identity, partitions, log by
+//! commit time and identity, rejects by digest. Nobody waits for tallies. A retry meets its rejects in its own order:
+//! against a redelivery of the same messages it may be cancelled with 40P01.
 
+mod contexts;
 mod counts;
 mod delivery;
 mod entry;

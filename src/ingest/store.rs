@@ -35,6 +35,9 @@ const COLUMNS: &[&CStr] = &[
     c"origin",
     c"notes",
     c"exact_values",
+    c"server_context",
+    c"transaction_start",
+    c"attested",
 ];
 const ACTION: usize = 2;
 const COMMIT_LSN: usize = 3;
@@ -150,10 +153,13 @@ fn row<'e>(entry: &'e Entry, numbers: &Numbers) -> Vec<LogValue<'e>> {
         image(new_values),
         sent.unknown_columns.as_deref().map_or(LogValue::Null, LogValue::Texts),
         sent.unknown_old_columns.as_deref().map_or(LogValue::Null, LogValue::Texts),
-        if change.may_change_key() { LogValue::True } else { LogValue::Null },
+        if change.may_change_key() { LogValue::Boolean(true) } else { LogValue::Null },
         LogValue::Char(entry.origin.letter()),
         sent.notes.map_or(LogValue::Null, |notes| LogValue::Json(notes.into())),
         exact_values.map_or(LogValue::Null, LogValue::Json),
+        change.who.context.as_ref().map_or(LogValue::Null, |context| LogValue::Uuid(&context.id)),
+        change.who.transaction_start.map_or(LogValue::Null, LogValue::Time),
+        change.who.attested.map_or(LogValue::Null, LogValue::Boolean),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! One body: understood, ordered, stored.
 
+use super::contexts;
 use super::counts::Counts;
 use super::delivery::Delivery;
 use super::entry::Entry;
@@ -19,7 +20,7 @@ use crate::pg::{
 use crate::projection::{self, Projection};
 use audit_core::Reject;
 use audit_core::SqlState;
-use audit_core::message::{self, Action, Change, Digest, Origin, Parsed, RawMessage, SourceTable};
+use audit_core::message::{self, Action, Change, Digest, Origin, Parsed, RawMessage, SourceTable, Who};
 use audit_core::wire::Captured;
 use pgrx::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,7 +112,9 @@ fn understood<'r, 'a: 'r>(
 ) -> impl Iterator<Item = Change<'a>> + 'r {
     parsed.into_iter().filter_map(move |parsed| match parsed {
         Ok(change) => {
-            let change = Change { original: change.original.after(earlier), ..change };
+            // who delivers a change knows nothing of who made it
+            let who = if delivery.origin == Origin::Capture { change.who } else { Who::default() };
+            let change = Change { original: change.original.after(earlier), who, ..change };
             match delivery.sources.refusal(&change.table.database_id) {
                 None => Some(change),
                 Some(reject) => {
@@ -136,6 +139,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
     let large_annotations = large::large_annotations(&mut changes);
     let tables = names::audited_tables(&changes, delivery.limits);
     large::store(&large_annotations);
+    contexts::store(&changes);
     let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
     waiting.sort_by_key(|entry| (entry.key(), entry.change.original.position()));
     let refused = ensure_partitions(&waiting, delivery.limits);

@@ -1,8 +1,8 @@
 //! Settings as PostgreSQL holds them.
 
-use pgrx::pg_sys;
 use pgrx::pg_sys::config_type::{PGC_BOOL, PGC_ENUM, PGC_INT, PGC_STRING};
-use std::ffi::{CStr, c_char};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+use std::ffi::{CStr, CString, c_char, c_void};
 
 pub(super) type Guc = pg_sys::config_generic;
 
@@ -45,6 +45,46 @@ pub(super) fn has_value(setting: *mut Guc, value: Option<&str>) -> bool {
                 now == reset || !now.is_null() && !reset.is_null() && CStr::from_ptr(now) == CStr::from_ptr(reset)
             }
             _ => false,
+        }
+    }
+}
+
+/// What a setting may hold. `Err`: a sentence that tells why not.
+pub trait Checked {
+    fn check(text: &str) -> Result<(), String>;
+}
+
+/// A setting whose values `C` checks.
+pub fn define_checked<C: Checked>(
+    (name, short, long): (&'static CStr, &'static CStr, &'static CStr),
+    setting: &'static GucSetting<Option<CString>>,
+    context: GucContext,
+) {
+    let flags = GucFlags::default();
+    // SAFETY: the hook does not panic.
+    unsafe {
+        let check = Some(check::<C> as unsafe extern "C-unwind" fn(_, _, _) -> _);
+        GucRegistry::define_string_guc_with_hooks(name, short, long, setting, context, flags, check, None, None);
+    }
+}
+
+unsafe extern "C-unwind" fn check<C: Checked>(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the value is null or ends with a zero byte; PostgreSQL copies the detail into its message.
+    unsafe {
+        if (*value).is_null() {
+            return true;
+        }
+        match C::check(&CStr::from_ptr(*value).to_string_lossy()) {
+            Ok(()) => true,
+            Err(reason) => {
+                let reason = CString::new(reason).unwrap_or_default();
+                pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(reason.as_ptr());
+                false
+            }
         }
     }
 }

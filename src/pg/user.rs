@@ -36,6 +36,11 @@ pub fn role_named(name: &str) -> Option<pg_sys::Oid> {
     (role != pg_sys::InvalidOid).then_some(role)
 }
 
+pub fn database_oid() -> u32 {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
 /// The database of this session, and its name.
 pub fn database() -> (u32, String) {
     // SAFETY: reads backend-local state and the catalogs' caches; the name is palloced, or null if it was just dropped.

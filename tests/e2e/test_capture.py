@@ -87,7 +87,7 @@ def test_a_truncate_is_an_entry_of_each_table(source):
     source.run("BEGIN; SELECT audit_annotate(username => 'eve'); TRUNCATE a CASCADE; COMMIT")
     capture(source)
     assert source.rows("SELECT action, table_name, record_id, old_values, new_values, username, commit_idx FROM audit_logs ORDER BY table_name") == [
-        ("truncate", "a", None, None, None, "eve", 2), ("truncate", "b", None, None, None, "eve", 2)]
+        ("truncate", "a", None, None, None, "eve", 1), ("truncate", "b", None, None, None, "eve", 1)]
     assert source.rows("SELECT unknown_columns, unknown_old_columns FROM audit_logs LIMIT 1") == [([], [])]
 
 

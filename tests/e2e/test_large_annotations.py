@@ -21,10 +21,10 @@ RAW = {**UNREADABLE, "no JSON": "not json", "nothing": "", "garbage behind": '{"
 
 
 def annotated(db, content, n, cast="text"):
-    """Inserts row n after an annotation of ada's and this one."""
+    """Inserts row n after a message of ada's and this one."""
     connection = db.connect()
     with connection.cursor() as cursor:
-        cursor.execute("BEGIN; SELECT audit_annotate(username => 'ada', request_id => 'r')")
+        cursor.execute(f"""BEGIN; SELECT pg_logical_emit_message(true, '{SET}', '{{"username": "ada", "request_id": "r"}}')""")
         cursor.execute(f"SELECT pg_logical_emit_message(true, '{SET}', %s::{cast}) FROM generate_series(1, 2)", (content,))
         cursor.execute("INSERT INTO t VALUES (%s); COMMIT", (n,))
 

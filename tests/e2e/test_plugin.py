@@ -29,9 +29,9 @@ def test_rows_of_schema_changes_are_told_by_their_number(paused):
         VALUES (4711, 'd', 'table', 0, 'ALTER TABLE', false, 'postgres');
         INSERT INTO audit_cdc_internal.of_the_log VALUES (1); INSERT INTO t VALUES (2, 'b')""")
     kinds = [message[:1] for message in sent(paused)]
-    assert kinds == [b"R", b"B", b"I", b"S", b"I", b"C"]
+    assert kinds == [b"R", b"B", b"w", b"I", b"S", b"I", b"C"]
     place, number = 1, 4711
-    assert sent(paused)[3] == b"S" + place.to_bytes(4, "big") + number.to_bytes(8, "big") + bytes(4)
+    assert sent(paused)[4] == b"S" + place.to_bytes(4, "big") + number.to_bytes(8, "big") + bytes(4)
     paused.run("DROP TABLE audit_cdc_internal.of_the_log")
     assert capture(paused) == 2
     assert paused.rows("SELECT commit_idx FROM audit_logs ORDER BY commit_idx") == [(0,), (3,)]

@@ -10,7 +10,7 @@ use std::ffi::CStr;
 /// A value on its way into a row of the log.
 pub enum LogValue<'v> {
     Null,
-    True,
+    Boolean(bool),
     /// When the transaction began.
     Now,
     Integer(i32),
@@ -61,7 +61,7 @@ impl Types {
         unsafe {
             Some(match value {
                 LogValue::Null => return None,
-                LogValue::True => true.into(),
+                LogValue::Boolean(value) => (*value).into(),
                 LogValue::Now => pg_sys::GetCurrentTransactionStartTimestamp().into(),
                 LogValue::Integer(number) => (*number).into(),
                 LogValue::Bigint(number) | LogValue::Time(number) => (*number).into(),

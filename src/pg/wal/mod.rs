@@ -13,4 +13,4 @@ pub use moment::{Moment, wait_for_commits};
 pub use new_slot::new_slot;
 pub use position::{commit_to_disk, flush_wal, flushed_lsn, is_in_recovery, log_running_transactions};
 pub use slot::{Pass, awaits_disk, confirm_slot, note_read, stored_pass};
-pub use worker::{CaptureWorker, Woken, init_workers, start_capture_worker};
+pub use worker::{CaptureWorker, Woken, init_workers, is_capture_worker, start_capture_worker};

@@ -9,10 +9,14 @@ use pgrx::{IntoDatum, PgTryBuilder};
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// After a crash of the worker.
 const RESTARTED_AFTER: Duration = Duration::from_secs(5);
+
+/// This process is a worker.
+static IS_WORKER: AtomicBool = AtomicBool::new(false);
 
 /// What a worker does; set before the server starts its first one.
 static WORK: OnceLock<fn(&CaptureWorker)> = OnceLock::new();
@@ -44,9 +48,14 @@ pub extern "C-unwind" fn audit_cdc_launch(_argument: pg_sys::Datum) {
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn audit_cdc_capture(database: pg_sys::Datum) {
+    IS_WORKER.store(true, Relaxed);
     if let (Some(work), Some(worker)) = (WORK.get(), CaptureWorker::begin(database)) {
         work(&worker);
     }
+}
+
+pub fn is_capture_worker() -> bool {
+    IS_WORKER.load(Relaxed)
 }
 
 /// A worker for this database. `false`: the server has no room for it (`max_worker_processes`).

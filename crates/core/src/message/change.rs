@@ -10,6 +10,7 @@ use super::raw_message::RawMessage;
 use super::record_key::RecordKey;
 use super::source_table::SourceTable;
 use super::texts::exact_values;
+use super::who::Who;
 use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Envelope, Object, required, wrong_type};
@@ -38,6 +39,7 @@ pub struct Change<'a> {
     pub changes_key: Option<bool>,
     pub annotations: Option<Annotations<'a>>,
     pub sent: Sent<'a>,
+    pub who: Who,
 }
 
 /// What a message says of what it does not carry. Sequin's say nothing; those of capture do.
@@ -133,6 +135,7 @@ impl<'a> Change<'a> {
             changes_key: None,
             annotations: metadata.get("transaction_annotations").map(Annotations::of_member),
             sent: Sent::parse(&metadata)?,
+            who: Who::parse(&metadata),
         })
     }
 

@@ -40,6 +40,11 @@ pub fn annotations_digest(origin: Origin, database_id: &str, text: &[u8]) -> Dig
     Fields::default().add(origin.space()).add(database_id).add_bytes(text).digest()
 }
 
+/// Of what a server knew of a session.
+pub fn context_digest(text: &str) -> Digest {
+    Fields::default().add("server_context").add(text).digest()
+}
+
 /// Of a reject: two who deliver the same text have a reject each.
 pub fn delivered_digest(digest: &Digest, origin: Origin, by: Option<&str>) -> Digest {
     let mut fields = Fields::default().add(origin.space()).add(by.unwrap_or_default());

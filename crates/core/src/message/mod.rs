@@ -19,6 +19,7 @@ mod raw_message;
 mod record_key;
 mod source_table;
 mod texts;
+mod who;
 mod written;
 
 pub use action::Action;
@@ -36,6 +37,7 @@ pub use original::{Original, Tellable};
 pub use raw_message::RawMessage;
 pub use record_key::{RecordKey, array_literal};
 pub use source_table::SourceTable;
+pub use who::{ServerContext, Who};
 pub use written::{About, Known, LargePart, Written};
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::original::Original;
 use super::raw_message::RawMessage;
 use super::record_key::RecordKey;
 use super::source_table::SourceTable;
+use super::who::Who;
 use crate::json::object::{Object, string, strings};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -44,6 +45,7 @@ pub struct Known {
     pub unknown_old_columns: Range<usize>,
     pub notes: Option<Range<usize>>,
     pub exact_values: Option<Range<usize>>,
+    pub who: Who,
 }
 
 /// What every message of a table says alike.
@@ -145,6 +147,7 @@ impl Known {
                 notes: self.notes.as_ref().map(part),
                 exact_values: self.exact_values.as_ref().map(part),
             },
+            who: self.who.clone(),
         })
     }
 }

@@ -7,8 +7,8 @@ use super::spelled::Metadata;
 use super::time::CommitTime;
 use crate::json::jsonb;
 use crate::message::{
-    About, Action, Annotations, Change, Image, Large, Original, Parsed, RecordKey, Sent, Tellable, Written,
-    key_of_position,
+    About, Action, Annotations, Change, Image, Large, Original, Parsed, RecordKey, Sent, ServerContext, Tellable, Who,
+    Written, key_of_position,
 };
 use std::borrow::Cow;
 use std::fmt;
@@ -18,31 +18,43 @@ use std::rc::Rc;
 const MOST_BYTES: usize = 1 << 20;
 
 /// What changes that follow each other in a transaction have alike.
+#[derive(Clone)]
 pub struct Circumstances {
     pub lsn: u64,
     pub time: CommitTime,
     annotations: Option<Annotations<'static>>,
     /// Those that stand in each entry, as bytes of a `jsonb`. `None`: ask `jsonb_in`.
     annotations_jsonb: Option<Vec<u8>>,
+    pub who: Who,
     /// The transaction had run rules of projections before: the changes must not be fed to projections again.
     pub is_of_a_rule: bool,
 }
 
 impl Circumstances {
     pub fn new(lsn: u64, time: CommitTime) -> Self {
-        Self { lsn, time, annotations: None, annotations_jsonb: None, is_of_a_rule: false }
+        Self { lsn, time, annotations: None, annotations_jsonb: None, who: Who::default(), is_of_a_rule: false }
     }
 
-    pub fn with_annotations(&self, annotations: Option<Annotations<'static>>) -> Self {
+    pub fn with_annotations(&self, annotations: Option<Annotations<'static>>, attested: bool) -> Self {
         let annotations_jsonb = match &annotations {
             Some(Annotations::Text(text)) => jsonb(text),
             _ => None,
         };
-        Self { annotations, annotations_jsonb, ..*self }
+        let attested = annotations.is_some().then_some(attested);
+        Self { annotations, annotations_jsonb, who: Who { attested, ..self.who.clone() }, ..*self }
+    }
+
+    pub fn with_context(&self, context: Rc<ServerContext>, transaction_start: Option<i64>) -> Self {
+        let who = Who { context: Some(context), transaction_start, ..self.who.clone() };
+        Self { who, ..self.clone() }
+    }
+
+    pub fn contested(&self) -> Self {
+        Self { who: Who { is_contested: true, ..self.who.clone() }, ..self.clone() }
     }
 
     pub fn of_a_rule(&self) -> Self {
-        Self { is_of_a_rule: true, ..self.with_annotations(self.annotations.clone()) }
+        Self { is_of_a_rule: true, ..self.clone() }
     }
 
     pub fn annotations(&self) -> Option<&Annotations<'static>> {
@@ -162,6 +174,7 @@ impl Circumstances {
             time: self.time,
             idempotency_key,
             annotations: self.annotations.as_ref(),
+            who: &self.who,
         }
     }
 }
@@ -200,7 +213,7 @@ impl Typed {
             unknown: images.unknown.clone(),
             unknown_old: images.unknown_old.clone(),
             has_rows: (images.has_old_row(), images.has_row()),
-            notes: (!images.notes.is_empty()).then(|| table.notes(&images.notes)),
+            notes: table.notes(&images.notes, &at.who),
             exact_values: images.exact_values.clone(),
         })
     }
@@ -232,6 +245,7 @@ impl Typed {
                 notes: self.notes.as_deref(),
                 exact_values: self.exact_values.as_deref(),
             },
+            who: self.at.who.clone(),
         }
     }
 

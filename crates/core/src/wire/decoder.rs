@@ -5,7 +5,9 @@ use super::images::Event;
 use super::protocol::{Malformed, Message, Relation, message};
 use super::relation::{Column, Table};
 use super::time::CommitTime;
-use crate::message::Annotations;
+use crate::context::Statement;
+use crate::message::{Annotations, ServerContext, sha256};
+use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -27,6 +29,8 @@ pub struct Decoder<C> {
     /// By number; with each the positions of commits whose changes are left out.
     tables: HashMap<u32, (Rc<Table>, Vec<Range<u64>>)>,
     transaction: Option<Transaction>,
+    /// Told last: a session tells the same again and again.
+    context: Option<Rc<ServerContext>>,
 }
 
 struct Transaction {
@@ -35,6 +39,16 @@ struct Transaction {
     has_changes: bool,
     /// From here on.
     now: Rc<Circumstances>,
+    sealed: Sealed,
+}
+
+/// What the server has said of a transaction.
+#[derive(Default)]
+struct Sealed {
+    /// Of its last statement.
+    number: u64,
+    /// Its last statement of annotations.
+    of_annotations: Option<String>,
 }
 
 /// What the stream has told, in the order of commits; who reads it takes it out.
@@ -93,9 +107,15 @@ impl From<Malformed> for Failure {
     }
 }
 
+impl Sealed {
+    fn says(&self, what: impl FnOnce(&Statement) -> bool) -> bool {
+        self.of_annotations.as_deref().and_then(Statement::parse).is_some_and(|statement| what(&statement))
+    }
+}
+
 impl<C: Catalog> Decoder<C> {
     pub fn new(catalog: C) -> Self {
-        Self { catalog, tables: HashMap::new(), transaction: None }
+        Self { catalog, tables: HashMap::new(), transaction: None, context: None }
     }
 
     /// Appends what one message of the stream stands for, and tells what it ends.
@@ -104,7 +124,13 @@ impl<C: Catalog> Decoder<C> {
         match &message {
             Message::Begin { commit_lsn, commit_time, xid } => {
                 let now = Rc::new(Circumstances::new(*commit_lsn, CommitTime::of(*commit_time)));
-                self.transaction = Some(Transaction { xid: *xid, commit_time: *commit_time, has_changes: false, now });
+                self.transaction = Some(Transaction {
+                    xid: *xid,
+                    commit_time: *commit_time,
+                    has_changes: false,
+                    now,
+                    sealed: Sealed::default(),
+                });
             }
             Message::Commit { end_lsn } => {
                 let Transaction { commit_time: time, has_changes, now, .. } =
@@ -115,11 +141,20 @@ impl<C: Catalog> Decoder<C> {
                 let left_out = self.catalog.left_out(relation.oid);
                 self.tables.insert(relation.number, (Rc::new(self.table(relation)), left_out));
             }
-            Message::SetAnnotations(content) => self.annotate(Annotations::of_content(content))?,
-            Message::SetOmittedAnnotations(omitted, beginning) => {
-                self.annotate(Some(Annotations::of_omitted(beginning, omitted.bytes, omitted.sha256)))?;
+            Message::Sealed(statement) => self.hear(statement)?,
+            Message::SetAnnotations(content) => {
+                let is_true = self.transaction()?.sealed.says(|statement| statement.announces(&sha256(content)));
+                self.annotate(is_true, || Annotations::of_content(content))?;
             }
-            Message::ClearAnnotations => self.annotate(None)?,
+            Message::SetOmittedAnnotations(omitted, beginning) => {
+                let is_true = self.transaction()?.sealed.says(|statement| statement.announces(omitted.sha256));
+                let annotations = || Annotations::of_omitted(beginning, omitted.bytes, omitted.sha256);
+                self.annotate(is_true, || Some(annotations()))?;
+            }
+            Message::ClearAnnotations => {
+                let is_true = self.transaction()?.sealed.says(|statement| statement.clears());
+                self.annotate(is_true, || None)?;
+            }
             Message::Rule => {
                 let Transaction { xid, now, .. } = self.transaction()?;
                 let (xid, is_of_a_rule) = (*xid, now.is_of_a_rule);
@@ -171,9 +206,39 @@ impl<C: Catalog> Decoder<C> {
         Table::new(self.catalog.database(), (schema, name), *identity, columns, &key, never_sent)
     }
 
-    fn annotate(&mut self, annotations: Option<Annotations<'static>>) -> Result<(), Failure> {
+    /// What is not true never takes the place of what is.
+    fn annotate(
+        &mut self,
+        is_true: bool,
+        annotations: impl FnOnce() -> Option<Annotations<'static>>,
+    ) -> Result<(), Failure> {
         let transaction = self.transaction()?;
-        transaction.now = Rc::new(transaction.now.with_annotations(annotations));
+        let now = &transaction.now;
+        let next = match now.who.attested {
+            Some(true) if !is_true => now.contested(),
+            _ => now.with_annotations(annotations(), is_true),
+        };
+        transaction.now = Rc::new(next);
+        Ok(())
+    }
+
+    /// What the server says. What it said before, somebody may only have repeated.
+    fn hear(&mut self, text: &str) -> Result<(), Failure> {
+        let context = self.context.clone();
+        let transaction = self.transaction()?;
+        let Some(statement) = Statement::parse(text).filter(|said| said.number >= transaction.sealed.number) else {
+            return Ok(());
+        };
+        transaction.sealed.number = statement.number;
+        if statement.is_of_annotations() {
+            transaction.sealed.of_annotations = Some(text.to_owned());
+        }
+        if let Some(told) = statement.context.as_deref().map(RawValue::get) {
+            let context =
+                context.filter(|context| context.text == told).unwrap_or_else(|| Rc::new(ServerContext::of_text(told)));
+            transaction.now = Rc::new(transaction.now.with_context(Rc::clone(&context), statement.transaction_start));
+            self.context = Some(context);
+        }
         Ok(())
     }
 

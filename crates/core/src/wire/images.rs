@@ -53,12 +53,6 @@ pub struct Notes<'r> {
     pub row_filter: Option<&'static str>,
 }
 
-impl Notes<'_> {
-    pub fn is_empty(&self) -> bool {
-        self.omitted.is_empty() && self.omitted_old.is_empty() && self.row_filter.is_none()
-    }
-}
-
 impl<'r> Images<'r> {
     pub fn of(table: &Table, event: Event<'r>) -> Self {
         let images = Self::told(table, event);

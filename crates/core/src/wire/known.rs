@@ -12,7 +12,9 @@ use super::writer::Writer;
 use crate::encoding::TypeShape;
 use crate::json::jsonb;
 use crate::json::string;
-use crate::message::{Annotations, Change, Image, Large, Origin, Original, RawMessage, Written, annotations_digest};
+use crate::message::{
+    Annotations, Change, Image, Large, Origin, Original, RawMessage, ServerContext, Who, Written, annotations_digest,
+};
 use proptest::prelude::*;
 use std::rc::Rc;
 
@@ -67,6 +69,16 @@ fn contents() -> Vec<String> {
     ["{}", "7", r#"{"a": "\u0000"}"#, "no JSON", &large, &"x".repeat(3_000)].map(String::from).to_vec()
 }
 
+fn who() -> impl Strategy<Value = Who> {
+    let context = prop::sample::select(vec![None, Some(r#"{"session_user":"ada"}"#), Some("{}")]);
+    (context, any::<Option<i64>>(), any::<Option<bool>>()).prop_map(|(context, transaction_start, attested)| Who {
+        context: context.map(|text| Rc::new(ServerContext::of_text(text))),
+        transaction_start,
+        attested,
+        is_contested: false,
+    })
+}
+
 fn is_read_alike(written: &Written) -> Result<(), TestCaseError> {
     let whole = written.whole();
     // large annotations are set apart, and null stands in their place
@@ -112,6 +124,7 @@ pub fn is_told_alike(captured: &Captured) -> Result<(), TestCaseError> {
     let places = |change: &Change| (change.commit_lsn, change.commit_idx, change.commit_microseconds);
     prop_assert_eq!((&told.table, told.action, places(&told)), (&read.table, read.action, places(&read)));
     prop_assert_eq!(format!("{:?}", told.sent), format!("{:?}", read.sent));
+    prop_assert_eq!(format!("{:?}", told.who), format!("{:?}", read.who));
     prop_assert_eq!((&told.key, &told.idempotency_key), (&read.key, &read.idempotency_key));
     prop_assert_eq!((told.own_key(), read.own_key()), (None, None));
     let identity = |change: &Change| (change.identity(Origin::Capture, None), change.reject_digest());
@@ -142,6 +155,7 @@ proptest! {
         lsn in prop_oneof![4 => 0..1_u64 << 40, 1 => any::<u64>()],
         idx in prop_oneof![4 => (0..9_u32).prop_map(Some), 1 => any::<Option<u32>>()],
         time in prop_oneof![4 => 0..1_i64 << 50, 1 => any::<i64>()],
+        who in who(),
         (key, annotations) in ("[a-zA-Z0-9=]{1,20}|.{1,4}", prop::option::of(prop::sample::select(contents()))),
         (old, new) in (row(), row()),
     ) {
@@ -152,7 +166,8 @@ proptest! {
         let table = Table::new(&database, (&schema, &table), ReplicaIdentity::Default, described, &keys, &never_sent);
         let annotations = annotations.and_then(|content| Annotations::of_content(content.as_bytes()));
         let (time, annotations) = (CommitTime::of(time), annotations.as_ref());
-        let at = Metadata { lsn, idx, time, idempotency_key: &key, annotations };
+        let who = &who;
+        let at = Metadata { lsn, idx, time, idempotency_key: &key, annotations, who };
         let (old, new) = (values(&old), values(&new));
         let (old_row, old_key) = (Old::Row(old.clone()), Old::Key(old));
         for event in [
@@ -175,7 +190,8 @@ fn what_jsonb_cannot_hold_stands_beside_it() {
     for kind in [TypeShape::Json, TypeShape::Jsonb] {
         let columns = vec![Column::new("j", kind, true)];
         let table = Table::new(r#"{"id":"d"}"#, ("s", "t"), ReplicaIdentity::Full, columns, &[], &[]);
-        let at = Metadata { lsn: 1, idx: Some(0), time: CommitTime::of(0), idempotency_key: "k", annotations: None };
+        let (time, who) = (CommitTime::of(0), &Who::default());
+        let at = Metadata { lsn: 1, idx: Some(0), time, idempotency_key: "k", annotations: None, who };
         let json = format!("[{}0]", "0,".repeat(1 << 24));
         let written = table.message(&at, Event::Inserted(&[Value::Text(&json)]));
         let change = written.parsed(1).expect("a change");
@@ -265,7 +281,7 @@ proptest! {
             write_cells(&mut writer, &rows[1][..sent]);
         }
         let annotations = annotations.and_then(|content| Annotations::of_content(content.as_bytes()));
-        let at = Circumstances::new(lsn, CommitTime::of(0)).with_annotations(annotations);
+        let at = Circumstances::new(lsn, CommitTime::of(0)).with_annotations(annotations, true);
         let at = if is_of_a_rule { at.of_a_rule() } else { at };
         let message = message(writer.bytes()).expect("a message");
         let event = Event::of(&message).expect("a change");

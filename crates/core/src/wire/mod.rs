@@ -21,9 +21,11 @@ pub use images::Event;
 pub use protocol::{Prefix, ReplicaIdentity, Value};
 pub use relation::{Column, Table};
 pub use spelled::Metadata;
-pub use time::CommitTime;
+pub use time::{CommitTime, rfc3339};
 pub use writer::Writer;
 
+#[cfg(test)]
+mod attested;
 #[cfg(test)]
 mod known;
 #[cfg(test)]

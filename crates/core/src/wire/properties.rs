@@ -10,7 +10,7 @@ use crate::message::{Annotations, RawMessage};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-struct Fixed;
+pub struct Fixed;
 impl Catalog for Fixed {
     fn left_out(&self, relation: u32) -> Vec<std::ops::Range<u64>> {
         match relation {
@@ -27,21 +27,21 @@ impl Catalog for Fixed {
     }
 }
 
-fn written(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
+pub fn written(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut writer = Writer::default();
     write(&mut writer);
     writer.bytes().to_vec()
 }
 
-fn begin() -> Vec<u8> {
+pub fn begin() -> Vec<u8> {
     written(|writer| writer.begin(9, 0, 1))
 }
 
-fn commit() -> Vec<u8> {
+pub fn commit() -> Vec<u8> {
     written(|writer| writer.commit(12))
 }
 
-fn insert(idx: u32, relation: u32) -> Vec<u8> {
+pub fn insert(idx: u32, relation: u32) -> Vec<u8> {
     written(|writer| {
         writer.insert(idx, relation);
         row(writer, &[Some("1"), Some("a")]);
@@ -58,7 +58,7 @@ fn row(writer: &mut Writer, values: &[Option<&str>]) {
     }
 }
 
-fn table(number: u32, identity: ReplicaIdentity) -> Vec<u8> {
+pub fn table(number: u32, identity: ReplicaIdentity) -> Vec<u8> {
     let column = |name: &str, shape, is_identity| RelationColumn { name: name.to_owned(), shape, is_identity };
     let columns =
         vec![column("id", TypeShape::Integer, true), column("v", TypeShape::Text, identity == ReplicaIdentity::Full)];
@@ -80,7 +80,7 @@ fn described(number: u32, identity: ReplicaIdentity, columns: Vec<RelationColumn
     })
 }
 
-fn annotation(content: &str) -> Vec<u8> {
+pub fn annotation(content: &str) -> Vec<u8> {
     written(|writer| writer.set_annotations(content.as_bytes()))
 }
 
@@ -106,7 +106,7 @@ fn a_change_its_place_and_its_commit() {
     assert_eq!(
         changes,
         [
-            r#"{"action":"insert","changes":null,"metadata":{"commit_idx":1,"commit_lsn":9,"commit_timestamp":"2000-01-01T00:00:00.000000Z","database":{"id":"d","name":"n"},"idempotency_key":"OTox","record_pks":["1"],"replica_identity":"default","table_name":"t","table_schema":"public","transaction_annotations":{"username": "ada"},"unknown_columns":["g"],"unknown_old_columns":[]},"record":{"id":1,"v":"a"}}"#
+            r#"{"action":"insert","changes":null,"metadata":{"commit_idx":1,"commit_lsn":9,"commit_timestamp":"2000-01-01T00:00:00.000000Z","database":{"id":"d","name":"n"},"idempotency_key":"OTox","record_pks":["1"],"replica_identity":"default","table_name":"t","table_schema":"public","transaction_annotations":{"username": "ada"},"unknown_columns":["g"],"unknown_old_columns":[],"attested":false},"record":{"id":1,"v":"a"}}"#
         ]
     );
     assert_eq!(ends, [Commit { lsn: 9, end_lsn: 12, time: 0, has_changes: true }]);

@@ -10,6 +10,8 @@ pub enum Prefix {
     Clear,
     /// A rule of a projection is about to run in the transaction. Anybody may say so, and the catalog is asked.
     Rule,
+    /// What the server says of the transaction, under a seal.
+    Sealed,
 }
 
 impl Prefix {
@@ -18,6 +20,7 @@ impl Prefix {
             b"sequin:transaction_annotations.set" => Self::Set,
             b"sequin:transaction_annotations.clear" => Self::Clear,
             b"audit_cdc.rule" => Self::Rule,
+            b"audit_cdc.sealed" => Self::Sealed,
             _ => return None,
         })
     }
@@ -37,7 +40,7 @@ pub enum Malformed {
 pub(super) const MOST_NESTED: usize = 16;
 
 /// `idx` is the place within the transaction. Each row that is changed, each TRUNCATE and each logical message
-/// takes one, published or not: places depend on the WAL alone.
+/// takes one, published or not: places depend on the WAL alone. What the server says under a seal takes none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Time is microseconds since 2000-01-01.
@@ -55,6 +58,8 @@ pub enum Message<'a> {
     ClearAnnotations,
     /// A rule of a projection is about to run, says somebody.
     Rule,
+    /// What the server says of the transaction: its seal is true.
+    Sealed(&'a str),
     Relation(Relation),
     Insert {
         idx: u32,
@@ -208,6 +213,7 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         b'o' => Message::SetOmittedAnnotations(rest.omitted()?, rest.all()),
         b'c' => Message::ClearAnnotations,
         b'r' => Message::Rule,
+        b'w' => Message::Sealed(std::str::from_utf8(rest.all()).map_err(|_| Malformed::NotUtf8)?),
         b'R' => Message::Relation(rest.relation()?),
         b'I' => Message::Insert { idx: rest.u32()?, relation: rest.u32()?, new: rest.row()? },
         b'U' => {

@@ -6,7 +6,7 @@ use super::relation::{Table, UNCHANGED};
 use super::time::CommitTime;
 use crate::encoding::push_json;
 use crate::json::push_string;
-use crate::message::{Action, Annotations, Known, LargePart, Written, hex};
+use crate::message::{Action, Annotations, Known, LargePart, Who, Written, hex};
 use std::fmt::Write;
 use std::ops::Range;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ pub struct Metadata<'a> {
     pub time: CommitTime,
     pub idempotency_key: &'a str,
     pub annotations: Option<&'a Annotations<'static>>,
+    pub who: &'a Who,
 }
 
 impl Table {
@@ -46,9 +47,9 @@ impl Table {
         });
         json.push_str(",\"idempotency_key\":");
         let idempotency_key = written(&mut json, |json| push_string(json, at.idempotency_key));
-        let notes = (!images.notes.is_empty()).then(|| {
+        let notes = self.notes(&images.notes, at.who).map(|notes| {
             json.push_str(",\"notes\":");
-            written(&mut json, |json| json.push_str(&self.notes(&images.notes)))
+            written(&mut json, |json| json.push_str(&notes))
         });
         json.push_str(",\"record_pks\":");
         // not an empty one: what is not known contradicts nothing when the change is delivered again
@@ -70,6 +71,7 @@ impl Table {
         json.push_str(",\"unknown_old_columns\":");
         let unknown_old_columns =
             written(&mut json, |json| self.push_names(json, &images.unknown_old, images.has_old_row()));
+        at.who.push_members(&mut json);
         json.push_str("},\"record\":");
         let record = part(&mut json, images.record.as_deref(), |json, row| {
             self.push_members(json, row.iter().enumerate());
@@ -96,6 +98,7 @@ impl Table {
                 unknown_old_columns,
                 notes,
                 exact_values,
+                who: at.who.clone(),
             })
         };
         Written { known: known(), text: json, large }
@@ -120,8 +123,8 @@ impl Table {
         json.push('}');
     }
 
-    /// As a JSON object.
-    pub(super) fn notes(&self, notes: &Notes) -> String {
+    /// As a JSON object. `None`, as nearly always: there is nothing to note.
+    pub(super) fn notes(&self, notes: &Notes, who: &Who) -> Option<String> {
         let mut parts = Vec::new();
         for (name, omitted) in [("omitted", &notes.omitted), ("omitted_old", &notes.omitted_old)] {
             let columns = omitted.iter().filter_map(|(index, omitted)| Some((self.columns.get(*index)?, omitted)));
@@ -135,7 +138,8 @@ impl Table {
             }
         }
         parts.extend(notes.row_filter.map(|row_filter| format!("\"row_filter\":\"{row_filter}\"")));
-        format!("{{{}}}", parts.join(","))
+        parts.extend(who.is_contested.then(|| "\"contested\":true".to_owned()));
+        (!parts.is_empty()).then(|| format!("{{{}}}", parts.join(",")))
     }
 
     fn push_names(&self, json: &mut String, indexes: &[usize], has_row: bool) {

@@ -4,6 +4,11 @@ use crate::json::string;
 use crate::message::{EPOCH_MICROSECONDS, commit_time_of};
 use jiff::Timestamp;
 
+/// Of microseconds since 2000-01-01; empty for what has no place in a timestamp.
+pub fn rfc3339(microseconds: i64) -> String {
+    CommitTime::of(microseconds).text()
+}
+
 /// Microseconds since 1970.
 #[derive(Debug, Clone, Copy)]
 pub struct CommitTime(i64);
@@ -16,7 +21,11 @@ impl CommitTime {
 
     /// A JSON string; what has no place in a timestamp is empty.
     pub fn json(self) -> String {
-        string(&Timestamp::from_microsecond(self.0).map_or(String::new(), |time| format!("{time:.6}")))
+        string(&self.text())
+    }
+
+    fn text(self) -> String {
+        Timestamp::from_microsecond(self.0).map_or(String::new(), |time| format!("{time:.6}"))
     }
 
     /// `None`: it is none for the log.

@@ -48,6 +48,10 @@ impl Writer {
         self.start(b'c');
     }
 
+    pub fn sealed(&mut self, statement: &str) {
+        self.start(b'w').bytes.extend_from_slice(statement.as_bytes());
+    }
+
     pub fn rule(&mut self) {
         self.start(b'r');
     }
@@ -306,7 +310,7 @@ mod tests {
     fn messages_without_rows() {
         let sha256 = &SHA256;
         type Case<'a> = (fn(&mut Writer), Message<'a>);
-        let cases: [Case; 9] = [
+        let cases: [Case; 10] = [
             (|w| w.begin(9, -1, 5), Message::Begin { commit_lsn: 9, commit_time: -1, xid: 5 }),
             (|w| w.commit(12), Message::Commit { end_lsn: 12 }),
             (|w| w.set_annotations(b"{\0"), Message::SetAnnotations(b"{\0")),
@@ -316,6 +320,7 @@ mod tests {
             ),
             (Writer::clear_annotations, Message::ClearAnnotations),
             (Writer::rule, Message::Rule),
+            (|w| w.sealed("{}"), Message::Sealed("{}")),
             (|w| w.truncate(4, &[7, 8]), Message::Truncate { idx: 4, relations: vec![7, 8] }),
             (
                 |w| w.partition_truncated(7, "public.p1"),

@@ -142,7 +142,7 @@ unsafe extern "C-unwind" fn truncate(
 unsafe extern "C-unwind" fn message(
     context: *mut pg_sys::LogicalDecodingContext,
     transaction: *mut pg_sys::ReorderBufferTXN,
-    _lsn: pg_sys::XLogRecPtr,
+    position: pg_sys::XLogRecPtr,
     is_transactional: bool,
     prefix: *const c_char,
     size: pg_sys::Size,
@@ -154,7 +154,7 @@ unsafe extern "C-unwind" fn message(
         let (prefix, content) =
             unsafe { (CStr::from_ptr(prefix), std::slice::from_raw_parts(content.cast::<u8>(), size)) };
         let stream = Stream { context, transaction };
-        plugin(context).in_memory(|plugin| plugin.output.message(stream, prefix.to_bytes(), content));
+        plugin(context).in_memory(|plugin| plugin.output.message(stream, position, prefix.to_bytes(), content));
     }
 }
 

@@ -1,5 +1,8 @@
 //! Messages on their way out.
 
+use crate::pg::secrets::secret_at;
+use crate::pg::user::database_oid;
+use audit_core::context::open;
 use audit_core::message::{MOST_KEPT, sha256};
 use audit_core::wire::protocol::{Omitted, Relation};
 use audit_core::wire::{Prefix, Writer};
@@ -27,11 +30,14 @@ pub struct Output {
     next_idx: u32,
     /// The transaction's beginning was sent: there is something to tell of it.
     has_begun: bool,
+    /// What the server says of the transaction, to be sent before what is told of it next.
+    sealed: Vec<String>,
 }
 
 impl Output {
     pub fn new_transaction(&mut self) {
         (self.next_idx, self.has_begun) = (0, false);
+        self.sealed.clear();
     }
 
     /// The next place in the transaction.
@@ -48,9 +54,13 @@ impl Output {
         }
     }
 
-    pub fn message(&mut self, stream: Stream, prefix: &[u8], content: &[u8]) {
-        self.place();
-        match Prefix::of(prefix) {
+    pub fn message(&mut self, stream: Stream, position: u64, prefix: &[u8], content: &[u8]) {
+        let prefix = Prefix::of(prefix);
+        // what the server says moves nobody else's place
+        if prefix != Some(Prefix::Sealed) {
+            self.place();
+        }
+        match prefix {
             Some(Prefix::Set) if content.len() > MOST_ANNOTATIONS => {
                 let omitted = Omitted { bytes: content.len() as u64, sha256: &sha256(content) };
                 // one byte more than is kept: it is seen to be cut
@@ -59,6 +69,7 @@ impl Output {
             Some(Prefix::Set) => self.send(stream, |writer| writer.set_annotations(content)),
             Some(Prefix::Clear) => self.send(stream, Writer::clear_annotations),
             Some(Prefix::Rule) => self.send(stream, Writer::rule),
+            Some(Prefix::Sealed) => self.sealed.extend(opened(stream, position, content).map(str::to_owned)),
             None => {}
         }
     }
@@ -85,6 +96,10 @@ impl Output {
             self.writer.begin(lsn, time, xid.into_inner());
             self.flush(context);
         }
+        for statement in std::mem::take(&mut self.sealed) {
+            self.writer.sealed(&statement);
+            self.flush(context);
+        }
         write(&mut self.writer);
         self.flush(context);
     }
@@ -99,4 +114,11 @@ impl Output {
         }
         self.writer.shrink(MOST_HELD);
     }
+}
+
+/// What the server has said of this transaction, if it was the server.
+fn opened(stream: Stream, position: u64, content: &[u8]) -> Option<&str> {
+    // SAFETY: the transaction is the one that is told of.
+    let transaction = unsafe { (*stream.transaction).xid }.into_inner();
+    open(content, |id| secret_at(id, position), database_oid(), transaction)
 }

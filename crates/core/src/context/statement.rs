@@ -1,0 +1,95 @@
+//! What a transaction says of itself in one logical message, before it is sealed.
+
+use crate::message::{hex, sha256};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// What becomes of annotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Annotated<'a> {
+    /// The message that follows holds this.
+    Set(&'a str),
+    Cleared,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Statement<'a> {
+    /// Grows within a transaction: one that is told once more later counts for nothing.
+    pub number: u64,
+    /// An object, of what the server knows of the session.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Cow<'a, RawValue>>,
+    /// Microseconds since 2000-01-01.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction_start: Option<i64>,
+    /// SHA-256 of annotations in hex, empty for none. Absent: nothing becomes of them.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    annotations: Option<Cow<'a, str>>,
+}
+
+impl<'a> Statement<'a> {
+    /// `context` is JSON.
+    pub fn new(
+        number: u64,
+        context: Option<String>,
+        transaction_start: Option<i64>,
+        annotations: Option<Annotated>,
+    ) -> Self {
+        let annotations = annotations.map(|annotations| match annotations {
+            Annotated::Set(content) => hex(&sha256(content.as_bytes())),
+            Annotated::Cleared => String::new(),
+        });
+        Self {
+            number,
+            context: context.and_then(|context| RawValue::from_string(context).ok()).map(Cow::Owned),
+            transaction_start,
+            annotations: annotations.map(Cow::Owned),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    pub fn parse(text: &'a str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// That annotations are none from here on.
+    pub fn clears(&self) -> bool {
+        self.annotations.as_deref() == Some("")
+    }
+
+    /// That these follow.
+    pub fn announces(&self, sha256: &[u8; 32]) -> bool {
+        self.annotations.as_deref().is_some_and(|announced| announced == hex(sha256))
+    }
+
+    pub fn is_of_annotations(&self) -> bool {
+        self.annotations.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_understood() {
+        let context = r#"{"session_user":"ada"}"#;
+        let text = Statement::new(3, Some(context.to_owned()), Some(-7), Some(Annotated::Set("{}"))).text();
+        let statement = Statement::parse(&text).expect("a statement");
+        assert_eq!((statement.number, statement.transaction_start), (3, Some(-7)));
+        assert_eq!(statement.context.as_deref().map(RawValue::get), Some(context));
+        assert!(statement.announces(&sha256(b"{}")) && !statement.announces(&sha256(b"{ }")) && !statement.clears());
+    }
+
+    #[test]
+    fn what_is_not_told_is_absent() {
+        assert_eq!(Statement::new(0, None, None, None).text(), r#"{"number":0}"#);
+        let text = Statement::new(1, None, None, Some(Annotated::Cleared)).text();
+        let statement = Statement::parse(&text).expect("a statement");
+        assert!(statement.clears() && !statement.announces(&sha256(b"")));
+    }
+}

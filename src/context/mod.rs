@@ -1,0 +1,107 @@
+//! Who makes changes, by the server's word. Before a transaction writes its first row, it tells what the server knows
+//! of its session, and what settings annotate. `annotate` serves those who annotate by a call.
+//!
+//! What is told is one logical message under a seal, and that of an annotation follows it as Sequin wants it
+//! (https://sequinstream.com/docs/reference/annotations). `audit_core::context` decides what is due.
+
+mod annotate;
+
+use crate::pg::{self, Session, Watch};
+use crate::settings;
+use audit_core::context::{Annotated, At, Due, Facts, Said, Statement, Tell, annotations_of_settings, seal};
+use audit_core::wire::rfc3339;
+use std::cell::RefCell;
+
+thread_local! {
+    /// By the current transaction.
+    static SAID: RefCell<Said> = RefCell::new(Said::default());
+}
+
+/// Whenever the library is loaded.
+pub fn init() {
+    pg::watch_transactions(Watch {
+        before_write,
+        subtransaction_commits: |one, parent| SAID.with_borrow_mut(|said| said.subtransaction_commits(one, parent)),
+        subtransaction_aborts: |one| SAID.with_borrow_mut(|said| said.subtransaction_aborts(one)),
+        transaction_ends: || SAID.with_borrow_mut(Said::ends),
+    });
+}
+
+/// While the library is preloaded.
+pub fn init_preloaded() {
+    pg::init_secrets();
+    pg::watch_writes();
+}
+
+fn before_write() {
+    if pg::is_capture_worker() || !pg::is_wal_logical() {
+        return;
+    }
+    let settings = of_settings();
+    let due = SAID.with_borrow_mut(|said| said.due_before_write(at(), settings::server_context(), settings.as_deref()));
+    tell(&due);
+}
+
+/// `None`: nothing is annotated from here on.
+fn annotate(annotations: Option<&str>) {
+    let wants_context = settings::server_context() && pg::is_preloaded() && pg::is_wal_logical();
+    let due = SAID.with_borrow_mut(|said| said.due_of_call(at(), wants_context, annotations));
+    tell(&due);
+    if !pg::is_preloaded() {
+        // nobody sees what other subtransactions write at once (crates/core/src/context/said.rs)
+        tell(&due);
+    }
+}
+
+/// What changes are annotated with now.
+fn in_force() -> Option<String> {
+    let of_call = SAID.with_borrow(|said| said.of_call().map(|annotations| annotations.map(str::to_owned)));
+    of_call.unwrap_or_else(|| if pg::is_preloaded() { of_settings() } else { None })
+}
+
+fn of_settings() -> Option<String> {
+    let [username, source, request_id, metadata] = settings::annotations();
+    annotations_of_settings(username.as_deref(), source.as_deref(), request_id.as_deref(), metadata.as_deref())
+}
+
+fn at() -> At {
+    At { subtransaction: pg::subtransaction_id(), last_end: pg::last_record_end() }
+}
+
+fn tell(due: &Due) {
+    if due.is_nothing() {
+        return;
+    }
+    let facts = if due.context { facts() } else { Facts::default() };
+    let annotations = due.annotations.as_ref().map(|annotations| match annotations {
+        Tell::Set(text) => Annotated::Set(text),
+        Tell::Clear => Annotated::Cleared,
+    });
+    let context = due.context.then(|| facts.json());
+    let statement = Statement::new(due.number, context, facts.transaction_start, annotations).text();
+    let mut end = pg::with_secret(|secret| {
+        let sealed = seal(&statement, secret, pg::database_oid(), pg::transaction_id());
+        pg::emit(c"audit_cdc.sealed", &sealed)
+    });
+    match &due.annotations {
+        Some(Tell::Set(text)) => end = Some(pg::emit(c"sequin:transaction_annotations.set", text)),
+        Some(Tell::Clear) => end = Some(pg::emit(c"sequin:transaction_annotations.clear", "")),
+        None => {}
+    }
+    if let Some(end) = end {
+        SAID.with_borrow_mut(|said| said.is_told(end));
+    }
+}
+
+fn facts() -> Facts {
+    let session = Session::now();
+    let facts = Facts {
+        session_user: session.session_user,
+        current_user: session.current_user,
+        application_name: session.application_name,
+        client_address: session.client_address,
+        backend_start: Some(rfc3339(session.started)),
+        transaction_start: Some(session.transaction_started),
+    };
+    facts.only(settings::server_context_fields())
+}

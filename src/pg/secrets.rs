@@ -1,0 +1,125 @@
+//! The server's secrets, with which it seals what it says. They are in a file of the data directory and in shared
+//! memory, where no role can read them.
+
+use audit_core::context::{SECRET_BYTES, Secret, Secrets};
+use pgrx::prelude::*;
+use pgrx::shmem::PGRXSharedMemory;
+use pgrx::{PgLwLock, pg_shmem_init};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Error, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// A process of the server works in its data directory.
+const FILE: &str = "audit_cdc_secrets";
+const NEW_FILE: &str = "audit_cdc_secrets.new";
+
+/// Empty until the first one is asked for.
+#[derive(Clone, Copy, Default)]
+struct Shared(Secrets);
+
+// SAFETY: no pointers in it.
+unsafe impl PGRXSharedMemory for Shared {}
+
+// SAFETY: the name is ours.
+static SECRETS: PgLwLock<Shared> = unsafe { PgLwLock::new(c"audit_cdc secrets") };
+
+/// This process has said that it cannot.
+static HAS_SAID: AtomicBool = AtomicBool::new(false);
+
+/// To be called while the library is preloaded.
+#[allow(unexpected_cfgs)] // of the macro, for releases that are not supported here
+pub fn init_secrets() {
+    pg_shmem_init!(SECRETS);
+}
+
+/// Runs `work` with the secret in use, which is not replaced meanwhile. `None`: there is none, and the server's log
+/// tells why.
+pub fn with_secret<T>(work: impl FnOnce(&Secret) -> T) -> Option<T> {
+    if !has_secrets() {
+        return None;
+    }
+    let secrets = SECRETS.share();
+    let secret = secrets.0.in_use()?;
+    Some(work(&secret))
+}
+
+/// The one with this id, if it may have sealed what ends at this position of the WAL.
+pub fn secret_at(id: u64, position: u64) -> Option<Secret> {
+    if has_secrets() { SECRETS.share().0.at(id, position) } else { None }
+}
+
+/// Another one from here on.
+pub fn replace_secret() -> Result<(), Error> {
+    load()?;
+    let mut secrets = SECRETS.exclusive();
+    // SAFETY: reads shared memory. Who seals holds the lock until its message is written.
+    let position = unsafe { pg_sys::GetXLogInsertRecPtr() };
+    let next = secrets.0.with_next(random()?, position);
+    write(&next)?;
+    secrets.0 = next;
+    Ok(())
+}
+
+fn has_secrets() -> bool {
+    if !super::wal::is_preloaded() {
+        return false;
+    }
+    if SECRETS.share().0.in_use().is_some() {
+        return true;
+    }
+    match load() {
+        Ok(()) => true,
+        Err(error) => {
+            if !HAS_SAID.swap(true, Relaxed) {
+                let reason = error.to_string();
+                ereport!(
+                    LOG,
+                    PgSqlErrorCode::ERRCODE_IO_ERROR,
+                    "audit_cdc cannot seal what it says of transactions",
+                    format!("File \"{FILE}\" of the data directory: {reason}.")
+                );
+            }
+            false
+        }
+    }
+}
+
+/// From the file, which is made if it is not there.
+fn load() -> Result<(), Error> {
+    let mut secrets = SECRETS.exclusive();
+    if secrets.0.in_use().is_some() {
+        return Ok(());
+    }
+    secrets.0 = match fs::read_to_string(FILE) {
+        Ok(file) => Secrets::parse(&file).ok_or_else(|| Error::new(ErrorKind::InvalidData, "it is damaged"))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let first = Secrets::default().with_next(random()?, 0);
+            write(&first)?;
+            first
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(())
+}
+
+/// Whole or not at all.
+fn write(secrets: &Secrets) -> Result<(), Error> {
+    let _ = fs::remove_file(NEW_FILE);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(NEW_FILE)?;
+    file.write_all(secrets.file().as_bytes())?;
+    file.sync_all()?;
+    fs::rename(NEW_FILE, FILE)?;
+    File::open(Path::new("."))?.sync_all()
+}
+
+fn random() -> Result<[u8; SECRET_BYTES], Error> {
+    let mut bytes = [0; SECRET_BYTES];
+    // SAFETY: writes so many bytes.
+    if unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) } {
+        Ok(bytes)
+    } else {
+        Err(Error::other("the system gives no random bytes"))
+    }
+}
