@@ -6,7 +6,8 @@ from uuid import uuid4
 from fastapi import Depends, Header, Request
 from psycopg import AsyncConnection
 
-SIGN = "SELECT audit_annotate(username => %s, source => %s, request_id => %s)"
+SIGN = """SELECT set_config('audit_cdc.username', %s::text, true), set_config('audit_cdc.source', %s::text, true),
+                 set_config('audit_cdc.request_id', %s::text, true)"""
 
 
 async def user_of(x_user: Annotated[str | None, Header()] = None):

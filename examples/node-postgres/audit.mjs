@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 
-const SIGN = 'SELECT audit_annotate(username => $1, source => $2, request_id => $3)'
+const SIGN = `SELECT set_config('audit_cdc.username', $1, true), set_config('audit_cdc.source', $2, true),
+                     set_config('audit_cdc.request_id', $3, true)`
 const current = new AsyncLocalStorage()
 
 export const signed = ({ username = null, source = null, requestId = null }, work) =>

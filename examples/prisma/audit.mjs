@@ -8,6 +8,8 @@ export const signed = ({ username = null, source = null, requestId = null }, wor
 export const transaction = (prisma, work, options) =>
   prisma.$transaction(async (tx) => {
     const { username, source, requestId } = current.getStore()
-    await tx.$queryRaw`SELECT audit_annotate(username => ${username}, source => ${source}, request_id => ${requestId})`
+    await tx.$queryRaw`
+      SELECT set_config('audit_cdc.username', ${username}, true), set_config('audit_cdc.source', ${source}, true),
+             set_config('audit_cdc.request_id', ${requestId}, true)`
     return work(tx)
   }, options)

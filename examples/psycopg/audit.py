@@ -3,7 +3,8 @@
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-SIGN = "SELECT audit_annotate(username => %s, source => %s, request_id => %s)"
+SIGN = """SELECT set_config('audit_cdc.username', %s::text, true), set_config('audit_cdc.source', %s::text, true),
+                 set_config('audit_cdc.request_id', %s::text, true)"""
 current = ContextVar("signature")
 
 

@@ -6,7 +6,8 @@ from uuid import uuid4
 
 from sqlalchemy import event, text
 
-SIGN = text("SELECT audit_annotate(username => :username, source => :source, request_id => :request_id)")
+SIGN = text("""SELECT set_config('audit_cdc.username', :username, true), set_config('audit_cdc.source', :source, true),
+                      set_config('audit_cdc.request_id', :request_id, true)""")
 current = ContextVar("signature", default=None)
 
 

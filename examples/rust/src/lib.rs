@@ -9,7 +9,8 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use uuid::Uuid;
 
-pub const SIGN: &str = "SELECT audit_annotate(username => $1, source => 'web', request_id => $2)";
+pub const SIGN: &str = "SELECT set_config('audit_cdc.username', $1, true), set_config('audit_cdc.source', 'web', true),
+  set_config('audit_cdc.request_id', $2, true)";
 pub const ADD: &str = "INSERT INTO orders VALUES ($1, $2)";
 pub const NOTE: &str = "INSERT INTO order_events (order_id, note) VALUES ($1, $2)";
 pub const CHANGE: &str = "UPDATE orders SET note = $2 WHERE id = $1";

@@ -5,7 +5,8 @@ from django.db.backends.postgresql import base
 
 from audit import current
 
-SIGN = "SELECT audit_annotate(username => %s, source => %s, request_id => %s)"
+SIGN = """SELECT set_config('audit_cdc.username', %s, true), set_config('audit_cdc.source', %s, true),
+                 set_config('audit_cdc.request_id', %s, true)"""
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
