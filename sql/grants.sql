@@ -58,7 +58,7 @@ BEGIN
         'audit_as_of', 'audit_as_of_unknown', 'audit_table_diff', 'audit_history', 'audit_activity',
         'audit_changes_by_user', 'audit_changes_by_table',
         'audit_undo_sql', 'audit_redo_sql', 'audit_undo', 'audit_redo', 'audit_replay_sql',
-        'audit_mark', 'audit_moment',
+        'audit_mark', 'audit_moment', 'audit_unannotated',
         'audit_create_projection', 'audit_alter_projection', 'audit_rebuild_projection', 'audit_retry_projection',
         'audit_disable_projection', 'audit_enable_projection', 'audit_drop_projection',
         'audit_create_history_projection', 'audit_create_activity']),
@@ -69,12 +69,13 @@ BEGIN
         'relation_of', 'columns_of', 'activity_rule', 'activity_told', 'diffs_together',
         'refuse_foreign_types', 'history_rule', 'create_history_table', 'rows_as_of', 'unknown_as_of', 'history',
         'or_here', 'one_log', 'meant', 'planned', 'step_lines', 'run_steps', 'run_planned', 'run_step', 'run_alone',
-        'say_taken_back', 'annotate_again', 'check_constraints', 'changes_that_differ', 'is_run_as_owner',
+        'say_taken_back', 'check_constraints', 'changes_that_differ', 'is_run_as_owner',
         'code_owners', 'runs_strangers_code', 'run_statement']),
       ('audit_cdc_admin', false, ARRAY[
         'audit_retry_rejects', 'audit_describe_tables', 'audit_pending_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',
-        'audit_exclude_table', 'audit_include_table', 'audit_allow_source', 'audit_revoke_source',
+        'audit_exclude_table', 'audit_include_table', 'audit_require_annotation', 'audit_allow_source',
+        'audit_revoke_source',
          'audit_continue']),
       -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
       ('audit_cdc_admin', true, ARRAY[

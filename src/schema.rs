@@ -18,6 +18,11 @@ extension_sql_file!("../sql/log/described_tables.sql", name = "described_tables"
 extension_sql_file!("../sql/log/audit_logs.sql", name = "audit_logs", requires = ["described_tables", new_log]);
 extension_sql_file!("../sql/log/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
 extension_sql_file!(
+    "../sql/log/required_annotations.sql",
+    name = "required_annotations",
+    requires = ["audit_logs", audit_require_annotation, refuse_unannotated]
+);
+extension_sql_file!(
     "../sql/log/ingest.sql",
     name = "ingest",
     requires = [audit_ingest_text, audit_ingest_texts, audit_retry_rejects]

@@ -62,28 +62,6 @@ BEGIN
 END
 $$;
 
--- Puts back the annotation that was in force: what comes later in the transaction is not of the undo.
-CREATE FUNCTION audit_cdc_internal.annotate_again(in_force jsonb) RETURNS void
-  LANGUAGE plpgsql AS $$
-DECLARE
-  -- of its members, those without a parameter of their own
-  others CONSTANT pg_catalog.jsonb :=
-    in_force OPERATOR(pg_catalog.-) ARRAY['username', 'source', 'request_id', 'metadata'];
-BEGIN
-  PERFORM @extschema@.audit_annotate_clear();
-  IF in_force OPERATOR(pg_catalog.<>) '{"metadata": {}}' THEN
-    PERFORM @extschema@.audit_annotate(
-      in_force OPERATOR(pg_catalog.->>) 'username', in_force OPERATOR(pg_catalog.->>) 'source',
-      in_force OPERATOR(pg_catalog.->>) 'request_id',
-      CASE
-        WHEN in_force OPERATOR(pg_catalog.->) 'metadata' OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb
-          THEN in_force OPERATOR(pg_catalog.->) 'metadata'
-      END,
-      CASE WHEN others OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb THEN others END);
-  END IF;
-END
-$$;
-
 -- Ends what SET CONSTRAINTS ALL DEFERRED began: checks now, and defers those that wait by themselves, of which the
 -- caller may say so.
 CREATE FUNCTION audit_cdc_internal.check_constraints() RETURNS void
@@ -191,7 +169,7 @@ DECLARE
   meant pg_catalog.record;
   outcomes audit_cdc_internal.outcome[];
   others pg_catalog.int8[]; -- changes that are done, whose rows are not as they should be
-  in_force pg_catalog.jsonb; -- without ours
+  in_force CONSTANT pg_catalog.text := @extschema@.audit_annotation_in_force(); -- without ours
   began CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
   IF preview IS NULL THEN
@@ -204,18 +182,17 @@ BEGIN
                    'this database.';
   END IF;
   BEGIN
-    in_force := @extschema@.audit_annotate(
-        NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.text,
-        pg_catalog.jsonb_build_object(
-          call,
-          pg_catalog.jsonb_strip_nulls(
-            pg_catalog.to_jsonb(named) OPERATOR(pg_catalog.-) 'database_id'::pg_catalog.text)),
-        NULL::pg_catalog.jsonb)
-      OPERATOR(pg_catalog.#-) ARRAY['metadata', call];
+    PERFORM @extschema@.audit_annotate(
+      NULL::pg_catalog.text, NULL::pg_catalog.text, NULL::pg_catalog.text,
+      pg_catalog.jsonb_build_object(
+        call,
+        pg_catalog.jsonb_strip_nulls(
+          pg_catalog.to_jsonb(named) OPERATOR(pg_catalog.-) 'database_id'::pg_catalog.text)),
+      NULL::pg_catalog.jsonb);
     outcomes := ARRAY(
       SELECT o FROM audit_cdc_internal.run_planned(is_redo, named, meant.tables, meant.changes) AS o
     );
-    PERFORM audit_cdc_internal.annotate_again(in_force);
+    PERFORM @extschema@.audit_tell_annotation(in_force);
     others := audit_cdc_internal.changes_that_differ(
       is_redo, meant.tables, meant.changes,
       ARRAY(SELECT o.change_id FROM pg_catalog.unnest(outcomes) AS o WHERE o.said IS NULL));

@@ -71,6 +71,12 @@ fn checked(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(pg_sy
     if reason.trim().is_empty() {
         return Err(report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty".into()));
     }
+    let name = require_owner_and_admin(relation)?;
+    Ok((relation, reason, name))
+}
+
+/// An error unless it is a table, and the caller owns it and is an admin; its name.
+pub fn require_owner_and_admin(relation: pg_sys::Oid) -> Result<String, ErrorReport> {
     let caller = current_user();
     let (is_table, is_permitted, name) = as_extension(|| {
         PERMITTED.with(|permitted| {
@@ -88,7 +94,7 @@ fn checked(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(pg_sy
         let message = format!("must be owner of table {name} and a member of audit_cdc_admin");
         return Err(report(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message));
     }
-    Ok((relation, reason, name))
+    Ok(name)
 }
 
 /// A table and its partitions, in rising order.

@@ -1,10 +1,12 @@
 //! Who makes changes, by the server's word. Before a transaction writes its first row, it tells what the server knows
-//! of its session, and what settings annotate. `annotate` serves those who annotate by a call.
+//! of its session, and what settings annotate. `annotate` serves those who annotate by a call,
+//! `required` refuses changes that nobody annotates.
 //!
 //! What is told is one logical message under a seal, and that of an annotation follows it as Sequin wants it
 //! (https://sequinstream.com/docs/reference/annotations). `audit_core::context` decides what is due.
 
 mod annotate;
+mod required;
 
 use crate::pg::{self, Session, Watch};
 use crate::settings;

@@ -20,6 +20,7 @@ mod spi;
 mod table;
 mod timeout;
 mod transaction;
+mod trigger;
 mod types;
 mod user;
 mod wal;

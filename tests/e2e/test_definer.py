@@ -43,7 +43,6 @@ GRANTED = {
     "step_lines": "a pure function of its arguments",
     "run_step": "runs with the caller's rights",
     "run_alone": "runs with the caller's rights",
-    "annotate_again": "runs with the caller's rights: what audit_annotate() does",
     "check_constraints": "runs with the caller's rights: checks what is deferred",
     "changes_that_differ": "runs with the caller's rights",
     "run_steps": "runs with the caller's rights",
@@ -117,7 +116,7 @@ def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
         ("create_history_table", "audit_create_projection"),
         ("audit_create_activity", "audit_create_projection"), ("audit_activity", "audit_diff_text"),
         ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
-        ("run_steps", "audit_annotate"), ("annotate_again", "audit_annotate"), ("annotate_again", "audit_annotate_clear"),
+        ("run_steps", "audit_annotate"), ("run_steps", "audit_annotation_in_force"), ("run_steps", "audit_tell_annotation"),
         ("audit_capture", "audit_in_transaction_block"), ("audit_capture_stop", "audit_in_transaction_block"), ("audit_backfill", "audit_in_transaction_block")}
 
 

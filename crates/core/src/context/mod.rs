@@ -14,5 +14,5 @@ pub use facts::{Facts, Fields};
 pub use said::{At, Due, Said, Tell};
 pub use seal::{SECRET_BYTES, Secret, open, seal};
 pub use secrets::Secrets;
-pub use settings::{annotations_of_settings, is_object};
+pub use settings::{annotations_of_settings, is_object, missing};
 pub use statement::{Annotated, Statement};

@@ -1,5 +1,6 @@
-//! Annotations that a session's settings make.
+//! Annotations: those that a session's settings make, and what they lack.
 
+use crate::json::object::Object;
 use crate::json::{jsonb_takes, push_string};
 use serde_json::value::RawValue;
 
@@ -37,6 +38,13 @@ pub fn annotations_of_settings(
     (json.len() > 2).then_some(json)
 }
 
+/// The fields that annotations lack, or have null or empty.
+pub fn missing<'f>(annotations: Option<&str>, fields: &'f [String]) -> Vec<&'f str> {
+    let annotations = annotations.and_then(Object::parse).unwrap_or_default();
+    let is_missing = |field: &&String| matches!(annotations.last(field), None | Some("\"\""));
+    fields.iter().filter(is_missing).map(String::as_str).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +64,14 @@ mod tests {
         for other in ["", "[]", "1", "{", "{\"a\": \"\\u0000\"}", "{} {}", "{\"a\": 1e999999}"] {
             assert!(!is_object(other), "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_null_or_empty_is_missing() {
+        let fields = ["username", "source"].map(str::to_owned);
+        assert_eq!(missing(None, &fields), ["username", "source"]);
+        assert_eq!(missing(Some(r#"{"username": "ada", "source": ""}"#), &fields), ["source"]);
+        assert_eq!(missing(Some(r#"{"source": 7, "username": null}"#), &fields), ["username"]);
+        assert!(missing(None, &[]).is_empty());
     }
 }
