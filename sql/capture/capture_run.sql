@@ -1,6 +1,6 @@
 -- Capturing what is pending, and the end of it: audit_capture() and audit_capture_stop().
 
--- What is committed now. Commits.
+-- What is committed now. Commits. Each transaction waits for who has the slot, and must see then what that one did.
 CREATE PROCEDURE audit_cdc_internal.capture_pending(INOUT captured bigint)
   LANGUAGE plpgsql AS $$
 DECLARE
@@ -8,11 +8,15 @@ DECLARE
   pass pg_catalog.record;
 BEGIN
   captured := 0;
+  COMMIT;
+  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   PERFORM audit_cdc_internal.lock_capture();
   PERFORM audit_cdc_internal.note_fault();
   COMMIT;
   pending_to := pg_catalog.pg_current_wal_insert_lsn();
   LOOP
+    COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM audit_cdc_internal.lock_capture();
     SELECT * INTO pass
     FROM audit_cdc_internal.capture_pass(pg_catalog.current_setting('audit_cdc.capture_max_changes')::integer, true);
@@ -81,13 +85,17 @@ BEGIN
     RAISE EXCEPTION 'audit_capture_stop() cannot run inside a transaction block'
       USING ERRCODE = 'active_sql_transaction', HINT = 'It commits in between.';
   END IF;
+  COMMIT;
+  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   PERFORM audit_cdc_internal.lock_capture();
   has_slot := audit_cdc_internal.begin_to_stop();
   COMMIT;
   captured := 0;
   IF has_slot AND discard_pending IS NOT TRUE THEN
     CALL audit_cdc_internal.capture_pending(captured);
+    COMMIT;
   END IF;
+  SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   PERFORM audit_cdc_internal.lock_capture();
   PERFORM audit_cdc_internal.end_capture();
   COMMIT;

@@ -33,10 +33,11 @@ CREATE FUNCTION audit_cdc_internal.lack_of(state jsonb, published_as oid, lost_a
     WHEN published_as IS NOT NULL THEN 'partly published'
     ELSE 'not published' END;
 
-CREATE FUNCTION audit_cdc_internal.is_excluded(relation oid) RETURNS boolean LANGUAGE sql STABLE
+-- What is excluded now. C asks, as all others see it, and hands it to those that write: the transaction's own
+-- statements may have an older snapshot.
+CREATE FUNCTION audit_cdc_internal.excluded_now() RETURNS oid[] LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT EXISTS (SELECT FROM audit_cdc_internal.excluded_tables AS e
-                 WHERE e.relation = is_excluded.relation AND e.until_lsn IS NULL);
+  SELECT coalesce(array_agg(e.relation), '{}') FROM audit_cdc_internal.excluded_tables AS e WHERE e.until_lsn IS NULL;
 END;
 
 -- From the commit of this transaction on, gaps of a table are at their end. part: a partition whose changes were
@@ -50,7 +51,8 @@ END;
 
 -- A reason why changes are missing begins or ends, or becomes another one.
 CREATE FUNCTION audit_cdc_internal.note_lack(
-    object oid, detail text, lost_as oid, reason text, lost_before oid, reason_before text) RETURNS void
+    object oid, detail text, lost_as oid, reason text, lost_before oid, reason_before text, excluded oid[])
+  RETURNS void
   LANGUAGE plpgsql AS $$
 DECLARE
   relation CONSTANT oid := coalesce(lost_as, object);
@@ -63,8 +65,7 @@ BEGIN
     PERFORM audit_cdc_internal.note_gap_ending_ddl(
       relation_before, nullif(object, relation_before), ARRAY[reason_before]);
   END IF;
-  IF reason IS NOT NULL AND NOT audit_cdc_internal.is_excluded(relation)
-     AND NOT audit_cdc_internal.is_excluded(object) THEN
+  IF reason IS NOT NULL AND NOT ARRAY[relation, object] && excluded THEN
     PERFORM audit_cdc_internal.add_gap(
       relation, reason, pg_current_wal_insert_lsn(), clock_timestamp(), detail, nullif(object, relation));
   END IF;
@@ -72,11 +73,12 @@ END
 $$;
 
 -- Rows came, went or became others without a change of theirs. Once a transaction: it holds the table's lock.
-CREATE FUNCTION audit_cdc_internal.note_silent_change(relation oid, reason text, detail text) RETURNS void
+CREATE FUNCTION audit_cdc_internal.note_silent_change(relation oid, reason text, detail text, excluded oid[])
+  RETURNS void
   LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 BEGIN
-  IF NOT audit_cdc_internal.is_excluded(relation) AND NOT EXISTS (
+  IF relation <> ALL (excluded) AND NOT EXISTS (
       SELECT FROM audit_cdc_internal.gaps AS g
       WHERE g.relation = relation AND g.reason = reason AND g.xid = pg_current_xact_id()
         AND g.database_id = audit_cdc_internal.this_database() ->> 'id') THEN
@@ -121,7 +123,8 @@ CREATE FUNCTION audit_cdc_internal.wanted_of(state jsonb, is_captured boolean, w
     WHEN is_captured AND (is_start OR audit_cdc_internal.covers(state, wanted)) THEN state -> 'published'
     ELSE wanted END;
 
-CREATE FUNCTION audit_cdc_internal.record_schema_changes(tag text, user_name name, differences jsonb) RETURNS void
+CREATE FUNCTION audit_cdc_internal.record_schema_changes(
+    tag text, user_name name, differences jsonb, excluded oid[]) RETURNS void
   LANGUAGE plpgsql SET jit = off AS $$
 DECLARE
   here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
@@ -142,7 +145,8 @@ BEGIN
       one.object, CASE WHEN one.lost_as <> one.object THEN one.after ->> 'name' ELSE tag END,
       one.lost_as, audit_cdc_internal.lack_of(one.after, one.published_as, one.lost_as,
         audit_cdc_internal.wanted_of(one.after, one.is_captured, one.wanted, is_start)),
-      one.lost_before, audit_cdc_internal.lack_of(one.before, one.published_before, one.lost_before, one.wanted));
+      one.lost_before, audit_cdc_internal.lack_of(one.before, one.published_before, one.lost_before, one.wanted),
+      excluded);
     -- of what is gone nothing can be missing
     IF one.after IS NULL THEN
       PERFORM audit_cdc_internal.note_gap_ending_ddl(one.object, NULL, NULL);
@@ -154,15 +158,16 @@ BEGIN
                                   OR one.before ->> 'name' <> one.after ->> 'name')
             OR NOT one.was_captured AND one.wanted IS NOT NULL AND one.published_before IS NOT NULL) THEN
       PERFORM audit_cdc_internal.note_silent_change(
-        one.object, 'renamed', format('%I.%I', one.before ->> 'schema', one.before ->> 'name'));
+        one.object, 'renamed', format('%I.%I', one.before ->> 'schema', one.before ->> 'name'), excluded);
     END IF;
     IF one.is_revalued AND one.has_rows AND one.published_as IS NOT NULL THEN
-      PERFORM audit_cdc_internal.note_silent_change(one.published_as, 'rewritten', left(whole, 1000));
+      PERFORM audit_cdc_internal.note_silent_change(one.published_as, 'rewritten', left(whole, 1000), excluded);
     END IF;
     -- what is captured under the name of its root came into that table with its rows, or went out of it
     IF coalesce(one.has_rows, true) AND coalesce(one.published_as, one.lost_as)
                                         IS DISTINCT FROM coalesce(one.published_before, one.lost_before) THEN
-      PERFORM audit_cdc_internal.note_silent_change(r.relation, r.reason, coalesce(one.after, one.before) ->> 'name')
+      PERFORM audit_cdc_internal.note_silent_change(
+        r.relation, r.reason, coalesce(one.after, one.before) ->> 'name', excluded)
       FROM (VALUES (one.published_as, 'partition attached'),
                    (one.published_before, 'partition detached')) AS r(relation, reason)
       WHERE r.relation <> one.object AND (audit_cdc_internal.last_schema('table', r.relation)).is_captured
@@ -182,9 +187,9 @@ BEGIN ATOMIC
   WHERE r.reason & 6 <> 0 AND pg_relation_size(r.relation) > 0;
 END;
 
-CREATE FUNCTION audit_cdc_internal.record_rewrite(published_as oid) RETURNS void LANGUAGE sql VOLATILE
+CREATE FUNCTION audit_cdc_internal.record_rewrite(published_as oid, excluded oid[]) RETURNS void LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-  SELECT audit_cdc_internal.note_silent_change(published_as, 'rewritten', left(current_query(), 1000));
+  SELECT audit_cdc_internal.note_silent_change(published_as, 'rewritten', left(current_query(), 1000), excluded);
 END;
 
 CREATE EVENT TRIGGER audit_cdc_schema_changes ON ddl_command_end

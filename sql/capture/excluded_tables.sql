@@ -42,9 +42,10 @@ COMMENT ON FUNCTION @extschema@.audit_exclude_table(regclass, text) IS
   'Leaves a table, and the partitions that it has now, out of capture: what commits from now on is not in the log. '
   'Called again, it takes in partitions that came since. reason is kept in audit_excluded_tables, with who called it '
   'and when. For members of audit_cdc_admin that own the table. Errors: 22004 (null), 22023 (empty reason), 42501 '
-  '(not its owner and admin), 42809 (not a table), 42710 (all of it is excluded already).';
+  '(not its owner and admin), 42809 (not a table), 42710 (all of it is excluded already), 25001 (above READ '
+  'COMMITTED).';
 COMMENT ON FUNCTION @extschema@.audit_include_table(regclass, text) IS
   'Ends what audit_exclude_table() began: what commits from now on is captured again, if the publication has the '
   'table. It waits for a pass of capture that is under way. For members of audit_cdc_admin that own the table. '
   'Errors: 22004 (null), 22023 (empty reason), 42501 (not its owner and admin), 42809 (not a table), 55000 (not '
-  'excluded).';
+  'excluded), 25001 (above READ COMMITTED).';

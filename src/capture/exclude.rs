@@ -71,6 +71,10 @@ fn checked(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(pg_sy
     if reason.trim().is_empty() {
         return Err(report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty".into()));
     }
+    if pg::snapshot_is_fixed() {
+        let message = "what is excluded can be changed under READ COMMITTED only".into();
+        return Err(report(PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION, message));
+    }
     let name = require_owner_and_admin(relation)?;
     Ok((relation, reason, name))
 }

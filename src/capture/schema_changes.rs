@@ -10,15 +10,16 @@ use pgrx::fn_call::{Arg, FnCallArg, fn_call};
 use pgrx::prelude::*;
 use std::rc::Rc;
 
-use BuiltinOid::{INT8OID, TEXTOID, TIMESTAMPTZOID, UUIDOID};
+use BuiltinOid::{INT8OID, OIDARRAYOID, TEXTOID, TIMESTAMPTZOID, UUIDOID};
 
 thread_local! {
     static RECORD: Statement = const { Statement::new(
-        "SELECT audit_cdc_internal.record_schema_changes($1, $2::name, $3::jsonb)", &[TEXTOID, TEXTOID, TEXTOID]) };
+        "SELECT audit_cdc_internal.record_schema_changes($1, $2::name, $3::jsonb, $4)",
+        &[TEXTOID, TEXTOID, TEXTOID, OIDARRAYOID]) };
 
     static RECORD_START: Statement = const { Statement::new(
-        "SELECT audit_cdc_internal.record_schema_changes('audit_capture_start', session_user, $1::jsonb)",
-        &[TEXTOID]) };
+        "SELECT audit_cdc_internal.record_schema_changes('audit_capture_start', session_user, $1::jsonb, $2)",
+        &[TEXTOID, OIDARRAYOID]) };
 
     static POSITION: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.schema_change_positions VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::xid[])
@@ -32,7 +33,7 @@ thread_local! {
     static SETTLE: Statement = const { Statement::new("SELECT audit_cdc_internal.settle_gaps()", &[]) };
 
     static REWRITE: Statement = const { Statement::new(
-        "SELECT audit_cdc_internal.record_rewrite($1)", &[BuiltinOid::OIDOID]) };
+        "SELECT audit_cdc_internal.record_rewrite($1, $2)", &[BuiltinOid::OIDOID, OIDARRAYOID]) };
 }
 
 /// Whoever runs the command, this writes with the rights of the extension's owner. It takes nothing from the caller but
@@ -54,12 +55,14 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
         pinned(|| {
             if event.name == "table_rewrite" {
                 if let Some(table) = seen_by_all::<pg_sys::Oid>("audit_cdc_internal.rewritten", &[])? {
-                    REWRITE.with(|rewrite| rewrite.run(|| vec![table.into()], |_| Ok(())));
+                    let excluded = excluded_now()?;
+                    REWRITE.with(|rewrite| rewrite.run(|| vec![table.into(), excluded.into()], |_| Ok(())));
                 }
                 return Ok(());
             }
             if let Some(differences) = differences(&event)? {
-                let arguments = || vec![event.tag.as_str().into(), user.as_str().into(), differences.into()];
+                let (tag, excluded) = (event.tag.as_str(), excluded_now()?);
+                let arguments = || vec![tag.into(), user.as_str().into(), differences.into(), excluded.into()];
                 RECORD.with(|record| record.run(arguments, |_| Ok(())));
             }
             Ok(())
@@ -84,9 +87,14 @@ fn differences(event: &DdlEvent) -> Result<Option<String>, ErrorReport> {
 fn record_tables() -> Result<(), ErrorReport> {
     pg::lock_ddl();
     if let Some(differences) = seen_by_all::<String>("audit_cdc_internal.differences_at_start", &[])? {
-        RECORD_START.with(|record| record.run(|| vec![differences.into()], |_| Ok(())));
+        let excluded = excluded_now()?;
+        RECORD_START.with(|record| record.run(|| vec![differences.into(), excluded.into()], |_| Ok(())));
     }
     Ok(())
+}
+
+fn excluded_now() -> Result<Vec<pg_sys::Oid>, ErrorReport> {
+    Ok(seen_by_all("audit_cdc_internal.excluded_now", &[])?.unwrap_or_default())
 }
 
 /// Calls a function that reads, as all others see it too. Not through SPI: in a transaction that has written, it

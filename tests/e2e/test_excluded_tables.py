@@ -3,7 +3,7 @@
 import psycopg2
 import pytest
 from capture_helpers import capture, logged, paused, publish, source, start, stop, table  # noqa: F401
-from projection_helpers import code, roles, run  # noqa: F401
+from projection_helpers import code, roles, run, waiting  # noqa: F401
 
 NOTHING = "SELECT {} FROM audit_new_logs WHERE false"
 CREATE = "SELECT audit_create_projection('hide', %s, target => 't', fill => false)"
@@ -118,3 +118,56 @@ def test_a_history_that_an_admin_makes_is_excluded(roles, paused):
     assert capture(paused) == 1 and capture(paused) == 0
     assert paused.rows("SELECT id FROM t_history") == [(1,)]
     paused.run(f"DROP OWNED BY {reader}")
+
+
+# --- an older snapshot does not know what was excluded meanwhile
+
+OLD = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1"
+OPEN = "SELECT table_name, reason FROM audit_gaps WHERE is_open AND reason <> 'excluded' ORDER BY gap_id"
+
+
+def test_ddl_of_a_table_that_was_included_meanwhile(paused):
+    paused.run("SELECT audit_exclude_table('t', 'a test')")
+    old = paused.connect()
+    run(old, OLD)
+    paused.run("SELECT audit_include_table('t', 'a test')")
+    run(old, "ALTER TABLE t SET UNLOGGED; COMMIT")
+    assert ("t", "unlogged") in paused.rows(OPEN)
+
+
+def test_a_rewrite_of_a_table_that_was_included_meanwhile(paused):
+    paused.run("INSERT INTO t VALUES (1, '7'); SELECT audit_exclude_table('t', 'a test')")
+    old = paused.connect()
+    run(old, OLD)
+    paused.run("SELECT audit_include_table('t', 'a test')")
+    run(old, "ALTER TABLE t ALTER v TYPE int USING 8; COMMIT")
+    assert ("t", "rewritten") in paused.rows(OPEN)
+
+
+@pytest.mark.parametrize("call", ["audit_exclude_table", "audit_include_table"])
+def test_exclusions_are_changed_under_read_committed(paused, call):
+    if call == "audit_include_table":
+        paused.run("SELECT audit_exclude_table('t', 'a test')")
+    old = paused.connect()
+    run(old, OLD)
+    with pytest.raises(psycopg2.Error) as error:
+        run(old, f"SELECT {call}('t', 'a test')")
+    assert error.value.pgcode == "25001" and "READ COMMITTED" in error.value.diag.message_primary
+
+
+def test_capture_by_a_session_of_repeatable_read_leaves_out_nothing(paused):
+    """It waits for who includes the table, and then knows of it."""
+    paused.run("SELECT audit_exclude_table('t', 'a test')")
+    including, capturing = paused.connect(), paused.connect(options=r"-c default_transaction_isolation=repeatable\ read")
+    run(including, "BEGIN; SELECT audit_include_table('t', 'a test')")
+    with waiting(paused, "CALL audit_capture()", connection=capturing) as outcome:
+        run(including, "COMMIT")
+        run(including, "INSERT INTO t VALUES (1)")
+    assert outcome == [None]
+    capture(paused)
+    assert logged(paused) == [1]
+    run(capturing, "CALL audit_capture_stop()")
+
+
+def test_a_pass_does_not_read_with_an_old_snapshot(paused):
+    assert code(paused.connect(), "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT audit_cdc_internal.capture_pass(NULL)") == "25001"

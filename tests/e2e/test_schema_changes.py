@@ -362,7 +362,7 @@ def test_nobody_makes_an_entry(roles, paused):
     connection = paused.connect(user=roles("pg_write_all_data"))
     assert code(connection, "SELECT audit_cdc_internal.note_schema_change()") in ("0A000", "42501")
     assert code(paused.connect(), "SELECT audit_cdc_internal.note_schema_change()") in ("0A000", "39P03")
-    assert code(connection, "SELECT audit_cdc_internal.record_schema_changes('x', 'x', '[]')") == "42501"
+    assert code(connection, "SELECT audit_cdc_internal.record_schema_changes('x', 'x', '[]', '{}')") == "42501"
     for table_name in ("schema_changes", "schema_change_positions"):
         assert code(connection, f"INSERT INTO audit_cdc_internal.{table_name} DEFAULT VALUES") == "42501"
         assert code(paused.connect(), f"DELETE FROM audit_cdc_internal.{table_name}") == "55000"
