@@ -16,6 +16,19 @@ BEGIN
             HINT = 'Rename it (ALTER TABLE audit_logs RENAME TO …), or install beside it: CREATE SCHEMA audit; '
                    'CREATE EXTENSION audit_cdc SCHEMA audit;';
   END IF;
+  -- who may make schemas may have made it; what is in it would stand beside objects of the extension
+  IF pg_catalog.to_regnamespace('audit_cdc_internal') IS NOT NULL THEN
+    RAISE EXCEPTION 'schema "audit_cdc_internal" exists already'
+      USING ERRCODE = 'duplicate_schema',
+            DETAIL = (
+              SELECT pg_catalog.format(
+                'The extension keeps its own objects in a schema of this name. This one belongs to %I.',
+                pg_catalog.pg_get_userbyid(n.nspowner))
+              FROM pg_catalog.pg_namespace AS n
+              WHERE n.oid OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('audit_cdc_internal')
+            ),
+            HINT = 'Look at what is in it. Then drop it, or ALTER SCHEMA audit_cdc_internal RENAME TO …';
+  END IF;
 END
 $$;
 

@@ -189,10 +189,13 @@ DECLARE
 BEGIN
   FOR one IN SELECT *
              FROM audit_cdc_internal.doubts(databases, names, say_others, since, until, until_position, is_range) LOOP
-    IF one.is_warning THEN
-      RAISE WARNING '%', one.message USING DETAIL = coalesce(one.detail, ''), HINT = one.hint;
+    -- RAISE takes no null for a DETAIL; a notice has one always
+    IF one.is_warning AND one.detail IS NULL THEN
+      RAISE WARNING '%', one.message USING HINT = one.hint;
+    ELSIF one.is_warning THEN
+      RAISE WARNING '%', one.message USING DETAIL = one.detail, HINT = one.hint;
     ELSE
-      RAISE NOTICE '%', one.message USING DETAIL = coalesce(one.detail, ''), HINT = one.hint;
+      RAISE NOTICE '%', one.message USING DETAIL = one.detail, HINT = one.hint;
     END IF;
   END LOOP;
 END

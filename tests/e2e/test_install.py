@@ -6,7 +6,7 @@ import subprocess
 import psycopg2
 import pytest
 from conftest import Database, admin, batch, change
-from projection_helpers import roles  # noqa: F401
+from projection_helpers import code, roles, run  # noqa: F401
 
 MONTHS = [f"2026-{month:02}-15T12:00:00.000000Z" for month in range(1, 7)]
 
@@ -36,6 +36,34 @@ def test_a_table_of_the_guide_is_in_the_way(empty, relation):
     assert 'relation "audit_logs" already exists' in raised.value.diag.message_primary
     assert "SCHEMA" in raised.value.diag.message_hint
     empty.run("CREATE SCHEMA audit; CREATE EXTENSION audit_cdc SCHEMA audit")
+
+
+def test_a_schema_called_like_its_own_is_in_the_way(roles, empty):  # noqa: F811
+    """The database's owner may make one before. What is in it never runs, and gets no rights."""
+    owner = roles()
+    empty.run(f"GRANT CREATE ON DATABASE {empty.name} TO {owner}")
+    planter = empty.connect(user=owner)
+    run(planter, """CREATE SCHEMA audit_cdc_internal; CREATE TABLE audit_cdc_internal.ran (by name);
+        GRANT USAGE ON SCHEMA audit_cdc_internal TO PUBLIC; GRANT INSERT ON audit_cdc_internal.ran TO PUBLIC""")
+    for function in ("keep_private(class oid, object oid)", "keep_from_writers(relation regclass)", "next_number(called text)", "pinned_settings()", "this_database()"):
+        run(planter, f"CREATE FUNCTION audit_cdc_internal.{function} RETURNS text BEGIN ATOMIC INSERT INTO audit_cdc_internal.ran VALUES (current_user) RETURNING by; END")
+    run(planter, "CREATE TABLE audit_cdc_internal.log (id int); CREATE VIEW audit_cdc_internal.here AS SELECT 1")
+    with pytest.raises(psycopg2.errors.DuplicateSchema) as raised:
+        empty.run("CREATE EXTENSION audit_cdc")
+    assert raised.value.diag.message_primary == 'schema "audit_cdc_internal" exists already'
+    assert owner in raised.value.diag.message_detail and "RENAME" in raised.value.diag.message_hint
+    # nor is it taken over by hand
+    assert code(empty.connect(), "CREATE EXTENSION audit_cdc SCHEMA audit_cdc_internal") == "42P06"
+    run(planter, "ALTER SCHEMA audit_cdc_internal RENAME TO planted")
+    before = empty.rows("SELECT oid::regclass::text, relacl FROM pg_class WHERE relnamespace = 'planted'::regnamespace ORDER BY 1")
+    empty.run("CREATE EXTENSION audit_cdc")
+    empty.ingest(batch([change()]))
+    assert empty.rows("SELECT * FROM planted.ran") == []
+    assert before == empty.rows("SELECT oid::regclass::text, relacl FROM pg_class WHERE relnamespace = 'planted'::regnamespace ORDER BY 1")
+    assert empty.rows("""SELECT p.oid::regprocedure FROM pg_proc AS p WHERE p.pronamespace = 'audit_cdc_internal'::regnamespace AND p.proowner = %s::regrole
+                         UNION SELECT d.objid FROM pg_depend AS d JOIN pg_proc AS p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
+                         JOIN pg_depend AS e ON e.objid = d.objid AND e.deptype = 'e' WHERE p.pronamespace = 'planted'::regnamespace""", owner) == []
+    empty.run(f"DROP OWNED BY {owner}")
 
 
 def test_an_encoding_that_cannot_hold_json(empty):
