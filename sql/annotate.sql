@@ -79,7 +79,7 @@ BEGIN
   IF NOT in_transaction_block THEN
     -- called by a function or DO block, the annotation travels with what that does
     GET DIAGNOSTICS context = PG_CONTEXT;
-    IF regexp_replace(context, E'\nSQL function "audit_annotate"[^\n]*$', '') !~ E'\n' THEN
+    IF regexp_replace(context, E'(\nSQL function "audit_annotate"[^\n]*)+$', '') !~ E'\n' THEN
       RAISE WARNING 'audit_annotate() outside a transaction block has no effect'
         USING ERRCODE = 'no_active_sql_transaction',
               HINT = 'Call it after BEGIN, in the transaction whose changes it explains.';
@@ -112,6 +112,36 @@ COMMENT ON FUNCTION audit_annotate(text, text, text, jsonb, jsonb) IS
   '(https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra '
   'that is no object, for a parameter''s name in extra. Warning 25P01 outside a transaction block.';
 
+-- Numbers, UUIDs and the like as username, as request_id, and as both. What has no type yet, a literal or a parameter,
+-- is a text to PostgreSQL and goes to the function above. PostgreSQL binds no names in a body that takes any type, so
+-- the schema is written into it. If such an argument is not named, several functions fit, and an error says so.
+DO $do$
+DECLARE
+  called CONSTANT text := pg_catalog.format('%I.audit_annotate', pg_catalog.current_schema());
+  username CONSTANT text := $$pg_catalog.to_jsonb(username) OPERATOR(pg_catalog.#>>) '{}'$$;
+  request_id CONSTANT text := $$pg_catalog.to_jsonb(request_id) OPERATOR(pg_catalog.#>>) '{}'$$;
+BEGIN
+  EXECUTE pg_catalog.format('CREATE FUNCTION audit_annotate(
+      username anynonarray, source text DEFAULT NULL, request_id text DEFAULT NULL,
+      metadata jsonb DEFAULT NULL, extra jsonb DEFAULT NULL)
+    RETURNS jsonb LANGUAGE sql AS $$ SELECT %s(%s, source, request_id, metadata, extra) $$', called, username);
+  EXECUTE pg_catalog.format('CREATE FUNCTION audit_annotate(
+      request_id anycompatiblenonarray, source text DEFAULT NULL, username text DEFAULT NULL,
+      metadata jsonb DEFAULT NULL, extra jsonb DEFAULT NULL)
+    RETURNS jsonb LANGUAGE sql AS $$ SELECT %s(username, source, %s, metadata, extra) $$', called, request_id);
+  EXECUTE pg_catalog.format('CREATE FUNCTION audit_annotate(
+      username anynonarray, request_id anycompatiblenonarray, source text DEFAULT NULL,
+      metadata jsonb DEFAULT NULL, extra jsonb DEFAULT NULL)
+    RETURNS jsonb LANGUAGE sql AS $$ SELECT %s(%s, source, %s, metadata, extra) $$', called, username, request_id);
+END
+$do$;
+COMMENT ON FUNCTION audit_annotate(anynonarray, text, text, jsonb, jsonb) IS
+  'As with texts, for a username of another type, such as a number. The log has its text. Errors: as with texts.';
+COMMENT ON FUNCTION audit_annotate(anycompatiblenonarray, text, text, jsonb, jsonb) IS
+  'As with texts, for a request_id of another type, such as uuid. The log has its text. Errors: as with texts.';
+COMMENT ON FUNCTION audit_annotate(anynonarray, anycompatiblenonarray, text, jsonb, jsonb) IS
+  'As with texts, for a username and a request_id of other types. The log has their texts. Errors: as with texts.';
+
 CREATE FUNCTION audit_annotate_clear() RETURNS void
   LANGUAGE sql
   BEGIN ATOMIC
@@ -123,5 +153,7 @@ COMMENT ON FUNCTION audit_annotate_clear() IS
 
 GRANT EXECUTE ON FUNCTION audit_in_transaction_block(), audit_annotation_in_force(), audit_tell_annotation(text),
   audit_merged_annotation(boolean, text, text, text, text, jsonb, jsonb),
-  audit_annotate(text, text, text, jsonb, jsonb),
+  audit_annotate(text, text, text, jsonb, jsonb), audit_annotate(anynonarray, text, text, jsonb, jsonb),
+  audit_annotate(anycompatiblenonarray, text, text, jsonb, jsonb),
+  audit_annotate(anynonarray, anycompatiblenonarray, text, jsonb, jsonb),
   audit_annotate_clear() TO PUBLIC;

@@ -116,7 +116,7 @@ def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
         ("create_history_table", "audit_create_projection"),
         ("audit_create_activity", "audit_create_projection"), ("audit_activity", "audit_diff_text"),
         ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
-        ("run_steps", "audit_annotate"), ("run_steps", "audit_annotation_in_force"), ("run_steps", "audit_tell_annotation"),
+        ("audit_annotate", "audit_annotate"), ("run_steps", "audit_annotate"), ("run_steps", "audit_annotation_in_force"), ("run_steps", "audit_tell_annotation"),
         ("audit_capture", "audit_in_transaction_block"), ("audit_capture_stop", "audit_in_transaction_block"), ("audit_backfill", "audit_in_transaction_block")}
 
 

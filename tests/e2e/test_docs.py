@@ -140,7 +140,7 @@ def test_commands_exist():
 def test_every_function_column_and_setting_is_documented(db):
     names = db.rows("""SELECT DISTINCT p.proname FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass
                        WHERE d.deptype = 'e' AND p.pronamespace = 'public'::regnamespace AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'audit_cdc')
-                         AND p.proname NOT IN ('audit_set_annotation', 'audit_in_transaction_block')
+                         AND p.proname NOT IN ('audit_annotation_in_force', 'audit_in_transaction_block', 'audit_merged_annotation', 'audit_tell_annotation')
                        UNION SELECT attname FROM pg_attribute WHERE attrelid = 'audit_logs'::regclass AND attnum > 0""")
     connection = db.connect()
     connection.cursor().execute("LOAD 'audit_cdc'")
