@@ -4,7 +4,7 @@
 \pset linestyle unicode
 CREATE TEMP VIEW changes AS
   SELECT l.*, to_char(commit_timestamp, 'HH24:MI:SS.MS') AS "when",
-         coalesce(username || ', ' || source, '?') AS "who, from",
+         coalesce(username || ', ' || source, 'role ' || (server_context ->> 'session_user')) AS "who, from",
          concat_ws(' ', action, table_name, array_to_string(record_pks, '/')) AS change, d.difference AS "old → new",
          coalesce(metadata ->> 'reason', '?') AS why
   FROM audit_logs AS l CROSS JOIN LATERAL (
@@ -44,8 +44,10 @@ SELECT to_char(audit_commit_timestamp, 'HH24:MI:SS.MS') AS "when", name, price,
        audit_username AS who, audit_metadata ->> 'reason' AS why
 FROM products_history WHERE sku = 'GRINDER' ORDER BY audit_commit_lsn;
 
-\echo :bold'What nobody signed: a change without audit_annotate()':plain
-SELECT "when", c.name AS customer, "old → new", why FROM changes JOIN customers AS c ON c.id::text = record_id
+\echo :bold'What nobody signed: a change without an annotation, and what the server knows of it':plain
+SELECT "when", c.name AS customer, "old → new", server_context ->> 'session_user' AS role,
+       server_context ->> 'application_name' AS program
+FROM changes JOIN customers AS c ON c.id::text = record_id
 WHERE annotations IS NULL;
 
 \echo :bold'How capture is doing: audit_capture_status()':plain

@@ -10,7 +10,7 @@ mod required;
 
 use crate::pg::{self, Session, Watch};
 use crate::settings;
-use audit_core::context::{Annotated, At, Due, Facts, Said, Statement, Tell, annotations_of_settings, seal};
+use audit_core::context::{Annotated, At, Declaration, Due, Facts, Said, Tell, annotations_of_settings, seal};
 use audit_core::wire::rfc3339;
 use std::cell::RefCell;
 
@@ -80,9 +80,9 @@ fn tell(due: &Due) {
         Tell::Clear => Annotated::Cleared,
     });
     let context = due.context.then(|| facts.json());
-    let statement = Statement::new(due.number, context, facts.transaction_start, annotations).text();
+    let declaration = Declaration::new(due.number, context, facts.transaction_start, annotations).text();
     let mut end = pg::with_secret(|secret| {
-        let sealed = seal(&statement, secret, pg::database_oid(), pg::transaction_id());
+        let sealed = seal(&declaration, secret, pg::database_oid(), pg::transaction_id());
         pg::emit(c"audit_cdc.sealed", &sealed)
     });
     match &due.annotations {

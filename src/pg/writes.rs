@@ -4,10 +4,28 @@
 //! first row. What writes without a plan is a command: COPY, TRUNCATE, CREATE TABLE AS.
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
+
+/// What runs within the hooks raises errors of its own. pgrx's functions would make them anew, without their context.
+mod raw {
+    use super::{c_char, c_int, pg_sys};
+
+    unsafe extern "C-unwind" {
+        pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+        pub fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            text: *const c_char,
+            is_read_only: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            parameters: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            receiver: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
+    }
+}
 
 #[derive(Clone, Copy)]
 pub struct Watch {
@@ -66,8 +84,8 @@ unsafe extern "C-unwind" fn executor_starts(query: *mut pg_sys::QueryDesc, flags
     // SAFETY: called as PostgreSQL has called us; from then on the query has a plan and its state.
     unsafe {
         match PREVIOUS_START.get() {
-            Some(Some(previous)) => pg_guard_ffi_boundary(|| previous(query, flags)),
-            _ => pg_sys::standard_ExecutorStart(query, flags),
+            Some(Some(previous)) => previous(query, flags),
+            _ => raw::standard_ExecutorStart(query, flags),
         }
         let is_shown_only = flags as u32 & pg_sys::EXEC_FLAG_EXPLAIN_ONLY != 0;
         let writes = (*query).operation != pg_sys::CmdType::CMD_SELECT || (*(*query).plannedstmt).hasModifyingCTE;
@@ -113,7 +131,7 @@ unsafe extern "C-unwind" fn first_row(state: *mut pg_sys::PlanState) -> *mut pg_
     unsafe {
         pg_sys::ExecSetExecProcNode(state, (*state).ExecProcNodeReal);
         let row = match (*state).ExecProcNode {
-            Some(next) => pg_guard_ffi_boundary(|| next(state)),
+            Some(next) => next(state),
             None => std::ptr::null_mut(),
         };
         if !row.is_null() && u32::from((*row).tts_flags) & pg_sys::TTS_FLAG_EMPTY == 0 {
@@ -141,10 +159,10 @@ unsafe extern "C-unwind" fn utility(
             before_write();
         }
         match PREVIOUS_UTILITY.get() {
-            Some(Some(previous)) => pg_guard_ffi_boundary(|| {
-                previous(statement, text, is_read_only, context, parameters, environment, receiver, completion)
-            }),
-            _ => pg_sys::standard_ProcessUtility(
+            Some(Some(previous)) => {
+                previous(statement, text, is_read_only, context, parameters, environment, receiver, completion);
+            }
+            _ => raw::standard_ProcessUtility(
                 statement,
                 text,
                 is_read_only,

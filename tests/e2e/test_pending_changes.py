@@ -104,7 +104,7 @@ def test_annotations_reach_the_later_changes_of_their_transaction(source):
         SAVEPOINT s; SELECT audit_annotate(username => 'kept'); INSERT INTO t VALUES (5, 'kept'); RELEASE s;
         SELECT pg_logical_emit_message(false, 'sequin:transaction_annotations.set', '{"username": "stray"}');
         SELECT pg_logical_emit_message(true, 'somebody else', 'x'); INSERT INTO t VALUES (6, 'kept');
-        SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', 'no json'); INSERT INTO t VALUES (7, 'nobody');
+        SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', 'no json'); INSERT INTO t VALUES (7, 'kept');
         SELECT audit_annotate(username => 'eve'); INSERT INTO t VALUES (8, 'eve'); SELECT audit_annotate_clear(); INSERT INTO t VALUES (9, 'nobody')""")
     connection.commit()
     cursor.execute("INSERT INTO t VALUES (10, 'nobody')")

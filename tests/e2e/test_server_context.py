@@ -312,3 +312,16 @@ def test_eight_users_at_once(paused, seed):
     meant = []
     in_threads([lambda number=number: meant.extend(random_session(paused, number, random.Random(f"{seed} {number}"))) for number in range(1, 9)])
     assert sorted(told(paused)) == sorted((v, user, True if user else None) for v, user in meant)
+
+
+def test_errors_keep_what_postgresql_says_of_them(paused):
+    """Hooks that hand errors on must not make them anew."""
+    with pytest.raises(psycopg2.errors.UniqueViolation) as raised:
+        paused.run("DO $$ BEGIN INSERT INTO t VALUES (1, 'a'), (1, 'b'); END $$")
+    diag = raised.value.diag
+    assert (diag.table_name, diag.constraint_name, diag.source_function) == ("t", "t_pkey", "_bt_check_unique")
+    assert "PL/pgSQL function inline_code_block" in diag.context
+    paused.run("CREATE FUNCTION raising() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING TABLE = 'x', HINT = 'h'; END $$")
+    with pytest.raises(psycopg2.errors.RaiseException) as raised:
+        paused.run("INSERT INTO t SELECT 2, raising()")
+    assert (raised.value.diag.table_name, raised.value.diag.message_hint) == ("x", "h") and "PL/pgSQL function raising()" in raised.value.diag.context

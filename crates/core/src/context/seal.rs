@@ -1,4 +1,4 @@
-//! A seal: HMAC-SHA256 (RFC 2104) over a statement, its database and its transaction. Whoever lacks the secret makes
+//! A seal: HMAC-SHA256 (RFC 2104) over a declaration, its database and its transaction. Whoever lacks the secret makes
 //! none, and one of another transaction is not true in this one.
 
 use crate::message::hex;
@@ -14,13 +14,13 @@ pub struct Secret {
     pub bytes: [u8; SECRET_BYTES],
 }
 
-/// As a logical message carries it: `<id of the secret> <seal> <statement>`, the first two in hex.
-pub fn seal(statement: &str, secret: &Secret, database: u32, transaction: u32) -> String {
-    let seal: [u8; 32] = mac(statement, secret, database, transaction).finalize().into_bytes().into();
-    format!("{:016x} {} {statement}", secret.id, hex(&seal))
+/// As a logical message carries it: `<id of the secret> <seal> <declaration>`, the first two in hex.
+pub fn seal(declaration: &str, secret: &Secret, database: u32, transaction: u32) -> String {
+    let seal: [u8; 32] = mac(declaration, secret, database, transaction).finalize().into_bytes().into();
+    format!("{:016x} {} {declaration}", secret.id, hex(&seal))
 }
 
-/// The statement of a message, if its seal is one of this transaction. `secret` finds the secret with an id.
+/// The declaration of a message, if its seal is one of this transaction. `secret` finds the secret with an id.
 pub fn open(
     content: &[u8],
     secret: impl FnOnce(u64) -> Option<Secret>,
@@ -29,18 +29,18 @@ pub fn open(
 ) -> Option<&str> {
     let content = std::str::from_utf8(content).ok()?;
     let (id, rest) = content.split_once(' ')?;
-    let (seal, statement) = rest.split_once(' ')?;
+    let (seal, declaration) = rest.split_once(' ')?;
     let secret = secret(u64::from_str_radix(id, 16).ok()?)?;
     let seal = bytes_of_hex(seal)?;
-    mac(statement, &secret, database, transaction).verify_slice(&seal).is_ok().then_some(statement)
+    mac(declaration, &secret, database, transaction).verify_slice(&seal).is_ok().then_some(declaration)
 }
 
-fn mac(statement: &str, secret: &Secret, database: u32, transaction: u32) -> Hmac<Sha256> {
+fn mac(declaration: &str, secret: &Secret, database: u32, transaction: u32) -> Hmac<Sha256> {
     // a key that is shorter than a block is filled up with zeros (RFC 2104, section 2)
     let mut key = [0; 64];
     key[..SECRET_BYTES].copy_from_slice(&secret.bytes);
     let mut mac = Hmac::<Sha256>::new(&key.into());
-    for part in [&database.to_be_bytes()[..], &transaction.to_be_bytes(), statement.as_bytes()] {
+    for part in [&database.to_be_bytes()[..], &transaction.to_be_bytes(), declaration.as_bytes()] {
         mac.update(part);
     }
     mac
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn it_is_hmac_sha256() {
-        // as Python's hmac has it, over 0x00000005, 0x00000384 and the statement
+        // as Python's hmac has it, over 0x00000005, 0x00000384 and the declaration
         let mac = "3e9b7043ba287db2cfcc425d113172aea50f961dadef56416abc1d80dd1390d3";
         assert_eq!(sealed(), format!("0000000000000007 {mac} {{}}"));
     }

@@ -5,12 +5,12 @@ use super::decoder::{Decoded, Decoder};
 use super::properties::{Fixed, annotation, begin, commit, insert, table, written};
 use super::protocol::ReplicaIdentity;
 use super::writer::Writer;
-use crate::context::{Annotated, Statement};
+use crate::context::{Annotated, Declaration};
 
 /// What a transaction says, and then changes.
 #[derive(Clone, Copy)]
 enum Step<'a> {
-    /// The server: by the number of the statement.
+    /// The server: by the number of the declaration.
     Set(u64, &'a str),
     Clear(u64),
     Context(u64, &'a str),
@@ -24,8 +24,8 @@ use Step::{Change, Clear, Context, Forged, ForgedClear, Set};
 /// Of each change: annotations, whether they are attested, and the rest of what is told of who made it.
 fn told(steps: &[Step]) -> Vec<String> {
     let sealed = |number, context: Option<&str>, annotations| {
-        let statement = Statement::new(number, context.map(str::to_owned), context.map(|_| 5), annotations);
-        written(|writer| writer.sealed(&statement.text()))
+        let declaration = Declaration::new(number, context.map(str::to_owned), context.map(|_| 5), annotations);
+        written(|writer| writer.sealed(&declaration.text()))
     };
     let mut stream = vec![begin(), table(7, ReplicaIdentity::Default)];
     for step in steps {
@@ -76,7 +76,7 @@ fn what_is_true_stays() {
         told(&[Set(0, "2"), Change, Forged("1"), Change, ForgedClear, Change]),
         ["2 true", contested, contested]
     );
-    // the second statement is told again, with what the first has announced
+    // the second declaration is told again, with what the first has announced
     assert_eq!(told(&[Set(0, "1"), Set(1, "2"), Set(0, "1"), Change]), [contested]);
     assert_eq!(told(&[Set(0, "1"), Clear(1), Set(0, "1"), Change]), ["1 false"]);
 }

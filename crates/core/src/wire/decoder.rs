@@ -5,7 +5,7 @@ use super::images::Event;
 use super::protocol::{Malformed, Message, Relation, message};
 use super::relation::{Column, Table};
 use super::time::CommitTime;
-use crate::context::Statement;
+use crate::context::Declaration;
 use crate::message::{Annotations, ServerContext, sha256};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -45,9 +45,9 @@ struct Transaction {
 /// What the server has said of a transaction.
 #[derive(Default)]
 struct Sealed {
-    /// Of its last statement.
+    /// Of its last declaration.
     number: u64,
-    /// Its last statement of annotations.
+    /// Its last declaration of annotations.
     of_annotations: Option<String>,
 }
 
@@ -108,8 +108,8 @@ impl From<Malformed> for Failure {
 }
 
 impl Sealed {
-    fn says(&self, what: impl FnOnce(&Statement) -> bool) -> bool {
-        self.of_annotations.as_deref().and_then(Statement::parse).is_some_and(|statement| what(&statement))
+    fn says(&self, what: impl FnOnce(&Declaration) -> bool) -> bool {
+        self.of_annotations.as_deref().and_then(Declaration::parse).is_some_and(|declaration| what(&declaration))
     }
 }
 
@@ -141,18 +141,18 @@ impl<C: Catalog> Decoder<C> {
                 let left_out = self.catalog.left_out(relation.oid);
                 self.tables.insert(relation.number, (Rc::new(self.table(relation)), left_out));
             }
-            Message::Sealed(statement) => self.hear(statement)?,
+            Message::Sealed(declaration) => self.hear(declaration)?,
             Message::SetAnnotations(content) => {
-                let is_true = self.transaction()?.sealed.says(|statement| statement.announces(&sha256(content)));
+                let is_true = self.transaction()?.sealed.says(|declaration| declaration.announces(&sha256(content)));
                 self.annotate(is_true, || Annotations::of_content(content))?;
             }
             Message::SetOmittedAnnotations(omitted, beginning) => {
-                let is_true = self.transaction()?.sealed.says(|statement| statement.announces(omitted.sha256));
+                let is_true = self.transaction()?.sealed.says(|declaration| declaration.announces(omitted.sha256));
                 let annotations = || Annotations::of_omitted(beginning, omitted.bytes, omitted.sha256);
                 self.annotate(is_true, || Some(annotations()))?;
             }
             Message::ClearAnnotations => {
-                let is_true = self.transaction()?.sealed.says(|statement| statement.clears());
+                let is_true = self.transaction()?.sealed.says(|declaration| declaration.clears());
                 self.annotate(is_true, || None)?;
             }
             Message::Rule => {
@@ -226,17 +226,17 @@ impl<C: Catalog> Decoder<C> {
     fn hear(&mut self, text: &str) -> Result<(), Failure> {
         let context = self.context.clone();
         let transaction = self.transaction()?;
-        let Some(statement) = Statement::parse(text).filter(|said| said.number >= transaction.sealed.number) else {
+        let Some(declaration) = Declaration::parse(text).filter(|said| said.number >= transaction.sealed.number) else {
             return Ok(());
         };
-        transaction.sealed.number = statement.number;
-        if statement.is_of_annotations() {
+        transaction.sealed.number = declaration.number;
+        if declaration.is_of_annotations() {
             transaction.sealed.of_annotations = Some(text.to_owned());
         }
-        if let Some(told) = statement.context.as_deref().map(RawValue::get) {
+        if let Some(told) = declaration.context.as_deref().map(RawValue::get) {
             let context =
                 context.filter(|context| context.text == told).unwrap_or_else(|| Rc::new(ServerContext::of_text(told)));
-            transaction.now = Rc::new(transaction.now.with_context(Rc::clone(&context), statement.transaction_start));
+            transaction.now = Rc::new(transaction.now.with_context(Rc::clone(&context), declaration.transaction_start));
             self.context = Some(context);
         }
         Ok(())

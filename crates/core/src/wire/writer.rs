@@ -48,8 +48,8 @@ impl Writer {
         self.start(b'c');
     }
 
-    pub fn sealed(&mut self, statement: &str) {
-        self.start(b'w').bytes.extend_from_slice(statement.as_bytes());
+    pub fn sealed(&mut self, declaration: &str) {
+        self.start(b'w').bytes.extend_from_slice(declaration.as_bytes());
     }
 
     pub fn rule(&mut self) {

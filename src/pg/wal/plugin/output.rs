@@ -96,8 +96,8 @@ impl Output {
             self.writer.begin(lsn, time, xid.into_inner());
             self.flush(context);
         }
-        for statement in std::mem::take(&mut self.sealed) {
-            self.writer.sealed(&statement);
+        for declaration in std::mem::take(&mut self.sealed) {
+            self.writer.sealed(&declaration);
             self.flush(context);
         }
         write(&mut self.writer);

@@ -14,7 +14,7 @@ pub enum Annotated<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-pub struct Statement<'a> {
+pub struct Declaration<'a> {
     /// Grows within a transaction: one that is told once more later counts for nothing.
     pub number: u64,
     /// An object, of what the server knows of the session.
@@ -28,7 +28,7 @@ pub struct Statement<'a> {
     annotations: Option<Cow<'a, str>>,
 }
 
-impl<'a> Statement<'a> {
+impl<'a> Declaration<'a> {
     /// `context` is JSON.
     pub fn new(
         number: u64,
@@ -78,18 +78,20 @@ mod tests {
     #[test]
     fn what_is_told_is_understood() {
         let context = r#"{"session_user":"ada"}"#;
-        let text = Statement::new(3, Some(context.to_owned()), Some(-7), Some(Annotated::Set("{}"))).text();
-        let statement = Statement::parse(&text).expect("a statement");
-        assert_eq!((statement.number, statement.transaction_start), (3, Some(-7)));
-        assert_eq!(statement.context.as_deref().map(RawValue::get), Some(context));
-        assert!(statement.announces(&sha256(b"{}")) && !statement.announces(&sha256(b"{ }")) && !statement.clears());
+        let text = Declaration::new(3, Some(context.to_owned()), Some(-7), Some(Annotated::Set("{}"))).text();
+        let declaration = Declaration::parse(&text).expect("a declaration");
+        assert_eq!((declaration.number, declaration.transaction_start), (3, Some(-7)));
+        assert_eq!(declaration.context.as_deref().map(RawValue::get), Some(context));
+        assert!(
+            declaration.announces(&sha256(b"{}")) && !declaration.announces(&sha256(b"{ }")) && !declaration.clears()
+        );
     }
 
     #[test]
     fn what_is_not_told_is_absent() {
-        assert_eq!(Statement::new(0, None, None, None).text(), r#"{"number":0}"#);
-        let text = Statement::new(1, None, None, Some(Annotated::Cleared)).text();
-        let statement = Statement::parse(&text).expect("a statement");
-        assert!(statement.clears() && !statement.announces(&sha256(b"")));
+        assert_eq!(Declaration::new(0, None, None, None).text(), r#"{"number":0}"#);
+        let text = Declaration::new(1, None, None, Some(Annotated::Cleared)).text();
+        let declaration = Declaration::parse(&text).expect("a declaration");
+        assert!(declaration.clears() && !declaration.announces(&sha256(b"")));
     }
 }
