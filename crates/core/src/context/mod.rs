@@ -1,9 +1,8 @@
 //! Who makes changes: what the server knows of a session, and what its settings annotate.
 //!
-//! `facts` is what the server knows. `said` is what a transaction has told so far, and what is due. A `declaration` tells
-//! it in a logical message, and its `seal` is why that is believed.
+//! `facts` is what the server knows. `said` is what a transaction has told so far, and what is due. A `declaration`
+//! tells it in a logical message, and its `seal` is why that is believed.
 
-mod declaration;
 mod facts;
 mod said;
 mod seal;
