@@ -3,6 +3,7 @@
 //! `facts` is what the server knows. `said` is what a transaction has told so far, and what is due. A `declaration`
 //! tells it in a logical message, and its `seal` is why that is believed.
 
+mod declaration;
 mod facts;
 mod said;
 mod seal;
