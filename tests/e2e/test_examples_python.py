@@ -14,6 +14,7 @@ DJANGO = (sys.executable, "manage.py", "runserver", "--noreload", "--skip-checks
 SHOPS = {
     "django": Shop("django", *DJANGO, **PYTHON),
     "django, ATOMIC_REQUESTS": Shop("django", *DJANGO, **PYTHON, ATOMIC_REQUESTS="yes"),
+    "django, ASGI": Shop("django", *UVICORN, "--lifespan", "off", "shop.asgi:application", **PYTHON, ATOMIC_REQUESTS="yes"),
     "psycopg": Shop("psycopg", sys.executable, "app.py", **PYTHON),
     "fastapi": Shop("fastapi", *UVICORN, "app:app", **PYTHON),
     "sqlalchemy": Shop("sqlalchemy", *UVICORN, "sync_app:app", **PYTHON),
