@@ -85,6 +85,20 @@ for work in (autocommit, twice, after_a_rollback, after_a_savepoint, by_hand, af
     with signed("billing", "cron", work.__name__):
         work(work.__name__)
 add(60, "nobody")
+with transaction.atomic():
+    with signed("billing", request_id="outer"):
+        add(70, "outer")
+        try:
+            with transaction.atomic():
+                with signed("other", request_id="inner"):
+                    add(71, "rolled back")
+                    add(71, "rolled back")
+        except IntegrityError:
+            pass
+        with signed("other", request_id="inner"):
+            add(72, "inner")
+        add(73, "outer")
+    add(74, "nobody")
 with signed("billing", request_id="inside"):
     try:
         with signed("other", request_id="other"):
@@ -103,7 +117,9 @@ def test_each_way_to_write_is_signed(shop_database):  # noqa: F811
     found = shop_database.rows("""SELECT request_id, username, source, json_agg(coalesce(new_values, old_values) -> 'id' ORDER BY commit_lsn, commit_idx)::text
                                   FROM audit_logs WHERE record_id <> '1' GROUP BY 1, 2, 3""")
     assert {(name, user, source): json.loads(ids) for name, user, source, ids in found} == {
-        (None, None, None): [60],
+        (None, None, None): [60, 74],
+        ("outer", "billing", None): [70, 73],
+        ("inner", "other", None): [72],
         ("autocommit", "billing", "cron"): [6, 6, 2, 3, 3, 4, 5],
         ("twice", "billing", "cron"): [10, 11],
         ("after_a_rollback", "billing", "cron"): [21],
