@@ -111,7 +111,11 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/capture/gap_ends.sql", name = "gap_ends", requires = ["schema_changes"]);
 extension_sql_file!("../sql/capture/audit_gaps.sql", name = "audit_gaps", requires = ["gap_ends"]);
-extension_sql_file!("../sql/capture/capture_status.sql", name = "capture_status", requires = ["audit_gaps"]);
+extension_sql_file!(
+    "../sql/capture/capture_status.sql",
+    name = "capture_status",
+    requires = ["audit_gaps", lost_annotations]
+);
 
 // history: the log read as the lives of records
 extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = [told, plain, exact_texts]);

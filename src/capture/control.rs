@@ -1,6 +1,6 @@
 //! What starting a capture and watching it needs beyond SQL.
 
-use crate::pg::{self, BuiltinOid, ErrorReport, Statement};
+use crate::pg::{self, BuiltinOid, Desk, ErrorReport, Statement};
 use crate::settings;
 use audit_core::SqlState;
 use pgrx::prelude::*;
@@ -96,6 +96,13 @@ fn last_look() -> TableIterator<
         seen.map(|seen| seen.is_behind),
         seen.and_then(|seen| time(seen.behind_since?)),
     ))
+}
+
+/// Since the worker has its place; null: there is no worker.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lost_annotations() RETURNS bigint
+  LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn lost_annotations() -> Option<i64> {
+    pg::desk().map(Desk::lost_annotations)
 }
 
 /// The worker's last failure, which shared memory keeps also where nothing can be written.

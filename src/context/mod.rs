@@ -25,7 +25,7 @@ pub fn init() {
         before_write,
         subtransaction_commits: |one, parent| SAID.with_borrow_mut(|said| said.subtransaction_commits(one, parent)),
         subtransaction_aborts: |one| SAID.with_borrow_mut(|said| said.subtransaction_aborts(one)),
-        transaction_ends: || SAID.with_borrow_mut(Said::ends),
+        transaction_ends,
     });
 }
 
@@ -44,10 +44,21 @@ fn before_write() {
     tell(&due);
 }
 
+fn transaction_ends(is_committed: bool) {
+    let is_lost = SAID.with_borrow_mut(Said::ends);
+    if is_committed
+        && is_lost
+        && let Some(desk) = pg::desk()
+    {
+        desk.lost_annotation();
+    }
+}
+
 /// `None`: nothing is annotated from here on.
 fn annotate(annotations: Option<&str>) {
     let wants_context = settings::server_context() && pg::is_preloaded() && pg::is_wal_logical();
-    let due = SAID.with_borrow_mut(|said| said.due_of_call(at(), wants_context, annotations));
+    let is_alone = !pg::in_transaction_block();
+    let due = SAID.with_borrow_mut(|said| said.due_of_call(at(), wants_context, annotations, is_alone));
     tell(&due);
     if !pg::is_preloaded() {
         // nobody sees what other subtransactions write at once (crates/core/src/context/said.rs)

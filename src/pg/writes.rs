@@ -32,7 +32,8 @@ pub struct Watch {
     pub before_write: fn(),
     pub subtransaction_commits: fn(u32, u32),
     pub subtransaction_aborts: fn(u32),
-    pub transaction_ends: fn(),
+    /// Has it been committed?
+    pub transaction_ends: fn(bool),
 }
 
 static WATCH: OnceLock<Watch> = OnceLock::new();
@@ -220,7 +221,7 @@ unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, _ar
     if matches!(event, XACT_EVENT_ABORT | XACT_EVENT_COMMIT | XACT_EVENT_PREPARE)
         && let Some(watch) = WATCH.get()
     {
-        (watch.transaction_ends)();
+        (watch.transaction_ends)(event != XACT_EVENT_ABORT);
     }
 }
 

@@ -7,7 +7,7 @@ import subprocess
 
 import psycopg2
 import pytest
-from capture_helpers import paused, source  # noqa: F401 (fixtures)
+from capture_helpers import captured, paused, source  # noqa: F401 (fixtures)
 from conftest import admin, in_threads, server, until
 from fault_helpers import answers
 
@@ -325,3 +325,14 @@ def test_errors_keep_what_postgresql_says_of_them(paused):
     with pytest.raises(psycopg2.errors.RaiseException) as raised:
         paused.run("INSERT INTO t SELECT 2, raising()")
     assert (raised.value.diag.table_name, raised.value.diag.message_hint) == ("x", "h") and "PL/pgSQL function raising()" in raised.value.diag.context
+
+
+def test_calls_that_annotate_nothing_are_counted(captured):
+    """Drivers hide the warning."""
+    lost = "SELECT lost_annotations FROM audit_capture_status()"
+    assert captured.value(lost) == 0
+    session(captured, "SELECT audit_annotate(username => 'ada')", "INSERT INTO t VALUES (1, 'a')")
+    assert captured.value(lost) == 1
+    session(captured, "CREATE FUNCTION signed() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM audit_annotate('ada'); INSERT INTO t VALUES (2, 'b'); END $$",
+            "SELECT signed()", "BEGIN", "SELECT audit_annotate(username => 'ada')", "SELECT 1", "COMMIT", "SELECT audit_annotate_clear()")
+    assert captured.value(lost) == 1

@@ -35,6 +35,8 @@ pub struct Desk {
     failed_at: AtomicI64,
     /// As PostgreSQL keeps it.
     failure: AtomicI32,
+    /// So many calls of `audit_annotate` annotated nothing.
+    lost_annotations: AtomicI64,
 }
 
 // SAFETY: atomics only.
@@ -143,6 +145,15 @@ impl Desk {
             flag.store(false, SeqCst);
         }
         self.looked_to.store(0, SeqCst);
+        self.lost_annotations.store(0, SeqCst);
+    }
+
+    pub fn lost_annotation(&self) {
+        self.lost_annotations.fetch_add(1, SeqCst);
+    }
+
+    pub fn lost_annotations(&self) -> i64 {
+        self.lost_annotations.load(SeqCst)
     }
 
     pub fn sleeps(&self, is_asleep: bool) {

@@ -8,7 +8,7 @@ mod position;
 mod slot;
 mod worker;
 
-pub use board::{desk, is_preloaded};
+pub use board::{Desk, desk, is_preloaded};
 pub use moment::{Moment, wait_for_commits};
 pub use new_slot::new_slot;
 pub use position::{commit_to_disk, flush_wal, flushed_lsn, is_in_recovery, log_running_transactions};

@@ -62,6 +62,8 @@ pub struct Said {
     /// Of each subtransaction the last, which tells what counts in it; the innermost stands last.
     told: Vec<Told>,
     messages: u64,
+    /// A call in a statement of its own has annotated what comes after it, and nothing has come yet.
+    is_lost: bool,
 }
 
 impl Said {
@@ -73,11 +75,13 @@ impl Said {
             (_, Some(now)) => InForce::OfSettings(now.into()),
             (_, None) => InForce::Nothing,
         };
+        self.is_lost = false;
         self.due(at, wants_context, in_force, false)
     }
 
-    /// When somebody annotates, or clears.
-    pub fn due_of_call(&mut self, at: At, wants_context: bool, annotations: Option<&str>) -> Due {
+    /// When somebody annotates, or clears. `is_alone`: the transaction ends with the statement.
+    pub fn due_of_call(&mut self, at: At, wants_context: bool, annotations: Option<&str>, is_alone: bool) -> Due {
+        self.is_lost = is_alone && annotations.is_some();
         self.due(at, wants_context, InForce::OfCall(annotations.map(Rc::from)), true)
     }
 
@@ -135,9 +139,9 @@ impl Said {
         }
     }
 
-    pub fn ends(&mut self) {
-        self.told.clear();
-        self.messages = 0;
+    /// Was an annotation lost?
+    pub fn ends(&mut self) -> bool {
+        std::mem::take(self).is_lost
     }
 }
 
@@ -171,10 +175,10 @@ mod tests {
     fn a_call_wins_over_settings() {
         let mut said = Said::default();
         said.due_before_write(at(1, 0), true, Some("s"));
-        assert_eq!(said.due_of_call(at(1, 5), true, Some("c")).annotations, Some(Tell::Set("c".into())));
+        assert_eq!(said.due_of_call(at(1, 5), true, Some("c"), false).annotations, Some(Tell::Set("c".into())));
         assert!(said.due_before_write(at(1, 9), true, Some("other")).is_nothing());
         assert_eq!(said.of_call(), Some(Some("c")));
-        assert_eq!(said.due_of_call(at(1, 9), true, None).annotations, Some(Tell::Clear));
+        assert_eq!(said.due_of_call(at(1, 9), true, None, false).annotations, Some(Tell::Clear));
         assert!(said.due_before_write(at(1, 9), true, Some("other")).is_nothing());
         assert_eq!(said.of_call(), Some(None));
     }
@@ -187,6 +191,19 @@ mod tests {
         assert_eq!((other.context, other.annotations), (false, Some(Tell::Set("other".into()))));
         assert_eq!(said.due_before_write(at(1, 9), true, None).annotations, Some(Tell::Clear));
         assert!(said.due_before_write(at(1, 9), true, None).is_nothing());
+    }
+
+    #[test]
+    fn an_annotation_that_nothing_follows_is_lost() {
+        for (is_alone, writes, is_lost) in [(true, false, true), (true, true, false), (false, false, false)] {
+            let mut said = Said::default();
+            said.due_of_call(at(1, 0), true, Some("c"), is_alone);
+            if writes {
+                said.due_before_write(at(1, 5), true, None);
+            }
+            assert_eq!(said.ends(), is_lost);
+            assert!(!said.ends());
+        }
     }
 
     #[derive(Clone, Debug)]
@@ -239,7 +256,7 @@ mod tests {
                         let due = if let Step::Call(call) = &step {
                             let call = call.map(|call| format!("c{call}"));
                             meant.call = Some(call.clone());
-                            said.due_of_call(here, true, call.as_deref())
+                            said.due_of_call(here, true, call.as_deref(), false)
                         } else {
                             said.due_before_write(here, true, setting.as_deref())
                         };
