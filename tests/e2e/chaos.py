@@ -3,6 +3,7 @@
 By hand, for ten minutes: python3 tests/e2e/chaos.py --minutes 10 --seed 7 (AUDIT_BIN names the folder of PostgreSQL's programs)."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import random
@@ -15,7 +16,9 @@ import time
 import psycopg2
 from conftest import until
 
-TABLES = ["alpha", "beta", "gamma"]
+PLAIN = ["alpha", "beta", "gamma"]
+# delta has two partitions, and is told under its own name
+TABLES = [*PLAIN, "delta"]
 
 # Each change has a number of its own, v: by it the log is compared. A truth is of its change's transaction.
 SCHEMA = """
@@ -25,14 +28,20 @@ SCHEMA = """
                          lsn pg_lsn DEFAULT pg_current_wal_insert_lsn(), UNIQUE (name, op, v));
     CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$
       BEGIN
-        INSERT INTO truths (name, op, v, old, new) VALUES (TG_TABLE_NAME, lower(TG_OP), CASE TG_OP WHEN 'DELETE' THEN OLD.v ELSE NEW.v END,
+        INSERT INTO truths (name, op, v, old, new) VALUES (TG_ARGV[0], lower(TG_OP), CASE TG_OP WHEN 'DELETE' THEN OLD.v ELSE NEW.v END,
           CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END, CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END);
         RETURN NULL;
       END $$"""
 TABLE = """
-    CREATE TABLE {0} (id int PRIMARY KEY, v bigint NOT NULL DEFAULT nextval('numbers'), t text);
+    CREATE TABLE {0} (id int PRIMARY KEY, v bigint NOT NULL DEFAULT nextval('numbers'), t text) {1};
     ALTER TABLE {0} REPLICA IDENTITY FULL;
-    CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON {0} FOR EACH ROW EXECUTE FUNCTION tell()"""
+    CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON {0} FOR EACH ROW EXECUTE FUNCTION tell('{0}')"""
+PARTITIONS = """
+    CREATE SCHEMA parts;
+    CREATE TABLE parts.low PARTITION OF delta FOR VALUES FROM (0) TO (50); ALTER TABLE parts.low REPLICA IDENTITY FULL;
+    CREATE TABLE parts.high PARTITION OF delta DEFAULT; ALTER TABLE parts.high REPLICA IDENTITY FULL"""
+# rows that come or go without a change of theirs
+GO_ALONG = "INSERT INTO truths (name, op, v, old) SELECT 'delta', %s, v, to_jsonb(low) FROM parts.low"
 
 LOGGED = """
     SELECT table_name AS name, action AS op, ((CASE action WHEN 'delete' THEN old_values ELSE new_values END) ->> 'v')::bigint AS v,
@@ -56,21 +65,22 @@ def number(lsn):
 
 
 class Server:
-    """A server of its own, whose programs are those of the throwaway server."""
+    """A server of its own. Its programs are those of the throwaway server, or others."""
 
-    def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
+    def __init__(self, folder, programs=None):
+        self.folder, self.programs = pathlib.Path(folder), programs or os.environ["AUDIT_BIN"]
         self.data = self.folder / "data"
 
-    def program(self, name, *arguments, check=True):
+    def program(self, name, *arguments, check=True, cwd="/"):
         user = "postgres" if os.getuid() == 0 else None
-        return subprocess.run([f"{os.environ['AUDIT_BIN']}/{name}", *map(str, arguments)], check=check, capture_output=True, user=user, cwd="/")
+        return subprocess.run([f"{self.programs}/{name}", *map(str, arguments)], check=check, capture_output=True, user=user, cwd=cwd)
 
-    def make(self):
-        self.program("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+    def make(self, *options):
+        self.program("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", *options)
+        # of newer minor releases
+        plugins = self.program("postgres", "-D", self.data, "-C", "output_plugin_libraries", check=False)
         with open(self.data / "postgresql.conf", "a") as file:
-            throwaway = (pathlib.Path(os.environ["AUDIT_DATA"]) / "postgresql.conf").read_text().splitlines()
-            file.write("\n".join([line for line in throwaway if line.startswith("output_plugin_libraries")] + ["listen_addresses = ''", "wal_level = logical", "shared_preload_libraries = 'audit_cdc'", "max_prepared_transactions = 5",
+            file.write("\n".join([f"output_plugin_libraries = '{plugins.stdout.decode().strip()}, audit_cdc'"] * (plugins.returncode == 0) + ["listen_addresses = ''", "wal_level = logical", "shared_preload_libraries = 'audit_cdc'", "max_prepared_transactions = 5",
                                   "wal_keep_size = '2GB'", "audit_cdc.capture_naptime = '100ms'",
                                   # what the system was given to write is there after a kill
                                   "fsync = off", "full_page_writes = off", ""]))
@@ -83,17 +93,24 @@ class Server:
     def stop(self, mode):
         self.program("pg_ctl", "-D", self.data, "-m", mode, "stop", check=False)
 
+    def processes(self):
+        postmaster = (self.data / "postmaster.pid").read_text().split()[0]
+        return list(map(int, [postmaster, *subprocess.run(["ps", "-o", "pid=", "--ppid", postmaster], capture_output=True, text=True).stdout.split()]))
+
+    def limit_files(self, size):
+        """No file grows beyond it, as if the disk were full; processes to come have it from the first one."""
+        for pid in self.processes():
+            # who may do it is who runs them; one may have ended
+            subprocess.run(["prlimit", "--pid", str(pid), f"--fsize={size}:"], user="postgres" if os.getuid() == 0 else None, stderr=subprocess.DEVNULL)
+
     def kill(self):
         """As a machine that loses power."""
-        postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
-        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(postmaster)], capture_output=True, text=True).stdout.split()
-        for pid in [postmaster, *map(int, children)]:
-            try:
+        processes = self.processes()
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         alive = lambda pid: pathlib.Path(f"/proc/{pid}/stat").exists() and " Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text()
-        until(lambda: not any(map(alive, [postmaster, *map(int, children)])))
+        until(lambda: not any(map(alive, processes)))
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         for file in self.folder.glob(".s.PGSQL.*"):
             file.unlink()
@@ -114,11 +131,12 @@ class Chaos:
         self.run("CREATE EXTENSION audit_cdc")
         self.run(SCHEMA)
         self.run("CREATE SCHEMA app; CREATE SCHEMA elsewhere")
-        for table in TABLES:
-            self.run(TABLE.format(table))
+        for table in PLAIN:
+            self.run(TABLE.format(table, ""))
+        self.run(TABLE.format("delta", "PARTITION BY RANGE (id)") + ";" + PARTITIONS)
         self.run("ALTER TABLE alpha SET SCHEMA public")
         # one by its name, the others by their schema
-        self.run("CREATE PUBLICATION audited FOR TABLE alpha, TABLES IN SCHEMA app")
+        self.run("CREATE PUBLICATION audited FOR TABLE alpha, TABLES IN SCHEMA app WITH (publish_via_partition_root)")
         self.begin()
 
     def place(self):
@@ -209,6 +227,22 @@ class Chaos:
     def giant_row(self):
         self.run("UPDATE beta SET t = repeat('giant ', 5000000), v = nextval('numbers') WHERE id = (SELECT min(id) FROM beta)")
 
+    def disk_full(self):
+        """The log has no room for what was committed, which waits until it has."""
+        self.setting("audit_cdc.capture_enabled", "off")
+        self.run("CALL audit_capture()")
+        self.run("""INSERT INTO beta (id, t) SELECT 200 + id, string_agg(encode(sha512(n::text::bytea), 'base64'), '')
+                    FROM generate_series(1, 20) AS id, generate_series(1, 11000) AS n GROUP BY id""")
+        self.server.limit_files(16 << 20)  # files of the WAL have that size
+        try:
+            self.setting("audit_cdc.capture_enabled", "on")
+            until(lambda: self.value("SELECT last_error ~ 'could not (extend|write)' FROM audit_capture_status()"))
+            assert self.value("SELECT lag_seconds > 0 FROM audit_capture_status()")
+        finally:
+            self.server.limit_files("unlimited")
+        until(self.is_settled)
+        self.run("DELETE FROM beta WHERE id > 200")
+
     def vacuum_full(self):
         self.run(f"VACUUM FULL {self.chance.choice(TABLES)}")
 
@@ -279,6 +313,37 @@ class Chaos:
 
     def unlogged(self):
         self.meanwhile("gamma", "ALTER TABLE gamma SET UNLOGGED", "ALTER TABLE gamma SET LOGGED")
+
+    def moved_between_partitions(self):
+        """There and back: each time a row goes and another comes."""
+        self.run("""INSERT INTO delta (id) VALUES (20) ON CONFLICT (id) DO UPDATE SET v = nextval('numbers'); DELETE FROM delta WHERE id = 70;
+                    UPDATE delta SET id = 70, v = nextval('numbers') WHERE id = 20; UPDATE delta SET id = 20, v = nextval('numbers') WHERE id = 70""")
+
+    def new_partition(self):
+        """Its rows are told under the root's name at once."""
+        first = 1000 + self.value("SELECT nextval('numbers')")
+        self.run(f"CREATE TABLE parts.p{first} PARTITION OF delta FOR VALUES FROM ({first}) TO ({first + 1}); ALTER TABLE parts.p{first} REPLICA IDENTITY FULL")
+        self.run(f"INSERT INTO delta (id) VALUES ({first}); UPDATE delta SET v = nextval('numbers') WHERE id = {first}")
+
+    def partition_truncated(self):
+        self.run("INSERT INTO delta (id) VALUES (20) ON CONFLICT (id) DO NOTHING; UPDATE delta SET v = nextval('numbers')")
+        with self.connect() as connection, connection.cursor() as cursor:
+            connection.autocommit = False
+            cursor.execute(GO_ALONG, ("truncated",))
+            cursor.execute("TRUNCATE parts.low")
+            connection.commit()
+
+    def partition_away_and_back(self):
+        """It leaves with its rows, and comes back with others."""
+        self.run("INSERT INTO delta (id) VALUES (20) ON CONFLICT (id) DO NOTHING; UPDATE delta SET v = nextval('numbers')")
+        for op, ddl in (("detached", "ALTER TABLE delta DETACH PARTITION parts.low"), ("attached", "ALTER TABLE delta ATTACH PARTITION parts.low FOR VALUES FROM (0) TO (50)")):
+            with self.connect() as connection, connection.cursor() as cursor:
+                connection.autocommit = False
+                cursor.execute(GO_ALONG, (op,))
+                cursor.execute(ddl)
+                connection.commit()
+            if op == "detached":
+                self.run("UPDATE parts.low SET v = nextval('numbers'), t = 'while it was away'; INSERT INTO parts.low (id) VALUES (40) ON CONFLICT (id) DO NOTHING")
 
     def copied_database(self):
         """The copy must leave the original alone."""
@@ -355,9 +420,11 @@ class Chaos:
         self.power_loss()
         self.run("COMMIT PREPARED 'p'")
 
-    LOSSLESS = [work, work, work, power_loss, restart, hostile_messages, giant_row, vacuum_full, pending_ddl, prepared, copied_database]
+    LOSSLESS = [work, work, work, power_loss, restart, hostile_messages, giant_row, vacuum_full, pending_ddl, prepared, copied_database, moved_between_partitions, new_partition,
+                disk_full]
     # each leaves a gap
-    LOSSY = [stop_and_start, slot_advanced, slot_consumed, slot_dropped, slot_invalidated, unpublished, moved_away, unlogged, promotion, moment_restored, dumped_and_restored]
+    LOSSY = [stop_and_start, slot_advanced, slot_consumed, slot_dropped, slot_invalidated, unpublished, moved_away, unlogged, promotion, moment_restored, dumped_and_restored, partition_truncated,
+             partition_away_and_back]
 
     def step(self, happening):
         print(f"{len(self.happened):4} {happening.__name__}", flush=True)

@@ -5,6 +5,7 @@ use super::datum::{LogValue, Types};
 use super::row::{LogLayout, LogRow};
 use super::walk::{Key, Walk};
 use crate::pg::snapshot_is_fixed;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -241,7 +242,10 @@ impl Partition {
             let before = pg_sys::MemoryContextSwitchTo(self.row_memory());
             let (slots, command) = (self.slots.as_ptr().cast_mut(), pg_sys::GetCurrentCommandId(true));
             if let Some(multi_insert) = (*(*self.relation).rd_tableam).multi_insert {
-                multi_insert(self.relation, slots, count as i32, command, 0, null_mut());
+                // a full disk, say, must not jump over those who would roll back
+                pg_guard_ffi_boundary(|| {
+                    multi_insert(self.relation, slots, count as i32, command, 0, null_mut());
+                });
             }
             for slot in &self.slots[..count] {
                 #[cfg(feature = "pg15")]
