@@ -66,6 +66,19 @@ def test_a_schema_called_like_its_own_is_in_the_way(roles, empty):  # noqa: F811
     empty.run(f"DROP OWNED BY {owner}")
 
 
+def test_every_function_can_be_made_from_its_definition(db):
+    """As pg_upgrade does."""
+    definitions = db.rows("""
+        SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+        JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'audit_cdc' WHERE p.prokind IN ('f', 'p')""")
+    assert len(definitions) > 200
+    with db.connect().cursor() as cursor:
+        for definition, in definitions:
+            cursor.execute("BEGIN; SELECT audit_allow_removal()")
+            cursor.execute(definition)
+            cursor.execute("ROLLBACK")
+
+
 def test_an_encoding_that_cannot_hold_json(empty):
     name = empty.name + "_latin1"
     admin(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
