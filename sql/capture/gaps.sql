@@ -189,7 +189,7 @@ CREATE VIEW audit_cdc_internal.open_breaks AS
   SELECT g.id, g.reason FROM audit_cdc_internal.gaps AS g
   WHERE g.relation IS NULL AND g.database_id = (SELECT h.database_id FROM audit_cdc_internal.here AS h)
     AND g.reason IN ('slot advanced', 'slot missing', 'slot replaced', 'slot lost', 'copied database', 'another system',
-                     'stopped', 'discarded')
+                     'stopped', 'discarded', 'restored')
     AND NOT EXISTS (SELECT FROM audit_cdc_internal.gap_ends AS e WHERE e.gap_id = g.id);
 
 -- A worker that found nothing to capture knows more than what is stored.
@@ -208,6 +208,23 @@ BEGIN ATOMIC
         LEFT JOIN audit_cdc_internal.last_look() AS look ON note_break.reason <> 'another system') AS b
   WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks);
 END;
+
+-- Of a database that was captured and is not, a break tells since when. Where none does, the log was restored from a
+-- dump that was made while it was captured, and ends there.
+CREATE FUNCTION audit_cdc_internal.note_restored() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+BEGIN
+  IF EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id = here)
+     AND NOT EXISTS (SELECT FROM audit_cdc_internal.open_breaks) THEN
+    PERFORM audit_cdc_internal.note_gap(
+      NULL, 'restored', '0/0'::pg_lsn + coalesce(max(l.commit_lsn), 0), max(l.commit_timestamp))
+    FROM audit_cdc_internal.log AS l
+    WHERE l.origin <> 'i' AND l.audited_table IN (SELECT t.id FROM audit_cdc_internal.audited_tables AS t
+                                                  WHERE t.database_id = here);
+  END IF;
+END
+$$;
 
 CREATE FUNCTION audit_cdc_internal.end_breaks(to_lsn pg_lsn) RETURNS void LANGUAGE sql VOLATILE
 BEGIN ATOMIC
