@@ -118,7 +118,11 @@ extension_sql_file!(
 );
 
 // history: the log read as the lives of records
-extension_sql_file!("../sql/history/diff.sql", name = "history_diff", requires = [told, plain, exact_texts]);
+extension_sql_file!(
+    "../sql/history/diff.sql",
+    name = "history_diff",
+    requires = [told, plain, plain_diff, exact_texts]
+);
 extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "continuations"]);
 extension_sql_file!(
     "../sql/history/doubts.sql",

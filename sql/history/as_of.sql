@@ -22,14 +22,18 @@ BEGIN
 END
 $$;
 
+-- Not in SQL: such a function would be planned at each call.
 CREATE FUNCTION audit_cdc_internal.columns_of(row_type oid) RETURNS text[]
-  LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT array_agg(a.attname::text ORDER BY a.attnum)
-  FROM pg_attribute AS a
-  JOIN pg_type AS t ON t.typrelid = a.attrelid
-  WHERE t.oid = row_type AND a.attnum > 0 AND NOT a.attisdropped;
-END;
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg(a.attname::text ORDER BY a.attnum)
+    FROM pg_attribute AS a
+    JOIN pg_type AS t ON t.typrelid = a.attrelid
+    WHERE t.oid = row_type AND a.attnum > 0 AND NOT a.attisdropped
+  );
+END
+$$;
 
 CREATE FUNCTION audit_cdc_internal.relation_of(row_type oid) RETURNS oid
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

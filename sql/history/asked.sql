@@ -48,24 +48,32 @@ BEGIN
 END
 $$;
 
--- The lines of a record, also under the keys that it had before and got later.
-CREATE FUNCTION audit_cdc_internal.record_lines(audited audit_cdc_internal.audited, of_key text)
+-- The lines of a record, also under the keys that it had before and got later. is_plain: for who reads them.
+CREATE FUNCTION audit_cdc_internal.record_lines(
+    audited audit_cdc_internal.audited, of_key text, is_plain boolean DEFAULT false)
   RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
   SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   RETURN QUERY
-  SELECT l.* FROM audit_cdc_internal.told_lines(audited, audit_cdc_internal.as_record_id(of_key, audited)) AS l;
-  IF NOT FOUND THEN
+  SELECT l.*
+  FROM audit_cdc_internal.told_lines(audited, audit_cdc_internal.as_record_id(of_key, audited), is_plain) AS l;
+  IF NOT FOUND AND is_plain THEN
+    RETURN QUERY
+    SELECT p.*
+    FROM audit_cdc_internal.lines_by_lives(audited, of_key) AS l
+    CROSS JOIN LATERAL audit_cdc_internal.plain_line(l) AS p;
+  ELSIF NOT FOUND THEN
     RETURN QUERY SELECT l.* FROM audit_cdc_internal.lines_by_lives(audited, of_key) AS l;
   END IF;
 END
 $$;
 
--- Entries of the log that fit, of a table if wanted is not null.
+-- Entries of the log that fit, of a table if wanted is not null. is_plain: as lines for who reads them.
 CREATE FUNCTION audit_cdc_internal.lines(
     wanted audit_cdc_internal.audited, of_id bigint, of_user text, of_request text, of_commit bigint,
-    since timestamptz, until timestamptz, of_database text, after bigint[], newest_first boolean, max_rows integer)
+    since timestamptz, until timestamptz, of_database text, after bigint[], newest_first boolean, max_rows integer,
+    is_plain boolean)
   RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
@@ -87,7 +95,7 @@ BEGIN
     CASE WHEN newest_first THEN since ELSE greatest(since, after_time) END,
     CASE WHEN newest_first THEN least(until, after_time + interval '1 microsecond') ELSE until END,
     after, ARRAY(SELECT t.id FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = ANY (own)),
-    of_database, max_rows, newest_first) AS l;
+    of_database, max_rows, newest_first, is_plain) AS l;
 END
 $$;
 
@@ -110,6 +118,7 @@ BEGIN
   RETURN QUERY
   SELECT l.*
   FROM audit_cdc_internal.lines(
-    wanted, of_id, of_user, of_request, of_commit, since, until, of_database, after, newest_first, max_rows) AS l;
+    wanted, of_id, of_user, of_request, of_commit, since, until, of_database, after, newest_first, max_rows,
+    false) AS l;
 END
 $$;

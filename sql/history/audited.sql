@@ -55,6 +55,23 @@ BEGIN
 END
 $$;
 
+-- Of a table that is here. types: as spelled_types() gives them.
+CREATE FUNCTION audit_cdc_internal.primary_key(relation oid, OUT columns text[], OUT types text[])
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT
+    array_agg(a.attname::text ORDER BY a.attnum),
+    CASE
+      WHEN bool_or(audit_cdc_internal.is_spelled(format_type(a.atttypid, a.atttypmod)))
+        THEN array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
+    END
+  FROM pg_index AS i
+  JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+  WHERE i.indrelid = relation AND i.indisprimary
+  HAVING count(*) > 0;
+END;
+
 CREATE FUNCTION audit_cdc_internal.key_of(
     audited audit_cdc_internal.audited, relation oid, of_record text,
     OUT columns text[], OUT types text[])
@@ -74,20 +91,14 @@ BEGIN
     types := described.key_types;
     RETURN;
   END IF;
-  IF relation IS NULL AND audited.is_own THEN
-    relation := to_regclass(format('%I.%I', audited.table_schema, audited.table_name));
-  END IF;
-  SELECT
-    array_agg(a.attname::text ORDER BY a.attnum),
-    CASE
-      WHEN bool_or(audit_cdc_internal.is_spelled(format_type(a.atttypid, a.atttypmod)))
-        THEN array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
-    END
+  SELECT k.columns, k.types
   INTO columns, types
-  FROM pg_index AS i
-  JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
-  WHERE i.indrelid = relation AND i.indisprimary
-  HAVING count(*) > 0;
+  FROM audit_cdc_internal.primary_key(
+    CASE
+      WHEN relation IS NULL AND audited.is_own
+        THEN to_regclass(format('%I.%I', audited.table_schema, audited.table_name))
+      ELSE relation
+    END) AS k;
   IF columns IS NULL THEN
     columns := coalesce(
       CASE
@@ -98,101 +109,151 @@ BEGIN
 END
 $$;
 
--- name: as in SQL, with or without schema; null: that of relation. Null if the log has no change of it. of_record:
--- a key that is asked for.
-CREATE FUNCTION audit_cdc_internal.table_named(name text, database_id text, relation oid, of_record text DEFAULT NULL)
-  RETURNS audit_cdc_internal.audited
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+-- A name as in SQL, with or without schema; null: that of relation.
+CREATE FUNCTION audit_cdc_internal.name_parts(name text, relation oid) RETURNS text[]
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   parts text[];
-  found audit_cdc_internal.audited;
-  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-  wanted_id CONSTANT text := coalesce(database_id, here);
-  wanted text[];
-  positions_before bigint[];
-  is_own boolean;
-  is_here boolean;
-  many integer;
-  described text;
-  names text[];
 BEGIN
-  SELECT d.ids, d.positions_before, d.is_own
-  INTO wanted, positions_before, is_own
-  FROM audit_cdc_internal.databases_of(wanted_id) AS d;
-  IF name IS NULL THEN
-    parts := (
-      SELECT ARRAY[n.nspname, c.relname]
-      FROM pg_class AS c
-      JOIN pg_namespace AS n ON n.oid = c.relnamespace
-      WHERE c.oid = relation
-    );
-  ELSE
+  IF name IS NOT NULL THEN
     BEGIN
-      parts := parse_ident(name);
+      RETURN parse_ident(name);
     EXCEPTION WHEN invalid_parameter_value THEN
-      parts := ARRAY[name]; -- a name that SQL would want in quotes
+      RETURN ARRAY[name]; -- one that SQL would want in quotes
     END;
   END IF;
+  SELECT ARRAY[n.nspname, c.relname]
+  INTO parts
+  FROM pg_class AS c
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE c.oid = relation;
   IF parts IS NULL THEN
     RAISE EXCEPTION 'table_name must not be null' USING ERRCODE = 'null_value_not_allowed';
   END IF;
-  SELECT
-    max(g.database_id), max(g.table_schema), max(g.table_name), max(g.numbers), count(*),
-    bool_or(g.database_id = here),
-    string_agg(
-      format('%I.%I of database_id %s', g.table_schema, g.table_name, g.database_id), ', ' ORDER BY g.table_schema,
-      g.table_name, g.database_id),
-    array_agg(format('%I.%I', g.table_schema, g.table_name))
-  INTO found.database_id, found.table_schema, found.table_name, found.numbers, many, is_here, described, names
+  RETURN parts;
+END
+$$;
+
+-- A captured table of this database, if the log has no other of this name, and nothing was described. Null: ask on.
+CREATE FUNCTION audit_cdc_internal.only_table_named(parts text[], here text, relation oid, is_named boolean)
+  RETURNS audit_cdc_internal.audited
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  found audit_cdc_internal.audited;
+BEGIN
+  SELECT here, t.table_schema, t.table_name, t.numbers, k.columns, k.types, ARRAY[here], '{0}'::bigint[], true, is_named
+  INTO found
+  FROM (
+    SELECT min(t.table_schema) AS table_schema, min(t.table_name) AS table_name, array_agg(t.id) AS numbers
+    FROM audit_cdc_internal.audited_tables AS t
+    WHERE t.table_name = parts[cardinality(parts)]
+      AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
+    HAVING count(DISTINCT t.table_schema) = 1 AND bool_and(t.database_id = here)
+  ) AS t
+  CROSS JOIN LATERAL audit_cdc_internal.primary_key(
+    coalesce(relation, to_regclass(format('%I.%I', t.table_schema, t.table_name)))) AS k
+  WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.continued_databases AS c WHERE c.new_id = here)
+    AND NOT EXISTS (
+      SELECT FROM audit_cdc_internal.described_tables AS d
+      WHERE (d.database_id, d.table_schema, d.table_name) = (here, t.table_schema, t.table_name));
+  RETURN found;
+END
+$$;
+
+-- Those that the log has by this name. A name that SQL reads otherwise is only meant if no other is.
+CREATE FUNCTION audit_cdc_internal.tables_named(
+    parts text[], name text, of_database text, here text,
+    OUT database_id text, OUT table_schema text, OUT table_name text, OUT numbers integer[])
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT g.database_id, g.table_schema, g.table_name, g.numbers
   FROM (
     SELECT n.database_id, t.table_schema, t.table_name, array_agg(t.id) AS numbers, m.is_parsed,
            bool_or(m.is_parsed) OVER () AS any_is
-    FROM audit_cdc_internal.audited_tables AS t
+    FROM audit_cdc_internal.databases_of(coalesce(of_database, here)) AS wanted
+    CROSS JOIN audit_cdc_internal.audited_tables AS t
     CROSS JOIN LATERAL (
-      SELECT CASE
-        WHEN t.database_id = ANY (wanted) THEN coalesce(table_named.database_id, here)
-        ELSE t.database_id
-      END
+      SELECT CASE WHEN t.database_id = ANY (wanted.ids) THEN coalesce(of_database, here) ELSE t.database_id END
     ) AS n(database_id)
     CROSS JOIN LATERAL (
       SELECT t.table_name = parts[cardinality(parts)]
           AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
     ) AS m(is_parsed)
-    WHERE (table_named.database_id IS NULL OR t.database_id = ANY (wanted))
-      AND (m.is_parsed OR t.table_name = table_named.name)
+    WHERE (of_database IS NULL OR t.database_id = ANY (wanted.ids)) AND (m.is_parsed OR t.table_name = name)
     GROUP BY n.database_id, t.table_schema, t.table_name, m.is_parsed
   ) AS g
-  WHERE g.is_parsed OR NOT g.any_is; -- a name that SQL reads otherwise is only meant if no other is
+  WHERE g.is_parsed OR NOT g.any_is;
+END;
+
+CREATE FUNCTION audit_cdc_internal.refuse_several_tables(parts text[], name text, database_id text, here text)
+  RETURNS void
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  described text;
+  names text[];
+BEGIN
+  SELECT
+    string_agg(
+      format('%I.%I of database_id %s', t.table_schema, t.table_name, t.database_id), ', ' ORDER BY t.table_schema,
+      t.table_name, t.database_id),
+    array_agg(format('%I.%I', t.table_schema, t.table_name))
+  INTO described, names
+  FROM audit_cdc_internal.tables_named(parts, name, database_id, here) AS t;
+  RAISE EXCEPTION 'the log has several tables of this name'
+    USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are %s.', described),
+          HINT = concat(
+            'Name the schema with it, or its database_id.',
+            (
+              SELECT format(
+                ' If this database goes on from %s: audit_continue(%1$L, reason).', string_agg(s.database_id, ', '))
+              FROM audit_cdc_internal.other_captured(names) AS s
+              HAVING count(*) = 1
+            ));
+END
+$$;
+
+-- name: as in SQL, with or without schema; null: that of relation. Null if the log has no change of it. of_record:
+-- a key that is asked for.
+CREATE FUNCTION audit_cdc_internal.table_named(name text, database_id text, relation oid, of_record text DEFAULT NULL)
+  RETURNS audit_cdc_internal.audited
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  parts CONSTANT text[] := CASE
+    WHEN name ~ '^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$' THEN string_to_array(name, '.')
+    ELSE audit_cdc_internal.name_parts(name, relation)
+  END;
+  found audit_cdc_internal.audited;
+  many integer;
+BEGIN
+  IF coalesce(database_id, here) = here THEN
+    found := audit_cdc_internal.only_table_named(parts, here, relation, database_id IS NOT NULL);
+    IF found.key_columns IS NOT NULL THEN
+      RETURN found;
+    END IF;
+  END IF;
+  SELECT max(t.database_id), max(t.table_schema), max(t.table_name), max(t.numbers), count(*)
+  INTO found.database_id, found.table_schema, found.table_name, found.numbers, many
+  FROM audit_cdc_internal.tables_named(parts, name, table_named.database_id, here) AS t;
   IF many = 0 THEN
     RETURN NULL;
   ELSIF many > 1 THEN
-    IF table_named.database_id IS NULL AND relation IS NOT NULL AND is_here THEN -- a row type is of this database
+    -- a row type is of this database
+    IF database_id IS NULL
+      AND relation IS NOT NULL
+      AND EXISTS (
+        SELECT FROM audit_cdc_internal.tables_named(parts, name, NULL, here) AS t WHERE t.database_id = here) THEN
       found := audit_cdc_internal.table_named(name, here, relation, of_record);
       found.is_named := false;
       RETURN found;
     END IF;
-    RAISE EXCEPTION 'the log has several tables of this name'
-      USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are %s.', described),
-            HINT = concat(
-              'Name the schema with it, or its database_id.',
-              (
-                SELECT format(
-                  ' If this database goes on from %s: audit_continue(%1$L, reason).',
-                  string_agg(s.database_id, ', '))
-                FROM audit_cdc_internal.other_captured(names) AS s
-                HAVING count(*) = 1
-              ));
+    PERFORM audit_cdc_internal.refuse_several_tables(parts, name, database_id, here);
   END IF;
-  IF found.database_id = wanted_id THEN
-    found.databases := wanted;
-    found.positions_before := positions_before;
-    found.is_own := is_own;
-  ELSE
-    SELECT d.ids, d.positions_before, d.is_own INTO found.databases, found.positions_before, found.is_own
-    FROM audit_cdc_internal.databases_of(found.database_id) AS d;
-  END IF;
-  found.is_named := table_named.database_id IS NOT NULL;
+  SELECT d.ids, d.positions_before, d.is_own
+  INTO found.databases, found.positions_before, found.is_own
+  FROM audit_cdc_internal.databases_of(found.database_id) AS d;
+  found.is_named := database_id IS NOT NULL;
   SELECT k.columns, k.types
   INTO found.key_columns, found.key_types
   FROM audit_cdc_internal.key_of(found, relation, of_record) AS k;

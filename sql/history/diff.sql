@@ -14,19 +14,6 @@ BEGIN ATOMIC
   WHERE o.value IS DISTINCT FROM n.value;
 END;
 
--- Of rows that are told (src/cast/told.rs), for who reads it: texts stand beside the values.
-CREATE FUNCTION audit_cdc_internal.plain_diff(diff jsonb) RETURNS jsonb
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
-BEGIN ATOMIC
-  SELECT coalesce(
-    jsonb_object_agg(
-      d.key, audit_cdc_internal.plain(d.value) || CASE WHEN e.texts IS NULL THEN '{}'
-                                                       ELSE jsonb_build_object('exact', e.texts) END),
-    '{}')
-  FROM jsonb_each(diff) AS d
-  CROSS JOIN LATERAL (SELECT audit_cdc_internal.exact_texts(d.value) AS texts) AS e;
-END;
-
 CREATE FUNCTION audit_cdc_internal.diff(old jsonb, new jsonb, old_exact jsonb, new_exact jsonb) RETURNS jsonb
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN CASE

@@ -181,12 +181,43 @@ BEGIN
 END
 $$;
 
+-- Is there anything at all that casts doubt on a reading? Mostly not, and then nothing else is asked.
+CREATE FUNCTION audit_cdc_internal.may_doubt(names text[]) RETURNS boolean
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+BEGIN
+  RETURN EXISTS (SELECT FROM audit_cdc_internal.gaps)
+    OR EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.stored_at IS NULL)
+    OR EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id <> here)
+    OR EXISTS (
+      SELECT FROM unnest(names) AS n(name)
+      JOIN audit_cdc_internal.schema_changes AS s ON s.object = to_regclass(n.name)::oid
+      WHERE s.published_as IS NOT NULL AND NOT s.is_captured
+    )
+    OR EXISTS (
+      SELECT FROM audit_cdc_internal.captures AS c
+      WHERE c.database_id <> here
+        OR NOT EXISTS (
+          SELECT FROM pg_get_replication_slots() AS s
+          WHERE s.slot_name = c.slot
+            AND s.plugin = c.plugin
+            AND s.datoid::text = split_part(here, '.', 2)
+            AND s.wal_status IN ('reserved', 'extended')
+        )
+    );
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.say_doubts(databases text[], names text[], say_others boolean, since timestamptz,
     until timestamptz, until_position bigint, is_range boolean)
   RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   one audit_cdc_internal.doubt;
 BEGIN
+  IF NOT audit_cdc_internal.may_doubt(names) THEN
+    RETURN;
+  END IF;
   FOR one IN SELECT *
              FROM audit_cdc_internal.doubts(databases, names, say_others, since, until, until_position, is_range) LOOP
     -- RAISE takes no null for a DETAIL; a notice has one always

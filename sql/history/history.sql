@@ -65,17 +65,15 @@ BEGIN
   END IF;
   IF key IS NULL THEN
     RETURN QUERY
-    SELECT p.*
+    SELECT l.*
     FROM audit_cdc_internal.lines(
       wanted, NULL, of_user, of_request, of_commit, since, until,
       coalesce(of_database, CASE WHEN wanted.table_name IS NOT NULL THEN wanted.database_id END), after_place,
-      newest_first, max_rows) AS l
-    CROSS JOIN LATERAL audit_cdc_internal.plain_line(l) AS p;
+      newest_first, max_rows, true) AS l;
   ELSE
     RETURN QUERY
-    SELECT o.*
-    FROM audit_cdc_internal.record_lines(wanted, key) AS l
-    CROSS JOIN LATERAL audit_cdc_internal.plain_line(l) AS o
+    SELECT l.*
+    FROM audit_cdc_internal.record_lines(wanted, key, true) AS l
     CROSS JOIN LATERAL (SELECT string_to_array(l.cursor, '.')::bigint[] AS place) AS p
     WHERE (of_user IS NULL OR l.username = of_user)
       AND (of_request IS NULL OR l.request_id = of_request)

@@ -37,6 +37,13 @@ fn exact_texts(fcinfo: pg_sys::FunctionCallInfo) -> Option<AnyElement> {
     json::texts(Call::new(fcinfo).jsonb_bytes(0)?).and_then(|texts| jsonb(&texts))
 }
 
+/// What differs between rows that are told, for who reads it.
+#[pg_extern(requires = ["install"], sql = r#"CREATE FUNCTION audit_cdc_internal.plain_diff(diff jsonb) RETURNS jsonb
+  LANGUAGE c IMMUTABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#)]
+fn plain_diff(fcinfo: pg_sys::FunctionCallInfo) -> Option<AnyElement> {
+    jsonb(&json::plain_diff(Call::new(fcinfo).jsonb_bytes(0)?))
+}
+
 fn jsonb(bytes: &[u8]) -> Option<AnyElement> {
     any_element(jsonb_datum(bytes)?, pg_sys::JSONBOID)
 }

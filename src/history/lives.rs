@@ -1,6 +1,6 @@
 //! The lives of one key: its events in order, each with the rows before and after it, for `sql/history/lines.sql`.
 
-use super::reading::{action, column, event, place};
+use super::event_rows::{action, column, event, place};
 use crate::pg::{Call, Cursor, ResultSet, Row, jsonb_datum};
 use audit_core::lives::{Action, State, begins, line, next};
 use pgrx::prelude::*;

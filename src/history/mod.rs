@@ -1,9 +1,11 @@
 //! History: the log's events, read in order, become the states of records (`audit_core::lives`).
 
 mod as_of;
+mod event_rows;
 mod in_order;
 mod lives;
 mod page;
 mod reading;
+mod record_at;
 mod told;
 mod wanted;

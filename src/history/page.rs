@@ -1,6 +1,6 @@
 //! What `audit_history` and undo ask the log for: entries that fit, as lines.
 
-use super::told::{column, entry, put, table};
+use super::told::{Form, column, entry, images, put, table};
 use crate::pg::{BuiltinOid, Call, Cursor, ResultSet, Row};
 use audit_core::question::Question;
 use pgrx::datum::DatumWithOid;
@@ -27,12 +27,16 @@ const PARAMETERS: [BuiltinOid; 11] = [
 /// The line of an entry whose record's life has to be read.
 const LINE_OF: &CStr = c"SELECT l.* FROM audit_cdc_internal.line_of($1, $2, $3, $4) AS l";
 const COLUMNS: usize = 21;
+/// old_row, new_row, changed; the last column is exact_values.
+const IMAGES: [usize; 3] = [13, 14, 15];
 
-/// The first arguments are the statement's, null where they are not asked for; then the direction.
+/// The first arguments are the statement's, null where they are not asked for. Then comes the direction, and how rows
+/// stand in the lines.
 #[pg_extern(
     sql = r#"CREATE FUNCTION audit_cdc_internal.page_of_lines(
     of_id bigint, tables integer[], of_user text, of_request text, of_commit bigint, since timestamptz,
-    until timestamptz, after bigint[], own_tables integer[], of_database text, max_rows bigint, newest_first boolean)
+    until timestamptz, after bigint[], own_tables integer[], of_database text, max_rows bigint, newest_first boolean,
+    is_plain boolean)
   RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE c STABLE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#,
     requires = ["history_told"]
@@ -55,27 +59,32 @@ fn page_of_lines(fcinfo: pg_sys::FunctionCallInfo) {
     };
     let Ok(statement) = CString::new(question.statement()) else { return };
     let arguments: Vec<_> = PARAMETERS.iter().enumerate().map(|(index, oid)| call.passed(index, *oid)).collect();
+    let form = Form::of(call, 12);
     let mut cursor = Cursor::kept(&statement, &arguments);
-    while cursor.fetch_rows(100, |row, _| take(row, &mut rows)) {}
+    while cursor.fetch_rows(100, |row, _| take(row, form, &mut rows)) {}
 }
 
-fn take(row: &Row, rows: &mut ResultSet) {
+fn take(row: &Row, form: Form, rows: &mut ResultSet) {
     let before = entry(row, column::BEFORE);
     let told =
         entry(row, column::ENTRY).filter(|entry| entry.needs_no_life(before.as_ref(), &table(row, column::TABLE)));
     match told {
-        Some(entry) => put(row, &entry.event(), None, rows),
-        None => put_of_life(row, rows),
+        Some(entry) => put(row, &entry.event(), None, form, rows),
+        None => put_of_life(row, form, rows),
     }
 }
 
-fn put_of_life(row: &Row, rows: &mut ResultSet) {
+fn put_of_life(row: &Row, form: Form, rows: &mut ResultSet) {
     let Some(audited) = row.row(column::AUDITED) else { return };
     let text = |column| row.text(column).map_or_else(|| DatumWithOid::null_oid(TEXTOID.value()), DatumWithOid::from);
     let id = row.bigint(column::ID).unwrap_or(0);
     let arguments = [audited.passed(), id.into(), text(column::RECORD), text(column::CURSOR)];
     Cursor::reading(LINE_OF, &arguments).fetch_rows(1, |line, _| {
-        let values: Vec<_> = (0..COLUMNS).map(|column| line.datum(column)).collect();
+        let mut values: Vec<_> = (0..COLUMNS).map(|column| line.datum(column)).collect();
+        let told = IMAGES.map(|column| line.jsonb(column));
+        let [old, new, changed, exact] = images(told, form);
+        (values[IMAGES[0]], values[IMAGES[1]], values[IMAGES[2]]) = (old, new, changed);
+        values[COLUMNS - 1] = exact;
         rows.put(&values);
     });
 }

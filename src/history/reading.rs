@@ -1,37 +1,14 @@
 //! The events of a table, read record by record.
 
+use super::event_rows::{action, can_skip, column, event, place};
 use super::wanted::Wanted;
 use crate::pg::{Cursor, Row, check_for_interrupts};
-use audit_core::lives::{Action, Complete, Event, Image, KeyBefore, Moment, Place, Record, ended_by};
+use audit_core::lives::{Action, Complete, Moment, Place, Record, ended_by};
 use std::ffi::CStr;
 
 /// Rows at a time. Where the log's own rows are read, their large values are not in them.
 const FETCHED: i64 = 100;
 const FETCHED_WHOLE: i64 = 8;
-
-/// What [`plain_events`] and GENERAL give, in this order.
-pub(super) mod column {
-    pub const KEY: usize = 0;
-    pub const ID: usize = 1;
-    pub const RUN: usize = 2;
-    pub const LSN: usize = 3;
-    pub const IDX: usize = 4;
-    pub const IS_PLACED: usize = 5;
-    pub const IS_PAST: usize = 6;
-    pub const TRUNCATES: usize = 7;
-    pub const ACTION: usize = 8;
-    pub const KEY_BEFORE: usize = 9;
-    pub const OLD: usize = 10;
-    pub const AFTER: usize = 11;
-    pub const UNKNOWN: usize = 12;
-    pub const CARRIED: usize = 13;
-    pub const UNKNOWN_BEFORE: usize = 14;
-    pub const HAS_LEFT: usize = 15;
-    pub const HERE: usize = 16;
-    pub const TRUNCATES_THEN: usize = 17;
-    pub const LAST_STRAY: usize = 18;
-    pub const NEXT_STRAY: usize = 19;
-}
 
 /// The log's own order is that of the events. $5: is the moment the latest? $6: its position.
 const PLAIN: &CStr = c"
@@ -80,6 +57,12 @@ const MARKS: &CStr = c"
 
 /// Gives each record of the table to `visit`, with its key. Are there events without key?
 pub fn read_records(wanted: &Wanted, visit: &mut dyn FnMut(&[u8], &Record, &Moment)) -> bool {
+    if let Some(told) = wanted.told() {
+        if let (Some(key), Some(record)) = (wanted.key(), told) {
+            visit(key.as_bytes(), record, &Moment { run: 1, ..Moment::default() });
+        }
+        return false;
+    }
     let mut reader = Reader::new(visit);
     let plain = wanted.plain();
     let (mut cursor, count) = match plain {
@@ -157,7 +140,7 @@ impl<'v> Reader<'v> {
             self.finish();
             self.key = Some(key.to_vec());
         }
-        if next.is_some_and(|next| self.can_skip(row, action, next)) {
+        if next.is_some_and(|next| can_skip(&self.record, row, action, next)) {
             return;
         }
         let place = place(row);
@@ -166,15 +149,6 @@ impl<'v> Reader<'v> {
         self.end_before(Some(place));
         self.record.take(event(row, action, place, truncates), row.boolean(column::IS_PAST));
         self.last = (!matches!(action, Action::Delete | Action::Moved)).then_some((place, truncates));
-    }
-
-    /// Most events are replaced by the record's next one: their images are not read.
-    fn can_skip(&self, row: &Row, action: Action, next: &Row) -> bool {
-        next.boolean(column::IS_PAST)
-            && next.bytes(column::KEY) == row.bytes(column::KEY)
-            && self::action(next).is_some_and(|next_action| {
-                self.record.can_skip(&without_images(row, action), &without_images(next, next_action))
-            })
     }
 
     /// A backfill that met all there was, but not this record, may have ended it since its last event.
@@ -193,50 +167,6 @@ impl<'v> Reader<'v> {
         }
         self.record = Record::default();
         self.last = None;
-    }
-}
-
-pub(super) fn action(row: &Row) -> Option<Action> {
-    std::str::from_utf8(row.bytes(column::ACTION)?).ok().and_then(Action::named)
-}
-
-pub(super) fn place(row: &Row) -> Place {
-    Place {
-        run: row.integer(column::RUN).unwrap_or(0),
-        lsn: row.bigint(column::LSN).unwrap_or(0),
-        idx: row.integer(column::IDX).unwrap_or(0),
-    }
-}
-
-pub(super) fn event<'r>(row: &'r Row, action: Action, place: Place, truncates: i32) -> Event<'r> {
-    Event {
-        place,
-        truncates,
-        after: row.jsonb(column::AFTER).map(Image::new),
-        old: row.jsonb(column::OLD).map(Image::new),
-        ..without_images(row, action)
-    }
-}
-
-fn without_images(row: &Row, action: Action) -> Event<'static> {
-    let names = |column| if row.is_empty_array(column) { Vec::new() } else { row.texts(column).unwrap_or_default() };
-    Event {
-        id: row.bigint(column::ID).unwrap_or(0),
-        place: place(row),
-        is_placed: row.boolean(column::IS_PLACED),
-        truncates: 0,
-        action,
-        key_before: match row.letter(column::KEY_BEFORE) {
-            b's' => KeyBefore::Same,
-            b'o' => KeyBefore::Other,
-            _ => KeyBefore::Unknown,
-        },
-        after: None,
-        unknown: names(column::UNKNOWN),
-        carried: names(column::CARRIED),
-        old: None,
-        unknown_before: (!row.is_null(column::UNKNOWN_BEFORE)).then(|| names(column::UNKNOWN_BEFORE)),
-        has_left: row.boolean(column::HAS_LEFT),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::pg::BuiltinOid::TEXTOID;
 use crate::pg::{Call, Cursor, ResultSet, Row, jsonb_datum};
+use audit_core::json::{self, Value};
 use audit_core::lives::{Action, Entry, Event, Image, State, Table, changed, line, next};
 use audit_core::question::ENTRY;
 use pgrx::prelude::*;
@@ -29,6 +30,21 @@ pub mod column {
     pub const AUDITED: usize = 37;
 }
 
+/// A condition on the table $1. Nobody described it, and its keys have one spelling. Nothing came to all of its records
+/// at once or gave one another key.
+pub const UNDISTURBED: &str = "($1).key_types IS NULL AND cardinality(($1).databases) = 1
+      AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l
+                      WHERE l.record_id IS NULL AND l.audited_table = ANY (($1).numbers))
+      AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l
+                      WHERE l.may_change_key AND l.audited_table = ANY (($1).numbers))
+      AND NOT EXISTS (SELECT FROM audit_cdc_internal.losses_of($1))
+      AND NOT EXISTS (SELECT FROM audit_cdc_internal.described_tables AS d
+                      WHERE d.database_id = ANY (($1).databases)
+                        AND (d.table_schema, d.table_name) = (($1).table_schema, ($1).table_name))";
+
+static IS_UNDISTURBED: LazyLock<CString> =
+    LazyLock::new(|| CString::new(format!("SELECT true WHERE {UNDISTURBED}")).unwrap_or_default());
+
 const FACTS: &CStr = c"
     SELECT t.is_described, t.told_from, ($1).key_types IS NOT NULL, cardinality(($1).databases) > 1, t.first_break,
            t.last_break, t.first_rekeyed, t.last_rekeyed,
@@ -50,7 +66,8 @@ static OF_RECORD: LazyLock<CString> = LazyLock::new(|| {
 });
 
 /// The lines of a record each of whose entries tells its row, if nothing came between that names no record; else none.
-#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.told_lines(audited audit_cdc_internal.audited, record text)
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.told_lines(
+    audited audit_cdc_internal.audited, record text, is_plain boolean)
   RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE c STABLE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["history_told"])]
 fn told_lines(fcinfo: pg_sys::FunctionCallInfo) {
@@ -58,12 +75,15 @@ fn told_lines(fcinfo: pg_sys::FunctionCallInfo) {
     let mut rows = ResultSet::new(call);
     let Some(audited) = call.row(0) else { return };
     let arguments = || [audited.passed(), call.passed(1, TEXTOID)];
+    let form = Form::of(call, 2);
     let mut facts = Table::default();
     let mut is_told = true;
-    Cursor::reading(FACTS, &arguments()).fetch_rows(1, |row, _| {
-        facts = table(row, 0);
-        is_told = !row.boolean(IS_DISTURBED);
-    });
+    if !Cursor::reading(IS_UNDISTURBED.as_c_str(), &[audited.passed()]).fetch_rows(1, |_, _| ()) {
+        Cursor::reading(FACTS, &arguments()).fetch_rows(1, |row, _| {
+            facts = table(row, 0);
+            is_told = !row.boolean(IS_DISTURBED);
+        });
+    }
     if !is_told || facts.is_spelled || facts.goes_on {
         return;
     }
@@ -78,7 +98,7 @@ fn told_lines(fcinfo: pg_sys::FunctionCallInfo) {
                         Some(last) => last.place < event.place,
                         None => facts.breaks.is_none_or(|(_, last)| last < entry.time),
                     };
-                    put(row, &event, last.as_ref(), &mut rows);
+                    put(row, &event, last.as_ref(), form, &mut rows);
                     last = Some(next(last.take(), &event));
                     follows && entry.tells_row(&facts) && entry.lsn.is_some()
                 });
@@ -89,11 +109,29 @@ fn told_lines(fcinfo: pg_sys::FunctionCallInfo) {
     }
 }
 
+/// How rows stand in lines.
+#[derive(Clone, Copy)]
+pub enum Form {
+    /// Exact values stand in them.
+    Told,
+    /// For who reads them: exact values stand beside them.
+    Plain,
+}
+
+impl Form {
+    /// As the argument is_plain says.
+    pub fn of(call: Call, index: usize) -> Self {
+        if call.argument(index).is_some_and(|is_plain| is_plain.value() != 0) { Self::Plain } else { Self::Told }
+    }
+}
+
 /// The line of an entry that tells its row.
-pub fn put(row: &Row, event: &Event, before: Option<&State>, rows: &mut ResultSet) {
+pub fn put(row: &Row, event: &Event, before: Option<&State>, form: Form, rows: &mut ResultSet) {
     let line = line(before, event, None);
-    let json = |image: Option<&Image>| image.and_then(|image| jsonb_datum(image.bytes()));
     let place = |column| row.datum(column::ENTRY + column);
+    let (old, new) = (line.old_row.as_ref(), line.new_row.as_ref());
+    let changed = changed(event.action, old, new);
+    let [old, new, changed, exact] = images([old, new, changed.as_ref()].map(|image| image.map(Image::bytes)), form);
     rows.put(&[
         row.datum(column::ID),
         row.datum(column::DATABASE),
@@ -108,15 +146,33 @@ pub fn put(row: &Row, event: &Event, before: Option<&State>, rows: &mut ResultSe
         row.datum(column::SOURCE),
         row.datum(column::REQUEST),
         row.datum(column::METADATA),
-        json(line.old_row.as_ref()),
-        json(line.new_row.as_ref()),
-        json(changed(event.action, line.old_row.as_ref(), line.new_row.as_ref()).as_ref()),
+        old,
+        new,
+        changed,
         line.unknown_old_columns.into_datum(),
         line.unknown_columns.into_datum(),
         line.note.map(|note| note.text("")).into_datum(),
         row.datum(column::CURSOR),
-        None, // exact values stand in the rows
+        exact,
     ]);
+}
+
+/// The rows before and after a change, what changed, and the exact values that stand beside them.
+pub fn images([old, new, changed]: [Option<&[u8]>; 3], form: Form) -> [Option<pg_sys::Datum>; 4] {
+    let texts = match form {
+        Form::Told => [None, None],
+        Form::Plain => [new, old].map(|row| row.and_then(json::texts)),
+    };
+    if texts.iter().all(Option::is_none) {
+        let [old, new, changed] = [old, new, changed].map(|image| image.and_then(jsonb_datum));
+        return [old, new, changed, None];
+    }
+    let sides = [b"new".as_slice(), b"old"].into_iter().zip(&texts);
+    let exact: Vec<_> =
+        sides.filter_map(|(side, texts)| texts.as_ref().map(|texts| (side, Value::Container(texts)))).collect();
+    let plain = |row: Option<&[u8]>| row.and_then(|row| jsonb_datum(&json::plain(row).unwrap_or_else(|| row.to_vec())));
+    let changed = changed.and_then(|changed| jsonb_datum(&json::plain_diff(changed)));
+    [plain(old), plain(new), changed, jsonb_datum(&json::object(&exact))]
 }
 
 /// The entry whose columns begin at `at`; none where there is none.

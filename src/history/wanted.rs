@@ -1,8 +1,10 @@
 //! Which table is asked for, or which record of it, as of when; and how it is best read.
 
+use super::record_at::{Asked, record_at};
 use crate::pg::{BuiltinOid, Call, Cursor, PassedRow, Row, passed_jsonb};
-use audit_core::lives::{Image, State};
+use audit_core::lives::{Image, Record, State};
 use pgrx::datum::DatumWithOid;
+use std::cell::OnceCell;
 use std::ffi::CStr;
 
 use BuiltinOid::{INT8OID, PG_LSNOID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID};
@@ -27,8 +29,10 @@ pub struct Wanted {
     at: usize,
     key_columns: Vec<String>,
     plain: Option<Plain>,
+    /// One record that was read by itself; None in it: the log has no entry of it.
+    told: Option<Option<Record>>,
     /// Positions up to which gaps go, and whether the moment is before them.
-    gaps: Vec<(Option<i64>, bool)>,
+    gaps: OnceCell<Vec<(Option<i64>, bool)>>,
 }
 
 /// How a log is read in which each entry says by itself where it stands and what it tells.
@@ -65,15 +69,17 @@ impl Wanted {
 
     fn reading(call: Call, at: usize, says_unsettled: bool) -> Option<Self> {
         let table = call.row(0)?;
-        let mut wanted = Self { call, table, at, key_columns: Vec::new(), plain: None, gaps: Vec::new() };
+        let (key_columns, gaps) = (Vec::new(), OnceCell::new());
+        let mut wanted = Self { call, table, at, key_columns, plain: None, told: None, gaps };
         let [of, time, lsn, key] = wanted.arguments();
+        if let Some(found) = record_at(Asked { call, table, at, says_unsettled }) {
+            (wanted.key_columns, wanted.told) = (found.key_columns, Some(found.record));
+            return Some(wanted);
+        }
         Cursor::reading(READING, &[of, time, lsn, key, says_unsettled.into()]).fetch_rows(1, |row, _| {
             wanted.key_columns = row.texts(0).unwrap_or_default();
             wanted.plain = row.boolean(1).then(|| Plain::read(table, row));
         });
-        let [table, time, lsn, _] = wanted.arguments();
-        Cursor::reading(GAPS, &[table, time, lsn])
-            .fetch_rows(i64::from(i32::MAX), |row, _| wanted.gaps.push((row.bigint(0), row.boolean(1))));
         Some(wanted)
     }
 
@@ -85,6 +91,15 @@ impl Wanted {
 
     pub fn is_of_one_key(&self) -> bool {
         self.call.argument(self.at + 2).is_some()
+    }
+
+    pub fn key(&self) -> Option<String> {
+        self.call.text(self.at + 2)
+    }
+
+    /// The record, if it was read by itself.
+    pub fn told(&self) -> Option<Option<&Record>> {
+        self.told.as_ref().map(Option::as_ref)
     }
 
     pub fn plain(&self) -> Option<&Plain> {
@@ -111,7 +126,17 @@ impl Wanted {
     /// Is the moment before the first gap in which a record may have ended whose last event is known?
     pub fn is_before_gap(&self, state: &State) -> bool {
         let ends_after = |(up_to, _): &&(Option<i64>, bool)| up_to.is_none_or(|up_to| up_to > state.place.lsn);
-        self.gaps.iter().find(ends_after).is_some_and(|(_, is_before)| *is_before)
+        self.gaps().iter().find(ends_after).is_some_and(|(_, is_before)| *is_before)
+    }
+
+    fn gaps(&self) -> &[(Option<i64>, bool)] {
+        self.gaps.get_or_init(|| {
+            let [table, time, lsn, _] = self.arguments();
+            let mut gaps = Vec::new();
+            Cursor::reading(GAPS, &[table, time, lsn])
+                .fetch_rows(i64::from(i32::MAX), |row, _| gaps.push((row.bigint(0), row.boolean(1))));
+            gaps
+        })
     }
 }
 

@@ -75,6 +75,7 @@ def test_a_record_as_of_a_busy_second(paused):  # noqa: F811
     moment = paused.value("SELECT commit_timestamp::text FROM audit_logs WHERE table_name = 'u' AND record_id = '1' AND action = 'update'")
     plan, count = plans(paused, f"SELECT * FROM audit_as_of('u', '{moment}', key => '500')")
     assert count == 1 and 0 < rows_read(plan) < 2_000
+    assert "reading_as_of" not in plan, "its own entries tell it"
 
 
 def test_a_page_reads_no_other(year):

@@ -69,3 +69,23 @@ def test_as_of_gives_what_was_there(source, kind):  # noqa: F811
     connection.cursor().execute("BEGIN; SET LOCAL track_functions = 'all'; SELECT audit_as_of('t')")
     calls = source.rows("SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'key_before'", connection=connection)
     assert (calls == []) == (kind == "default")
+
+
+def test_a_record_by_itself_is_as_in_the_table(source):  # noqa: F811
+    """No row was moved and none truncated. Commits overtake each other, as they do in busy seconds."""
+    chance = random.Random(11)
+    source.run(TABLES["full"])
+    publish(source, "TABLE t")
+    start(source)
+    session = source.connect()
+    for _ in range(60):
+        key = chance.choice(KEYS)
+        session.cursor().execute(f"INSERT INTO t VALUES ({key}, 0) ON CONFLICT (id) DO UPDATE SET n = t.n + 1" if chance.random() < 0.8 else f"DELETE FROM t WHERE id = {key}")
+    capture(source)
+    [partition] = [name for (name,) in source.rows("SELECT DISTINCT tableoid::regclass::text FROM audit_cdc_internal.log")]
+    source.run(f"ALTER TABLE {partition} DISABLE TRIGGER USER; UPDATE {partition} SET commit_timestamp = commit_timestamp + random() * interval '0.3 s'")
+    times = [time for (time,) in source.rows("SELECT commit_timestamp::text FROM audit_logs WHERE table_name = 't'")]
+    for at in ["now() + interval '1 hour'", "NULL", *(f"'{time}'" for time in chance.sample(times, 20))]:
+        table = source.rows(f"SELECT to_jsonb(t) FROM audit_as_of(NULL::t, {at}) AS t ORDER BY id")
+        records = source.rows(f"SELECT r FROM generate_series(1, 8) AS k, LATERAL (SELECT to_jsonb(t) AS r FROM audit_as_of(NULL::t, {at}, key => k::text) AS t) AS o ORDER BY k")
+        assert records == table, at

@@ -34,7 +34,7 @@ SELECT count(*) FILTER (WHERE s.is_told), count(*) FILTER (WHERE NOT s.is_told)
 FROM (SELECT DISTINCT t.database_id, t.table_schema, t.table_name, l.record_id
       FROM audit_cdc_internal.log AS l JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table WHERE l.record_id IS NOT NULL) AS r
 CROSS JOIN LATERAL audit_cdc_internal.table_named(format('%I.%I', r.table_schema, r.table_name), r.database_id, NULL, r.record_id) AS a
-CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM audit_cdc_internal.told_lines(a, r.record_id)) AS is_told) AS s"""
+CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM audit_cdc_internal.told_lines(a, r.record_id, false)) AS is_told) AS s"""
 PAGE = "SELECT count(action) FROM audit_cdc_internal.lines(NULL::bigint, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false, NULL)"
 
 

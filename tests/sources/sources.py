@@ -10,8 +10,8 @@ LONGEST_SENTENCE = 25
 TRACKED = [TOP / name for name in subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True).stdout.split("\n") if name]
 # of an archive of the project all files
 SOURCES = [path for path in TRACKED or sorted(TOP.rglob("*")) if path.is_file() and not {"target", ".git"} & set(path.relative_to(TOP).parts)]
-# these have functions of more than a page, which are to become Rust
-LATER = ("sql/history/audited.sql", "sql/history/events.sql")
+# it has a function of more than a page, which is to become Rust
+LATER = ("sql/history/events.sql",)
 
 
 def name(path):

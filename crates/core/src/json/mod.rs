@@ -16,4 +16,4 @@ pub use holdable::{is_too_deep, jsonb_takes};
 pub use jsonb::*;
 pub use members::*;
 pub use string::{push_string, string};
-pub use told::{is_marked, marked, marked_text, plain, texts, told};
+pub use told::{is_marked, marked, marked_text, plain, plain_diff, texts, told};

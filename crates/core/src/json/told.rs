@@ -84,6 +84,27 @@ pub fn texts(told: &[u8]) -> Option<Vec<u8>> {
     (!texts.is_empty()).then(|| object(&texts))
 }
 
+/// What differs between rows that are told (`crate::lives::changed`), for who reads it: texts stand beside the values.
+#[must_use]
+pub fn plain_diff(diff: &[u8]) -> Vec<u8> {
+    let columns: Vec<(&[u8], Vec<u8>)> = members(diff)
+        .into_iter()
+        .filter_map(|(column, sides)| match sides {
+            Value::Container(sides) => Some((column, plain_sides(sides))),
+            _ => None,
+        })
+        .collect();
+    object(&columns.iter().map(|(column, sides)| (*column, Value::Container(sides))).collect::<Vec<_>>())
+}
+
+fn plain_sides(sides: &[u8]) -> Vec<u8> {
+    let shown = plain(sides).unwrap_or_else(|| sides.to_vec());
+    let Some(texts) = texts(sides) else { return shown };
+    let mut all = members(&shown);
+    all.push((b"exact", Value::Container(&texts)));
+    object(&all)
+}
+
 /// The same of a member's JSON, as `jsonb` writes it: its text, and what of it the image has.
 pub fn marked_text(value: &str) -> Option<(Cow<'_, str>, &str)> {
     let pair = value.strip_prefix("{\"\":")?.strip_suffix('}')?;
@@ -114,6 +135,18 @@ mod tests {
         assert_eq!(plain(&row), Some(image.clone()));
         assert_eq!(texts(&row), Some(object_of(r#"{"b":"null","cc":"{\"x\":[1.50]}"}"#)));
         assert_eq!((plain(&image), texts(&image)), (None, None));
+    }
+
+    #[test]
+    fn what_differs_has_the_texts_beside_it() {
+        let side = |json: &str, text: &str| {
+            let row = told(&object_of(&format!(r#"{{"v":{json}}}"#)), &object_of(&format!(r#"{{"v":"{text}"}}"#)));
+            members(&row)[0].1.text().and_then(|text| String::from_utf8(text).ok()).expect("text")
+        };
+        let diff = format!(r#"{{"a":{{"new":1,"old":2}},"b":{{"new":{},"old":3}}}}"#, side("null", "null"));
+        let shown = r#"{"a":{"new":1,"old":2},"b":{"new":null,"old":3,"exact":{"new":"null"}}}"#;
+        assert_eq!(plain_diff(&object_of(&diff)), object_of(shown));
+        assert_eq!(plain_diff(&object_of("{}")), object_of("{}"));
     }
 
     #[test]
