@@ -51,7 +51,11 @@ VALUES = {
     "timestamp with time zone": ["'infinity'", "'-infinity'", "'4714-11-24 BC'", "'294276-12-31 23:59:59.999999'", "now()", "'2026-03-01'"],
     "pg_lsn": ["'0/0'", "'FFFFFFFF/FFFFFFFF'", "'7FFFFFFF/FFFFFFFF'", "'80000000/0'", "'0/1'", "pg_current_wal_lsn()"],
     "anyelement": ["NULL::t", "(1, 'a')::t", "1", "NULL::int", "'a'::text", "'{}'::int[]", "NULL::odd", "NULL::odd_domain", "(1, 2)", "'null'::jsonb", "NULL::audit_logs", "'1'::bytea", "NULL::void"],
+    "anycompatiblenonarray": ["NULL", "1", "-1.5", "'NaN'::numeric", "true", "'a'::text", "''::text", "E'\\x01'::text", f"{LONG}", "gen_random_uuid()", "now()", "'{}'::jsonb", "NULL::t", "(1, 2)", "'1'::bytea", "'{1}'::int[]"],
 }
+# these take their type from what is passed
+POLYMORPHIC = {"anyelement": "NULL::t", "anynonarray": "NULL::text", "anycompatiblenonarray": "NULL"}
+VALUES["anynonarray"] = VALUES["anycompatiblenonarray"]
 # by the names of parameters, so that an odd argument beside them reaches what it can reach
 USUAL = {
     "table_name": "'t'", "table_schema": "'public'", "key": "'1'", "row_type": "'t'", "relation": "'t'::regclass", "source": "'t'", "feed": "'activity'", ("audit_create_activity", "feed"): "'other_activity'",
@@ -80,7 +84,7 @@ class Pool:
 
     def of(self, name):
         if name not in self.known:
-            self.known[name] = [f"NULL::{name}", *self.made(name)] if name != "anyelement" else VALUES[name]
+            self.known[name] = VALUES[name] if name in POLYMORPHIC else [f"NULL::{name}", *self.made(name)]
         return self.known[name]
 
     def made(self, name):
@@ -120,12 +124,13 @@ def eventful(source):
 def calls(function, types, names, pool, chance):
     """Each value beside nulls, and beside what is usual; then some of all by chance."""
     values = [pool.of(name) for name in types]
-    usual = ["NULL::t" if type_ == "anyelement" else f"({USUAL.get((function, name), USUAL.get(name, 'NULL'))})::{type_}"
+    nulls = [POLYMORPHIC.get(name, f"NULL::{name}") for name in types]
+    usual = [POLYMORPHIC[type_] if type_ in POLYMORPHIC else f"({USUAL.get((function, name), USUAL.get(name, 'NULL'))})::{type_}"
              for name, type_ in itertools.zip_longest(names, types)]
     yield usual
     for place, of_one in enumerate(values):
         for value in of_one:
-            for others in ([f"NULL::{name}" if name != "anyelement" else "NULL::t" for name in types], usual) if len(types) > 1 else ([None],):
+            for others in (nulls, usual) if len(types) > 1 else ([None],):
                 yield [value if n == place else other for n, other in enumerate(others)]
     for _ in range(20 * len(types)):
         yield [one if chance.random() < 0.5 else chance.choice(of_one) for one, of_one in zip(usual, values)]
