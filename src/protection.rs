@@ -1,7 +1,8 @@
 //! Nobody but the extension writes to its tables, and removing them is done on purpose.
 
 use crate::pg::{
-    Call, ErrorReport, allow_removal, foreign_writer, is_preloaded, is_superuser, refuse_early, replace_secret,
+    Call, ErrorReport, allow_removal, foreign_writer, is_in_recovery, is_preloaded, is_superuser, refuse_early,
+    replace_secret,
 };
 use pgrx::prelude::*;
 
@@ -42,6 +43,11 @@ fn audit_rotate_secret() -> Result<(), ErrorReport> {
         let message = "the server has no secret: audit_cdc is not preloaded".to_owned();
         let hint = "Add audit_cdc to shared_preload_libraries, and restart the server.";
         return Err(error(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).set_hint(hint));
+    }
+    if is_in_recovery() {
+        let message = "cannot replace the secret of the audit log during recovery".to_owned();
+        let hint = "Replace it on the primary, and copy its file.";
+        return Err(error(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message).set_hint(hint));
     }
     replace_secret().map_err(|reason| {
         let message = "could not replace the secret of the audit log".to_owned();

@@ -149,7 +149,7 @@ fn init_who() {
     ];
     for (name, short, setting) in annotations {
         let long = c"Told with the first write of a transaction; audit_annotate() wins over it. Empty: not at all.";
-        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Userset, GucFlags::default());
+        pg::define_checked::<Annotation>((name, short, long), setting, GucContext::Userset);
     }
     let metadata = (
         c"audit_cdc.metadata",
@@ -167,10 +167,25 @@ impl Checked for OfFields {
     }
 }
 
+/// Bytes of a setting that each transaction tells anew.
+const MOST_ANNOTATED: usize = 10_000;
+
+struct Annotation;
+impl Checked for Annotation {
+    fn check(text: &str) -> Result<(), String> {
+        if text.len() <= MOST_ANNOTATED {
+            return Ok(());
+        }
+        Err(format!("It must not be longer than {MOST_ANNOTATED} bytes."))
+    }
+}
+
 struct Metadata;
 impl Checked for Metadata {
     fn check(text: &str) -> Result<(), String> {
-        let is_fine = text.is_empty() || is_object(text);
+        Annotation::check(text)?;
+        // it becomes a member of another object
+        let is_fine = text.is_empty() || is_object(text) && is_object(&format!("{{\"metadata\": {text}}}"));
         if is_fine { Ok(()) } else { Err("It must be a JSON object that jsonb takes.".to_owned()) }
     }
 }

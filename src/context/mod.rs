@@ -12,11 +12,12 @@ use crate::pg::{self, Session, Watch};
 use crate::settings;
 use audit_core::context::{Annotated, At, Declaration, Due, Facts, Said, Tell, annotations_of_settings, seal};
 use audit_core::wire::rfc3339;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 thread_local! {
     /// By the current transaction.
     static SAID: RefCell<Said> = RefCell::new(Said::default());
+    static STAMP: Cell<Option<Stamp>> = const { Cell::new(None) };
 }
 
 /// Whenever the library is loaded.
@@ -35,10 +36,38 @@ pub fn init_preloaded() {
     pg::watch_writes();
 }
 
+/// What was so when something was told last. As long as it is, nothing is due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    said: u64,
+    settings: u64,
+    subtransaction: u32,
+    roles: (u32, u32),
+}
+
+impl Stamp {
+    fn now() -> Self {
+        Self {
+            said: SAID.with_borrow(Said::version),
+            settings: pg::checked_version(),
+            subtransaction: pg::subtransaction_id(),
+            roles: pg::roles(),
+        }
+    }
+}
+
+/// Before each row.
 fn before_write() {
-    if pg::is_capture_worker() || !pg::is_wal_logical() {
+    if STAMP.get() == Some(Stamp::now()) {
         return;
     }
+    if !pg::is_capture_worker() && pg::is_wal_logical() {
+        tell_what_is_due();
+    }
+    STAMP.set(Some(Stamp::now()));
+}
+
+fn tell_what_is_due() {
     let settings = of_settings();
     let due = SAID.with_borrow_mut(|said| said.due_before_write(at(), settings::server_context(), settings.as_deref()));
     tell(&due);
@@ -59,6 +88,10 @@ fn annotate(annotations: Option<&str>) {
     let wants_context = settings::server_context() && pg::is_preloaded() && pg::is_wal_logical();
     let is_alone = !pg::in_transaction_block();
     let due = SAID.with_borrow_mut(|said| said.due_of_call(at(), wants_context, annotations, is_alone));
+    // what writes nothing is not annotated
+    if !pg::can_write() {
+        return;
+    }
     tell(&due);
     if !pg::is_preloaded() {
         // nobody sees what other subtransactions write at once (crates/core/src/context/said.rs)
@@ -72,13 +105,18 @@ fn in_force() -> Option<String> {
     of_call.unwrap_or_else(|| if pg::is_preloaded() { of_settings() } else { None })
 }
 
+/// What the row that is being written is annotated with.
+fn told() -> Option<String> {
+    SAID.with_borrow(|said| said.in_force().map(str::to_owned))
+}
+
 fn of_settings() -> Option<String> {
     let [username, source, request_id, metadata] = settings::annotations();
     annotations_of_settings(username.as_deref(), source.as_deref(), request_id.as_deref(), metadata.as_deref())
 }
 
 fn at() -> At {
-    At { subtransaction: pg::subtransaction_id(), last_end: pg::last_record_end() }
+    At { subtransaction: pg::subtransaction_id(), last_end: pg::last_record_end(), roles: pg::roles() }
 }
 
 fn tell(due: &Due) {

@@ -1,10 +1,11 @@
 //! Tables whose changes must be annotated. Only who owns a table and is an admin decides that.
 
-use super::in_force;
+use super::told;
 use crate::arguments::{all_given, given};
 use crate::capture::require_owner_and_admin;
 use crate::pg::{BuiltinOid, Call, ErrorReport, Statement, as_extension};
 use audit_core::context::missing;
+use pgrx::datum::AnyElement;
 use pgrx::prelude::*;
 
 use BuiltinOid::{OIDOID, TEXTARRAYOID};
@@ -30,16 +31,16 @@ fn audit_require_annotation(
 /// For a trigger whose arguments are the fields.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.refuse_unannotated() RETURNS trigger
   LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
-fn refuse_unannotated(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
+fn refuse_unannotated(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
     let report = |code, message: String| ErrorReport::new(code, message, "refuse_unannotated");
     let Some(event) = Call::new(fcinfo).trigger() else {
         let message = "refuse_unannotated() must be called as a trigger".to_owned();
         return Err(report(PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, message));
     };
-    let annotations = in_force();
+    let annotations = told();
     let missing = missing(annotations.as_deref(), &event.arguments);
     if missing.is_empty() {
-        return Ok(());
+        return Ok(event.unchanged());
     }
     let message = format!("a change of table \"{}\" must be annotated", event.table);
     let names = missing.join(", ");

@@ -3,6 +3,7 @@
 use pgrx::pg_sys::config_type::{PGC_BOOL, PGC_ENUM, PGC_INT, PGC_STRING};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub(super) type Guc = pg_sys::config_generic;
 
@@ -54,6 +55,17 @@ pub trait Checked {
     fn check(text: &str) -> Result<(), String>;
 }
 
+static VERSION: AtomicU64 = AtomicU64::new(0);
+
+/// Another whenever one of the checked settings has got a value.
+pub fn checked_version() -> u64 {
+    VERSION.load(Relaxed)
+}
+
+unsafe extern "C-unwind" fn assigned(_value: *const c_char, _extra: *mut c_void) {
+    VERSION.fetch_add(1, Relaxed);
+}
+
 /// A setting whose values `C` checks.
 pub fn define_checked<C: Checked>(
     (name, short, long): (&'static CStr, &'static CStr, &'static CStr),
@@ -64,7 +76,8 @@ pub fn define_checked<C: Checked>(
     // SAFETY: the hook does not panic.
     unsafe {
         let check = Some(check::<C> as unsafe extern "C-unwind" fn(_, _, _) -> _);
-        GucRegistry::define_string_guc_with_hooks(name, short, long, setting, context, flags, check, None, None);
+        let assign = Some(assigned as unsafe extern "C-unwind" fn(_, _));
+        GucRegistry::define_string_guc_with_hooks(name, short, long, setting, context, flags, check, assign, None);
     }
 }
 

@@ -29,7 +29,7 @@ mod writes;
 
 pub use bound::{BoundStatement, Meaning, Object, Strangers, as_owner_of, guard_names};
 pub use event::DdlEvent;
-pub use guc::{Checked, define_checked, is_preloading, reserve_setting_prefix};
+pub use guc::{Checked, checked_version, define_checked, is_preloading, reserve_setting_prefix};
 pub use log::*;
 pub use logical_message::{emit, is_wal_logical, last_record_end};
 pub use memory::keep_freed_memory;
@@ -52,4 +52,4 @@ pub use types::*;
 pub use user::{database, database_oid, is_member, outer_user, role_name, role_named, session_user, system_identifier};
 pub use wal::*;
 pub use writer::foreign_writer;
-pub use writes::{Watch, subtransaction_id, transaction_id, watch_transactions, watch_writes};
+pub use writes::{Watch, can_write, roles, subtransaction_id, transaction_id, watch_transactions, watch_writes};

@@ -52,7 +52,12 @@ pub fn secret_at(id: u64, position: u64) -> Option<Secret> {
 
 /// Another one from here on.
 pub fn replace_secret() -> Result<(), Error> {
-    load()?;
+    // a damaged file is replaced too
+    if let Err(error) = load()
+        && error.kind() != ErrorKind::InvalidData
+    {
+        return Err(error);
+    }
     let mut secrets = SECRETS.exclusive();
     // SAFETY: reads shared memory. Who seals holds the lock until its message is written.
     let position = unsafe { pg_sys::GetXLogInsertRecPtr() };

@@ -1,7 +1,8 @@
 //! What a trigger is told.
 
 use super::types::Call;
-use pgrx::pg_sys;
+use pgrx::datum::AnyElement;
+use pgrx::{FromDatum, pg_sys};
 use std::ffi::CStr;
 
 pub struct TriggerEvent {
@@ -9,6 +10,15 @@ pub struct TriggerEvent {
     pub owner: pg_sys::Oid,
     /// As CREATE TRIGGER has them.
     pub arguments: Vec<String>,
+    row: pg_sys::HeapTuple,
+}
+
+impl TriggerEvent {
+    /// What a trigger gives that leaves the row as it is.
+    pub fn unchanged(&self) -> Option<AnyElement> {
+        // SAFETY: PostgreSQL takes the datum as the tuple that it has given, or null of a statement.
+        unsafe { AnyElement::from_polymorphic_datum(self.row.into(), false, pg_sys::TRIGGEROID) }
+    }
 }
 
 impl Call {
@@ -28,6 +38,7 @@ impl Call {
             Some(TriggerEvent {
                 table: text((*relation).relname.data.as_ptr()),
                 owner: (*relation).relowner,
+                row: if (*data).tg_newtuple.is_null() { (*data).tg_trigtuple } else { (*data).tg_newtuple },
                 arguments: (0..(*trigger).tgnargs as usize).map(|n| text(*(*trigger).tgargs.add(n))).collect(),
             })
         }

@@ -5,14 +5,19 @@
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 /// What runs within the hooks raises errors of its own. pgrx's functions would make them anew, without their context.
+/// And each row is seen, so that what never fails is called as it is.
 mod raw {
     use super::{c_char, c_int, pg_sys};
 
     unsafe extern "C-unwind" {
+        pub fn ExecSetExecProcNode(state: *mut pg_sys::PlanState, function: pg_sys::ExecProcNodeMtd);
+        pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
+        pub fn GetOuterUserId() -> pg_sys::Oid;
+        pub fn GetSessionUserId() -> pg_sys::Oid;
         pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
         pub fn standard_ProcessUtility(
             statement: *mut pg_sys::PlannedStmt,
@@ -63,7 +68,19 @@ pub fn watch_writes() {
 
 pub fn subtransaction_id() -> u32 {
     // SAFETY: reads backend-local state.
-    unsafe { pg_sys::GetCurrentSubTransactionId() }
+    unsafe { raw::GetCurrentSubTransactionId() }
+}
+
+/// Who logged in, and whose rights the session has.
+pub fn roles() -> (u32, u32) {
+    // SAFETY: reads backend-local state.
+    unsafe { (raw::GetSessionUserId().to_u32(), raw::GetOuterUserId().to_u32()) }
+}
+
+/// Not on a standby, and not where the transaction only reads.
+pub fn can_write() -> bool {
+    // SAFETY: reads backend-local state and shared memory.
+    unsafe { !pg_sys::XactReadOnly && !pg_sys::RecoveryInProgress() }
 }
 
 /// The number of the whole transaction, which has one from here on.
@@ -109,34 +126,40 @@ unsafe fn watch_plan(state: *mut pg_sys::PlanState) {
         }
         let modify = state.cast::<pg_sys::ModifyTableState>();
         let results = std::slice::from_raw_parts((*modify).resultRelInfo, (*modify).mt_nrels as usize);
+        let root = (*modify).rootResultRelInfo.as_ref();
         let rows = (*state).lefttree;
-        if !rows.is_null() && results.iter().any(|result| is_logged(result.ri_RelationDesc)) {
-            (*rows).ExecProcNode = Some(first_row);
+        if !rows.is_null() && results.iter().chain(root).any(|result| is_logged(result.ri_RelationDesc)) {
+            (*rows).ExecProcNode = Some(next_row);
         }
     }
 }
 
-/// Are rows of it in the WAL as such? Those of temporary and unlogged tables, and of others' are not.
+/// Are rows of it in the WAL as such? Those of temporary and unlogged tables, and of others' are not. Partitions of one
+/// root may differ.
 unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
     // SAFETY: the relation is open.
     let (oid, form) = unsafe { ((*relation).rd_id, &*(*relation).rd_rel) };
-    let kinds = [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE];
-    form.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT
-        && kinds.contains(&(form.relkind as u8))
-        && oid.to_u32() >= pg_sys::FirstNormalObjectId
+    let is_logged = match form.relkind as u8 {
+        pg_sys::RELKIND_PARTITIONED_TABLE => form.relpersistence as u8 != pg_sys::RELPERSISTENCE_TEMP,
+        pg_sys::RELKIND_RELATION => form.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT,
+        _ => false,
+    };
+    is_logged && oid.to_u32() >= pg_sys::FirstNormalObjectId
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn first_row(state: *mut pg_sys::PlanState) -> *mut pg_sys::TupleTableSlot {
+unsafe extern "C-unwind" fn next_row(state: *mut pg_sys::PlanState) -> *mut pg_sys::TupleTableSlot {
     // SAFETY: the state is the one that is watched; PostgreSQL starts it itself when it is asked the next time.
     unsafe {
-        pg_sys::ExecSetExecProcNode(state, (*state).ExecProcNodeReal);
+        raw::ExecSetExecProcNode(state, (*state).ExecProcNodeReal);
         let row = match (*state).ExecProcNode {
             Some(next) => next(state),
             None => std::ptr::null_mut(),
         };
         if !row.is_null() && u32::from((*row).tts_flags) & pg_sys::TTS_FLAG_EMPTY == 0 {
             before_write();
+            // what computes the next row, or a trigger, may say something else
+            (*state).ExecProcNode = Some(next_row);
         }
         row
     }
@@ -188,19 +211,36 @@ unsafe fn writes(command: *mut pg_sys::Node) -> bool {
             pg_sys::NodeTag::T_TruncateStmt => true,
             pg_sys::NodeTag::T_CopyStmt => {
                 let copy = command.cast::<pg_sys::CopyStmt>();
-                (*copy).is_from && !(*copy).relation.is_null() && is_permanent((*copy).relation)
+                (*copy).is_from && !(*copy).relation.is_null() && is_shared((*copy).relation)
             }
             pg_sys::NodeTag::T_CreateTableAsStmt => {
                 let into = (*command.cast::<pg_sys::CreateTableAsStmt>()).into;
-                let relation = (*into).rel;
-                (*relation).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT
+                (*(*into).rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT
+            }
+            // it makes the table by itself
+            pg_sys::NodeTag::T_ExplainStmt => {
+                let explain = command.cast::<pg_sys::ExplainStmt>();
+                let query = (*explain).query;
+                let is_query = !query.is_null() && (*query).type_ == pg_sys::NodeTag::T_Query;
+                is_query && is_analyzed((*explain).options) && writes((*query.cast::<pg_sys::Query>()).utilityStmt)
             }
             _ => false,
         }
     }
 }
 
-unsafe fn is_permanent(name: *mut pg_sys::RangeVar) -> bool {
+unsafe fn is_analyzed(options: *mut pg_sys::List) -> bool {
+    // SAFETY: the options of EXPLAIN, whose names end with a zero byte.
+    unsafe {
+        let options =
+            crate::pg::list::elements(options).iter().map(|option| option.ptr_value.cast::<pg_sys::DefElem>());
+        let analyze = options.rev().find(|option| CStr::from_ptr((**option).defname) == c"analyze");
+        analyze.is_some_and(|analyze| pg_sys::defGetBoolean(analyze))
+    }
+}
+
+/// No temporary table. Another may have become a logged one by the time that it is locked.
+unsafe fn is_shared(name: *mut pg_sys::RangeVar) -> bool {
     let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
     // SAFETY: the name lives as long as the command; nothing is locked.
     unsafe {
@@ -211,7 +251,7 @@ unsafe fn is_permanent(name: *mut pg_sys::RangeVar) -> bool {
             None,
             std::ptr::null_mut(),
         );
-        oid != pg_sys::InvalidOid && pg_sys::get_rel_persistence(oid) as u8 == pg_sys::RELPERSISTENCE_PERMANENT
+        oid != pg_sys::InvalidOid && pg_sys::get_rel_persistence(oid) as u8 != pg_sys::RELPERSISTENCE_TEMP
     }
 }
 

@@ -49,6 +49,23 @@ def test_what_is_said_too_late_or_taken_back_does_not_count(required):
             session(required, *statements)
 
 
+SAID = "audit_annotate(username => 'x', request_id => 'y')"
+LATE = ["INSERT INTO t VALUES (2, 'b') RETURNING " + SAID, "UPDATE t SET v = 'c' RETURNING " + SAID, "DELETE FROM t RETURNING " + SAID,
+        "WITH n AS (INSERT INTO t VALUES (3, 'c') RETURNING 1) SELECT " + SAID + " FROM n",
+        "INSERT INTO t VALUES (2, 'b') RETURNING set_config('audit_cdc.username', 'x', true), set_config('audit_cdc.request_id', 'y', true)"]
+
+
+@pytest.mark.parametrize("write", LATE)
+def test_what_the_statement_says_after_its_row_does_not_count(required, write):
+    session(required, "SELECT " + SAID, "INSERT INTO t VALUES (1, 'a')")
+    with pytest.raises(VIOLATION):
+        session(required, write)
+
+
+def test_what_a_row_is_computed_from_may_say_it(required):
+    session(required, f"INSERT INTO t SELECT 1, a ->> 'username' FROM (SELECT {SAID} AS a) AS n")
+
+
 def test_what_changes_nothing_needs_nothing(required):
     session(required, "UPDATE t SET v = 'b'", "DELETE FROM t", "SELECT * FROM t")
 
@@ -97,3 +114,7 @@ def test_what_came_without(paused):
     assert paused.rows(found.format("")) == [("1",)]
     assert paused.rows(found.format(", '{username,request_id}'")) == [("2",), ("1",)]
     assert paused.rows("SELECT FROM audit_unannotated(now() + interval '1 hour')") == []
+    session(paused, "SELECT audit_annotate(username => '')", "INSERT INTO t VALUES (4, 'd')")
+    session(paused, "SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', '{\"username\": \"eve\"}')", "INSERT INTO t VALUES (5, 'e')")
+    paused.run("CALL audit_capture()")
+    assert paused.rows(found.format(", '{username}'")) == [("5",), ("4",), ("1",)]

@@ -20,7 +20,8 @@ struct Told {
     subtransaction: u32,
     /// Whose records the message is among. It may have become part of another one.
     written_by: u32,
-    has_context: bool,
+    /// Whose context was told: who logged in, and whose rights the session had.
+    roles: Option<(u32, u32)>,
     in_force: InForce,
     /// Where the WAL goes on after the message.
     end: u64,
@@ -32,6 +33,8 @@ pub struct At {
     pub subtransaction: u32,
     /// The end of the last record that it has written.
     pub last_end: u64,
+    /// Who logged in, and whose rights the session has.
+    pub roles: (u32, u32),
 }
 
 /// What becomes of annotations.
@@ -62,6 +65,7 @@ pub struct Said {
     /// Of each subtransaction the last, which tells what counts in it; the innermost stands last.
     told: Vec<Told>,
     messages: u64,
+    version: u64,
     /// A call in a statement of its own has annotated what comes after it, and nothing has come yet.
     is_lost: bool,
 }
@@ -90,7 +94,7 @@ impl Said {
         // PostgreSQL decodes a message as if it stood where it ends (PostgreSQL source, decode.c, logicalmsg_decode).
         // A change of another subtransaction that stands there might come before it.
         let is_told_again = !self.told.is_empty() && last.end == at.last_end && last.written_by != at.subtransaction;
-        let context = wants_context && (!last.has_context || is_told_again);
+        let context = wants_context && (last.roles != Some(at.roles) || is_told_again);
         let is_due = is_call || is_told_again || in_force != last.in_force;
         let annotations = match &in_force {
             _ if !is_due => None,
@@ -101,10 +105,11 @@ impl Said {
         let due = Due { number: self.messages, context, annotations };
         if !due.is_nothing() {
             self.messages += 1;
-            let has_context = last.has_context || context;
+            self.version += 1;
+            let roles = if context { Some(at.roles) } else { last.roles };
             self.told.pop_if(|told| told.subtransaction == at.subtransaction);
             let subtransaction = at.subtransaction;
-            self.told.push(Told { subtransaction, written_by: subtransaction, has_context, in_force, end: 0 });
+            self.told.push(Told { subtransaction, written_by: subtransaction, roles, in_force, end: 0 });
         }
         due
     }
@@ -129,7 +134,8 @@ impl Said {
     }
 
     pub fn subtransaction_aborts(&mut self, subtransaction: u32) {
-        self.told.retain(|told| told.subtransaction != subtransaction);
+        while self.told.pop_if(|told| told.subtransaction == subtransaction).is_some() {}
+        self.version += 1;
     }
 
     pub fn subtransaction_commits(&mut self, subtransaction: u32, parent: u32) {
@@ -141,7 +147,21 @@ impl Said {
 
     /// Was an annotation lost?
     pub fn ends(&mut self) -> bool {
-        std::mem::take(self).is_lost
+        let version = self.version + 1;
+        std::mem::replace(self, Self { version, ..Self::default() }).is_lost
+    }
+
+    /// Another whenever what was told is another.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What the next row is annotated with, if nothing more is told.
+    pub fn in_force(&self) -> Option<&str> {
+        match &self.told.last()?.in_force {
+            InForce::OfSettings(text) | InForce::OfCall(Some(text)) => Some(text),
+            InForce::Nothing | InForce::OfCall(None) => None,
+        }
     }
 }
 
@@ -151,7 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn at(subtransaction: u32, last_end: u64) -> At {
-        At { subtransaction, last_end }
+        At { subtransaction, last_end, roles: (1, 1) }
     }
 
     #[test]
@@ -169,6 +189,16 @@ mod tests {
     #[test]
     fn where_nothing_is_wanted_nothing_is_told() {
         assert!(Said::default().due_before_write(at(1, 0), false, None).is_nothing());
+    }
+
+    #[test]
+    fn another_role_is_told() {
+        let mut said = Said::default();
+        said.due_before_write(at(1, 0), true, Some("s"));
+        let other = said.due_before_write(At { roles: (1, 2), ..at(1, 9) }, true, Some("s"));
+        assert_eq!((other.context, other.annotations), (true, None));
+        assert!(said.due_before_write(At { roles: (1, 2), ..at(1, 9) }, true, Some("s")).is_nothing());
+        assert!(said.due_before_write(at(1, 9), true, Some("s")).context);
     }
 
     #[test]
