@@ -28,7 +28,7 @@ static MOMENT: LazyLock<CString> = LazyLock::new(|| {
     LEFT JOIN LATERAL (
       SELECT l.commit_lsn + ($1).positions_before[1] AS lsn, l.id, l.commit_timestamp
       FROM audit_cdc_internal.log AS l
-      WHERE l.commit_timestamp <= coalesce($2, 'infinity')
+      WHERE l.commit_timestamp <= coalesce($2::timestamptz, 'infinity')
         AND l.audited_table = ANY (d.numbers)
         AND l.origin <> 'i' AND l.commit_lsn IS NOT NULL
       ORDER BY l.commit_timestamp DESC LIMIT 1) AS m ON true
@@ -67,7 +67,7 @@ const ENTRIES: &CStr = c"
              AND (l.action <> 'update' OR l.unknown_old_columns IS NOT NULL
                                           AND NOT l.unknown_old_columns && ($1).key_columns)
              AND NOT coalesce(p.lsn > $3 AND l.id < $4
-                              AND l.commit_timestamp < $5 - audit_cdc_internal.overtaking(), false),
+                              AND l.commit_timestamp < $5::timestamptz - audit_cdc_internal.overtaking(), false),
            p.lsn > $3 AND l.commit_timestamp < $5 + audit_cdc_internal.overtaking()
     FROM audit_cdc_internal.log AS l
     CROSS JOIN LATERAL (SELECT l.commit_lsn + ($1).positions_before[1] AS lsn) AS p

@@ -29,7 +29,7 @@ def pytest_configure(config):
 
 # the longest files first: then no worker is alone with one in the end
 LONGEST = ["test_as_of_doubts", "test_plugin", "test_limits", "test_capture_faults", "test_lives_truth", "test_undo", "test_relay_kafka", "test_relay_sqs",
-           "test_undo_keys", "test_examples_python", "test_large_annotations", "test_backfill_gaps", "test_chaos", "test_schema_changes"]
+           "test_undo_keys", "test_edited_dump", "test_odd_arguments", "test_examples_python", "test_large_annotations", "test_backfill_gaps", "test_chaos", "test_schema_changes"]
 
 
 def pytest_collection_modifyitems(items):

@@ -48,9 +48,10 @@ def types(text, given):
     return [re.sub(r"(\w+?)ARRAY$", r"\1[]", name).replace("CHAR", '"char"') for name in re.findall(r"([A-Z0-9]+)OID\b", given)]
 
 
-def entry():
-    """What is put into statements of lines."""
-    return re.search(rf"pub const ENTRY: &str = ({LITERAL})", (TOP / "crates/core/src/question.rs").read_text())[1][1:-1]
+def parts():
+    """What is put into statements, by its name."""
+    for name, file in [("ENTRY", "crates/core/src/question.rs"), ("UNDISTURBED", "src/history/told.rs")]:
+        yield f"{{{name}}}", re.search(rf"pub const {name}: &str =\s*({LITERAL})", (TOP / file).read_text())[1][1:-1]
 
 
 def statements():
@@ -61,7 +62,9 @@ def statements():
             sql = "".join(literal[1:-1] for literal in re.findall(LITERAL, expanded(match[1], macros(text))))
             yield name, sql.replace('\\"', '"'), types(text, match[2])
             rest = rest.replace(match[0], "")
-        rest = re.sub(r"macro_rules! .*?\n\}", "", rest, flags=re.S).replace("{ENTRY}", entry())
+        rest = re.sub(r"macro_rules! .*?\n\}", "", rest, flags=re.S)
+        for part, sql in parts():
+            rest = rest.replace(part, sql)
         for literal in re.findall(LITERAL, rest):
             if SQL.match(literal[1:]):
                 of_a_table = ["audit_cdc_internal.audited"] if "($1)." in literal else None
