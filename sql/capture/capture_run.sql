@@ -93,8 +93,8 @@ BEGIN
   captured := 0;
   IF has_slot AND discard_pending IS NOT TRUE THEN
     CALL audit_cdc_internal.capture_pending(captured);
-    COMMIT;
   END IF;
+  COMMIT; -- even an IF may need a snapshot, and then it is too late
   SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
   PERFORM audit_cdc_internal.lock_capture();
   PERFORM audit_cdc_internal.end_capture();
