@@ -60,8 +60,8 @@ def test_history(year, question, index, expected):
 
 def rows_read(plan):
     """Rows of the log that were looked at, taken or not."""
-    scans = re.findall(r"Scan[^\n]* on log_\d[^\n]*actual time=\S+ rows=(\d+) loops=(\d+)\)((?:\n(?! *->)[^\n]*)*)", plan)
-    return sum((int(rows) + sum(map(int, re.findall(r"Rows Removed by [^:]*: (\d+)", rest)))) * int(loops) for rows, loops, rest in scans)
+    scans = re.findall(r"Scan[^\n]* on log_\d[^\n]*actual time=\S+ rows=([\d.]+) loops=(\d+)\)((?:\n(?! *->)[^\n]*)*)", plan)
+    return sum((float(rows) + sum(map(int, re.findall(r"Rows Removed by [^:]*: (\d+)", rest)))) * int(loops) for rows, loops, rest in scans)
 
 
 def test_a_record_as_of_a_busy_second(paused):  # noqa: F811
