@@ -2,7 +2,6 @@
 
 use super::origin::Origin;
 use sha2::{Digest as _, Sha256};
-use std::fmt::Write;
 
 /// The first 128 bits of a SHA-256. The commit time stands beside it in the unique key.
 pub type Digest = [u8; 16];
@@ -65,8 +64,6 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
