@@ -51,7 +51,8 @@ WITH stream AS MATERIALIZED (
          (max(m ->> 'content') FILTER (WHERE m ->> 'prefix' = 'sequin:transaction_annotations.set'))::jsonb AS annotations
   FROM stream WHERE m ->> 'action' IN ('B', 'M') GROUP BY xid
 ), changes AS (
-  SELECT *, row_number() OVER (PARTITION BY xid ORDER BY n) - 1 AS commit_idx FROM stream WHERE m ->> 'action' IN ('M', 'I', 'U', 'D')
+  SELECT *, row_number() OVER (PARTITION BY xid ORDER BY n) - 1 AS commit_idx FROM stream
+  WHERE m ->> 'action' IN ('M', 'I', 'U', 'D') AND m ->> 'prefix' IS DISTINCT FROM 'audit_cdc.sealed' -- which takes no place
 ), images AS MATERIALIZED (
   SELECT c.*, t.commit_lsn, t.annotations, encode(format('%%s:%%s', t.commit_lsn, c.commit_idx)::bytea, 'base64') AS key,
          (SELECT jsonb_object_agg(v ->> 'name', v -> 'value') FROM jsonb_array_elements(m -> 'identity') AS v) AS before,
