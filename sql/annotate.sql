@@ -3,9 +3,9 @@
 -- Part of the extension audit_cdc, and complete in itself. Where no extension can be installed, run this file in the
 -- source database: psql -v ON_ERROR_STOP=1 -f annotate.sql. The role must be one that may create functions there.
 --
--- What is in force is kept in the setting audit_annotate.in_force, local to the transaction. So a rolled back savepoint
--- takes its part with it, as it does with the message. The transaction's id stands before it: a value that a session
--- brought along from elsewhere counts for nothing.
+-- Here what is in force is kept in the setting audit_annotate.in_force, local to the transaction. So a rolled back
+-- savepoint takes its part with it, as it does with the message. The transaction's id stands before it: a value that a
+-- session brought along from elsewhere counts for nothing.
 --
 -- Here each message is emitted twice; the extension, in a server that preloads it, sees where that is necessary.
 -- PostgreSQL decodes a message as if it stood where it ends, which is where the next record begins (PostgreSQL source,

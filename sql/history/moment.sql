@@ -84,6 +84,9 @@ BEGIN
     FROM audit_cdc_internal.log AS l
     WHERE l.commit_timestamp <= last_commit
       AND l.commit_timestamp > last_commit - audit_cdc_internal.overtaking()
+      -- the same for the index of positions
+      AND l.commit_timestamp - '2000-01-01 00:00+00'::timestamptz
+          <= last_commit - '2000-01-01 00:00+00'::timestamptz
       AND l.commit_lsn >= least_lsn
       AND l.commit_lsn + befores[array_position(numbers, l.audited_table)] >= first_lsn
       AND (NOT audited.is_own OR l.origin <> 'i')

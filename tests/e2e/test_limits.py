@@ -137,9 +137,8 @@ def test_history_of_one_record_uses_an_index(db):
         db.ingest(batch(change(i, lsn=n + 1, time=f"2026-03-01T{n:02}:00:00.000000Z", pks=[str(n * 500 + i)], annotations={"username": f"u{i}", "request_id": f"r{n}-{i}"}) for i in range(500)))
     db.run("ANALYZE audit_cdc_internal.log")
     for where, index in (("record_id = '77' AND table_name = 'orders'", "_record"), ("username = 'u7'", "_username"),
-                         ("request_id = 'r7-7'", "_request"), ("commit_timestamp BETWEEN '2026-03-01 07:00+00' AND '2026-03-01 07:30+00'", "_(once|id)"), ("id = 77", "_id")):
+                         ("request_id = 'r7-7'", "_request"), ("commit_timestamp BETWEEN '2026-03-01 07:00+00' AND '2026-03-01 07:30+00'", "_once"), ("id = 77", "_id")):
         plan = db.value(f"EXPLAIN (FORMAT json) SELECT * FROM audit_logs WHERE {where}")
-        # a wide range of time is faster by blocks
         assert re.search(f'"Index Name": "log_2026_03{index}"', json.dumps(plan)), where
 
 
