@@ -17,14 +17,8 @@ install_pgbouncer() {
 
 # Of the examples in Python.
 install_python_frameworks() {
-    local folder=$TOP/target/frameworks/python wanted="Django==5.2.19 SQLAlchemy==2.1.9 greenlet==3.5.6 asyncpg==0.32.0
-        psycopg==3.3.9 psycopg-binary==3.3.9 psycopg-pool==3.3.3 fastapi==0.165.0 uvicorn==0.54.0"
-    if [ "$(cat "$folder/installed" 2>/dev/null)" = "$wanted" ]; then return; fi
-    say "installing Django, SQLAlchemy, psycopg and FastAPI"
-    rm -rf "$folder"
-    # shellcheck disable=SC2086
-    quietly /usr/bin/python3 -m pip install --quiet --only-binary :all: --target "$folder" $wanted
-    echo "$wanted" >"$folder/installed"
+    install_wheels "$TOP/target/frameworks/python" "Django==5.2.19 SQLAlchemy==2.1.9 greenlet==3.5.6 asyncpg==0.32.0
+        psycopg==3.3.9 psycopg-binary==3.3.9 psycopg-pool==3.3.3 fastapi==0.165.0 uvicorn==0.54.0" "Django, SQLAlchemy, psycopg and FastAPI"
 }
 
 # Of the examples for Node, with a Node of their own: Prisma needs a newer one than Debian has. No package runs scripts of its own.

