@@ -25,18 +25,39 @@ def backfill(db, table, *arguments, **options):
 
 
 def interrupted(db, arguments, wanted):
-    """A backfill whose session ends after so many rows."""
-    connection = db.connect()
-    pid = db.value("SELECT pg_backend_pid()", connection=connection)
+    """A backfill whose session ends after so many rows, between two batches: it gets the lock that each needs by turns."""
+    gates = [db.connect(), db.connect()]
+    for gate in gates:
+        gate.autocommit = False
+    reader = db.connect()
+    pid = db.value("SELECT pg_backend_pid()", connection=reader)
+
+    def close(gate):
+        gate.cursor().execute("LOCK TABLE audit_cdc_internal.backfills IN ACCESS EXCLUSIVE MODE")
 
     def read():
-        with pytest.raises(psycopg2.Error):
-            connection.cursor().execute(f"CALL audit_backfill({arguments}, backfill_id => '{ID}')")
-    thread = threading.Thread(target=read)
-    thread.start()
-    until(lambda: len(reads(db)) >= wanted)
+        with pytest.raises(psycopg2.OperationalError):
+            reader.cursor().execute(f"CALL audit_backfill({arguments}, backfill_id => '{ID}')")
+
+    def waits(waiting):
+        return db.rows("SELECT FROM pg_locks WHERE pid = %s AND relation = 'audit_cdc_internal.backfills'::regclass AND NOT granted", waiting)
+
+    close(gates[0])
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    until(lambda: waits(pid))
+    while len(reads(db)) < wanted:
+        closing = threading.Thread(target=close, args=gates[1:], daemon=True)
+        closing.start()
+        until(lambda: waits(gates[1].info.backend_pid))
+        gates[0].commit()
+        closing.join()
+        gates.reverse()
+        until(lambda: waits(pid))
     db.run(f"SELECT pg_terminate_backend({pid})")
-    thread.join()
+    reading.join()
+    for gate in gates:
+        gate.close()
 
 
 def test_rows_are_read_as_changes_are_source(source):
