@@ -122,6 +122,7 @@ GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.
   @extschema@.audit_projection_progress, @extschema@.audit_backfills, @extschema@.audit_last_changes,
   @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
   @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps,
+  @extschema@.audit_operations,
   @extschema@.audit_continuations, @extschema@.audit_marks, @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 

@@ -1,10 +1,12 @@
 //! Nobody but the extension writes to its tables, and removing them is done on purpose.
 
+use crate::operations;
 use crate::pg::{
     Call, ErrorReport, allow_removal, foreign_writer, is_in_recovery, is_preloaded, is_superuser, refuse_early,
     replace_secret,
 };
 use pgrx::prelude::*;
+use serde_json::json;
 
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.own_writers_only() RETURNS trigger
   LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
@@ -28,6 +30,7 @@ fn audit_allow_removal() -> Result<(), ErrorReport> {
             .set_hint("Only a superuser may."));
     }
     allow_removal();
+    operations::note("audit_allow_removal", &json!({}), None, None);
     Ok(())
 }
 
@@ -52,5 +55,7 @@ fn audit_rotate_secret() -> Result<(), ErrorReport> {
     replace_secret().map_err(|reason| {
         let message = "could not replace the secret of the audit log".to_owned();
         error(PgSqlErrorCode::ERRCODE_IO_ERROR, message).set_detail(format!("The file cannot be written: {reason}."))
-    })
+    })?;
+    operations::note("audit_rotate_secret", &json!({}), None, None);
+    Ok(())
 }

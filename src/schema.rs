@@ -8,6 +8,7 @@ extension_sql_file!("../sql/install.sql", name = "install", bootstrap);
 
 // the log: what is stored, by whom, and what people read of it
 extension_sql_file!("../sql/log/log.sql", name = "log", requires = ["install"]);
+extension_sql_file!("../sql/log/operations.sql", name = "operations", requires = ["log", server_context]);
 extension_sql_file!("../sql/log/partitions.sql", name = "partitions", requires = ["log"]);
 extension_sql_file!("../sql/log/rejects.sql", name = "rejects", requires = ["log"]);
 extension_sql_file!("../sql/log/sources.sql", name = "sources", requires = ["log", this_database]);

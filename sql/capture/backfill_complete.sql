@@ -43,6 +43,15 @@ BEGIN
   UPDATE audit_cdc_internal.backfills AS b SET finished_at = clock_timestamp()
   WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation;
   PERFORM audit_cdc_internal.close_gaps(completion.relation, backfill_id, done.began_lsn, done.complete_lsn);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_backfill', jsonb_build_object('backfill_id', backfill_id, 'relation', completion.relation::regclass),
+    jsonb_build_object(
+      'rows_read', done.rows_read,
+      'gaps_closed', (
+        SELECT count(*)
+        FROM audit_cdc_internal.gap_closings AS c
+        WHERE c.backfill_id = completion.backfill_id AND c.relation = completion.relation
+      )));
   IF done.layout -> 'key' -> 'columns' = 'null'
     OR (SELECT g.is_open FROM audit_cdc_internal.gaps_since(completion.relation, done.began_lsn) AS g) THEN
     RETURN NULL;

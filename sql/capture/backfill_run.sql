@@ -8,6 +8,7 @@ CREATE FUNCTION audit_cdc_internal.begin_backfill(tables regclass[], backfill_id
 DECLARE
   publication name := (SELECT c.publication FROM audit_cdc_internal.captures AS c);
   missing regclass;
+  parts oid[];
 BEGIN
   IF publication IS NULL THEN
     RAISE EXCEPTION 'nothing is captured in this database'
@@ -42,8 +43,12 @@ BEGIN
               'ALTER PUBLICATION %I ADD TABLE %s; of a partitioned table, the name that its changes carry.',
               publication, missing);
   END IF;
-  RETURN ARRAY(SELECT b.relation FROM audit_cdc_internal.backfills AS b
-               WHERE b.backfill_id = begin_backfill.backfill_id AND b.finished_at IS NULL ORDER BY b.relation::text);
+  parts := ARRAY(SELECT b.relation FROM audit_cdc_internal.backfills AS b
+                 WHERE b.backfill_id = begin_backfill.backfill_id AND b.finished_at IS NULL ORDER BY b.relation::text);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_backfill',
+    jsonb_build_object('backfill_id', backfill_id, 'tables', parts::regclass[]));
+  RETURN parts;
 END
 $$;
 

@@ -66,6 +66,11 @@ BEGIN
   PERFORM audit_cdc_internal.note_break(
     CASE WHEN c.read_to >= c.stopping_at THEN 'stopped' ELSE 'discarded' END, c.read_to, c.read_to_time, NULL)
   FROM audit_cdc_internal.captures AS c;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_stop',
+    jsonb_build_object('discard_pending', c.read_to < c.stopping_at, 'publication', c.publication, 'slot', c.slot),
+    jsonb_build_object('captured', c.changes))
+  FROM audit_cdc_internal.captures AS c;
   PERFORM pg_drop_replication_slot(s.slot_name)
   FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
   WHERE c.database_id = audit_cdc_internal.this_database() ->> 'id'

@@ -205,9 +205,7 @@ BEGIN
             HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
   END IF;
 
-  IF fault.reason = 'slot lost' THEN
-    PERFORM pg_drop_replication_slot(fault.slot);
-  END IF;
+  PERFORM pg_drop_replication_slot(fault.slot) WHERE fault.reason = 'slot lost';
   slot := audit_cdc_internal.free_slot(slot);
   start_lsn := audit_cdc_internal.new_slot(slot);
   PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
@@ -225,6 +223,8 @@ BEGIN
   PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
   PERFORM audit_cdc_internal.end_breaks(start_lsn);
   PERFORM audit_cdc_internal.refuse_targets();
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_start', jsonb_build_object('publication', publication, 'slot', slot));
   PERFORM audit_cdc_internal.say_what_is_partial(publication);
   PERFORM audit_cdc_internal.have_worker(fault.reason IS NOT NULL);
   RETURN start_lsn;

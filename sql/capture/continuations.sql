@@ -174,6 +174,8 @@ BEGIN
   PERFORM audit_cdc_internal.note_gap(
     NULL, 'continued', '0/0'::pg_lsn + last.lsn, last.commit,
     format('goes on from database %s, whose last captured position this is', database_id));
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_continue', jsonb_build_object('database_id', database_id), NULL, reason);
   SELECT s.confirmed_flush_lsn
   INTO reads_from
   FROM audit_cdc_internal.captures AS c

@@ -176,6 +176,10 @@ BEGIN
       added := added + 1;
     END IF;
   END LOOP;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_describe_tables',
+    jsonb_build_object('database_id', audit_describe_tables.database_id, 'valid_from', holds_from),
+    jsonb_build_object('tables', jsonb_array_length(description -> 'tables'), 'changed', added));
   RETURN added;
 END
 $$;

@@ -48,6 +48,8 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value', HINT = 'Only capture may store changes of it.';
   END IF;
   INSERT INTO audit_cdc_internal.allowed_sources VALUES (bound, audit_allow_source.database_id) ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_allow_source', jsonb_build_object('role', role, 'database_id', database_id));
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_allow_source(name, text) IS
@@ -68,6 +70,8 @@ BEGIN
   IF NOT FOUND THEN
     RETURN false;
   END IF;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_revoke_source', jsonb_build_object('role', role, 'database_id', database_id));
   IF NOT EXISTS (SELECT FROM audit_cdc_internal.allowed_sources AS a WHERE a.role = bound) THEN
     RAISE WARNING 'role "%" is bound to no source any more', role
       USING HINT = 'It may deliver changes of any database but this server''s own. REVOKE audit_cdc_ingest ends that.';

@@ -1,8 +1,10 @@
 //! Which tables capture leaves out. Only who owns a table and is an admin decides that, and it is on record.
 
 use crate::arguments::given;
+use crate::operations;
 use crate::pg::{self, BuiltinOid, ErrorReport, Statement, as_extension, current_user};
 use pgrx::prelude::*;
+use serde_json::json;
 
 use BuiltinOid::{OIDOID, TEXTOID};
 
@@ -40,6 +42,7 @@ thread_local! {
 fn audit_exclude_table(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> Result<(), ErrorReport> {
     let (relation, reason, table) = checked(relation, reason)?;
     if write(&EXCLUDE, relation, reason) {
+        operations::note("audit_exclude_table", &json!({ "relation": table }), None, Some(reason));
         return Ok(());
     }
     let message = format!("table \"{table}\" is excluded already");
@@ -55,6 +58,7 @@ fn audit_include_table(relation: Option<pg_sys::Oid>, reason: Option<&str>) -> R
     pg::lock_capture();
     pg::lock_states(&tree(relation));
     if write(&INCLUDE, relation, reason) {
+        operations::note("audit_include_table", &json!({ "relation": table }), None, Some(reason));
         return Ok(());
     }
     let message = format!("table \"{table}\" is not excluded");

@@ -144,15 +144,23 @@ fn tell(due: &Due) {
     }
 }
 
+/// All that the server knows of this session, whatever is to be told of it with its changes.
+pub fn of_session() -> String {
+    all_facts().json()
+}
+
 fn facts() -> Facts {
+    all_facts().only(settings::server_context_fields())
+}
+
+fn all_facts() -> Facts {
     let session = Session::now();
-    let facts = Facts {
+    Facts {
         session_user: session.session_user,
         current_user: session.current_user,
         application_name: session.application_name,
         client_address: session.client_address,
         backend_start: Some(rfc3339(session.started)),
         transaction_start: Some(session.transaction_started),
-    };
-    facts.only(settings::server_context_fields())
+    }
 }

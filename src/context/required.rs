@@ -3,10 +3,12 @@
 use super::told;
 use crate::arguments::{all_given, given};
 use crate::capture::require_owner_and_admin;
+use crate::operations;
 use crate::pg::{BuiltinOid, Call, ErrorReport, Statement, as_extension};
 use audit_core::context::missing;
 use pgrx::datum::AnyElement;
 use pgrx::prelude::*;
+use serde_json::json;
 
 use BuiltinOid::{OIDOID, TEXTARRAYOID};
 
@@ -23,8 +25,9 @@ fn audit_require_annotation(
     fields: Option<Vec<Option<String>>>,
 ) -> Result<(), ErrorReport> {
     let (relation, fields) = (given(relation, "relation")?, all_given(given(fields, "fields")?, "fields")?);
-    require_owner_and_admin(relation)?;
+    let table = require_owner_and_admin(relation)?;
     as_extension(|| REQUIRE.with(|require| require.run(|| vec![relation.into(), fields.clone().into()], |_| Ok(()))));
+    operations::note("audit_require_annotation", &json!({ "relation": table, "fields": fields }), None, None);
     Ok(())
 }
 

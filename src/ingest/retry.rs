@@ -5,10 +5,12 @@ use super::delivery::Delivery;
 use super::limits::Limits;
 use super::rejects::set_aside;
 use super::take::{Taken, take, take_message};
+use crate::operations;
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
 use crate::pg::{Statement, lock_retry};
 use audit_core::Reject;
 use audit_core::message::Origin;
+use serde_json::json;
 
 thread_local! {
     static OPEN: Statement = const { Statement::new(
@@ -34,9 +36,10 @@ thread_local! {
 pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
     lock_retry();
     let open: Vec<i64> = OPEN.with(|open| {
-        open.run(|| vec![ids.into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
+        open.run(|| vec![ids.clone().into()], |rows| rows.map(|row| Ok(row.get(1)?.unwrap_or_default())).collect())
     });
     let limits = Limits::of_a_call();
+    let tried = open.len();
     let mut total = Counts::default();
     for id in open {
         let (raw, is_body, origin, by) = RAW.with(|raw| {
@@ -64,6 +67,11 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
                 STORED.with(|stored| stored.run(|| vec![id.into()], |_| Ok(())));
             }
         }
+    }
+    if tried > 0 {
+        let counts = json!({ "tried": tried, "inserted": total.inserted, "duplicates": total.duplicates,
+                             "rejected": total.rejected });
+        operations::note("audit_retry_rejects", &json!({ "ids": ids }), Some(&counts), None);
     }
     total
 }

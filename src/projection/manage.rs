@@ -9,8 +9,10 @@ use super::run::Projection;
 use super::settle::settle;
 use crate::arguments::given;
 use crate::capture::exclude_new_table;
+use crate::operations;
 use crate::pg::{ErrorReport, Meaning, Statement, Strangers, as_extension, current_user, setting};
 use pgrx::prelude::*;
+use serde_json::json;
 use std::cell::RefCell;
 
 use crate::pg::BuiltinOid::{BOOLOID, INT4OID, INT8ARRAYOID, INT8OID, OIDOID, TEXTARRAYOID, TEXTOID};
@@ -95,25 +97,29 @@ fn audit_create_projection(
     check_not_captured(name, target)?;
     let projection = found(name)?;
     rule::check_statement(&projection);
+    let table = rule::table_name(target);
+    let arguments = json!({ "name": name, "rule": rule, "target": table, "fill": fill != Some(false) });
     if fill == Some(false) {
         as_extension(|| {
             settle();
             changed();
         });
+        operations::note("audit_create_projection", &arguments, None, None);
         return Ok(0);
     }
-    let table = rule::table_name(target);
     if !rule::is_empty(&projection, &table) {
         let message = format!("table \"{table}\" is not empty");
         return Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .set_hint("Empty it, or pass fill => false to add entries only from now on."));
     }
-    Ok(as_extension(|| {
+    let fed = as_extension(|| {
         let (fed, _) = self::fill(&projection, 0);
         fed_to(&projection, None, true);
         warn_of_failures(&projection);
         fed
-    }))
+    });
+    operations::note("audit_create_projection", &arguments, Some(&json!({ "fed": fed })), None);
+    Ok(fed)
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_alter_projection(name text, rule text)
@@ -132,6 +138,7 @@ fn audit_alter_projection(name: Option<&str>, rule: Option<&str>) -> Result<(), 
     keep(&ALTER, name, projection.target, rule, projection.rule_owner)?;
     rule::check_statement(&found(name)?);
     as_extension(changed);
+    operations::note("audit_alter_projection", &json!({ "name": name, "rule": rule }), None, None);
     Ok(())
 }
 
@@ -155,7 +162,7 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
         return Err(report(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .set_hint("A trigger or rule of the table may keep its rows."));
     }
-    Ok(as_extension(|| {
+    let fed = as_extension(|| {
         FORGET.with(|forget| forget.run(|| vec![projection.id.into()], |_| Ok(())));
         let (fed, last) = fill(&projection, 0);
         fed_to(&projection, projection.fed_to.map(|_| last), true);
@@ -163,7 +170,8 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
         notice!("projection \"{}\" is rebuilt: {fed} entries went through the rule", projection.name);
         warn_of_failures(&projection);
         fed
-    }))
+    });
+    Ok(noted("audit_rebuild_projection", &projection, fed))
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_retry_projection(name text)
@@ -171,12 +179,13 @@ fn audit_rebuild_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
   AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["projections"])]
 fn audit_retry_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
-    Ok(as_extension(|| {
+    let taken = as_extension(|| {
         let taken = catch_up(&projection, true);
         not_slow(&projection);
         warn_of_failures(&projection);
         taken
-    }))
+    });
+    Ok(noted("audit_retry_projection", &projection, taken))
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_disable_projection(name text)
@@ -189,6 +198,7 @@ fn audit_disable_projection(name: Option<&str>) -> Result<(), ErrorReport> {
             fed_to(&projection, Some(settle()), false);
         }
     });
+    operations::note("audit_disable_projection", &json!({ "name": projection.name }), None, None);
     Ok(())
 }
 
@@ -200,16 +210,17 @@ fn audit_enable_projection(name: Option<&str>) -> Result<i64, ErrorReport> {
     let projection = permitted_alone(given(name, "name")?)?;
     let Some(after) = projection.fed_to else {
         as_extension(|| not_slow(&projection));
-        return Ok(0);
+        return Ok(noted("audit_enable_projection", &projection, 0));
     };
-    Ok(as_extension(|| {
+    let fed = as_extension(|| {
         let waiting = catch_up(&projection, false);
         not_slow(&projection);
         let (fed, _) = fill(&projection, after);
         fed_to(&projection, None, false);
         warn_of_failures(&projection);
         waiting + fed
-    }))
+    });
+    Ok(noted("audit_enable_projection", &projection, fed))
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION @extschema@.audit_drop_projection(name text)
@@ -223,7 +234,14 @@ fn audit_drop_projection(name: Option<&str>) -> Result<(), ErrorReport> {
         DROP.with(|drop| drop.run(|| vec![projection.id.into()], |_| Ok(())));
         changed();
     });
+    operations::note("audit_drop_projection", &json!({ "name": projection.name }), None, None);
     Ok(())
+}
+
+/// On record, with how many entries went through the rule.
+fn noted(operation: &str, projection: &Projection, fed: i64) -> i64 {
+    operations::note(operation, &json!({ "name": projection.name }), Some(&json!({ "fed": fed })), None);
+    fed
 }
 
 /// Checks the rule under its owner's rights and writes the row. Is it written?
