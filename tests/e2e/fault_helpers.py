@@ -18,6 +18,12 @@ def alive(pid):
         return False
 
 
+def peak_memory(pid):
+    """Peak resident memory of a process, in bytes."""
+    with open(f"/proc/{pid}/status") as status:
+        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+
+
 def kill(*pids):
     for pid in pids:
         try:

@@ -7,13 +7,7 @@ import psycopg2
 import pytest
 from capture_helpers import capture, captured, publish, source, table  # noqa: F401
 from conftest import batch, change, until
-
-
-def peak_memory(db, connection):
-    """Peak resident memory of the backend without shared memory's size, in bytes."""
-    pid = db.value("SELECT pg_backend_pid()", connection=connection)
-    with open(f"/proc/{pid}/status") as status:
-        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+from fault_helpers import peak_memory
 
 
 @pytest.mark.once
@@ -23,7 +17,7 @@ def test_a_body_of_100_mb(db):
     assert len(body) > 100_000_000
     connection = db.connect()
     assert db.ingest(body, connection)[1:] == (84_000, 0, 0)
-    assert peak_memory(db, connection) < 4 * len(body) + 300_000_000  # and shared buffers
+    assert peak_memory(connection.info.backend_pid) < 4 * len(body) + 300_000_000  # and shared buffers
 
 
 @pytest.mark.once
@@ -54,9 +48,9 @@ def test_a_table_of_large_rows_as_it_was(source, way):  # noqa: F811
             source.ingest(batch([change(n, pks=[str(n)], record={"id": n, "big": "x" * 1_000_000}) for n in range(first, first + 20)]))
     connection = source.connect()
     source.value("SELECT count(*) FROM audit_as_of('orders', key => '7')", connection=connection)
-    before = peak_memory(source, connection)
+    before = peak_memory(connection.info.backend_pid)
     assert source.value("SELECT count(*) FROM audit_as_of('orders')", connection=connection) == 200
-    assert peak_memory(source, connection) - before < 50_000_000
+    assert peak_memory(connection.info.backend_pid) - before < 50_000_000
 
 
 @pytest.mark.once

@@ -7,9 +7,9 @@ import subprocess
 
 import psycopg2
 import pytest
-from capture_helpers import captured, paused, source  # noqa: F401 (fixtures)
+from capture_helpers import captured, paused, source, start  # noqa: F401 (fixtures)
 from conftest import admin, in_threads, server, until
-from fault_helpers import answers
+from fault_helpers import answers, peak_memory
 
 SET = "SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', '{}')"
 
@@ -398,3 +398,26 @@ def test_a_damaged_secret_can_be_replaced(paused):
         assert told(paused, "new_values ->> 'v', server_context IS NULL") == [("a", True), ("b", False)]
     finally:
         assert file.read_text() not in ("damaged", before)
+
+
+def test_roles_that_change_at_each_row_take_no_memory(source):
+    """Of a table that is not captured nothing is sent, so what is told of its rows is not needed."""
+    role = source.name + "_app"
+    admin(f"CREATE ROLE {role}")
+    try:
+        source.run(f"CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int); GRANT INSERT ON u TO {role}; CREATE PUBLICATION audited FOR TABLE t")
+        admin("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'")
+        admin("SELECT pg_reload_conf()")
+        start(source)
+        session(source, "INSERT INTO t VALUES (1, 'a')")
+        captured_so_far = "SELECT count(*) FROM audit_logs"
+        until(lambda: source.value(captured_so_far) == 1)
+        before = peak_memory(source.value("SELECT worker_pid FROM audit_capture_status()"))
+        session(source, "BEGIN", f"INSERT INTO u SELECT i FROM generate_series(1, 100000) AS i WHERE set_config('role', CASE i % 2 WHEN 0 THEN '{role}' ELSE 'none' END, true) <> ''",
+                "RESET ROLE", "INSERT INTO t VALUES (2, 'b')", "COMMIT")
+        until(lambda: source.value(captured_so_far) == 2)
+        assert peak_memory(source.value("SELECT worker_pid FROM audit_capture_status()")) < before + (10 << 20)
+        assert source.rows("SELECT server_context ->> 'current_user' FROM audit_logs ORDER BY id") == [("postgres",)] * 2
+    finally:
+        source.run(f"DROP OWNED BY {role}")
+        admin(f"DROP ROLE {role}")

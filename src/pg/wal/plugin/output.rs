@@ -2,7 +2,7 @@
 
 use crate::pg::secrets::secret_at;
 use crate::pg::user::database_oid;
-use audit_core::context::open;
+use audit_core::context::{Unsent, open};
 use audit_core::message::{MOST_KEPT, sha256};
 use audit_core::wire::protocol::{Omitted, Relation};
 use audit_core::wire::{Prefix, Writer};
@@ -31,7 +31,7 @@ pub struct Output {
     /// The transaction's beginning was sent: there is something to tell of it.
     has_begun: bool,
     /// What the server says of the transaction, to be sent before what is told of it next.
-    sealed: Vec<String>,
+    sealed: Unsent,
 }
 
 impl Output {
@@ -69,7 +69,11 @@ impl Output {
             Some(Prefix::Set) => self.send(stream, |writer| writer.set_annotations(content)),
             Some(Prefix::Clear) => self.send(stream, Writer::clear_annotations),
             Some(Prefix::Rule) => self.send(stream, Writer::rule),
-            Some(Prefix::Sealed) => self.sealed.extend(opened(stream, position, content).map(str::to_owned)),
+            Some(Prefix::Sealed) => {
+                if let Some(declaration) = opened(stream, position, content) {
+                    self.sealed.add(declaration);
+                }
+            }
             None => {}
         }
     }
@@ -96,7 +100,7 @@ impl Output {
             self.writer.begin(lsn, time, xid.into_inner());
             self.flush(context);
         }
-        for declaration in std::mem::take(&mut self.sealed) {
+        for declaration in self.sealed.take() {
             self.writer.sealed(&declaration);
             self.flush(context);
         }
