@@ -106,7 +106,7 @@ pub fn require_owner_and_admin(relation: pg_sys::Oid) -> Result<String, ErrorRep
 }
 
 /// A table and its partitions, in rising order.
-fn tree(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+pub fn tree(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     as_extension(|| TREE.with(|tree| tree.read(|| vec![relation.into()], |rows| rows.first().get_one())))
         .unwrap_or_default()
 }

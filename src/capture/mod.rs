@@ -16,5 +16,5 @@ mod slot;
 mod source;
 mod worker;
 
-pub use exclude::{exclude_new_table, require_owner_and_admin};
+pub use exclude::{exclude_new_table, require_owner_and_admin, tree};
 pub use worker::init;

@@ -2,9 +2,9 @@
 
 use super::told;
 use crate::arguments::{all_given, given};
-use crate::capture::require_owner_and_admin;
+use crate::capture::{require_owner_and_admin, tree};
 use crate::operations;
-use crate::pg::{BuiltinOid, Call, ErrorReport, Statement, as_extension};
+use crate::pg::{BuiltinOid, Call, ErrorReport, Statement, as_extension, lock_schema_name, lock_to_read};
 use audit_core::context::missing;
 use pgrx::datum::AnyElement;
 use pgrx::prelude::*;
@@ -25,6 +25,12 @@ fn audit_require_annotation(
     fields: Option<Vec<Option<String>>>,
 ) -> Result<(), ErrorReport> {
     let (relation, fields) = (given(relation, "relation")?, all_given(given(fields, "fields")?, "fields")?);
+    require_owner_and_admin(relation)?;
+    // commands of ours name them
+    for table in tree(relation) {
+        lock_to_read(table);
+        lock_schema_name(table);
+    }
     let table = require_owner_and_admin(relation)?;
     as_extension(|| REQUIRE.with(|require| require.run(|| vec![relation.into(), fields.clone().into()], |_| Ok(()))));
     operations::note("audit_require_annotation", &json!({ "relation": table, "fields": fields }), None, None);

@@ -1,9 +1,11 @@
 """Tables whose changes must be annotated, and what came without."""
 
+import threading
+
 import psycopg2
 import pytest
 from capture_helpers import paused, source  # noqa: F401 (fixtures)
-from conftest import admin
+from conftest import admin, until
 
 VIOLATION = psycopg2.errors.IntegrityConstraintViolation
 
@@ -118,3 +120,25 @@ def test_what_came_without(paused):
     session(paused, "SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', '{\"username\": \"eve\"}')", "INSERT INTO t VALUES (5, 'e')")
     paused.run("CALL audit_capture()")
     assert paused.rows(found.format(", '{username}'")) == [("5",), ("4",), ("1",)]
+
+
+def test_the_table_that_is_meant_gets_the_trigger(required):
+    """Not the one that has its name when the admin's own lock is let go."""
+    role = required.name + "_eve"
+    admin(f"CREATE ROLE {role} LOGIN IN ROLE audit_cdc_admin")
+    try:
+        required.run(f"CREATE SCHEMA s AUTHORIZATION {role}; CREATE SCHEMA other AUTHORIZATION {role}; CREATE TABLE s.t (id int); ALTER TABLE s.t OWNER TO {role}")
+        required.run(f"CREATE TABLE other.t (id int); SELECT audit_require_annotation('other.t'); GRANT CREATE ON DATABASE {required.name} TO {role}")
+        with required.connect(user=role) as holding, required.connect(user=role) as asking, holding.cursor() as held, asking.cursor() as asked:
+            held.execute("BEGIN; LOCK TABLE s.t IN ACCESS EXCLUSIVE MODE")
+            thread = threading.Thread(target=asked.execute, args=("SELECT audit_require_annotation('s.t', '{source}')",), daemon=True)
+            thread.start()
+            until(lambda: required.value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", asking.info.backend_pid))
+            held.execute("ALTER SCHEMA s RENAME TO gone; ALTER SCHEMA other RENAME TO s; COMMIT")
+            thread.join(60)
+        required_of = "SELECT encode(tgargs, 'escape') FROM pg_trigger WHERE tgrelid = '{}'::regclass AND tgname = 'audit_unannotated'"
+        assert required.rows(required_of.format("s.t")) == [("username\\000",)]
+        assert required.rows(required_of.format("gone.t")) == [("source\\000",)]
+    finally:
+        required.run(f"DROP OWNED BY {role} CASCADE")
+        admin(f"DROP ROLE {role}")
