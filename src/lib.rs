@@ -12,6 +12,7 @@ mod context;
 mod here;
 mod history;
 mod ingest;
+mod latest;
 mod operations;
 mod pg;
 mod projection;

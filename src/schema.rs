@@ -184,11 +184,11 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/undo/steps.sql", name = "undo_steps", requires = ["undo_tables_back", planned]);
 extension_sql_file!("../sql/undo/marks.sql", name = "marks", requires = ["continuations"]);
-extension_sql_file!("../sql/undo/strangers.sql", name = "undo_strangers", requires = [is_run_as_owner]);
+extension_sql_file!("../sql/undo/strangers.sql", name = "undo_strangers", requires = ["cast", is_run_as_owner]);
 extension_sql_file!(
     "../sql/undo/undo.sql",
     name = "undo",
-    requires = ["undo_steps", "undo_strangers", "annotate", run_statement, changes_that_differ]
+    requires = ["undo_steps", runs_strangers_code, "annotate", run_statement, changes_that_differ]
 );
 
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);

@@ -1,13 +1,16 @@
 //! Undo and redo: the core's plan for SQL, and with whose rights its statements run. The rest is SQL (`sql/undo`).
 
 use crate::arguments::{all_given, given};
+use crate::latest::seen_by_all;
 use crate::pg::{
-    BoundStatement, ErrorReport, Meaning, covers, current_user, first_texts, locked_owner, owner, read_shape,
-    restricted, setting, with_settings,
+    BoundStatement, ErrorReport, Meaning, as_extension, covers, current_user, first_texts, has_rights_of, lock_family,
+    lock_table, locked_owner, may_write, owner, read_shape, restricted, setting, with_settings,
 };
 use audit_core::undo::{Change, Direction, Event, Statement, Table, checks, plan};
+use pgrx::fn_call::Arg;
 use pgrx::prelude::*;
 use serde::Deserialize;
+use std::collections::HashSet;
 
 /// The steps of undo or redo. tables: as table_facts() gives them; changes: with the places of their tables, from 0.
 /// alone: of many changes, each by itself.
@@ -122,6 +125,37 @@ fn unreadable() -> ErrorReport {
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn is_run_as_owner(relation: pg_sys::Oid) -> bool {
     owner(relation).is_some_and(covers)
+}
+
+/// Would code run with rights that whoever owns it lacks, when the table is written? Whatever is found, nobody brings
+/// such code to it until the transaction ends: what would do so waits for our locks.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.runs_strangers_code(relation oid) RETURNS boolean
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["undo_strangers"])]
+fn runs_strangers_code(relation: pg_sys::Oid) -> Result<bool, ErrorReport> {
+    let owner = locked_owner(relation).unwrap_or_else(current_user);
+    let runner = if covers(owner) { owner } else { current_user() };
+    let mut locked = HashSet::new();
+    // who may not write it runs no statement that does
+    while may_write(relation) {
+        let along = || seen_by_all::<Vec<_>>("audit_cdc_internal.written_along", &[&Arg::Value(relation)]);
+        let mut along = as_extension(along)?.unwrap_or_default();
+        along.retain(|table| locked.insert(*table));
+        if along.is_empty() {
+            break;
+        }
+        along.into_iter().for_each(|table| lock_as_it_is(table, runner));
+    }
+    let (relation, runner) = (Arg::Value(relation), Arg::Value(runner));
+    let found = as_extension(|| seen_by_all("audit_cdc_internal.has_strangers_code", &[&relation, &runner]))?;
+    Ok(found.unwrap_or(true))
+}
+
+/// A stranger may also attach tables to its own.
+fn lock_as_it_is(table: pg_sys::Oid, runner: pg_sys::Oid) {
+    lock_table(table);
+    if owner(table).is_some_and(|owner| !has_rights_of(owner, runner)) {
+        lock_family(table);
+    }
 }
 
 /// Runs a statement of undo or redo and tells how many rows it has met. Its operators are PostgreSQL's own,

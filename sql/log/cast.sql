@@ -5,6 +5,24 @@ CREATE FUNCTION audit_cdc_internal.told_image(image jsonb, exact_values jsonb, s
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN CASE WHEN exact_values IS NULL THEN image ELSE audit_cdc_internal.told(image, exact_values -> side) END;
 
+-- Of which types a type is made, directly.
+CREATE FUNCTION audit_cdc_internal.parts_of_type(type oid) RETURNS SETOF oid
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT part.oid
+  FROM pg_type AS t
+  CROSS JOIN LATERAL (
+    SELECT t.typelem AS oid
+    UNION ALL
+    SELECT t.typbasetype
+    UNION ALL
+    SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT r.rngsubtype FROM pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+  ) AS part
+  WHERE t.oid = type AND part.oid <> 0;
+END;
+
 COMMENT ON FUNCTION @extschema@.audit_cast(anyelement, jsonb, text) IS
   'A value as Sequin encodes it, as the type of the first argument (which is not looked at otherwise: '
   'NULL::numeric). JSON null and null give null. exact: the value''s text where exact_values of audit_logs has one; it '

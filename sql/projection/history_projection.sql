@@ -12,23 +12,9 @@ BEGIN
       SELECT u.type::oid
       FROM unnest(types) AS u(type)
       UNION
-      SELECT part.type
+      SELECT part.oid
       FROM used
-      JOIN pg_type AS t ON t.oid = used.type
-      CROSS JOIN LATERAL (
-        SELECT t.typelem
-        UNION ALL
-        SELECT t.typbasetype
-        UNION ALL
-        SELECT a.atttypid
-        FROM pg_attribute AS a
-        WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-        UNION ALL
-        SELECT r.rngsubtype
-        FROM pg_range AS r
-        WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
-      ) AS part(type)
-      WHERE part.type <> 0
+      CROSS JOIN LATERAL audit_cdc_internal.parts_of_type(used.type) AS part(oid)
     )
     SELECT string_agg(t.oid::regtype::text, ', ' ORDER BY t.oid::regtype::text)
     FROM used

@@ -2,11 +2,12 @@
 //! sql/capture/ddl.sql decides what is noted.
 
 use crate::ingest::{LargeAnnotations, store_large_annotations};
-use crate::pg::{self, BuiltinOid, Call, DdlEvent, ErrorReport, Statement, as_extension, pinned, with_latest_snapshot};
+use crate::latest::seen_by_all;
+use crate::pg::{self, BuiltinOid, Call, DdlEvent, ErrorReport, Statement, as_extension, pinned};
 use audit_core::message::Annotations;
 use audit_core::wire::{SchemaChange, TruncatedPartition};
 use pgrx::Uuid;
-use pgrx::fn_call::{Arg, FnCallArg, fn_call};
+use pgrx::fn_call::{Arg, FnCallArg};
 use pgrx::prelude::*;
 use std::rc::Rc;
 
@@ -95,18 +96,6 @@ fn record_tables() -> Result<(), ErrorReport> {
 
 fn excluded_now() -> Result<Vec<pg_sys::Oid>, ErrorReport> {
     Ok(seen_by_all("audit_cdc_internal.excluded_now", &[])?.unwrap_or_default())
-}
-
-/// Calls a function that reads, as all others see it too. Not through SPI: in a transaction that has written, it
-/// looks as the transaction's own statements do.
-fn seen_by_all<T: FromDatum + IntoDatum>(
-    function: &str,
-    arguments: &[&dyn FnCallArg],
-) -> Result<Option<T>, ErrorReport> {
-    with_latest_snapshot(|| fn_call(function, arguments)).map_err(|error| {
-        let message = format!("cannot tell what a command has changed: {error}");
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, message, "seen_by_all")
-    })
 }
 
 /// Capture has found entries in the WAL. Each is noted once, however often it is found.

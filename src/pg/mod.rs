@@ -38,11 +38,13 @@ pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 pub use pinned::{pinned, pinned_settings, reading};
 pub use progress::{show_progress, show_progress_again, with_progress};
 pub use removal::{allow_removal, guard_removal, has_capture, is_superuser, refuse_early};
-pub use role::{as_extension, covers, current_user, locked_owner, owner, quietly, restricted, setting, with_settings};
+pub use role::{
+    as_extension, covers, current_user, has_rights_of, locked_owner, owner, quietly, restricted, setting, with_settings,
+};
 pub use secrets::{init_secrets, replace_secret, with_secret};
 pub use session::Session;
 pub use spi::*;
-pub use table::{is_new_table, never_had_rows, temporary_schema};
+pub use table::{is_new_table, may_write, never_had_rows, temporary_schema};
 pub use timeout::{has_expired, is_limited, limited};
 pub use transaction::{
     check_for_interrupts, in_transaction_block, notice_new_tables, now, snapshot_is_fixed, with_latest_snapshot,

@@ -54,7 +54,7 @@ pub fn require_least_rights(owners: &[pg_sys::Oid]) {
     }
 }
 
-pub(super) fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+pub fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
     // SAFETY: reads the catalogs' caches.
     unsafe { pg_sys::has_privs_of_role(role, other) }
 }

@@ -41,3 +41,16 @@ pub fn is_new_table(table: pg_sys::Oid) -> bool {
         is_new
     }
 }
+
+/// May the current user write rows of it, or some columns?
+pub fn may_write(table: pg_sys::Oid) -> bool {
+    let of_columns = (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE) as pg_sys::AclMode;
+    let of_rows = of_columns | pg_sys::ACL_DELETE as pg_sys::AclMode;
+    let (any, ok) = (pg_sys::AclMaskHow::ACLMASK_ANY, pg_sys::AclResult::ACLCHECK_OK);
+    // SAFETY: reads the catalogs' caches; there is such a table.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        pg_sys::pg_class_aclcheck(table, user, of_rows) == ok
+            || pg_sys::pg_attribute_aclcheck_all(table, user, of_columns, any) == ok
+    }
+}

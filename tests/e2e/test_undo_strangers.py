@@ -1,8 +1,11 @@
 """An annotation chooses the tables of an undo, and anybody may sign with any name: a stranger's code does not come along."""
 
+import threading
+
+import psycopg2
 import pytest
 from capture_helpers import capture, publish, source, start  # noqa: F401
-from conftest import admin
+from conftest import admin, until
 
 PROBLEM = "its table runs code of a role without these rights: name the table"
 SPY = """
@@ -80,6 +83,86 @@ def test_conditions_and_domains_are_code_too(shop):
         ALTER TABLE m.a REPLICA IDENTITY FULL; ALTER TABLE m.b REPLICA IDENTITY FULL; GRANT ALL ON ALL TABLES IN SCHEMA m TO PUBLIC""")
     captured(shop, "INSERT INTO m.a VALUES ('x'); INSERT INTO m.b VALUES (1)")
     assert undo(shop, "undo_alice")[0] == [("m.a", PROBLEM), ("m.b", PROBLEM)]
+
+
+WHOEVER = """
+    CREATE FUNCTION m.is_fine(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'as %', current_user; RETURN true; END $$;
+    CREATE FUNCTION m.is_fine(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'as %', current_user; RETURN true; END $$;
+    CREATE FUNCTION m.same(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'as %', current_user; RETURN $1; END $$;
+    CREATE OPERATOR m.!!! (RIGHTARG = int, FUNCTION = m.is_fine); CREATE OPERATOR m.!!+ (RIGHTARG = int, FUNCTION = m.same);
+    CREATE DOMAIN m.short AS text CHECK (m.is_fine(VALUE)); CREATE TYPE m.pair AS (one m.short); CREATE TYPE m.span AS RANGE (subtype = m.short);
+    SET client_min_messages = error; CREATE TABLE m.a (id int PRIMARY KEY, v """
+
+
+@pytest.mark.parametrize("made", [
+    "text, CHECK (OPERATOR(m.!!!) id))", "text, CHECK (v::m.short <> ''))", "m.short[])", "m.pair)", "m.span)", "text, w int GENERATED ALWAYS AS (OPERATOR(m.!!+) id) STORED)",
+    "text); CREATE INDEX ON m.a ((OPERATOR(m.!!+) id))", "text, FOREIGN KEY (id) REFERENCES m.a)", "text); CREATE TYPE m.e AS ENUM ('x'); ALTER TABLE m.a ADD e m.e, ADD UNIQUE (e), ADD f m.e REFERENCES m.a (e)",
+], ids=["operator", "cast", "array", "composite", "range", "generated", "index", "plain foreign key", "foreign key of users' types"])
+def test_whatever_stands_in_a_tables_expressions_and_types_is_code(shop, made):
+    as_role(shop, "undo_mallory", WHOEVER + made + "; ALTER TABLE m.a REPLICA IDENTITY FULL; GRANT ALL ON m.a TO PUBLIC")
+    values = {"m.short[]": "{x}", "m.pair": "(x)", "m.span": "[x,y]"}.get(made.split(")")[0], "x")
+    captured(shop, f"SET LOCAL client_min_messages = error; INSERT INTO m.a (id, v) VALUES (1, '{values}')")
+    outcome = "could be undone" if made.startswith("text, FOREIGN KEY") else PROBLEM
+    told, ran = undo(shop, "undo_alice", "request_id => 'r1', preview => true")
+    assert (told, ran) == ([("m.a", outcome)], [])
+
+
+def test_a_partitioned_table_is_its_owners_who_may_attach_others(shop):
+    as_role(shop, "undo_mallory", """
+        CREATE FUNCTION m.same(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'as %', current_user; RETURN $1; END $$;
+        SET client_min_messages = error; CREATE TABLE m.a (id int, v text) PARTITION BY RANGE (m.same(id)); CREATE TABLE m.b PARTITION OF m.a DEFAULT;
+        ALTER TABLE m.b REPLICA IDENTITY FULL; GRANT ALL ON m.a, m.b TO PUBLIC""")
+    captured(shop, "SET LOCAL client_min_messages = error; INSERT INTO m.a VALUES (1, 'x')")
+    assert undo(shop, "undo_alice") == ([("m.a", PROBLEM)], [])
+
+
+@pytest.mark.parametrize("default, outcome", [("m.name()", PROBLEM), ("query_to_xml('SELECT m.name()', true, true, '')::text", PROBLEM),
+                                              ("current_setting('app.token')", PROBLEM), ("now()", "undone"), ("lower('X')", "undone")])
+def test_a_default_of_a_column_that_an_entry_lacks_is_code(shop, default, outcome):
+    as_role(shop, "undo_mallory", """
+        CREATE FUNCTION m.name() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'as %', current_user; RETURN current_user; END $$;
+        CREATE TABLE m.a (id int PRIMARY KEY); ALTER TABLE m.a REPLICA IDENTITY FULL; GRANT ALL ON m.a TO PUBLIC; INSERT INTO m.a VALUES (1)""")
+    captured(shop, "DELETE FROM m.a")
+    as_role(shop, "undo_mallory", f"ALTER TABLE m.a ADD v text; ALTER TABLE m.a ALTER v SET DEFAULT {default}")
+    capture(shop)
+    assert undo(shop, "undo_alice") == ([("m.a", outcome)], [])
+
+
+@pytest.mark.parametrize("mode", ["ACCESS EXCLUSIVE", "SHARE ROW EXCLUSIVE"])
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_a_trigger_that_comes_meanwhile_does_not_run(shop, mode, isolation):
+    """The undo waits for the table's lock, and looks again at what is there then."""
+    as_role(shop, "undo_mallory", "CREATE TABLE m.a (id int PRIMARY KEY); ALTER TABLE m.a REPLICA IDENTITY FULL; GRANT ALL ON m.a TO PUBLIC")
+    captured(shop, "INSERT INTO m.a VALUES (1)")
+    with shop.connect(user="undo_mallory") as mallory, shop.connect(user="undo_alice") as alice, mallory.cursor() as making, alice.cursor() as undoing:
+        undoing.execute(f"BEGIN ISOLATION LEVEL {isolation}; SELECT 1")
+        making.execute(f"BEGIN; LOCK TABLE m.a IN {mode} MODE;" + SPY.format("m.a"))
+        thread = threading.Thread(target=undoing.execute, args=("SELECT of_table, outcome FROM audit_undo(request_id => 'r1')",), daemon=True)
+        thread.start()
+        until(lambda: shop.value("SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'", alice.info.backend_pid) == 1)
+        making.execute("COMMIT")
+        thread.join(60)
+        assert undoing.fetchall() == [("m.a", PROBLEM)]
+        assert not [notice for notice in alice.notices if "as undo_" in notice]
+
+
+@pytest.mark.parametrize("ddl", ["CREATE TABLE m.heir () INHERITS (m.a)", SPY.format("m.a")])
+def test_nobody_changes_a_strangers_table_until_the_undo_has_ended(shop, ddl):
+    as_role(shop, "undo_mallory", "CREATE TABLE m.a (id int PRIMARY KEY); ALTER TABLE m.a REPLICA IDENTITY FULL; GRANT ALL ON m.a TO PUBLIC")
+    captured(shop, "INSERT INTO m.a VALUES (1)")
+    with shop.connect(user="undo_alice") as alice, alice.cursor() as undoing:
+        undoing.execute("BEGIN; SELECT of_table, outcome FROM audit_undo(request_id => 'r1')")
+        assert undoing.fetchall() == [("m.a", "undone")]
+        with pytest.raises(psycopg2.errors.LockNotAvailable):
+            as_role(shop, "undo_mallory", f"SET lock_timeout = '100ms'; {ddl}")
+
+
+def test_who_may_not_write_a_table_holds_nobody_up(shop):
+    as_role(shop, "undo_mallory", "CREATE TABLE m.a (id int PRIMARY KEY)")
+    with shop.connect(user="undo_alice") as alice, alice.cursor() as asking:
+        asking.execute("BEGIN; SELECT audit_cdc_internal.runs_strangers_code('m.a'::regclass)")
+        assert asking.fetchone() == (False,)
+        as_role(shop, "undo_mallory", "SET lock_timeout = '1s'; CREATE TABLE m.heir () INHERITS (m.a)")
 
 
 def test_the_owners_own_code_runs_as_ever(shop):

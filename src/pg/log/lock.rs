@@ -20,6 +20,12 @@ pub fn lock_table(table: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
+/// As an ANALYZE locks it, until the transaction ends: beyond that it gets no partition, nor a table that inherits.
+pub fn lock_family(table: pg_sys::Oid) {
+    // SAFETY: as above.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
+}
+
 /// As a SELECT locks it, until the transaction ends: it is not rewritten, dropped, renamed, nor given to another owner.
 pub fn lock_to_read(table: pg_sys::Oid) {
     // SAFETY: as above.
