@@ -148,7 +148,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/history/as_of.sql",
     name = "history_as_of",
-    requires = ["records_as_of", records_as_of, rows_as_of, unknown_as_of]
+    requires = ["cast", "records_as_of", records_as_of, rows_as_of, unknown_as_of]
 );
 extension_sql_file!(
     "../sql/history/table_diff.sql",

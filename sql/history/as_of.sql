@@ -79,6 +79,42 @@ COMMENT ON FUNCTION @extschema@.audit_as_of(regtype, timestamptz, pg_lsn, text, 
   'The same as jsonb, for the table that is called like a row type (''public.users''), or for table_name. Errors: '
   '42804 (not a row type), 22023 (both at and lsn, several tables of this name).';
 
+-- May the log have rows of a table that only has its name, such as one that was dropped, or is of another database?
+CREATE FUNCTION audit_cdc_internal.may_be_anothers(audited audit_cdc_internal.audited) RETURNS boolean
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN NOT audited.is_own OR EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
+
+-- The table. An error where its rows may be another's, and conditions of a stranger's types would see them.
+CREATE FUNCTION audit_cdc_internal.readable_as(audited audit_cdc_internal.audited, row_type oid)
+  RETURNS audit_cdc_internal.audited
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  relation CONSTANT oid := audit_cdc_internal.relation_of(row_type);
+BEGIN
+  IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND a.atttypid >= 16384)
+    AND audited.database_id IS NOT NULL
+    AND audit_cdc_internal.may_be_anothers(audited)
+    AND EXISTS (
+      WITH RECURSIVE used(type) AS (
+        SELECT p FROM audit_cdc_internal.parts_of_type(row_type) AS p
+        UNION
+        SELECT p.type FROM used CROSS JOIN LATERAL audit_cdc_internal.parts_of_type(used.type) AS p(type)
+      )
+      SELECT
+      FROM used
+      JOIN pg_type AS t ON t.oid = used.type
+      WHERE t.typtype IN ('d', 'c', 'r', 'm') AND NOT pg_has_role(t.typowner, current_user, 'USAGE')
+    ) THEN
+    RAISE EXCEPTION 'permission denied to show rows of another table to conditions of another role''s type'
+      USING ERRCODE = 'insufficient_privilege',
+            DETAIL = 'The log may have rows of a table that only has the same name: it was dropped, renamed, or is of '
+                     'another database.',
+            HINT = 'Ask for jsonb rows, with the table''s name as text, or for a row type of your own.';
+  END IF;
+  RETURN audited;
+END
+$$;
+
 -- The same rows, told: exact values stand in them (src/cast/told.rs).
 CREATE FUNCTION audit_cdc_internal.told_as_of(
     row_type regtype, at timestamptz, lsn pg_lsn, key text, table_name text, database_id text)
@@ -87,7 +123,8 @@ CREATE FUNCTION audit_cdc_internal.told_as_of(
 BEGIN ATOMIC
   SELECT r
   FROM audit_cdc_internal.rows_as_of(
-    audit_cdc_internal.table_named(table_name, database_id, audit_cdc_internal.relation_of(row_type), key),
+    audit_cdc_internal.readable_as(
+      audit_cdc_internal.table_named(table_name, database_id, audit_cdc_internal.relation_of(row_type), key), row_type),
     audit_cdc_internal.columns_of(row_type), at, lsn, key, true) AS r;
 END;
 
@@ -108,7 +145,8 @@ COMMENT ON FUNCTION @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, tex
   'tells if the moment is not settled. Records of which the log cannot tell are left out, columns that it cannot '
   'tell are null, and a WARNING counts both; audit_as_of_unknown() lists them. Another WARNING tells if changes of '
   'the table are in audit_rejects. Errors: as audit_row, 22023 (several tables of this name), 42804 (not a row '
-  'type), 22004 (no table named).';
+  'type), 22004 (no table named), 42501 (its rows may be of another table of this name, and a type of the row belongs '
+  'to a role without the caller''s rights).';
 
 CREATE FUNCTION @extschema@.audit_as_of_unknown(
     table_name text, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,

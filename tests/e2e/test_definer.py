@@ -31,6 +31,8 @@ GRANTED = {
     "refuse_foreign_types": "runs with the caller's rights, on the catalogs",
     "create_history_table": "runs with the caller's rights: what audit_create_history_projection() does",
     "table_named": "names and keys of audited tables, which the reader reads in audit_logs",
+    "may_be_anothers": "whether a table was dropped or renamed, which audit_schema_changes shows",
+    "readable_as": "runs with the caller's rights, on the catalogs",
     "relation_of": "runs with the caller's rights, on the catalogs",
     "columns_of": "runs with the caller's rights, on the catalogs",
     "rows_as_of": "what audit_as_of() gives",

@@ -7,7 +7,7 @@ import psycopg2
 import psycopg2.extras
 import pytest
 from capture_helpers import capture, captured, paused, source, start, table  # noqa: F401
-from conftest import TOP, admin, until
+from conftest import TOP, admin, batch, change, until
 from test_backfill import backfill
 from test_capture import begin, code
 
@@ -153,6 +153,32 @@ def test_undo_does_not_look_at_rows_of_strangers(mallory):
     lsn = mallory.value("SELECT min(commit_lsn) FROM audit_logs")
     outcomes = {outcome for outcome, in mallory.rows("SELECT outcome FROM audit_undo(commit_lsn => %s)", lsn)}
     assert any("lair.child" in outcome for outcome in outcomes), outcomes
+    assert ran_as(mallory) == set()
+
+
+@pytest.mark.parametrize("replace", ["DROP TABLE lair.pay", "ALTER TABLE lair.pay RENAME TO paid"])
+def test_rows_of_a_table_are_not_shown_to_the_one_in_its_place(mallory, replace):
+    """Its types' conditions would see them, if somebody with more rights asked for typed rows."""
+    mallory.run("CREATE TABLE lair.pay (id int PRIMARY KEY, n int); ALTER TABLE lair.pay REPLICA IDENTITY FULL")
+    begin(mallory)
+    mallory.run("INSERT INTO lair.pay VALUES (1, 10)")
+    mallory.run(replace)
+    mallory.run("SET ROLE rights_mallory; CREATE TABLE lair.pay (id int PRIMARY KEY, n lair.dom); ALTER TABLE lair.pay REPLICA IDENTITY FULL")
+    mallory.run("SET ROLE rights_mallory; INSERT INTO lair.pay VALUES (2, 20); TRUNCATE lair.loot")
+    capture(mallory)
+    before = mallory.value("SELECT min(commit_lsn) FROM audit_logs WHERE action = 'insert'")
+    for lsn in ("", f", lsn => '0/0'::pg_lsn + {before}"):
+        assert code(mallory, f"SELECT * FROM audit_as_of(NULL::lair.pay{lsn})") == "42501"
+    assert ran_as(mallory) == set()
+    assert mallory.rows("SELECT * FROM audit_as_of('lair.pay')") == [({"id": 2, "n": 20},)]
+    mallory.run("CREATE TYPE own_pay AS (id int, n int)")
+    assert mallory.rows("SELECT * FROM audit_as_of(NULL::own_pay, table_name => 'lair.pay')") == [(2, 20)]
+
+
+def test_rows_of_another_database_are_not_shown_to_a_table_of_that_name(mallory):
+    mallory.run("SET ROLE rights_mallory; CREATE TABLE lair.far (id int, n lair.dom); TRUNCATE lair.loot")
+    mallory.ingest(batch([change(table="far", record={"id": 1, "n": 10}, table_schema="lair")]))
+    assert code(mallory, "SELECT * FROM audit_as_of(NULL::lair.far)") == "42501"
     assert ran_as(mallory) == set()
 
 
