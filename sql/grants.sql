@@ -70,7 +70,7 @@ BEGIN
         'refuse_foreign_types', 'history_rule', 'create_history_table', 'rows_as_of', 'unknown_as_of', 'history',
         'or_here', 'one_log', 'meant', 'planned', 'step_lines', 'run_steps', 'run_planned', 'run_step', 'run_alone',
         'say_taken_back', 'check_constraints', 'changes_that_differ', 'is_run_as_owner',
-        'parts_of_type', 'runs_strangers_code', 'run_statement']),
+        'parts_of_type', 'runs_strangers_code', 'is_referred_since', 'run_statement']),
       ('audit_cdc_admin', false, ARRAY[
         'audit_retry_rejects', 'audit_describe_tables', 'audit_pending_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',

@@ -184,11 +184,15 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/undo/steps.sql", name = "undo_steps", requires = ["undo_tables_back", planned]);
 extension_sql_file!("../sql/undo/marks.sql", name = "marks", requires = ["continuations"]);
-extension_sql_file!("../sql/undo/strangers.sql", name = "undo_strangers", requires = ["cast", is_run_as_owner]);
+extension_sql_file!(
+    "../sql/undo/strangers.sql",
+    name = "undo_strangers",
+    requires = ["cast", "undo_tables", is_run_as_owner]
+);
 extension_sql_file!(
     "../sql/undo/undo.sql",
     name = "undo",
-    requires = ["undo_steps", runs_strangers_code, "annotate", run_statement, changes_that_differ]
+    requires = ["undo_steps", runs_strangers_code, is_referred_since, "annotate", run_statement, changes_that_differ]
 );
 
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);

@@ -4,7 +4,7 @@ use crate::arguments::{all_given, given};
 use crate::latest::seen_by_all;
 use crate::pg::{
     BoundStatement, ErrorReport, Meaning, as_extension, covers, current_user, first_texts, has_rights_of, lock_family,
-    lock_table, locked_owner, may_write, owner, read_shape, restricted, setting, with_settings,
+    lock_table, lock_to_read, locked_owner, may_write, owner, read_shape, restricted, setting, with_settings,
 };
 use audit_core::undo::{Change, Direction, Event, Statement, Table, checks, plan};
 use pgrx::fn_call::Arg;
@@ -147,6 +147,21 @@ fn runs_strangers_code(relation: pg_sys::Oid) -> Result<bool, ErrorReport> {
     }
     let (relation, runner) = (Arg::Value(relation), Arg::Value(runner));
     let found = as_extension(|| seen_by_all("audit_cdc_internal.has_strangers_code", &[&relation, &runner]))?;
+    Ok(found.unwrap_or(true))
+}
+
+/// Would rows of a stranger's table go along, by a foreign key that came after the statements were made? None comes
+/// until the transaction ends.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.is_referred_since(relation oid, known bigint[]) RETURNS boolean
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["undo_strangers"])]
+fn is_referred_since(relation: pg_sys::Oid, known: Vec<Option<i64>>) -> Result<bool, ErrorReport> {
+    let known = all_given(known, "known")?;
+    lock_to_read(relation);
+    if may_write(relation) {
+        lock_table(relation);
+    }
+    let (relation, known) = (Arg::Value(relation), Arg::Value(known));
+    let found = as_extension(|| seen_by_all("audit_cdc_internal.strangers_refer", &[&relation, &known]))?;
     Ok(found.unwrap_or(true))
 }
 

@@ -117,3 +117,18 @@ CREATE FUNCTION audit_cdc_internal.has_strangers_code(relation oid, runner oid) 
   LANGUAGE sql STABLE
   RETURN EXISTS (
     SELECT FROM audit_cdc_internal.code_owners(relation) AS o(id) WHERE NOT pg_has_role(o.id, runner, 'USAGE'));
+
+-- Does a table refer to this one whose rows would go along, and whose owner lacks the rights of this one's? One that
+-- was not known when the statements were made.
+CREATE FUNCTION audit_cdc_internal.strangers_refer(relation oid, known bigint[]) RETURNS boolean
+  LANGUAGE sql STABLE
+  RETURN EXISTS (
+    SELECT
+    FROM pg_constraint AS k
+    JOIN pg_class AS child ON child.oid = k.conrelid
+    JOIN pg_class AS parent ON parent.oid = k.confrelid
+    WHERE k.contype = 'f'
+      AND k.confrelid = relation
+      AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))
+      AND NOT pg_has_role(child.relowner, parent.relowner, 'USAGE')
+      AND audit_cdc_internal.whole_constraint(k.oid) <> ALL (known));

@@ -105,6 +105,12 @@ DECLARE
   are_named CONSTANT pg_catalog.bool :=
     coalesce(named.table_name, named.tables[1], named.change::pg_catalog.text) IS NOT NULL;
   trusted pg_catalog.oid[] := '{}';
+  -- foreign keys that the statements reckon with
+  known CONSTANT pg_catalog.int8[] := ARRAY(
+    SELECT (k.it OPERATOR(pg_catalog.->>) 'id')::pg_catalog.int8
+    FROM pg_catalog.unnest(tables) AS t(facts)
+    CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(
+      t.facts::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'referred') AS k(it));
 BEGIN
   SET CONSTRAINTS ALL DEFERRED;
   FOR one IN SELECT * FROM audit_cdc_internal.planned(is_redo, tables, changes) LOOP
@@ -114,6 +120,9 @@ BEGIN
       AND one.relation OPERATOR(pg_catalog.<>) ALL (trusted)
       AND audit_cdc_internal.runs_strangers_code(one.relation) THEN
       said := ARRAY['its table runs code of a role without these rights: name the table'];
+    ELSIF one.relation OPERATOR(pg_catalog.<>) ALL (trusted)
+      AND audit_cdc_internal.is_referred_since(one.relation, known) THEN
+      said := ARRAY['another role''s table has come to refer to its table meanwhile: try again'];
     ELSE
       trusted := pg_catalog.array_append(trusted, one.relation);
       IF NOT checked_at_once AND audit_cdc_internal.is_run_as_owner(one.relation) THEN

@@ -53,6 +53,7 @@ GRANTED = {
     "is_run_as_owner": "whether the caller has the rights of a table's owner",
     "parts_of_type": "reads the catalogs",
     "runs_strangers_code": "reads the catalogs; of a table that the caller may write, it keeps others from changing it",
+    "is_referred_since": "reads the catalogs; of a table that the caller may write, it keeps others from changing it",
     "run_statement": "runs with the caller's rights, or those of a role whose rights the caller has",
     "lock_capture": "a lock that audit_capture() takes; an admin's",
     "capture_pass": "what audit_capture() does, without advancing the slot",

@@ -146,6 +146,22 @@ def test_a_trigger_that_comes_meanwhile_does_not_run(shop, mode, isolation):
         assert not [notice for notice in alice.notices if "as undo_" in notice]
 
 
+@pytest.mark.parametrize("named, outcome", [("", PROBLEM), (", table_name => 'pay'", "another role's table has come to refer to its table meanwhile: try again")])
+def test_rows_of_a_table_that_comes_meanwhile_do_not_go_along(shop, named, outcome):
+    shop.run("GRANT REFERENCES ON pay TO undo_mallory")
+    as_role(shop, "undo_mallory", "CREATE TABLE m.kid (id int PRIMARY KEY); INSERT INTO m.kid VALUES (1);" + SPY.format("m.kid").replace("BEFORE", "AFTER"))
+    captured(shop, "INSERT INTO pay VALUES (1, 'x')")
+    with shop.connect(user="undo_mallory") as mallory, shop.connect() as superuser, mallory.cursor() as referring, superuser.cursor() as undoing:
+        referring.execute("BEGIN; ALTER TABLE m.kid ADD FOREIGN KEY (id) REFERENCES pay ON DELETE CASCADE")
+        thread = threading.Thread(target=undoing.execute, args=(f"SELECT outcome FROM audit_undo(request_id => 'r1'{named})",), daemon=True)
+        thread.start()
+        until(lambda: shop.value("SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'", superuser.info.backend_pid) == 1)
+        referring.execute("COMMIT")
+        thread.join(60)
+        assert undoing.fetchall() == [(outcome,)]
+        assert not [notice for notice in superuser.notices if "WARNING:  as " in notice]
+
+
 @pytest.mark.parametrize("ddl", ["CREATE TABLE m.heir () INHERITS (m.a)", SPY.format("m.a")])
 def test_nobody_changes_a_strangers_table_until_the_undo_has_ended(shop, ddl):
     as_role(shop, "undo_mallory", "CREATE TABLE m.a (id int PRIMARY KEY); ALTER TABLE m.a REPLICA IDENTITY FULL; GRANT ALL ON m.a TO PUBLIC")
