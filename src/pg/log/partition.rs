@@ -15,9 +15,9 @@ const MOST_TOGETHER: usize = 64;
 
 /// PostgreSQL 16 and later ask whether only summarizing indexes are meant.
 macro_rules! insert_index_tuples {
-    ($partition:expr, $slot:expr $(, $only_summarizing:expr)?) => {
+    ($result:expr, $slot:expr, $executor:expr $(, $only_summarizing:expr)?) => {
         pg_sys::ExecInsertIndexTuples(
-            $partition.result, $slot, $partition.executor, false, false, null_mut(), null_mut() $(, $only_summarizing)?
+            $result, $slot, $executor, false, false, null_mut(), null_mut() $(, $only_summarizing)?
         )
     };
 }
@@ -247,16 +247,37 @@ impl Partition {
                     multi_insert(self.relation, slots, count as i32, command, 0, null_mut());
                 });
             }
-            for slot in &self.slots[..count] {
-                #[cfg(feature = "pg15")]
-                let recheck = insert_index_tuples!(self, *slot);
-                #[cfg(not(feature = "pg15"))]
-                let recheck = insert_index_tuples!(self, *slot, false);
-                pg_sys::ExecARInsertTriggers(self.executor, self.result, *slot, recheck, null_mut());
+            let rechecked = self.write_indexes(&self.slots[..count]);
+            for (slot, rechecked) in self.slots[..count].iter().zip(rechecked) {
+                pg_sys::ExecARInsertTriggers(self.executor, self.result, *slot, rechecked, null_mut());
             }
             pg_sys::MemoryContextSwitchTo(before);
             pg_sys::MemoryContextReset(self.row_memory());
         }
+    }
+
+    /// One index after the other: its pages stay in the processor's cache. Gives for each row the indexes whose
+    /// constraints are to be checked again.
+    fn write_indexes(&self, slots: &[*mut pg_sys::TupleTableSlot]) -> Vec<*mut pg_sys::List> {
+        let mut rechecked = vec![null_mut(); slots.len()];
+        // SAFETY: a copy of the result relation, with one of its open indexes at a time. PostgreSQL only reads it. The
+        // lists live in the current memory context.
+        unsafe {
+            let mut one = *self.result;
+            one.ri_NumIndices = 1;
+            for index in 0..(*self.result).ri_NumIndices as usize {
+                one.ri_IndexRelationDescs = (*self.result).ri_IndexRelationDescs.add(index);
+                one.ri_IndexRelationInfo = (*self.result).ri_IndexRelationInfo.add(index);
+                for (slot, rechecked) in slots.iter().zip(&mut rechecked) {
+                    #[cfg(feature = "pg15")]
+                    let of_one = insert_index_tuples!(&mut one, *slot, self.executor);
+                    #[cfg(not(feature = "pg15"))]
+                    let of_one = insert_index_tuples!(&mut one, *slot, self.executor, false);
+                    *rechecked = pg_sys::list_concat(*rechecked, of_one);
+                }
+            }
+        }
+        rechecked
     }
 
     /// Lives until the rows that wait are written.
