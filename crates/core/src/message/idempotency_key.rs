@@ -6,17 +6,25 @@ use std::fmt::Display;
 use std::io::Write;
 
 /// As Sequin derives it (Sequin source, `slot_producer/processor.ex`).
-pub fn key_of_position((lsn, idx): (impl Display, impl Display)) -> String {
-    BASE64_STANDARD.encode(format!("{lsn}:{idx}"))
+pub fn key_of_position(position: (impl Display, impl Display)) -> String {
+    let (key, length) = encoded(position);
+    String::from_utf8(key[..length].to_vec()).unwrap_or_default()
 }
 
-/// The same as comparing with it, which is done for every change.
-pub fn is_key_of_position(key: &str, (lsn, idx): (i64, i32)) -> bool {
-    let (mut position, mut encoded) = ([0; 32], [0; 44]);
+/// The same as comparing with it.
+pub fn is_key_of_position(key: &str, position: (i64, i32)) -> bool {
+    let (encoded, length) = encoded(position);
+    &encoded[..length] == key.as_bytes()
+}
+
+/// The key and its length, without memory of its own: it is made for every change. A position has at most 31
+/// characters.
+fn encoded((lsn, idx): (impl Display, impl Display)) -> ([u8; 44], usize) {
+    let (mut position, mut key) = ([0; 31], [0; 44]);
     let mut room = position.as_mut_slice();
-    let written = write!(room, "{lsn}:{idx}").map(|()| 32 - room.len());
-    let length = written.ok().and_then(|length| BASE64_STANDARD.encode_slice(&position[..length], &mut encoded).ok());
-    length.is_some_and(|length| &encoded[..length] == key.as_bytes())
+    let length = write!(room, "{lsn}:{idx}").map_or(0, |()| 31 - room.len());
+    let length = BASE64_STANDARD.encode_slice(&position[..length], &mut key).unwrap_or(0);
+    (key, length)
 }
 
 /// Ours, where Sequin sent none: the position of a `read` is unknown.
