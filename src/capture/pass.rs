@@ -13,10 +13,6 @@ use std::ffi::CString;
 
 use BuiltinOid::{INT8OID, TIMESTAMPTZOID};
 
-/// At most so much is handed to ingest at once.
-const MOST_CHANGES: usize = 1_000;
-const MOST_BYTES: usize = 8 << 20;
-
 /// The next pass begins to read where a list of running transactions was logged last. PostgreSQL logs one every 15
 /// seconds.
 const FAR: u64 = 16 << 20;
@@ -108,20 +104,13 @@ fn take_pending(
     upto_nchanges: Option<i32>,
     isolation: Isolation,
 ) -> Result<(i64, bool, Read), ErrorReport> {
-    let (mut captured, mut bytes, mut has_positions) = (0, 0, false);
-    let mut waiting: Vec<Captured> = Vec::new();
+    let (mut captured, mut has_positions) = (0, false);
     let read = slot.read(upto_nchanges, |decoded| {
         has_positions |= !decoded.schema_changes.is_empty();
         note_positions(&std::mem::take(&mut decoded.schema_changes));
         note_truncated_partitions(&std::mem::take(&mut decoded.truncated_partitions));
-        bytes += Captured::bytes(&decoded.changes);
-        waiting.append(&mut decoded.changes);
-        if waiting.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
-            captured += take_parts(&std::mem::take(&mut waiting), isolation);
-            bytes = 0;
-        }
+        captured += take_parts(&std::mem::take(&mut decoded.changes), isolation);
     })?;
-    captured += take_parts(&waiting, isolation);
     Ok((captured, has_positions, read))
 }
 

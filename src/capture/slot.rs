@@ -1,15 +1,14 @@
 //! Reading a slot, without consuming it.
 
 use super::source::Source;
-use crate::pg::{BuiltinOid, Cursor, ErrorReport, Statement, as_extension, pinned, quietly};
+use crate::pg::{BuiltinOid, ErrorReport, Peek, Statement, as_extension, check_for_interrupts, pinned, quietly};
 use audit_core::wire::{Captured, Commit, Decoded, Decoder, Failure};
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
-/// PostgreSQL puts what it peeks into a file where it is large; from there it is read in steps.
-const PEEK: &CStr = c"SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, $2, 'publication', $3)";
-/// So many messages, and bytes of them, are in memory at once.
-const FETCHED: (usize, usize) = (1_000, 8 << 20);
+/// So many changes, and bytes of messages, are in memory at once.
+const MOST_CHANGES: usize = 1_000;
+const MOST_BYTES: usize = 8 << 20;
 
 const PLUGIN_NAME: &str = "audit_cdc";
 
@@ -65,28 +64,24 @@ impl Slot {
     pub fn read(&self, upto: Option<i32>, mut take: impl FnMut(&mut Decoded)) -> Result<Read, ErrorReport> {
         self.require_our_plugin()?;
         let mut decoder = Decoder::new(Source::here());
-        let (mut decoded, mut read) = (Decoded::default(), Read::default());
-        let arguments = [self.slot.as_str().into(), upto.into(), self.publication.as_str().into()];
-        let mut cursor = Cursor::open(PEEK, &arguments);
-        loop {
-            let decode = |messages: &[&[u8]]| {
-                for message in messages {
-                    if let Some(commit) = decoder.decode(message, &mut decoded)? {
-                        read.first_lsn.get_or_insert(commit.lsn);
-                        read.end_lsn = commit.end_lsn;
-                        read.last = Some(commit).filter(|commit| commit.has_changes).or(read.last);
-                    }
-                }
-                Ok(messages.len() as i64)
-            };
-            // the first fetch does all the work of the server
-            let fetched = quietly(|| cursor.fetch_bytes(FETCHED, decode)).map_err(|failure| self.report(failure))?;
-            take(&mut decoded);
-            match fetched {
-                0 => return Ok(read),
-                fetched => read.count += fetched,
+        let (mut decoded, mut read, mut bytes) = (Decoded::default(), Read::default(), 0);
+        let mut peek = quietly(|| Peek::new(&self.slot, upto, &self.publication));
+        while let Some(message) = peek.message() {
+            read.count += 1;
+            bytes += message.len();
+            if let Some(commit) = decoder.decode(message, &mut decoded).map_err(|failure| self.report(failure))? {
+                read.first_lsn.get_or_insert(commit.lsn);
+                read.end_lsn = commit.end_lsn;
+                read.last = Some(commit).filter(|commit| commit.has_changes).or(read.last);
+            }
+            if decoded.changes.len() >= MOST_CHANGES || bytes >= MOST_BYTES {
+                check_for_interrupts();
+                take(&mut decoded);
+                bytes = 0;
             }
         }
+        take(&mut decoded);
+        Ok(read)
     }
 
     fn require_our_plugin(&self) -> Result<(), ErrorReport> {

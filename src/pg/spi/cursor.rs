@@ -5,11 +5,7 @@ use super::row::{Row, each_row};
 use crate::pg::log::{LogRow, returned};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::varlena::varlena_to_byte_slice;
 use std::ffi::{CStr, CString, c_char};
-
-/// Of rows each of which may be as large as PostgreSQL allows.
-const FETCHED_TOGETHER: i64 = 4;
 
 /// A query, read in steps. While it is open nobody else can close it and put another query under its name. It is
 /// pinned, as PL/pgSQL pins the cursors of its loops.
@@ -92,36 +88,6 @@ impl Cursor {
     /// Gives the next rows of the log to `read`. Their memory is freed afterwards.
     pub fn fetch_log<R>(&mut self, count: i64, read: impl FnOnce(&[LogRow]) -> R) -> R {
         self.fetch(count, || read(&returned()))
-    }
-
-    /// The same for a query of one column of type bytea, never null. It stops when it has so many bytes: they are all
-    /// in memory.
-    pub fn fetch_bytes<R>(&mut self, (count, bytes): (usize, usize), read: impl FnOnce(&[&[u8]]) -> R) -> R {
-        Spi::connect(|_| {
-            let (mut rows, mut size): (Vec<&[u8]>, usize) = (Vec::new(), 0);
-            while rows.len() < count && size < bytes {
-                // SAFETY: the portal is there as long as it is pinned. SPI_tuptable is what the fetch has returned,
-                // of one bytea column; it and what is detoasted here live until the SPI connection ends.
-                let table = unsafe {
-                    pg_sys::SPI_cursor_fetch(self.0, true, FETCHED_TOGETHER);
-                    &*pg_sys::SPI_tuptable
-                };
-                for index in 0..table.numvals as usize {
-                    // SAFETY: as above.
-                    let row = unsafe {
-                        let mut null = false;
-                        let datum = pg_sys::SPI_getbinval(*table.vals.add(index), table.tupdesc, 1, &mut null);
-                        varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()))
-                    };
-                    size += row.len();
-                    rows.push(row);
-                }
-                if table.numvals == 0 {
-                    break;
-                }
-            }
-            read(&rows)
-        })
     }
 
     /// Gives the next rows to `read`, and says whether there were any. Their memory is freed afterwards.

@@ -146,18 +146,6 @@ impl Captured {
             Self::Message { message, .. } => message.large.as_ref().map(|large| &large.annotations),
         }
     }
-
-    /// What changes take in memory.
-    pub fn bytes(changes: &[Self]) -> usize {
-        let shared = |change: &Self| change.large_annotations().map(Rc::as_ptr);
-        let large =
-            changes.chunk_by(|one, two| shared(one) == shared(two)).filter_map(|same| same[0].large_annotations());
-        let own = changes.iter().map(|change| match change {
-            Self::Typed(typed) => typed.length(),
-            Self::Message { message, .. } => message.text.len(),
-        });
-        own.sum::<usize>() + large.map(|large| large.text.len()).sum::<usize>()
-    }
 }
 
 impl From<Written> for Captured {
