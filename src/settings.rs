@@ -19,7 +19,7 @@ static ON_REJECT: GucSetting<OnReject> = GucSetting::<OnReject>::new(OnReject::s
 
 static CAPTURE_ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CAPTURE_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
-static CAPTURE_DELAY: GucSetting<i32> = GucSetting::<i32>::new(50);
+static CAPTURE_DELAY: GucSetting<i32> = GucSetting::<i32>::new(200);
 static CAPTURE_MAX_CHANGES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
 
 static CAPTURE_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
