@@ -161,12 +161,8 @@ extension_sql_file!(
     requires = ["history_as_of", "history_diff", lives]
 );
 extension_sql_file!("../sql/history/told.sql", name = "history_told", requires = ["history_lines"]);
-extension_sql_file!(
-    "../sql/history/asked.sql",
-    name = "history_asked",
-    requires = ["history_told", told_lines, page_of_lines]
-);
-extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_asked"]);
+extension_sql_file!("../sql/history/asked.sql", name = "history_asked", requires = ["history_told", told_lines]);
+extension_sql_file!("../sql/history/history.sql", name = "history", requires = ["history_asked", history, lines]);
 extension_sql_file!(
     "../sql/history/questions.sql",
     name = "history_questions",

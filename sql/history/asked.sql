@@ -1,4 +1,4 @@
--- What is asked of the log, as lines: one record from its beginning, or all entries that fit.
+-- A record's lines, from its beginning. Entries that fit: `src/history/asked.rs`.
 
 -- Did some update of the table take a row away from the key, or bring one to it? Where nobody can tell, yes.
 CREATE FUNCTION audit_cdc_internal.is_rekeyed(audited audit_cdc_internal.audited, record text) RETURNS boolean
@@ -66,59 +66,5 @@ BEGIN
   ELSIF NOT FOUND THEN
     RETURN QUERY SELECT l.* FROM audit_cdc_internal.lines_by_lives(audited, of_key) AS l;
   END IF;
-END
-$$;
-
--- Entries of the log that fit, of a table if wanted is not null. is_plain: as lines for who reads them.
-CREATE FUNCTION audit_cdc_internal.lines(
-    wanted audit_cdc_internal.audited, of_id bigint, of_user text, of_request text, of_commit bigint,
-    since timestamptz, until timestamptz, of_database text, after bigint[], newest_first boolean, max_rows integer,
-    is_plain boolean)
-  RETURNS SETOF @extschema@.audit_history_line
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-DECLARE
-  after_time CONSTANT timestamptz := 'epoch'::timestamptz + after[1] * interval '1 microsecond';
-  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
-  tables integer[] := wanted.numbers;
-BEGIN
-  IF tables IS NULL AND of_database IS NOT NULL THEN
-    tables := ARRAY(
-      SELECT t.id
-      FROM audit_cdc_internal.databases_of(of_database) AS d
-      JOIN audit_cdc_internal.audited_tables AS t ON t.database_id = ANY (d.ids)
-    );
-  END IF;
-  RETURN QUERY
-  SELECT l.*
-  FROM audit_cdc_internal.page_of_lines(
-    of_id, tables, of_user, of_request, of_commit,
-    CASE WHEN newest_first THEN since ELSE greatest(since, after_time) END,
-    CASE WHEN newest_first THEN least(until, after_time + interval '1 microsecond') ELSE until END,
-    after, ARRAY(SELECT t.id FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = ANY (own)),
-    of_database, max_rows, newest_first, is_plain) AS l;
-END
-$$;
-
--- The same with the table's name. Nothing is a reading's doubt here.
-CREATE FUNCTION audit_cdc_internal.lines(
-    of_id bigint, of_table text, of_user text, of_request text, of_commit bigint, since timestamptz,
-    until timestamptz, of_database text, after bigint[], newest_first boolean, max_rows integer)
-  RETURNS SETOF @extschema@.audit_history_line
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  wanted audit_cdc_internal.audited;
-BEGIN
-  IF of_table IS NOT NULL THEN
-    wanted := audit_cdc_internal.table_named(of_table, of_database, NULL);
-    IF wanted IS NULL THEN
-      PERFORM audit_cdc_internal.warn_of_no_changes();
-      RETURN;
-    END IF;
-  END IF;
-  RETURN QUERY
-  SELECT l.*
-  FROM audit_cdc_internal.lines(
-    wanted, of_id, of_user, of_request, of_commit, since, until, of_database, after, newest_first, max_rows,
-    false) AS l;
 END
 $$;

@@ -1,6 +1,7 @@
 //! History: the log's events, read in order, become the states of records (`audit_core::lives`).
 
 mod as_of;
+mod asked;
 mod event_rows;
 mod in_order;
 mod lives;
@@ -8,4 +9,5 @@ mod page;
 mod reading;
 mod record_at;
 mod told;
+mod told_tables;
 mod wanted;

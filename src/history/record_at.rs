@@ -2,7 +2,7 @@
 //! tells. What `audit_cdc_internal.reading_as_of` finds out of many statements, two know here.
 
 use super::event_rows::{action, can_skip, column, event, place};
-use super::told::UNDISTURBED;
+use super::told_tables::undisturbed;
 use crate::pg::{BuiltinOid, Call, Cursor, PassedRow, Row};
 use audit_core::lives::{Action, Record};
 use pgrx::datum::{DatumWithOid, IntoDatum, TimestampWithTimeZone};
@@ -35,7 +35,8 @@ static MOMENT: LazyLock<CString> = LazyLock::new(|| {
     WHERE ($1).is_own AND c.database_id = ($1).database_id
       AND NOT (cardinality(($1).key_columns) > 1 AND $3 LIKE '[%')
       AND NOT EXISTS (SELECT FROM audit_cdc_internal.record_keys AS k WHERE k.audited_table = ANY (($1).numbers))
-      AND {UNDISTURBED}"
+      AND {}",
+        undisturbed("$1")
     );
     CString::new(text).unwrap_or_default()
 });

@@ -22,11 +22,14 @@ pub struct Question {
 const PLACE: [&str; 4] =
     ["l.commit_timestamp", "coalesce(l.commit_lsn, 0)", "coalesce(l.commit_idx, 2147483647)", "l.id"];
 
-/// What a line is made of, from the log's row `l`: first what tells whether the entry needs a record's life.
-pub const ENTRY: &str = "l.audited_table, l.action::text AS action, l.commit_lsn, l.commit_idx, l.commit_timestamp,
+/// What tells whether the entry needs a record's life, from the log's row `l`.
+pub const TOLD: &str = "l.audited_table, l.action::text AS action, l.commit_lsn, l.commit_idx, l.commit_timestamp,
   audit_cdc_internal.told_image(l.old_values, l.exact_values, 'old') AS old_values,
   audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new') AS new_values,
-  l.unknown_columns, l.unknown_old_columns, l.id, l.record_id, l.may_change_key,
+  l.unknown_columns, l.unknown_old_columns, l.id, l.record_id";
+
+/// What else a line is made of.
+pub const SIGNED: &str = "l.may_change_key,
   audit_cdc_internal.lifted(l.annotations, 'username') AS username,
   audit_cdc_internal.lifted(l.annotations, 'source') AS source,
   audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
@@ -41,35 +44,9 @@ pub const ENTRY: &str = "l.audited_table, l.action::text AS action, l.commit_lsn
     END,
     'null') AS metadata";
 
-/// The entries of the page, each with the entry before it of its record, and what is to be known of its table.
-const ENTRIES: &str = "
-SELECT p.audited_table, p.action, p.commit_lsn, p.commit_idx, p.commit_timestamp, p.old_values, p.new_values,
-       p.unknown_columns, p.unknown_old_columns, p.id, p.record_id, p.may_change_key, p.username, p.source,
-       p.request_id, p.metadata, p.cursor, t.database_id, (t.audited).table_schema, (t.audited).table_name, b.*,
-       t.is_described, t.told_from, (t.audited).key_types IS NOT NULL, cardinality((t.audited).databases) > 1,
-       t.first_break, t.last_break, t.first_rekeyed, t.last_rekeyed, t.audited
-FROM page AS p
-JOIN tables AS t ON t.number = p.audited_table
-LEFT JOIN LATERAL (
-  SELECT l.audited_table, l.action::text, l.commit_lsn, l.commit_idx, l.commit_timestamp,
-         audit_cdc_internal.told_image(l.old_values, l.exact_values, 'old'),
-         audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new'), l.unknown_columns, l.unknown_old_columns
-  FROM audit_cdc_internal.log AS l
-  WHERE l.record_id = p.record_id
-    AND l.audited_table = ANY ((t.audited).numbers)
-    AND l.commit_timestamp <= p.commit_timestamp
-    AND (l.commit_timestamp, coalesce(l.commit_lsn, 0), coalesce(l.commit_idx, 2147483647), l.id)
-      < (p.commit_timestamp, coalesce(p.commit_lsn, 0), coalesce(p.commit_idx, 2147483647), p.id)
-    AND (NOT (t.audited).is_own OR l.origin <> 'i')
-  ORDER BY l.commit_timestamp DESC, coalesce(l.commit_lsn, 0) DESC, coalesce(l.commit_idx, 2147483647) DESC, l.id DESC
-  LIMIT 1
-) AS b ON true
-ORDER BY p.number";
-
 impl Question {
     /// Its parameters: 1 id, 2 numbers of tables, 3 username, 4 request_id, 5 commit_lsn, 6 since, 7 until.
-    /// 8 the place after which the page begins. 9 numbers of this database's own tables. 10 the database_id that was
-    /// named. 11 how many entries at most.
+    /// 8 the place after which the page begins. 9 numbers of this database's own tables. 10 how many entries at most.
     pub fn statement(&self) -> String {
         let direction = if self.newest_first { " DESC" } else { "" };
         let order = PLACE.map(|part| format!("{part}{direction}")).join(", ");
@@ -92,25 +69,15 @@ impl Question {
         // A number that stands there plans the statement; few are worth a plan of their own.
         let most = self.most.map_or(String::new(), |most| format!("LIMIT {}", most.max(1).next_power_of_two()));
         format!(
-            "WITH page AS MATERIALIZED (
-SELECT e.*, row_number() OVER () AS number
+            "SELECT e.*
 FROM (
-  SELECT {ENTRY}, array_to_string({place}, '.') AS cursor
+  SELECT {TOLD}, {SIGNED}, array_to_string({place}, '.') AS cursor
   FROM audit_cdc_internal.log AS l
   WHERE {}
   ORDER BY {order}
   {most}
 ) AS e
-LIMIT $11
-), tables AS MATERIALIZED (
-SELECT (f.told).*
-FROM (
-  SELECT audit_cdc_internal.told_table(audited_table, $10, min(record_id)) AS told
-  FROM page
-  GROUP BY audited_table
-  OFFSET 0
-) AS f
-){ENTRIES}",
+LIMIT $10",
             given.join(" AND ")
         )
     }

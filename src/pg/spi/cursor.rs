@@ -1,7 +1,7 @@
 //! A query that is read in steps.
 
 use super::plans::{kept_plan, plan_of};
-use super::row::{Row, each_row};
+use super::row::{Row, Rows};
 use crate::pg::log::{LogRow, returned};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -37,7 +37,13 @@ impl Cursor {
     /// A query that only reads, and sees what the query sees that called us. It is prepared once a session.
     pub fn reading(query: &'static CStr, arguments: &[DatumWithOid]) -> Self {
         // SAFETY: an SPI connection is open.
-        Self::of_plan(arguments, |types| unsafe { plan_of(query, types) })
+        Self::of_plan(arguments, |types| unsafe { plan_of(query, types, 0) })
+    }
+
+    /// The same, also planned once, whatever the arguments are.
+    pub fn planned_once(query: &'static CStr, arguments: &[DatumWithOid]) -> Self {
+        // SAFETY: as above.
+        Self::of_plan(arguments, |types| unsafe { plan_of(query, types, pg_sys::CURSOR_OPT_GENERIC_PLAN as i32) })
     }
 
     /// The same of a query that was put together. Others may take its place among those that are prepared.
@@ -91,8 +97,13 @@ impl Cursor {
     }
 
     /// Gives the next rows to `read`, and says whether there were any. Their memory is freed afterwards.
-    pub fn fetch_rows(&mut self, count: i64, mut read: impl FnMut(&Row, Option<&Row>)) -> bool {
-        self.fetch(count, || each_row(&mut read))
+    pub fn fetch_rows(&mut self, count: i64, read: impl FnMut(&Row, Option<&Row>)) -> bool {
+        self.fetch(count, || Rows::fetched().each(read))
+    }
+
+    /// The same, all at once.
+    pub fn fetch_together<R>(&mut self, count: i64, read: impl FnOnce(Rows) -> R) -> R {
+        self.fetch(count, || read(Rows::fetched()))
     }
 
     fn fetch<R>(&mut self, count: i64, read: impl FnOnce() -> R) -> R {

@@ -19,12 +19,12 @@ const MOST_PLANS: usize = 32;
 
 /// # Safety
 /// An SPI connection is open.
-pub(super) unsafe fn plan_of(query: &'static CStr, types: &mut Vec<pg_sys::Oid>) -> pg_sys::SPIPlanPtr {
+pub(super) unsafe fn plan_of(query: &'static CStr, types: &mut Vec<pg_sys::Oid>, options: i32) -> pg_sys::SPIPlanPtr {
     let known = WRITTEN.with(|plans| plans.borrow().get(&(query, types.clone())).copied());
     known.unwrap_or_else(|| {
         // SAFETY: as above. What is kept lives as long as the session.
         let plan = unsafe {
-            let plan = pg_sys::SPI_prepare(query.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            let plan = pg_sys::SPI_prepare_cursor(query.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
             pg_sys::SPI_keepplan(plan);
             plan
         };

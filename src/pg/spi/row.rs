@@ -9,9 +9,15 @@ use std::ffi::c_char;
 pub struct Row {
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
+    /// Where the values are, if nobody else keeps them.
+    _bytes: Vec<u64>,
 }
 
 impl Row {
+    fn empty(columns: usize) -> Self {
+        Self { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns], _bytes: Vec::new() }
+    }
+
     pub fn is_null(&self, column: usize) -> bool {
         self.nulls.get(column).copied().unwrap_or(true)
     }
@@ -21,10 +27,10 @@ impl Row {
         (!self.is_null(column)).then(|| self.values[column])
     }
 
-    /// Of a composite type.
+    /// Of a composite type. It lives as long as the current memory context.
     pub fn row(&self, column: usize) -> Option<PassedRow> {
         // SAFETY: the column is of a composite type.
-        self.datum(column).map(|datum| unsafe { PassedRow::of(datum) })
+        self.datum(column).map(|datum| unsafe { PassedRow::copied(datum) })
     }
 
     /// Null is false.
@@ -93,34 +99,65 @@ impl Row {
     }
 }
 
-/// Gives each row of what was fetched last to `read`, with the one that follows it there. What `read` allocates, as
-/// whatever it detoasts, is freed when it returns. Were there any rows?
-pub(super) fn each_row(read: &mut impl FnMut(&Row, Option<&Row>)) -> bool {
-    // SAFETY: SPI_tuptable is what the fetch has returned, and lives until the SPI connection ends. It has as many rows
-    // as it says, of its descriptor's layout. `read` keeps no reference to a row, nor to what the row gave.
-    unsafe {
-        let Some(table) = pg_sys::SPI_tuptable.as_ref() else { return false };
-        let columns = (*table.tupdesc).natts as usize;
-        let empty = || Row { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns] };
-        let (mut this, mut next) = (empty(), empty());
-        let fill = |row: &mut Row, index: usize| {
-            let (values, nulls) = (row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
-            pg_sys::heap_deform_tuple(*table.vals.add(index), table.tupdesc, values, nulls);
-        };
+/// What was fetched last.
+#[derive(Clone, Copy)]
+pub struct Rows<'a>(Option<&'a pg_sys::SPITupleTable>);
+
+impl Rows<'_> {
+    /// It lives until the SPI connection ends.
+    pub(super) fn fetched() -> Self {
+        // SAFETY: null, or the result of the fetch.
+        Self(unsafe { pg_sys::SPI_tuptable.as_ref() })
+    }
+
+    /// Gives each row to `read`, with the one that follows it there. What `read` allocates, as whatever it detoasts, is
+    /// freed when it returns. Were there any rows?
+    pub fn each(self, mut read: impl FnMut(&Row, Option<&Row>)) -> bool {
+        let Some(table) = self.0 else { return false };
         let count = table.numvals as usize;
-        if count > 0 {
-            fill(&mut this, 0);
-        }
-        let mut scratch = PgMemoryContexts::new("row that is read");
-        for following in 1..=count {
-            let has_next = following < count;
-            if has_next {
-                fill(&mut next, following);
+        // SAFETY: the table has as many rows as it says, of its descriptor's layout. `read` keeps no reference to a
+        // row, nor to what the row gave.
+        unsafe {
+            let columns = (*table.tupdesc).natts as usize;
+            let (mut this, mut next) = (Row::empty(columns), Row::empty(columns));
+            if count > 0 {
+                fill(&mut this, *table.vals, table.tupdesc);
             }
-            scratch.switch_to(|_| read(&this, has_next.then_some(&next)));
-            scratch.reset();
-            std::mem::swap(&mut this, &mut next);
+            let mut scratch = PgMemoryContexts::new("row that is read");
+            for following in 1..=count {
+                let has_next = following < count;
+                if has_next {
+                    fill(&mut next, *table.vals.add(following), table.tupdesc);
+                }
+                scratch.switch_to(|_| read(&this, has_next.then_some(&next)));
+                scratch.reset();
+                std::mem::swap(&mut this, &mut next);
+            }
         }
         count > 0
     }
+
+    /// One of them, for as long as it is wanted. What is toasted stays so.
+    pub fn kept(self, index: usize) -> Option<Row> {
+        let table = self.0.filter(|table| index < table.numvals as usize)?;
+        // SAFETY: the table has that row, of its descriptor's layout. The copy is aligned as PostgreSQL's is, and stays
+        // where it is when the vector moves.
+        unsafe {
+            let tuple = **table.vals.add(index);
+            let length = tuple.t_len as usize;
+            let mut bytes = vec![0_u64; length.div_ceil(size_of::<u64>())];
+            std::ptr::copy_nonoverlapping(tuple.t_data.cast::<u8>(), bytes.as_mut_ptr().cast(), length);
+            let mut copy = pg_sys::HeapTupleData { t_data: bytes.as_mut_ptr().cast(), ..tuple };
+            let mut row = Row::empty((*table.tupdesc).natts as usize);
+            fill(&mut row, &mut copy, table.tupdesc);
+            Some(Row { _bytes: bytes, ..row })
+        }
+    }
+}
+
+/// # Safety
+/// The tuple is of the descriptor's layout, with as many columns as the row has. It outlives the row's values.
+unsafe fn fill(row: &mut Row, tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) {
+    // SAFETY: as above.
+    unsafe { pg_sys::heap_deform_tuple(tuple, descriptor, row.values.as_mut_ptr(), row.nulls.as_mut_ptr()) };
 }

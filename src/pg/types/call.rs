@@ -93,6 +93,14 @@ impl Call {
         texts.map(|texts| texts.into_iter().flatten().collect())
     }
 
+    /// The elements, without nulls, of a `bigint[]` argument.
+    pub fn bigints(self, index: usize) -> Option<Vec<i64>> {
+        let datum = self.argument(index)?;
+        // SAFETY: the argument is declared bigint[].
+        let numbers = unsafe { Vec::<Option<i64>>::from_datum(datum, false) };
+        numbers.map(|numbers| numbers.into_iter().flatten().collect())
+    }
+
     /// What the first argument of an aggregate's function keeps from row to row, and its datum.
     pub fn aggregated<T>(self, make: impl FnOnce() -> T) -> (&'static mut T, pg_sys::Datum) {
         // SAFETY: the function is declared to take what it returned for the row before. That lives as long as the
@@ -146,6 +154,15 @@ impl PassedRow {
             let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
             Self { datum: pg_sys::Datum::from(header), oid: (*header).t_choice.t_datum.datum_typeid }
         }
+    }
+
+    /// The same, whatever becomes of the datum.
+    ///
+    /// # Safety
+    /// The datum is a row.
+    pub(in crate::pg) unsafe fn copied(datum: pg_sys::Datum) -> Self {
+        // SAFETY: as above.
+        unsafe { Self::of(pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()))) }
     }
 
     /// On its way into a query.

@@ -2,6 +2,7 @@
 
 use super::call::Call;
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::BuiltinOid;
 use pgrx::{IntoDatum, pg_sys};
 
 pub struct ResultSet {
@@ -61,5 +62,14 @@ pub fn passed_jsonb(bytes: &[u8]) -> DatumWithOid<'static> {
         // SAFETY: the datum is jsonb.
         Some(datum) => unsafe { DatumWithOid::new(datum, pg_sys::JSONBOID) },
         None => DatumWithOid::null_oid(pg_sys::JSONBOID),
+    }
+}
+
+/// A bigint, or what is stored like it, on its way into a query.
+pub fn passed_bigint(value: Option<i64>, oid: BuiltinOid) -> DatumWithOid<'static> {
+    match value {
+        // SAFETY: callers name a type whose values are 64 bits.
+        Some(value) => unsafe { DatumWithOid::new(pg_sys::Datum::from(value), oid.value()) },
+        None => DatumWithOid::null_oid(oid.value()),
     }
 }

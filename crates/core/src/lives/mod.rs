@@ -8,6 +8,7 @@
 //! nobody knows what a record was at a moment.
 
 mod as_of;
+mod before;
 mod completes;
 mod event;
 mod image;
@@ -20,6 +21,7 @@ mod told;
 mod truth;
 
 pub use as_of::{Moment, Reason, Record};
+pub use before::{Before, Stand};
 pub use completes::{Complete, ended_by};
 pub use event::{Action, Event, KeyBefore, Place};
 pub use image::Image;
