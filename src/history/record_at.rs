@@ -20,13 +20,17 @@ static MOMENT: LazyLock<CString> = LazyLock::new(|| {
            $2 IS NULL OR $2 <= greatest(c.last_commit, c.read_to_time)
              OR EXISTS (SELECT FROM audit_cdc_internal.log AS l
                         WHERE l.commit_timestamp > $2 AND l.audited_table = ANY (d.numbers)
-                          AND l.origin <> 'i' AND l.commit_lsn IS NOT NULL)
+                          AND l.origin <> 'i' AND l.commit_lsn IS NOT NULL),
+           d.numbers, ($1).positions_before[1],
+           CASE WHEN date_trunc('month', m.commit_timestamp, 'UTC')
+                     = date_trunc('month', m.commit_timestamp - audit_cdc_internal.overtaking(), 'UTC')
+                THEN m.month::text ELSE 'audit_cdc_internal.log' END
     FROM audit_cdc_internal.captures AS c
     CROSS JOIN LATERAL (
       SELECT ARRAY(SELECT t.id FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = ($1).database_id)
     ) AS d(numbers)
     LEFT JOIN LATERAL (
-      SELECT l.commit_lsn + ($1).positions_before[1] AS lsn, l.id, l.commit_timestamp
+      SELECT l.commit_lsn + ($1).positions_before[1] AS lsn, l.id, l.commit_timestamp, l.tableoid::regclass AS month
       FROM audit_cdc_internal.log AS l
       WHERE l.commit_timestamp <= coalesce($2::timestamptz, 'infinity')
         AND l.audited_table = ANY (d.numbers)
@@ -48,6 +52,9 @@ mod moment {
     pub const TIME: usize = 3;
     pub const IS_LATEST: usize = 4;
     pub const IS_SETTLED: usize = 5;
+    pub const NUMBERS: usize = 6;
+    pub const POSITION_BEFORE: usize = 7;
+    pub const MONTH: usize = 8;
 }
 
 /// Its entries, as [`column`] says, and whether each can be read so. Parameters 3 to 5 are the last commit up to the
@@ -80,7 +87,19 @@ const ENTRIES: &CStr = c"
 const TELLS_ITSELF: usize = column::NEXT_STRAY + 1;
 const MAY_BE_OVERTAKEN: usize = TELLS_ITSELF + 1;
 
-const FURTHEST: &CStr = c"SELECT audit_cdc_internal.furthest_lsn($1, $2, $3)";
+/// The furthest position, from $2 on, of commits up to the time $1: they may overtake it. None stands there mostly, and
+/// the BRIN index tells it by these conditions. $3: the database's tables. The month is named: so the statement is
+/// planned once, for it alone.
+fn furthest_in(month: &str) -> String {
+    const SINCE: &str = "'2000-01-01 00:00+00'::timestamptz";
+    format!(
+        "SELECT max(l.commit_lsn) FROM {month} AS l
+         WHERE l.commit_lsn >= $2
+           AND l.commit_timestamp - {SINCE} <= $1 - {SINCE}
+           AND l.commit_timestamp - {SINCE} > $1 - {SINCE} - audit_cdc_internal.overtaking()
+           AND l.audited_table = ANY ($3) AND l.origin <> 'i'"
+    )
+}
 
 const SAY_UNSETTLED: &CStr = c"SELECT audit_cdc_internal.say_unsettled(true, $1)";
 
@@ -102,13 +121,17 @@ pub struct Asked {
 }
 
 /// The last commit up to the moment.
-#[derive(Clone, Copy)]
 struct Moment {
     lsn: Option<i64>,
     id: Option<i64>,
     time: Option<TimestampWithTimeZone>,
     is_latest: bool,
     is_settled: bool,
+    /// The database's tables, and what its positions count on from.
+    numbers: Vec<i32>,
+    position_before: i64,
+    /// Which part of the log has the commits of the second up to it.
+    month: String,
 }
 
 /// None: more than its entries has to be read.
@@ -126,14 +149,17 @@ pub fn record_at(asked: Asked) -> Option<RecordAt> {
             time: row.bigint(moment::TIME).and_then(|time| time.try_into().ok()),
             is_latest: row.boolean(moment::IS_LATEST),
             is_settled: row.boolean(moment::IS_SETTLED),
+            numbers: row.integers(moment::NUMBERS).unwrap_or_default(),
+            position_before: row.bigint(moment::POSITION_BEFORE).unwrap_or(0),
+            month: row.text(moment::MONTH).unwrap_or_default(),
         };
         found = Some((row.texts(moment::KEY_COLUMNS).unwrap_or_default(), moment));
     });
     let (key_columns, moment) = found?;
-    let (mut record, next) = read(asked, moment)?;
+    let (mut record, next) = read(asked, &moment, moment.lsn)?;
     // commits overtake each other: where the first entry behind the moment stands, one up to it may stand too
-    if let Some(lsn) = next.and_then(|next| furthest(asked, moment, next)) {
-        (record, _) = read(asked, Moment { lsn: Some(lsn), ..moment })?;
+    if let Some(lsn) = next.and_then(|next| furthest(&moment, next)) {
+        (record, _) = read(asked, &moment, Some(lsn))?;
     }
     if asked.says_unsettled && !moment.is_settled {
         Cursor::reading(SAY_UNSETTLED, &[passed(moment.time)]).fetch_rows(1, |_, _| ());
@@ -141,11 +167,12 @@ pub fn record_at(asked: Asked) -> Option<RecordAt> {
     Some(RecordAt { key_columns, record })
 }
 
-fn furthest(asked: Asked, moment: Moment, next: i64) -> Option<i64> {
+fn furthest(moment: &Moment, next: i64) -> Option<i64> {
     let mut furthest = None;
-    Cursor::reading(FURTHEST, &[asked.table.passed(), passed(moment.time), next.into()])
-        .fetch_rows(1, |row, _| furthest = row.bigint(0));
-    furthest
+    let statement = CString::new(furthest_in(&moment.month)).ok()?;
+    let arguments = [passed(moment.time), (next - moment.position_before).into(), moment.numbers.clone().into()];
+    Cursor::kept(&statement, &arguments).fetch_rows(1, |row, _| furthest = row.bigint(0));
+    furthest.map(|furthest| furthest + moment.position_before)
 }
 
 fn passed<T: IntoDatum>(value: Option<T>) -> DatumWithOid<'static>
@@ -157,11 +184,11 @@ where
 
 /// The record, and where its first entry behind the moment stands that another commit may have overtaken. None: some
 /// entry does not tell by itself.
-fn read(asked: Asked, moment: Moment) -> Option<(Option<Record>, Option<i64>)> {
+fn read(asked: Asked, moment: &Moment, last_lsn: Option<i64>) -> Option<(Option<Record>, Option<i64>)> {
     let arguments = [
         asked.table.passed(),
         asked.call.passed(asked.at + 2, TEXTOID),
-        passed(moment.lsn),
+        passed(last_lsn),
         passed(moment.id),
         passed(moment.time),
         moment.is_latest.into(),
