@@ -50,10 +50,11 @@ ROLES = """
 SELECT r.rolname, ARRAY(SELECT m.rolname FROM pg_auth_members AS a JOIN pg_roles AS m ON m.oid = a.roleid WHERE a.member = r.oid ORDER BY 1),
        ARRAY(SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace CROSS JOIN LATERAL aclexplode(c.relacl) AS a
              WHERE a.grantee = r.oid AND n.nspname <> 'audit_cdc_internal' AND c.relkind = 'v' ORDER BY 1)
-FROM pg_roles AS r WHERE r.rolname IN ('audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin', 'audit_cdc_worker') ORDER BY r.rolname"""
+FROM pg_roles AS r WHERE r.rolname IN ('audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin', 'audit_cdc_keeper', 'audit_cdc_worker') ORDER BY r.rolname"""
 
 # what no right says
 ROLE_NOTES = {
+    "audit_cdc_keeper": "Says how long entries are kept and what is held, and removes what is older.",
     "audit_cdc_admin": "Runs capture, describes sources, names what relays may deliver.",
     "audit_cdc_ingest": "For relays.",
     "audit_cdc_reader": "Reads the whole log, whatever grants and row security say of the tables. It creates projections and changes its own. "

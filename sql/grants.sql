@@ -83,6 +83,12 @@ BEGIN
         'end_capture', 'capture_worker',
         'check_backfill', 'begin_backfill', 'backfill_stage', 'begin_table', 'backfill_batch', 'complete_backfill',
         'backfilled']),
+      ('audit_cdc_keeper', false, ARRAY[
+        'audit_set_retention', 'audit_drop_retention', 'audit_expired', 'audit_apply_retention', 'audit_hold',
+        'audit_release']),
+      ('audit_cdc_keeper', true, ARRAY[
+        'check_batch_size', 'set_horizons', 'months_to_clear', 'clear_month', 'clear_rejects', 'clear_record_keys',
+        'clear_what_entries_share', 'say_busy']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
         'note_captured', 'lifted', 'lock_capture',
@@ -116,13 +122,13 @@ $do$;
 
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC; -- everybody may annotate
 -- nothing in it is anybody's that is not granted above
-GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin;
+GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_reader, audit_cdc_admin, audit_cdc_keeper;
 GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.audit_rejects,
   @extschema@.audit_described_tables, @extschema@.audit_projections, @extschema@.audit_projection_failures,
   @extschema@.audit_projection_progress, @extschema@.audit_backfills, @extschema@.audit_last_changes,
   @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
   @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps,
-  @extschema@.audit_operations,
+  @extschema@.audit_operations, @extschema@.audit_retention_rules, @extschema@.audit_holds, @extschema@.audit_removed,
   @extschema@.audit_continuations, @extschema@.audit_marks, @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 
@@ -136,8 +142,9 @@ GRANT INSERT ON audit_cdc_internal.audited_tables, audit_cdc_internal.gaps, audi
   audit_cdc_internal.large_annotations, audit_cdc_internal.server_contexts, audit_cdc_internal.record_keys,
   audit_cdc_internal.rejects,
   audit_cdc_internal.projecting_transactions, audit_cdc_internal.schema_change_positions,
-  audit_cdc_internal.tallies, audit_cdc_internal.unprojected TO audit_cdc_worker;
-GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.rejects, audit_cdc_internal.tallies,
+  audit_cdc_internal.tallies, audit_cdc_internal.unprojected, audit_cdc_internal.removals TO audit_cdc_worker;
+GRANT UPDATE ON audit_cdc_internal.captures, audit_cdc_internal.removals, audit_cdc_internal.rejects,
+  audit_cdc_internal.tallies,
   audit_cdc_internal.unprojected, audit_cdc_internal.ingest_reads TO audit_cdc_worker;
 GRANT UPDATE (slow_since) ON audit_cdc_internal.projections TO audit_cdc_worker;
 GRANT DELETE ON audit_cdc_internal.projecting_transactions, audit_cdc_internal.unprojected TO audit_cdc_worker;

@@ -48,21 +48,22 @@ BEGIN
     UNION
     SELECT format('%I is a member of %I', m.rolname, r.rolname)
     WHERE m.oid IS NOT NULL AND (m.rolname, r.rolname) <> ('audit_cdc_admin', 'audit_cdc_reader')
+      AND (m.rolname, r.rolname) <> ('audit_cdc_keeper', 'audit_cdc_reader')
   ) AS h(who)
-  WHERE r.rolname IN ('audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin');
+  WHERE r.rolname IN ('audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin', 'audit_cdc_keeper');
   IF have_rights IS NOT NULL THEN
     RAISE WARNING 'roles of audit_cdc were here before, and others have their rights'
       USING DETAIL = have_rights || '.',
             HINT = 'So they have them in this database too. Revoke the roles from whom you do not know.';
   END IF;
-  FOREACH role IN ARRAY ARRAY['audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin'] LOOP
+  FOREACH role IN ARRAY ARRAY['audit_cdc_ingest', 'audit_cdc_reader', 'audit_cdc_admin', 'audit_cdc_keeper'] LOOP
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
       EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
     END IF;
   END LOOP;
 END
 $$;
-GRANT audit_cdc_reader TO audit_cdc_admin;
+GRANT audit_cdc_reader TO audit_cdc_admin, audit_cdc_keeper;
 
 -- Capture and ingest work as a role of its own, which is no superuser: it writes the log and reads slots. Nobody is
 -- to be a member of it.

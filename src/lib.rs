@@ -17,6 +17,7 @@ mod operations;
 mod pg;
 mod projection;
 mod protection;
+mod retention;
 mod schema;
 mod settings;
 #[cfg(any(test, feature = "pg_test"))]

@@ -34,6 +34,16 @@ extension_sql_file!(
     requires = [own_writers_only, before_removal, audit_allow_removal, audit_rotate_secret]
 );
 
+// retention: what is kept, held and removed
+extension_sql_file!("../sql/retention/rules.sql", name = "retention_rules", requires = ["operations", "rejects"]);
+extension_sql_file!("../sql/retention/holds.sql", name = "holds", requires = ["retention_rules", "record_keys"]);
+extension_sql_file!("../sql/retention/removed.sql", name = "removed", requires = ["log", "projections"]);
+extension_sql_file!(
+    "../sql/retention/apply.sql",
+    name = "retention",
+    requires = ["holds", "removed", "annotate", drop_month, remove_rows]
+);
+
 // annotations: annotate.sql is written for any search_path, since it also serves where there is no extension
 extension_sql!("SET LOCAL search_path = @extschema@;", name = "annotate_begins", requires = ["install"]);
 extension_sql_file!("../sql/annotate.sql", name = "annotate", requires = ["annotate_begins"]);
@@ -128,7 +138,7 @@ extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requ
 extension_sql_file!(
     "../sql/history/doubts.sql",
     name = "history_doubts",
-    requires = ["history_audited", "rejects", "audit_gaps"]
+    requires = ["history_audited", "rejects", "audit_gaps", "removed"]
 );
 extension_sql_file!(
     "../sql/history/events.sql",

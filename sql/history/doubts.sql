@@ -109,6 +109,35 @@ BEGIN ATOMIC
   FROM few AS f WHERE NOT f.is_open;
 END;
 
+-- What retention has removed. Of rows as they were it leaves no doubt once a later backfill was complete.
+CREATE FUNCTION audit_cdc_internal.removal_doubts(
+    databases text[], names text[], since timestamptz, until timestamptz, is_range boolean)
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT true, concat('entries', CASE cardinality(names) WHEN 1 THEN ' of this table' END,
+                      ' were removed by retention, and are not in the answer'),
+         format('%s entries that committed before %s are gone.', sum(r.entries), max(h.before)),
+         'audit_removed has the counts. Records that did not change since then are not known here. Of a captured table '
+         'CALL audit_backfill() logs its rows anew.'
+  FROM audit_cdc_internal.horizons AS h
+  JOIN audit_cdc_internal.removals AS r ON r.audited_table = h.audited_table AND r.entries > 0
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = h.audited_table
+  WHERE (databases IS NULL OR t.database_id = ANY (databases))
+    AND (names IS NULL OR quote_ident(t.table_schema) || '.' || quote_ident(t.table_name) = ANY (names))
+    AND (since IS NULL OR since < h.before)
+    AND (
+      is_range
+      OR NOT EXISTS (
+        SELECT FROM audit_cdc_internal.log AS l
+        WHERE l.record_id IS NULL
+          AND l.audited_table = h.audited_table
+          AND l.action = 'complete'
+          AND l.commit_timestamp >= h.before
+          AND (until IS NULL OR l.commit_timestamp <= until)
+      ))
+  HAVING count(*) > 0;
+END;
+
 -- databases: whose entries are read, with those they go on from; null: of any. names: of the tables, as %I.%I; null: of
 -- all. since, until, until_position (as events have it): null is no bound. is_range: what happened is asked for, not
 -- only what came of it.
@@ -139,6 +168,8 @@ BEGIN
     SELECT true, concat('changes', of_this, ' were set aside, and are not in the answer'), NULL,
            'audit_rejects has them; audit_retry_rejects() tries to store them.';
   END IF;
+  RETURN QUERY
+  SELECT d.* FROM audit_cdc_internal.removal_doubts(databases, names, since, until, is_range) AS d;
   IF (databases IS NULL OR own[cardinality(own)] = ANY (databases))
     AND EXISTS (
       SELECT FROM unnest(names) AS n(name)
@@ -188,6 +219,7 @@ DECLARE
   here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
 BEGIN
   RETURN EXISTS (SELECT FROM audit_cdc_internal.gaps)
+    OR EXISTS (SELECT FROM audit_cdc_internal.horizons)
     OR EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.stored_at IS NULL)
     OR EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id <> here)
     OR EXISTS (

@@ -9,6 +9,7 @@ mod contexts;
 mod counts;
 mod delivery;
 mod entry;
+mod expired;
 mod large;
 mod limits;
 mod month;

@@ -5,12 +5,15 @@ use crate::pg::{BuiltinOid, Statement};
 use audit_core::message::{Change, SourceTable};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
+use pgrx::spi::SpiHeapTupleData;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub struct AuditedTable {
     pub number: i32,
     /// An array literal; `None` where a key's text is the same wherever it comes from.
     pub key_types: Option<String>,
+    /// Of what was committed before, retention has removed what nobody held.
+    pub horizon: Option<TimestampWithTimeZone>,
 }
 
 const NAMES: &[BuiltinOid] = &[BuiltinOid::TEXTOID, BuiltinOid::TEXTOID, BuiltinOid::TEXTOID, BuiltinOid::TEXTOID];
@@ -20,7 +23,8 @@ thread_local! {
         "SELECT t.id, (SELECT d.key_types::text FROM audit_cdc_internal.described_tables AS d
                        WHERE d.database_id = t.database_id AND d.table_schema = t.table_schema
                        AND d.table_name = t.table_name
-                       ORDER BY d.valid_from DESC LIMIT 1)
+                       ORDER BY d.valid_from DESC LIMIT 1),
+                (SELECT h.before FROM audit_cdc_internal.horizons AS h WHERE h.audited_table = t.id)
          FROM audit_cdc_internal.audited_tables AS t
          WHERE t.database_id = $1 AND t.table_schema = $3 AND t.table_name = $4
          AND t.database_name IS NOT DISTINCT FROM $2",
@@ -61,8 +65,11 @@ fn find(table: &SourceTable) -> Option<AuditedTable> {
             || names(table),
             |mut rows| {
                 let row = rows.next();
-                row.map(|row| Ok(AuditedTable { number: row.get(1)?.unwrap_or_default(), key_types: row.get(2)? }))
-                    .transpose()
+                let found = |row: SpiHeapTupleData| {
+                    let number = row.get(1)?.unwrap_or_default();
+                    Ok(AuditedTable { number, key_types: row.get(2)?, horizon: row.get(3)? })
+                };
+                row.map(found).transpose()
             },
         )
     })

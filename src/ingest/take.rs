@@ -4,6 +4,7 @@ use super::contexts;
 use super::counts::Counts;
 use super::delivery::Delivery;
 use super::entry::Entry;
+use super::expired::take_expired;
 use super::large;
 use super::limits::{too_many_months, too_many_tables};
 use super::month::Month;
@@ -142,6 +143,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
     contexts::store(&changes);
     let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
     waiting.sort_by_key(|entry| (entry.key(), entry.change.original.position()));
+    let expired = take_expired(&mut waiting);
     let refused = ensure_partitions(&waiting, delivery.limits);
     if !refused.is_empty() {
         waiting.retain(|entry| {
@@ -178,7 +180,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
         rejected.extend(refused.into_values().flatten().map(|(change, reject)| Rejected::change(change, reject)));
     }
     tally(&all);
-    let counts = Counts { inserted: all.inserted(), duplicates: all.duplicates, rejected: 0 };
+    let counts = Counts { inserted: all.inserted(), duplicates: all.duplicates + expired, rejected: 0 };
     Taken { counts, rejected }
 }
 

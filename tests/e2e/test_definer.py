@@ -70,6 +70,14 @@ GRANTED = {
     "backfill_batch": "what audit_backfill() does",
     "complete_backfill": "what audit_backfill() does, once all is read and captured",
     "backfilled": "a number that audit_backfills shows",
+    "check_batch_size": "a pure function of its arguments",
+    "set_horizons": "what audit_apply_retention() begins with: by the rules, and only of tables with something to remove",
+    "months_to_clear": "months that audit_removed and the log show",
+    "clear_month": "what audit_apply_retention() does: removes what is beyond the horizon, and not held",
+    "clear_rejects": "what audit_apply_retention() does",
+    "clear_record_keys": "what audit_apply_retention() does",
+    "clear_what_entries_share": "what audit_apply_retention() does",
+    "say_busy": "raises what it is given",
 }
 
 
@@ -120,7 +128,8 @@ def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
         ("audit_create_activity", "audit_create_projection"), ("audit_activity", "audit_diff_text"),
         ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
         ("audit_annotate", "audit_annotate"), ("run_steps", "audit_annotate"), ("run_steps", "audit_annotation_in_force"), ("run_steps", "audit_tell_annotation"),
-        ("audit_capture", "audit_in_transaction_block"), ("audit_capture_stop", "audit_in_transaction_block"), ("audit_backfill", "audit_in_transaction_block")}
+        ("audit_capture", "audit_in_transaction_block"), ("audit_capture_stop", "audit_in_transaction_block"), ("audit_backfill", "audit_in_transaction_block"),
+        ("audit_apply_retention", "audit_in_transaction_block"), ("audit_apply_retention", "audit_expired")}
 
 
 def test_what_roles_may_call_inside_is_known(db):

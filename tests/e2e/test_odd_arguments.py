@@ -49,6 +49,8 @@ VALUES = {
     "oid": OIDS, "regclass": [oid for oid in OIDS if "regtype" not in oid and "regproc" not in oid and "regnamespace" not in oid], "regtype": [oid for oid in OIDS if "regtype" in oid or "'" not in oid],
     "jsonb": JSONB,
     "timestamp with time zone": ["'infinity'", "'-infinity'", "'4714-11-24 BC'", "'294276-12-31 23:59:59.999999'", "now()", "'2026-03-01'"],
+    "date": ["'infinity'", "'-infinity'", "'4714-11-24 BC'", "'5874897-12-31'", "current_date", "'2026-03-01'"],
+    "interval": ["'0'", "'1 day'", "'-1 day'", "'178000000 years'", "'-178000000 years'", "'100 years'", "'1 microsecond'"],
     "pg_lsn": ["'0/0'", "'FFFFFFFF/FFFFFFFF'", "'7FFFFFFF/FFFFFFFF'", "'80000000/0'", "'0/1'", "pg_current_wal_lsn()"],
     "anyelement": ["NULL::t", "(1, 'a')::t", "1", "NULL::int", "'a'::text", "'{}'::int[]", "NULL::odd", "NULL::odd_domain", "(1, 2)", "'null'::jsonb", "NULL::audit_logs", "'1'::bytea", "NULL::void"],
     "anycompatiblenonarray": ["NULL", "1", "-1.5", "'NaN'::numeric", "true", "'a'::text", "''::text", "E'\\x01'::text", f"{LONG}", "gen_random_uuid()", "now()", "'{}'::jsonb", "NULL::t", "(1, 2)", "'1'::bytea", "'{1}'::int[]"],
@@ -155,7 +157,7 @@ def failure(session, statement, in_transaction):
 
 def test_no_argument_is_too_odd(eventful):
     functions = [(*function, names or []) for *function, names in eventful.rows(CALLED)]
-    assert {"audit_cdc_reader", "audit_cdc_admin", "audit_cdc_ingest", "-"} == {grantee for *_, grantee, _, _ in functions}
+    assert {"audit_cdc_reader", "audit_cdc_admin", "audit_cdc_keeper", "audit_cdc_ingest", "-"} == {grantee for *_, grantee, _, _ in functions}
     pool, chance = Pool(eventful, eventful.value("SELECT audit_cdc_internal.this_database() ->> 'id'")), random.Random(1)
     sessions, made, found = {}, [], {}
     try:

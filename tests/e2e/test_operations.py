@@ -3,6 +3,7 @@
 import psycopg2
 import pytest
 from capture_helpers import source, table  # noqa: F401
+from conftest import batch, change
 from test_capture import begin
 
 RULE = "SELECT id, username FROM audit_new_logs"
@@ -34,6 +35,11 @@ CALLS = {
     "audit_allow_removal": ["SELECT audit_allow_removal()"],
     "audit_rotate_secret": ["SELECT audit_rotate_secret()"],
     "audit_retry_rejects": ["SELECT audit_ingest('no json')", "SELECT audit_retry_rejects()"],
+    "audit_set_retention": ["SELECT audit_set_retention('1 year')"],
+    "audit_hold": ["SELECT audit_hold('h', 'lawsuit', table_name => 'u')"],
+    "audit_release": ["SELECT audit_release('h', 'settled')"],
+    "audit_apply_retention": [f"SELECT audit_ingest('{batch([change(time='2020-01-01T00:00:00Z')])}')", "CALL audit_apply_retention()"],
+    "audit_drop_retention": ["SELECT audit_drop_retention()"],
     "audit_backfill": [f"CALL audit_backfill('t', backfill_id => '{ID}')"],
     "audit_capture_stop": ["CALL audit_capture_stop()"],
 }

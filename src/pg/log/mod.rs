@@ -3,6 +3,7 @@
 mod datum;
 mod lock;
 mod partition;
+mod removal;
 mod row;
 mod sequence;
 mod walk;
@@ -15,6 +16,7 @@ pub use lock::{
     try_share_projection,
 };
 pub use partition::{Found, Partition, is_partition, with_partition};
+pub use removal::{drop_month, remove_rows};
 pub(super) use row::returned;
 pub use row::{LogRow, feeding, log_rows, return_fed_rows};
 pub use sequence::Sequence;

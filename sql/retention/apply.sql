@@ -1,0 +1,321 @@
+-- Removing what rules let go and no hold keeps. Whole months are dropped. Of others rows are removed in batches.
+
+-- Entries that may go, by partition and table; what is held stays.
+CREATE FUNCTION @extschema@.audit_expired(
+    OUT month date, OUT database_id text, OUT table_schema text, OUT table_name text, OUT entries bigint,
+    OUT held bigint, OUT bytes bigint, OUT oldest timestamptz, OUT newest timestamptz, OUT holds text[])
+  RETURNS SETOF record
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT e.month, t.database_id, t.table_schema, t.table_name, count(*) FILTER (WHERE NOT e.is_held),
+         count(*) FILTER (WHERE e.is_held), coalesce(sum(e.bytes) FILTER (WHERE NOT e.is_held), 0)::bigint,
+         min(e.commit_timestamp), max(e.commit_timestamp),
+         (SELECT array_agg(DISTINCT h.name) FROM audit_cdc_internal.held_tables AS h WHERE h.audited_table = t.id)
+  FROM (
+    SELECT l.audited_table, l.commit_timestamp, date_trunc('month', l.commit_timestamp, 'UTC')::date AS month,
+           l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l) AS is_held,
+           150 + coalesce(pg_column_size(l.old_values), 0) + coalesce(pg_column_size(l.new_values), 0)
+             + coalesce(pg_column_size(l.annotations), 0) AS bytes
+    FROM audit_cdc_internal.log AS l
+    JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
+    CROSS JOIN audit_cdc_internal.with_holds AS w
+    WHERE l.commit_timestamp < c.cutoff
+      AND l.commit_timestamp < (SELECT max(m.cutoff) FROM audit_cdc_internal.cutoffs AS m)
+  ) AS e
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
+  GROUP BY e.month, t.id
+  ORDER BY 1, 2, 3, 4;
+END;
+COMMENT ON FUNCTION @extschema@.audit_expired() IS
+  'What audit_apply_retention() would remove now, by month and table. entries: how many would go. held: how many are '
+  'expired, but stay under a hold. bytes: about what the entries take, without indexes. oldest, newest: of both. '
+  'holds: names of holds on the table; null: none. It reads the expired months whole. Errors: none.';
+
+CREATE FUNCTION audit_cdc_internal.require_read_committed() RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'retention is applied under READ COMMITTED only'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'SET default_transaction_isolation = ''read committed''.';
+  END IF;
+END
+$$;
+
+-- From now on ingest stores nothing of these tables that is older. False: others write just now; ask again.
+CREATE FUNCTION audit_cdc_internal.set_horizons() RETURNS boolean
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  expired CONSTANT integer[] := ARRAY(
+    SELECT DISTINCT l.audited_table
+    FROM audit_cdc_internal.log AS l
+    JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
+    CROSS JOIN audit_cdc_internal.with_holds AS w
+    WHERE l.commit_timestamp < c.cutoff
+      AND l.commit_timestamp < (SELECT max(m.cutoff) FROM audit_cdc_internal.cutoffs AS m)
+      AND NOT (l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l))
+  );
+BEGIN
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM set_config('lock_timeout', '50ms', true);
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE; -- every ingest has ended, and the next sees this
+  INSERT INTO audit_cdc_internal.horizons AS h
+  SELECT c.audited_table, c.cutoff
+  FROM audit_cdc_internal.cutoffs AS c
+  WHERE c.audited_table = ANY (expired)
+  ON CONFLICT (audited_table) DO UPDATE SET before = greatest(h.before, excluded.before);
+  UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+  RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN false;
+END
+$$;
+
+-- Months that may have something to remove, the oldest first.
+CREATE FUNCTION audit_cdc_internal.months_to_clear() RETURNS date[]
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT coalesce(array_agg(m.month ORDER BY m.month), '{}')
+  FROM (
+    SELECT to_date(substr(c.relname, 5), 'YYYY_MM') AS month
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+  ) AS m
+  WHERE m.month AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
+END;
+
+-- What a month keeps: what is not beyond the horizon of its table, or held. Otherwise, what may go.
+CREATE FUNCTION audit_cdc_internal.rows_of(partition regclass, is_kept boolean, most integer) RETURNS tid[]
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rows tid[];
+BEGIN
+  EXECUTE format(
+    'SELECT ARRAY(
+       SELECT l.ctid
+       FROM ONLY %s AS l
+       LEFT JOIN audit_cdc_internal.horizons AS h ON h.audited_table = l.audited_table
+       CROSS JOIN audit_cdc_internal.with_holds AS w
+       WHERE $1 = (
+         coalesce(l.commit_timestamp >= h.before, true)
+         OR l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l::audit_cdc_internal.log))
+       LIMIT $2)', partition)
+  INTO rows USING is_kept, most;
+  RETURN rows;
+END
+$$;
+
+-- Removes up to so many entries of a month, or the whole month where it keeps nothing. removed null: others use it.
+CREATE FUNCTION audit_cdc_internal.clear_month(
+    month date, batch_size integer, OUT removed bigint, OUT is_done boolean)
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  partition CONSTANT regclass := to_regclass(format('audit_cdc_internal.%I', to_char(month, '"log_"YYYY_MM')));
+  is_over CONSTANT boolean := (month + interval '1 month') AT TIME ZONE 'UTC' < now();
+  rows tid[] := '{}';
+  is_whole boolean := false;
+BEGIN
+  removed := 0;
+  is_done := true;
+  IF partition IS NULL THEN
+    RETURN;
+  END IF;
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
+  PERFORM set_config('lock_timeout', '50ms', true);
+  IF is_over AND audit_cdc_internal.rows_of(partition, true, 1) = '{}' THEN
+    EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', partition);
+    is_whole := audit_cdc_internal.rows_of(partition, true, 1) = '{}';
+  END IF;
+  IF is_whole THEN
+    removed := audit_cdc_internal.count_removed(partition, NULL, month);
+    LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS EXCLUSIVE MODE;
+    PERFORM audit_cdc_internal.drop_month(partition);
+  ELSE
+    rows := audit_cdc_internal.rows_of(partition, false, batch_size);
+    IF rows <> '{}' THEN
+      removed := audit_cdc_internal.count_removed(partition, rows, month);
+      PERFORM audit_cdc_internal.remove_rows(rows, partition);
+    END IF;
+  END IF;
+  is_done := cardinality(rows) < batch_size;
+  IF removed > 0 THEN
+    PERFORM audit_cdc_internal.note_operation(
+      'audit_apply_retention', jsonb_build_object('month', month, 'is_whole', is_whole),
+      jsonb_build_object('entries', removed));
+  END IF;
+EXCEPTION WHEN lock_not_available THEN
+  removed := NULL;
+  is_done := false;
+END
+$$;
+
+-- Rejects of tables follow, by the day on which they came last. A hold on a table that may be theirs keeps them.
+CREATE FUNCTION audit_cdc_internal.clear_rejects() RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  removed bigint;
+BEGIN
+  DELETE FROM audit_cdc_internal.rejects AS r
+  WHERE r.last_delivered_at < now() - (
+      SELECT u.keep
+      FROM audit_cdc_internal.retention_rules AS u
+      WHERE (u.database_id IS NULL OR u.database_id = r.database_id)
+        AND (u.table_schema IS NULL OR u.table_schema = r.table_schema)
+        AND (u.table_name IS NULL OR u.table_name = r.table_name)
+      ORDER BY u.table_name IS NULL, u.table_schema IS NULL, u.database_id IS NULL
+      LIMIT 1
+    )
+    AND NOT EXISTS (
+      SELECT FROM audit_cdc_internal.holds AS h
+      WHERE h.released_at IS NULL
+        AND coalesce(h.database_id = r.database_id, true)
+        AND coalesce(h.table_schema = r.table_schema, true)
+        AND coalesce(h.table_name = r.table_name, true)
+    );
+  GET DIAGNOSTICS removed = ROW_COUNT;
+  IF removed > 0 THEN
+    PERFORM audit_cdc_internal.note_operation(
+      'audit_apply_retention', '{}', jsonb_build_object('rejects', removed));
+  END IF;
+  RETURN removed;
+END
+$$;
+
+-- Keys that no entry has any more.
+CREATE FUNCTION audit_cdc_internal.clear_record_keys() RETURNS void
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  DELETE FROM audit_cdc_internal.record_keys AS k
+  WHERE k.audited_table IN (SELECT h.audited_table FROM audit_cdc_internal.horizons AS h)
+    AND NOT EXISTS (
+      SELECT FROM audit_cdc_internal.log AS l
+      WHERE l.record_id = k.record_id AND l.audited_table = k.audited_table
+    );
+END;
+
+-- Large annotations and server contexts that no entry names any more. Those of old entries only are looked at. The log
+-- is read without a lock, and under it only what came since. Null: others write just now.
+CREATE FUNCTION audit_cdc_internal.clear_shared(shared regclass, named text) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  unnamed uuid[];
+  rows tid[];
+  last bigint;
+BEGIN
+  SELECT max(y.last_id) INTO last FROM audit_cdc_internal.tallies AS y;
+  EXECUTE format(
+    'SELECT ARRAY(SELECT s.id FROM %s AS s
+                  WHERE s.created_at < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
+                    AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.%I = s.id)
+                  LIMIT 10000)', shared, named)
+  INTO unnamed;
+  IF unnamed = '{}' THEN
+    RETURN 0;
+  END IF;
+  PERFORM set_config('lock_timeout', '50ms', true);
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+  EXECUTE format(
+    'SELECT ARRAY(SELECT s.ctid FROM %s AS s
+                  WHERE s.id = ANY ($1)
+                    AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.id > $2 AND l.%I = s.id))', shared,
+    named)
+  INTO rows USING unnamed, last;
+  PERFORM audit_cdc_internal.remove_rows(rows, shared);
+  RETURN cardinality(rows);
+EXCEPTION WHEN lock_not_available THEN
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.clear_what_entries_share() RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN audit_cdc_internal.clear_shared('audit_cdc_internal.large_annotations', 'large_annotations')
+    + audit_cdc_internal.clear_shared('audit_cdc_internal.server_contexts', 'server_context');
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.check_batch_size(batch_size integer) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF batch_size IS NULL THEN
+    RAISE EXCEPTION 'batch_size must not be null' USING ERRCODE = 'null_value_not_allowed';
+  ELSIF batch_size NOT BETWEEN 1 AND 100000 THEN
+    RAISE EXCEPTION 'batch_size must be between 1 and 100000' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.say_busy(what text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION '%', what
+    USING ERRCODE = 'lock_not_available', DETAIL = 'Others read or write it without a pause.',
+          HINT = 'Call audit_apply_retention() again: it goes on from there.';
+END
+$$;
+
+CREATE PROCEDURE @extschema@.audit_apply_retention(
+    dry_run boolean DEFAULT false, batch_size integer DEFAULT 10000, INOUT entries bigint DEFAULT NULL)
+  LANGUAGE plpgsql AS $$
+DECLARE
+  one pg_catalog.record;
+  month pg_catalog.date;
+  step pg_catalog.record;
+  waits pg_catalog.int4 := 0;
+BEGIN
+  PERFORM audit_cdc_internal.check_batch_size(batch_size);
+  entries := 0;
+  IF dry_run THEN
+    FOR one IN SELECT e.* FROM @extschema@.audit_expired() AS e LOOP
+      RAISE NOTICE '% %.%: % entries would go, % are held', one.month, one.table_schema, one.table_name, one.entries,
+        one.held;
+      entries := entries OPERATOR(pg_catalog.+) one.entries;
+    END LOOP;
+    RETURN;
+  END IF;
+  IF @extschema@.audit_in_transaction_block() THEN
+    RAISE EXCEPTION 'audit_apply_retention() cannot run inside a transaction block'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'It commits in between.';
+  END IF;
+  WHILE NOT audit_cdc_internal.set_horizons() LOOP
+    COMMIT;
+    waits := waits OPERATOR(pg_catalog.+) 1;
+    PERFORM audit_cdc_internal.say_busy('the audit log is busy') WHERE waits OPERATOR(pg_catalog.>) 100;
+    PERFORM pg_catalog.pg_sleep(0.05);
+  END LOOP;
+  COMMIT;
+  FOREACH month IN ARRAY audit_cdc_internal.months_to_clear() LOOP
+    waits := 0;
+    LOOP
+      SELECT s.* INTO step FROM audit_cdc_internal.clear_month(month, batch_size) AS s;
+      COMMIT;
+      entries := entries OPERATOR(pg_catalog.+) coalesce(step.removed, 0);
+      EXIT WHEN step.is_done;
+      IF step.removed IS NULL THEN
+        waits := waits OPERATOR(pg_catalog.+) 1;
+        PERFORM audit_cdc_internal.say_busy(pg_catalog.format('the month %s of the audit log is busy', month))
+        WHERE waits OPERATOR(pg_catalog.>) 100;
+        PERFORM pg_catalog.pg_sleep(0.05);
+      ELSE
+        RAISE NOTICE '% of %: removed % entries so far', month, 'the log', entries;
+      END IF;
+    END LOOP;
+  END LOOP;
+  PERFORM audit_cdc_internal.clear_rejects();
+  PERFORM audit_cdc_internal.clear_record_keys();
+  COMMIT;
+  WHILE audit_cdc_internal.clear_what_entries_share() OPERATOR(pg_catalog.>) 0 LOOP
+    COMMIT;
+  END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint) IS
+  'Removes the entries that are older than the rules of audit_set_retention() keep, unless audit_hold() holds them, '
+  'and tells how many. A month of which nothing is kept is dropped at once; of others rows are removed, batch_size '
+  'of them in a transaction. Rejects that came last so long ago, keys, failures of projections and annotations of '
+  'these entries follow. Counts stay in audit_removed. dry_run => true: removes nothing, and tells by notices what '
+  'would go; audit_expired() tells it as rows. It waits for nobody longer than 50 ms at a time, and goes on where '
+  'it was interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004, '
+  '22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';
