@@ -24,4 +24,5 @@ CLIENTS = number("CLIENTS", 2, 2)  # of pgbench
 CONNECTIONS = number("CONNECTIONS", 2, 2)  # of the relay to the database
 POSTERS = number("POSTERS", 8, 8)  # connections to the relay
 READ_ENTRIES = number("READ_ENTRIES", 200_000, 200_000)  # of the table whose history is read and undone
+MONTH_ENTRIES = number("MONTH_ENTRIES", 1_000_000, 50_000)  # of the month that is removed
 YEAR_ENTRIES = number("YEAR_ENTRIES", 1_000_000, 100_000)  # over twelve months
