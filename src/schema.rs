@@ -125,7 +125,7 @@ extension_sql_file!("../sql/capture/audit_gaps.sql", name = "audit_gaps", requir
 extension_sql_file!(
     "../sql/capture/capture_status.sql",
     name = "capture_status",
-    requires = ["audit_gaps", lost_annotations]
+    requires = ["audit_gaps", can_seal, lost_annotations]
 );
 
 // history: the log read as the lives of records

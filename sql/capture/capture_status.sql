@@ -5,7 +5,7 @@ CREATE FUNCTION @extschema@.audit_capture_status(
     OUT lag_seconds double precision, OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint,
     OUT changes_per_second double precision, OUT retained_bytes bigint, OUT started_at timestamptz,
     OUT last_error text, OUT last_error_sqlstate text, OUT last_error_at timestamptz, OUT open_gaps bigint,
-    OUT lost_annotations bigint)
+    OUT lost_annotations bigint, OUT can_seal boolean)
   RETURNS SETOF record
   LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -29,7 +29,7 @@ BEGIN ATOMIC
               WHEN unnoted.at IS NOT NULL THEN unnoted.failure ELSE c.last_error_sqlstate END,
          coalesce(unnoted.at, c.last_error_at),
          (SELECT count(*) FROM @extschema@.audit_gaps AS g WHERE g.is_open),
-         audit_cdc_internal.lost_annotations()
+         audit_cdc_internal.lost_annotations(), audit_cdc_internal.can_seal()
   FROM audit_cdc_internal.captures AS c
   LEFT JOIN audit_cdc_internal.capture_faults AS fault ON true
   LEFT JOIN pg_publication AS p ON p.pubname = c.publication
@@ -52,4 +52,6 @@ COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
   'that the server keeps for the slot. last_error: that there is no such publication, or the last failure of a '
   'worker, with its SQLSTATE and time; it tries again. open_gaps: rows of audit_gaps that no backfill has closed. '
   'lost_annotations: so many calls of audit_annotate annotated nothing, since each was a transaction of its own; '
-  'counted since the server or capture started, null without a worker. It works on a standby. Errors: none.';
+  'counted since the server or capture started, null without a worker. can_seal: whether the server can seal what '
+  'it says of transactions; false: no annotation is attested meanwhile, and the log of the server tells why; null on '
+  'a standby, and where the library is not preloaded. It works on a standby. Errors: none.';

@@ -99,6 +99,13 @@ fn last_look() -> TableIterator<
 }
 
 /// Since the worker has its place; null: there is no worker.
+/// `None`: the library is not preloaded, or a standby has no need to.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.can_seal() RETURNS boolean
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn can_seal() -> Option<bool> {
+    (pg::is_preloaded() && !pg::is_in_recovery()).then(|| pg::with_secret(|_| ()).is_some())
+}
+
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lost_annotations() RETURNS bigint
   LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn lost_annotations() -> Option<i64> {

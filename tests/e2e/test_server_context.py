@@ -394,7 +394,11 @@ def test_a_damaged_secret_can_be_replaced(paused):
     server("start")
     until(lambda: answers(paused))
     try:
-        session(paused, "INSERT INTO t VALUES (1, 'a')", "SELECT audit_rotate_secret()", "INSERT INTO t VALUES (2, 'b')")
+        can_seal = "SELECT can_seal FROM audit_capture_status()"
+        session(paused, "INSERT INTO t VALUES (1, 'a')")
+        assert paused.value(can_seal) is False
+        session(paused, "SELECT audit_rotate_secret()", "INSERT INTO t VALUES (2, 'b')")
+        assert paused.value(can_seal) is True
         assert told(paused, "new_values ->> 'v', server_context IS NULL") == [("a", True), ("b", False)]
     finally:
         assert file.read_text() not in ("damaged", before)
