@@ -87,8 +87,8 @@ BEGIN
         'audit_set_retention', 'audit_drop_retention', 'audit_expired', 'audit_apply_retention', 'audit_hold',
         'audit_release']),
       ('audit_cdc_keeper', true, ARRAY[
-        'check_batch_size', 'set_horizons', 'months_to_clear', 'clear_month', 'clear_rejects', 'clear_record_keys',
-        'clear_what_entries_share', 'say_busy']),
+        'check_apply', 'set_horizons', 'months_to_clear', 'clear_month', 'clear_rejects',
+        'clear_unnamed', 'say_busy']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
         'note_captured', 'lifted', 'lock_capture',

@@ -132,8 +132,14 @@ BEGIN ATOMIC
         WHERE l.record_id IS NULL
           AND l.audited_table = h.audited_table
           AND l.action = 'complete'
-          AND l.commit_timestamp >= h.before
+          AND l.origin <> 'i'
           AND (until IS NULL OR l.commit_timestamp <= until)
+          -- what it has read first must be there too
+          AND l.annotations -> 'metadata' ->> 'backfill_id' IN (
+            SELECT b.backfill_id::text
+            FROM audit_cdc_internal.backfills AS b
+            WHERE b.started_at >= h.before
+          )
       ))
   HAVING count(*) > 0;
 END;

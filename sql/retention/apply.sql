@@ -64,6 +64,9 @@ BEGIN
   WHERE c.audited_table = ANY (expired)
   ON CONFLICT (audited_table) DO UPDATE SET before = greatest(h.before, excluded.before);
   UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_apply_retention', '{}', jsonb_build_object('tables', cardinality(expired)))
+  WHERE expired <> '{}';
   RETURN true;
 EXCEPTION WHEN lock_not_available THEN
   RETURN false;
@@ -84,7 +87,8 @@ BEGIN ATOMIC
   WHERE m.month AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
 END;
 
--- What a month keeps: what is not beyond the horizon of its table, or held. Otherwise, what may go.
+-- What a month keeps: what the rules of now keep, what is not beyond the horizon of its table, or is held. Otherwise,
+-- what may go.
 CREATE FUNCTION audit_cdc_internal.rows_of(partition regclass, is_kept boolean, most integer) RETURNS tid[]
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -95,9 +99,10 @@ BEGIN
        SELECT l.ctid
        FROM ONLY %s AS l
        LEFT JOIN audit_cdc_internal.horizons AS h ON h.audited_table = l.audited_table
+       LEFT JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
        CROSS JOIN audit_cdc_internal.with_holds AS w
        WHERE $1 = (
-         coalesce(l.commit_timestamp >= h.before, true)
+         coalesce(l.commit_timestamp < h.before AND l.commit_timestamp < c.cutoff, false) IS FALSE
          OR l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l::audit_cdc_internal.log))
        LIMIT $2)', partition)
   INTO rows USING is_kept, most;
@@ -110,19 +115,20 @@ CREATE FUNCTION audit_cdc_internal.clear_month(
     month date, batch_size integer, OUT removed bigint, OUT is_done boolean)
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  partition CONSTANT regclass := to_regclass(format('audit_cdc_internal.%I', to_char(month, '"log_"YYYY_MM')));
+  partition regclass;
   is_over CONSTANT boolean := (month + interval '1 month') AT TIME ZONE 'UTC' < now();
   rows tid[] := '{}';
   is_whole boolean := false;
 BEGIN
   removed := 0;
   is_done := true;
-  IF partition IS NULL THEN
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM set_config('lock_timeout', '50ms', true);
+  PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
+  partition := to_regclass(format('audit_cdc_internal.%I', to_char(month, '"log_"YYYY_MM')));
+  IF partition IS NULL OR month <> date_trunc('month', month::timestamp) OR extract(year FROM month) < 1 THEN
     RETURN;
   END IF;
-  PERFORM audit_cdc_internal.require_read_committed();
-  PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
-  PERFORM set_config('lock_timeout', '50ms', true);
   IF is_over AND audit_cdc_internal.rows_of(partition, true, 1) = '{}' THEN
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', partition);
     is_whole := audit_cdc_internal.rows_of(partition, true, 1) = '{}';
@@ -156,6 +162,8 @@ CREATE FUNCTION audit_cdc_internal.clear_rejects() RETURNS bigint
 DECLARE
   removed bigint;
 BEGIN
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a hold meanwhile
   DELETE FROM audit_cdc_internal.rejects AS r
   WHERE r.last_delivered_at < now() - (
       SELECT u.keep
@@ -182,44 +190,86 @@ BEGIN
 END
 $$;
 
--- Keys that no entry has any more.
-CREATE FUNCTION audit_cdc_internal.clear_record_keys() RETURNS void
-  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+-- What entries share is removed when none names it any more. The log is read for it without a lock, and once more under
+-- the lock, only for what may be removed. Each of these removes up to so much. Null: others write just now.
+
+-- A key that an open ingest has found there stays.
+CREATE FUNCTION audit_cdc_internal.clear_record_keys() RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rows tid[];
+  removed bigint;
+BEGIN
+  PERFORM audit_cdc_internal.require_read_committed();
+  rows := ARRAY(
+    SELECT k.ctid
+    FROM audit_cdc_internal.record_keys AS k
+    WHERE k.audited_table IN (SELECT h.audited_table FROM audit_cdc_internal.horizons AS h)
+      AND NOT EXISTS (
+        SELECT FROM audit_cdc_internal.log AS l
+        WHERE l.record_id = k.record_id AND l.audited_table = k.audited_table
+      )
+    LIMIT 1000
+  );
+  IF rows = '{}' THEN
+    RETURN 0;
+  END IF;
+  PERFORM set_config('lock_timeout', '50ms', true);
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
   DELETE FROM audit_cdc_internal.record_keys AS k
-  WHERE k.audited_table IN (SELECT h.audited_table FROM audit_cdc_internal.horizons AS h)
+  WHERE k.ctid = ANY (rows)
     AND NOT EXISTS (
       SELECT FROM audit_cdc_internal.log AS l
       WHERE l.record_id = k.record_id AND l.audited_table = k.audited_table
     );
-END;
+  GET DIAGNOSTICS removed = ROW_COUNT;
+  RETURN removed;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN NULL;
+END
+$$;
 
--- Large annotations and server contexts that no entry names any more. Those of old entries only are looked at. The log
--- is read without a lock, and under it only what came since. Null: others write just now.
-CREATE FUNCTION audit_cdc_internal.clear_shared(shared regclass, named text) RETURNS bigint
+-- The last number of an entry, when nobody was writing. The error gives the lock back.
+CREATE FUNCTION audit_cdc_internal.last_settled_number() RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  last bigint;
+BEGIN
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+  SELECT coalesce(max(y.last_id), 0) INTO last FROM audit_cdc_internal.tallies AS y;
+  RAISE EXCEPTION 'not to be seen' USING ERRCODE = 'UA001';
+EXCEPTION WHEN SQLSTATE 'UA001' THEN
+  RETURN last;
+END
+$$;
+
+-- Large annotations and server contexts, of old entries only. DDL has annotations too.
+CREATE FUNCTION audit_cdc_internal.clear_shared(shared regclass, named text, named_by_ddl text) RETURNS bigint
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   unnamed uuid[];
   rows tid[];
   last bigint;
 BEGIN
-  SELECT max(y.last_id) INTO last FROM audit_cdc_internal.tallies AS y;
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM set_config('lock_timeout', '50ms', true);
+  last := audit_cdc_internal.last_settled_number();
   EXECUTE format(
     'SELECT ARRAY(SELECT s.id FROM %s AS s
                   WHERE s.created_at < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
                     AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.%I = s.id)
-                  LIMIT 10000)', shared, named)
+                    AND NOT EXISTS (%s)
+                  LIMIT 1000)', shared, named, named_by_ddl)
   INTO unnamed;
   IF unnamed = '{}' THEN
     RETURN 0;
   END IF;
-  PERFORM set_config('lock_timeout', '50ms', true);
-  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+  LOCK TABLE ONLY audit_cdc_internal.log, audit_cdc_internal.schema_change_positions IN SHARE MODE;
   EXECUTE format(
     'SELECT ARRAY(SELECT s.ctid FROM %s AS s
                   WHERE s.id = ANY ($1)
-                    AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.id > $2 AND l.%I = s.id))', shared,
-    named)
+                    AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.id > $2 AND l.%I = s.id)
+                    AND NOT EXISTS (%s))', shared, named, named_by_ddl)
   INTO rows USING unnamed, last;
   PERFORM audit_cdc_internal.remove_rows(rows, shared);
   RETURN cardinality(rows);
@@ -228,19 +278,30 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.clear_what_entries_share() RETURNS bigint
-  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  RETURN audit_cdc_internal.clear_shared('audit_cdc_internal.large_annotations', 'large_annotations')
-    + audit_cdc_internal.clear_shared('audit_cdc_internal.server_contexts', 'server_context');
-END
-$$;
+CREATE FUNCTION audit_cdc_internal.clear_annotations() RETURNS bigint
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN audit_cdc_internal.clear_shared(
+    'audit_cdc_internal.large_annotations', 'large_annotations',
+    'SELECT FROM audit_cdc_internal.schema_change_positions AS p WHERE p.large_annotations = s.id');
 
-CREATE FUNCTION audit_cdc_internal.check_batch_size(batch_size integer) RETURNS void
+CREATE FUNCTION audit_cdc_internal.clear_contexts() RETURNS bigint
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN audit_cdc_internal.clear_shared(
+    'audit_cdc_internal.server_contexts', 'server_context', 'SELECT WHERE false');
+
+-- Each in a transaction of its own, so that no lock is held while the log is read. Others than these: nothing.
+CREATE FUNCTION audit_cdc_internal.clear_unnamed(kind text) RETURNS bigint
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN CASE kind WHEN 'record keys' THEN audit_cdc_internal.clear_record_keys()
+                   WHEN 'annotations' THEN audit_cdc_internal.clear_annotations()
+                   WHEN 'contexts' THEN audit_cdc_internal.clear_contexts() END;
+
+CREATE FUNCTION audit_cdc_internal.check_apply(dry_run boolean, batch_size integer) RETURNS void
   LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF batch_size IS NULL THEN
-    RAISE EXCEPTION 'batch_size must not be null' USING ERRCODE = 'null_value_not_allowed';
+  IF dry_run IS NULL OR batch_size IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN dry_run IS NULL THEN 'dry_run' ELSE 'batch_size' END
+      USING ERRCODE = 'null_value_not_allowed';
   ELSIF batch_size NOT BETWEEN 1 AND 100000 THEN
     RAISE EXCEPTION 'batch_size must be between 1 and 100000' USING ERRCODE = 'invalid_parameter_value';
   END IF;
@@ -250,8 +311,8 @@ $$;
 CREATE FUNCTION audit_cdc_internal.say_busy(what text) RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  RAISE EXCEPTION '%', what
-    USING ERRCODE = 'lock_not_available', DETAIL = 'Others read or write it without a pause.',
+  RAISE EXCEPTION 'others use what was to be removed: %', what
+    USING ERRCODE = 'lock_not_available', DETAIL = 'They read or write the audit log without a pause.',
           HINT = 'Call audit_apply_retention() again: it goes on from there.';
 END
 $$;
@@ -262,10 +323,11 @@ CREATE PROCEDURE @extschema@.audit_apply_retention(
 DECLARE
   one pg_catalog.record;
   month pg_catalog.date;
-  step pg_catalog.record;
   waits pg_catalog.int4 := 0;
+  busy pg_catalog.text[] := '{}';
+  kind pg_catalog.text;
 BEGIN
-  PERFORM audit_cdc_internal.check_batch_size(batch_size);
+  PERFORM audit_cdc_internal.check_apply(dry_run, batch_size);
   entries := 0;
   IF dry_run THEN
     FOR one IN SELECT e.* FROM @extschema@.audit_expired() AS e LOOP
@@ -282,33 +344,36 @@ BEGIN
   WHILE NOT audit_cdc_internal.set_horizons() LOOP
     COMMIT;
     waits := waits OPERATOR(pg_catalog.+) 1;
-    PERFORM audit_cdc_internal.say_busy('the audit log is busy') WHERE waits OPERATOR(pg_catalog.>) 100;
+    PERFORM audit_cdc_internal.say_busy('the whole log') WHERE waits OPERATOR(pg_catalog.>) 100;
     PERFORM pg_catalog.pg_sleep(0.05);
   END LOOP;
   COMMIT;
   FOREACH month IN ARRAY audit_cdc_internal.months_to_clear() LOOP
     waits := 0;
     LOOP
-      SELECT s.* INTO step FROM audit_cdc_internal.clear_month(month, batch_size) AS s;
+      SELECT s.* INTO one FROM audit_cdc_internal.clear_month(month, batch_size) AS s;
       COMMIT;
-      entries := entries OPERATOR(pg_catalog.+) coalesce(step.removed, 0);
-      EXIT WHEN step.is_done;
-      IF step.removed IS NULL THEN
+      entries := entries OPERATOR(pg_catalog.+) coalesce(one.removed, 0);
+      EXIT WHEN one.is_done;
+      IF one.removed IS NULL THEN
         waits := waits OPERATOR(pg_catalog.+) 1;
-        PERFORM audit_cdc_internal.say_busy(pg_catalog.format('the month %s of the audit log is busy', month))
-        WHERE waits OPERATOR(pg_catalog.>) 100;
+        IF waits OPERATOR(pg_catalog.>) 100 THEN
+          busy := pg_catalog.array_append(busy, month::pg_catalog.text);
+          EXIT;
+        END IF;
         PERFORM pg_catalog.pg_sleep(0.05);
       ELSE
-        RAISE NOTICE '% of %: removed % entries so far', month, 'the log', entries;
+        RAISE NOTICE 'removed % entries so far, now of month %', entries, month;
       END IF;
     END LOOP;
   END LOOP;
   PERFORM audit_cdc_internal.clear_rejects();
-  PERFORM audit_cdc_internal.clear_record_keys();
   COMMIT;
-  WHILE audit_cdc_internal.clear_what_entries_share() OPERATOR(pg_catalog.>) 0 LOOP
+  FOREACH kind IN ARRAY ARRAY['record keys', 'annotations', 'contexts'] LOOP
+    WHILE audit_cdc_internal.clear_unnamed(kind) OPERATOR(pg_catalog.>) 0 LOOP COMMIT; END LOOP;
     COMMIT;
   END LOOP;
+  PERFORM audit_cdc_internal.say_busy(pg_catalog.array_to_string(busy, ', ')) WHERE busy OPERATOR(pg_catalog.<>) '{}';
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint) IS
@@ -317,5 +382,5 @@ COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint)
   'of them in a transaction. Rejects that came last so long ago, keys, failures of projections and annotations of '
   'these entries follow. Counts stay in audit_removed. dry_run => true: removes nothing, and tells by notices what '
   'would go; audit_expired() tells it as rows. It waits for nobody longer than 50 ms at a time, and goes on where '
-  'it was interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004, '
-  '22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';
+  'it was interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
+  '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';

@@ -77,6 +77,9 @@ BEGIN
       'name', name, 'database_id', database_id, 'table_schema', table_schema, 'table_name', table_name,
       'record_id', record_id, 'username', username, 'request_id', request_id, 'since', since, 'until', until),
     NULL, reason);
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.held_tables AS t WHERE t.name = audit_hold.name) THEN
+    RAISE NOTICE 'the log has no entry of such a table yet';
+  END IF;
 EXCEPTION WHEN unique_violation THEN
   RAISE EXCEPTION 'there is a hold of this name'
     USING ERRCODE = 'duplicate_object', HINT = 'Take another name; audit_holds lists those that are taken.';

@@ -26,7 +26,8 @@ BEGIN
   PERFORM audit_cdc_internal.refuse_long('database_id', check_retention.database_id);
   PERFORM audit_cdc_internal.refuse_long('table_schema', check_retention.table_schema);
   PERFORM audit_cdc_internal.refuse_long('table_name', check_retention.table_name);
-  IF keep < interval '1 day' OR keep > interval '1000 years' THEN
+  -- an interval compares by months of 30 days, but counts back by the calendar
+  IF keep < interval '1 day' OR keep > interval '1000 years' OR now() - keep > now() - interval '1 day' THEN
     RAISE EXCEPTION 'keep must be between 1 day and 1000 years'
       USING ERRCODE = 'invalid_parameter_value', HINT = 'Null keeps entries for ever.';
   END IF;
@@ -47,7 +48,8 @@ BEGIN
   PERFORM audit_cdc_internal.note_operation(
     'audit_set_retention',
     jsonb_build_object(
-      'keep', keep, 'database_id', database_id, 'table_schema', table_schema, 'table_name', table_name),
+      'keep', coalesce(keep::text, 'for ever'), 'database_id', database_id, 'table_schema', table_schema,
+      'table_name', table_name),
     NULL, reason);
   IF NOT EXISTS (
     SELECT FROM audit_cdc_internal.audited_tables AS t
@@ -91,7 +93,8 @@ COMMENT ON FUNCTION @extschema@.audit_drop_retention(text, text, text, text) IS
 
 -- Up to when entries of each table may go; null: none may.
 CREATE VIEW audit_cdc_internal.cutoffs AS
-  SELECT t.id AS audited_table, now() - r.keep AS cutoff
+  SELECT t.id AS audited_table, CASE WHEN r.keep IS NOT NULL THEN least(now() - r.keep, now() - interval '1 day') END
+         AS cutoff
   FROM audit_cdc_internal.audited_tables AS t
   LEFT JOIN LATERAL (
     SELECT r.keep

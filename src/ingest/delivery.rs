@@ -23,11 +23,14 @@ pub struct Delivery<'l> {
     pub isolation: Isolation,
     /// Projections have caused the changes: they are not fed to projections again.
     pub is_of_a_rule: bool,
+    /// It was set aside, and was never stored.
+    pub was_rejected: bool,
 }
 
 impl<'l> Delivery<'l> {
     pub fn captured(origin: Origin, isolation: Isolation) -> Self {
-        Self { origin, by: None, sources: Sources::default(), limits: None, isolation, is_of_a_rule: false }
+        let sources = Sources::default();
+        Self { origin, by: None, sources, limits: None, isolation, is_of_a_rule: false, was_rejected: false }
     }
 
     /// By the caller. Who has taken on a role (SET ROLE) is bound as that role is; if it is not, as who logged in.
@@ -43,7 +46,7 @@ impl<'l> Delivery<'l> {
         match origin {
             Origin::Ingest => {
                 let role = by.as_deref().and_then(pg::role_named);
-                Self::by_role(role, by, &allowed(), limits)
+                Self { was_rejected: true, ..Self::by_role(role, by, &allowed(), limits) }
             }
             _ => Self::captured(origin, Isolation::Each),
         }
@@ -60,6 +63,7 @@ impl<'l> Delivery<'l> {
             limits: Some(limits),
             isolation: Isolation::Each,
             is_of_a_rule: false,
+            was_rejected: false,
         }
     }
 }

@@ -24,7 +24,10 @@ thread_local! {
                        WHERE d.database_id = t.database_id AND d.table_schema = t.table_schema
                        AND d.table_name = t.table_name
                        ORDER BY d.valid_from DESC LIMIT 1),
-                (SELECT h.before FROM audit_cdc_internal.horizons AS h WHERE h.audited_table = t.id)
+                (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h
+                 JOIN audit_cdc_internal.audited_tables AS o ON o.id = h.audited_table
+                 WHERE o.database_id = t.database_id AND o.table_schema = t.table_schema
+                 AND o.table_name = t.table_name)
          FROM audit_cdc_internal.audited_tables AS t
          WHERE t.database_id = $1 AND t.table_schema = $3 AND t.table_name = $4
          AND t.database_name IS NOT DISTINCT FROM $2",

@@ -143,7 +143,7 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
     contexts::store(&changes);
     let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
     waiting.sort_by_key(|entry| (entry.key(), entry.change.original.position()));
-    let expired = take_expired(&mut waiting);
+    let expired = if delivery.was_rejected { 0 } else { take_expired(&mut waiting) };
     let refused = ensure_partitions(&waiting, delivery.limits);
     if !refused.is_empty() {
         waiting.retain(|entry| {

@@ -70,13 +70,12 @@ GRANTED = {
     "backfill_batch": "what audit_backfill() does",
     "complete_backfill": "what audit_backfill() does, once all is read and captured",
     "backfilled": "a number that audit_backfills shows",
-    "check_batch_size": "a pure function of its arguments",
+    "check_apply": "a pure function of its arguments",
     "set_horizons": "what audit_apply_retention() begins with: by the rules, and only of tables with something to remove",
     "months_to_clear": "months that audit_removed and the log show",
     "clear_month": "what audit_apply_retention() does: removes what is beyond the horizon, and not held",
     "clear_rejects": "what audit_apply_retention() does",
-    "clear_record_keys": "what audit_apply_retention() does",
-    "clear_what_entries_share": "what audit_apply_retention() does",
+    "clear_unnamed": "what audit_apply_retention() does",
     "say_busy": "raises what it is given",
 }
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import psycopg2
 import pytest
 from capture_helpers import capture, source, table  # noqa: F401
-from conftest import batch, change, until
+from conftest import batch, change, in_threads, until
 from fault_helpers import kill_postmaster
 from test_capture import begin
 
@@ -188,9 +188,23 @@ def test_a_complete_backfill_leaves_no_doubt(source):
     # as if it had been so for years
     source.run("INSERT INTO audit_cdc_internal.horizons SELECT id, now() FROM audit_cdc_internal.audited_tables; INSERT INTO audit_cdc_internal.removals SELECT id, '2001-01-01', 5 FROM audit_cdc_internal.audited_tables")
     assert "removed by retention" in said(source, "SELECT audit_as_of('t')")
-    source.run("CALL audit_backfill('t')")
+    # a backfill that began before does not tell all
+    source.run("INSERT INTO t VALUES (3, 'c')")
+    source.rows("CALL audit_backfill('t')")
+    source.run("UPDATE audit_cdc_internal.horizons SET before = clock_timestamp()")
+    assert "removed by retention" in said(source, "SELECT audit_as_of('t')")
+    source.rows("CALL audit_backfill('t')")
     assert "removed by retention" not in said(source, "SELECT audit_as_of('t')")
-    assert sorted(source.rows("SELECT (audit_as_of('t')) ->> 'id'")) == [("1",), ("2",)]
+    assert sorted(source.rows("SELECT (audit_as_of('t')) ->> 'id'")) == [("1",), ("2",), ("3",)]
+
+
+def test_a_relay_cannot_say_that_all_was_read(db):
+    fill(db, {"orders": [500, 5]})
+    keep(db, "1 year")
+    apply(db)
+    complete = message(7, 1, action="complete")
+    db.ingest(batch([{**complete, "record": None}]))
+    assert "removed by retention" in said(db, "SELECT audit_as_of('orders')")
 
 
 def test_what_belongs_to_entries_follows(db):
@@ -202,6 +216,87 @@ def test_what_belongs_to_entries_follows(db):
     keep(db, "1 year")
     apply(db)
     assert db.rows("SELECT FROM audit_rejects") == [] and db.value("SELECT count(*) FROM audit_projection_failures") == 1
+
+
+def test_what_rules_keep_now_stays_whatever_they_said_before(db):
+    fill(db, {"orders": [500]})
+    keep(db, "30 days")
+    db.run("SELECT audit_hold('h', 'lawsuit', record_id => '0')")
+    fill(db, {"carts": [500]})
+    assert apply(db) == 0
+    db.run("SELECT audit_release('h', 'settled')")
+    keep(db, None, table_name="orders")
+    db.run("INSERT INTO audit_cdc_internal.horizons SELECT id, now() - interval '30 days' FROM audit_cdc_internal.audited_tables ON CONFLICT DO NOTHING")
+    assert db.value("SELECT sum(entries) FROM audit_expired()") == apply(db) == 1
+    assert left(db) == [500] and left(db, "carts") == []
+
+
+def test_what_was_rejected_was_never_here(db):
+    """A retry stores it, also before the horizon."""
+    db.run("SELECT audit_allow_source('postgres', 'd1')")
+    assert db.ingest(batch([message(9, 450, database="d2")])) == (1, 0, 0, 1)
+    db.run("SELECT audit_allow_source('postgres', 'd2')")
+    db.ingest(batch([message(1, 500, database="d2")]))
+    keep(db, "1 year")
+    assert apply(db) == 1
+    db.run("SELECT audit_hold('h', 'lawsuit')")
+    assert db.rows("SELECT inserted, duplicates FROM audit_retry_rejects()") == [(1, 0)]
+    assert left(db) == [450] and apply(db) == 0
+
+
+def test_another_name_of_the_database_brings_nothing_back(db):
+    (first,) = fill(db, {"orders": [500]})
+    keep(db, "1 year")
+    assert apply(db) == 1
+    first["metadata"]["database"]["name"] = "renamed"
+    assert db.ingest(batch([first])) == (1, 0, 1, 0) and left(db) == []
+
+
+def test_nothing_that_entries_share_goes_while_others_write(db):
+    """An ingest may have found there what nobody else names."""
+    fill(db, {"orders": [500]})
+    keep(db, "1 year")
+    assert apply(db) == 1
+    shared = {"metadata": {"note": "x" * 5000}}
+    db.ingest(batch([message(1, 500, table="carts", annotations=shared)]))
+    db.run("ALTER TABLE audit_cdc_internal.large_annotations DISABLE TRIGGER append_only; UPDATE audit_cdc_internal.large_annotations SET created_at = '2001-01-01'")
+    db.run("""INSERT INTO audit_cdc_internal.record_keys SELECT id, 'no such', 'no such' FROM audit_cdc_internal.audited_tables WHERE table_name = 'orders'""")
+    writer = db.connect()
+    writer.autocommit = False
+    db.ingest(batch([message(2, 5, annotations=shared)]), connection=writer)
+    for name in ("annotations", "contexts", "record_keys"):
+        assert db.value(f"SELECT audit_cdc_internal.clear_{name}()") in ((None,) if name != "contexts" else (None, 0))
+        assert refused(db, f"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT audit_cdc_internal.clear_{name}()") == "25001"
+    assert refused(db, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT audit_cdc_internal.clear_rejects()") == "25001"
+    writer.commit()
+    assert db.value("SELECT audit_cdc_internal.clear_record_keys()") == 1
+    assert db.value("SELECT audit_cdc_internal.clear_annotations()") == 0
+
+
+def test_annotations_of_ddl_stay(source):
+    table(source)
+    begin(source, "TABLE t")
+    source.run("INSERT INTO t VALUES (1, 'a')")
+    connection = source.connect()
+    connection.autocommit = False
+    connection.cursor().execute("SELECT audit_annotate(metadata => jsonb_build_object('why', repeat('x', 5000))); ALTER TABLE t ADD w int")
+    connection.commit()
+    capture(source)
+    why = "SELECT octet_length(metadata ->> 'why') FROM audit_schema_changes WHERE command_tag = 'ALTER TABLE' ORDER BY id DESC LIMIT 1"
+    assert source.value(why) == 5000
+    source.run("""ALTER TABLE audit_cdc_internal.large_annotations DISABLE TRIGGER append_only; UPDATE audit_cdc_internal.large_annotations SET created_at = '2001-01-01';
+                  INSERT INTO audit_cdc_internal.horizons SELECT id, '2002-01-01' FROM audit_cdc_internal.audited_tables""")
+    apply(source)
+    assert source.value(why) == 5000
+
+
+def test_several_at_once(db):
+    fill(db, {"orders": [500 + 31 * n for n in range(8)], "carts": [500]})
+    keep(db, "1 year", table_name="orders")
+    keep(db, "30 days", table_name="carts")
+    counts = []
+    in_threads([lambda: counts.append(apply(db))] * 3)
+    assert sum(counts) == 9 and removed(db)[0] == 9 and left(db) == []
 
 
 def test_large_annotations_go_with_the_last_entry_that_names_them(db):
@@ -320,6 +415,7 @@ def test_a_keeper_removes_nothing_but_what_rules_let_go(db):
 
 @pytest.mark.parametrize("sql, code", [
     ("SELECT audit_set_retention('1 hour')", "22023"), ("SELECT audit_set_retention('-1 year')", "22023"), ("SELECT audit_set_retention('2000 years')", "22023"),
+    ("SELECT audit_set_retention('-1200 mons 36001 days')", "22023"), ("CALL audit_apply_retention(NULL)", "22004"),
     ("SELECT audit_set_retention('1 year', repeat('x', 501))", "22023"), ("SELECT audit_hold(NULL, 'x')", "22004"), ("SELECT audit_hold('x', NULL)", "22004"),
     ("SELECT audit_hold(' ', 'x')", "22023"), ("SELECT audit_release('x', 'y')", "42704"), ("CALL audit_apply_retention(batch_size => 0)", "22023"),
     ("CALL audit_apply_retention(batch_size => NULL)", "22004"), ("BEGIN; CALL audit_apply_retention()", "25001"),
