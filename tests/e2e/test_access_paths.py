@@ -83,8 +83,8 @@ def test_a_page_reads_no_other(year):
     cursor = year.value("SELECT min(cursor) FROM (SELECT cursor FROM audit_history(username => 'u3', newest_first => true, max_rows => 4)) AS page")
     plan, count = plans(year, f"SELECT * FROM audit_history(username => 'u3', after => '{cursor}', newest_first => true, max_rows => 4)")
     assert count == 4
-    first = plan[:plan.index("CTE tables")]
-    assert not re.findall(r"using log_2026_0[1-9]_username(?![^\n]*never executed)", first)
+    assert "username" in used(plan)
+    assert not re.findall(r"using log_2026_0[1-9]_username(?![^\n]*never executed)", plan)
 
 
 def test_the_newest_of_the_log(year):
