@@ -62,7 +62,10 @@ impl Batch {
 
     fn read(source: &Source, row: &SpiHeapTupleData) -> SpiResult<Self> {
         let text = |column| row.get::<String>(column).map(Option::unwrap_or_default);
-        let texts = |column| row.get::<Vec<String>>(column).map(Option::unwrap_or_default);
+        let texts = |column| {
+            let texts = row.get::<Vec<Option<String>>>(column)?.unwrap_or_default();
+            Ok::<Vec<String>, pgrx::spi::Error>(texts.into_iter().flatten().collect())
+        };
         let types: Vec<pg_sys::Oid> = row.get(5)?.unwrap_or_default();
         let columns = texts(4)?;
         let columns =

@@ -117,7 +117,10 @@ fn logged(found: &Found, action: Action) -> Logged {
         has_same_action: found.has_action(ACTION, action.label()),
         commit_lsn: found.get(COMMIT_LSN),
         commit_idx: found.get(COMMIT_IDX),
-        key: found.get::<Vec<String>>(RECORD_PKS).or_else(|| Some(vec![id?])),
+        key: match found.get::<Vec<Option<String>>>(RECORD_PKS) {
+            Some(key) => Some(key.into_iter().flatten().collect()),
+            None => id.map(|id| vec![id]),
+        },
     }
 }
 

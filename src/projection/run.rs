@@ -92,15 +92,22 @@ impl Projection {
     pub fn read_all(rows: SpiTupleTable) -> SpiResult<Vec<Self>> {
         let mut all = Vec::with_capacity(rows.len());
         for row in rows {
-            let texts = |name: &str| Ok::<_, pgrx::spi::Error>(row[name].value::<Vec<String>>()?.unwrap_or_default());
+            // who edits a dump may write a null into any array
+            let texts = |name: &str| {
+                Ok::<_, pgrx::spi::Error>(row[name].value::<Vec<Option<String>>>()?.unwrap_or_default().into_iter())
+            };
+            let strangers = row["strangers"].value::<Vec<Option<Object>>>()?.unwrap_or_default();
             let text = |name: &str| Ok::<_, pgrx::spi::Error>(row[name].value::<String>()?.unwrap_or_default());
             all.push(Self {
                 id: row["id"].value()?.unwrap_or_default(),
                 name: text("name")?,
                 target: row["target"].value()?.unwrap_or(pg_sys::InvalidOid),
                 rule_owner: row["rule_owner"].value()?.unwrap_or(pg_sys::InvalidOid),
-                settings: texts("setting_names")?.into_iter().zip(texts("setting_values")?).collect(),
-                strangers: row["strangers"].value()?.unwrap_or_default(),
+                settings: texts("setting_names")?
+                    .zip(texts("setting_values")?)
+                    .filter_map(|(name, value)| name.zip(value))
+                    .collect(),
+                strangers: strangers.into_iter().flatten().collect(),
                 fed_to: row["fed_to"].value()?,
                 rule: text("rule")?,
                 statement: text("statement")?,

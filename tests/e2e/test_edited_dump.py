@@ -19,14 +19,15 @@ ODD = {
     "pg_lsn": ["'0/0'", "'FFFFFFFF/FFFFFFFF'"], "timestamp with time zone": ["'infinity'", "'-infinity'", "'4714-11-24 BC'", "'294276-12-31'"], "uuid": ["gen_random_uuid()"],
     "text[]": ["'{}'", "'{NULL}'", "'{x,id}'", "'{{a,b},{c,d}}'", "'[5:6]={a,b}'"], "bigint[]": ["'{}'", "'{NULL}'"], "xid[]": ["'{}'", "'{NULL}'", "'{4294967295}'"], '"char"': ["'x'", "''"],
     "audit_cdc_internal.action": ["'insert'", "'update'", "'delete'", "'truncate'", "'read'", "'complete'"], "regclass": ["0", "4294967295", "'pg_class'::regclass"], "regrole": ["0", "4294967295"], "xid8": ["'0'", "'18446744073709551615'"],
-    "bytea": ["''", "'\\x00ff'"], "interval": ["'1 day'"], "double precision": ["0", "'NaN'", "'-Infinity'"], "inet": ["'::'"],
+    "bytea": ["''", "'\\x00ff'"], "interval": ["'1 day'"], "date": ["'infinity'", "'-infinity'", "'4714-11-24 BC'", "'5874897-12-31'"],
+    "double precision": ["0", "'NaN'", "'-Infinity'"], "inet": ["'::'"],
 }
 VIEWS = "SELECT format('SELECT * FROM %s', c.oid::regclass) FROM pg_class AS c WHERE c.relkind = 'v' AND c.relnamespace = 'public'::regnamespace"
 # what writes comes last: what it did stays until the next change
 CALLS = [
     "SELECT audit_table_diff('t', since => '2000-01-01')", "SELECT audit_as_of('orders')", "SELECT audit_history('orders')", "SELECT audit_history(since => '2000-01-01')", "SELECT audit_as_of('t', '2026-06-01')",
     "SELECT audit_as_of(NULL::t, lsn => pg_current_wal_lsn())", "SELECT audit_undo_sql(table_name => 't', since => '2000-01-01', database_id => %L)", "SELECT audit_replay_sql('t', database_id => %L)",
-    "SELECT audit_history('t', database_id => %L)", "SELECT audit_as_of('t', database_id => %L)", "SELECT audit_status()", "SELECT audit_capture_status()", "SELECT audit_moment('mark')",
+    "SELECT audit_history('t', database_id => %L)", "SELECT audit_as_of('t', database_id => %L)", "SELECT audit_status()", "SELECT audit_expired()", "CALL audit_apply_retention(dry_run => true)", "SELECT audit_capture_status()", "SELECT audit_moment('mark')",
     "SELECT audit_activity('activity')", "SELECT audit_changes_by_user()", "SELECT audit_cdc_internal.last_look()", "SELECT audit_undo(table_name => 't', since => '2000-01-01', database_id => %L)",
     "SELECT audit_describe_tables('d1', '{\"described_at\": \"2026-03-01\", \"tables\": []}')", "ALTER TABLE t ADD x int", "SELECT audit_retry_rejects()", "SELECT audit_rebuild_projection('feed')",
     "SELECT audit_continue(%L, 'moved')", "SELECT audit_as_of('t')", "SELECT audit_cdc_internal.capture_pass(NULL)", "SELECT audit_exclude_table('t', 'x')",
