@@ -125,7 +125,9 @@ BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
-  partition := to_regclass(format('audit_cdc_internal.%I', to_char(month, '"log_"YYYY_MM')));
+  -- to_regclass() alone may remember what another run has just dropped
+  partition := CASE WHEN audit_cdc_internal.is_partition(to_char(month, '"log_"YYYY_MM'))
+    THEN to_regclass(format('audit_cdc_internal.%I', to_char(month, '"log_"YYYY_MM'))) END;
   IF partition IS NULL OR month <> date_trunc('month', month::timestamp) OR extract(year FROM month) < 1 THEN
     RETURN;
   END IF;

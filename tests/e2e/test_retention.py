@@ -109,7 +109,7 @@ def test_the_most_specific_rule_wins(db):
 
 
 def test_single_tables_are_cleared_in_batches_also_in_the_present_month(db):
-    fill(db, {"orders": [n / 100 + 0.005 for n in range(500)], "carts": [3]})
+    fill(db, {"orders": [*(n / 200 for n in range(200)), *(3 + n / 200 for n in range(300))], "carts": [3]})
     keep(db, "2 days", table_name="orders")
     assert apply(db, "batch_size => 7") == 300
     assert len(left(db)) == 200 and left(db, "carts") == [3]
