@@ -38,7 +38,7 @@ COMMENT ON COLUMN @extschema@.audit_removed.came_again IS
 COMMENT ON COLUMN @extschema@.audit_removed.horizon IS
   'entries of the table that are older are gone, but for those that were held';
 
--- Removes rows of a partition, and counts them. Who calls has looked that they are expired, and not held.
+-- Counts rows of a partition that go, all of them for null, and removes what names them. Who calls removes the rows.
 CREATE FUNCTION audit_cdc_internal.count_removed(partition regclass, rows tid[], month date) RETURNS bigint
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
