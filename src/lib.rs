@@ -29,7 +29,11 @@ mod undo;
 #[allow(non_snake_case)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    if !pg::is_preloading() {
+        pg::require_agreement_to_load();
+    }
     settings::init();
+    pg::watch_version();
     pg::guard_removal();
     pg::guard_names();
     context::init();

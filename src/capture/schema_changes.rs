@@ -47,10 +47,15 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
         let code = PgSqlErrorCode::ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED;
         return Err(ErrorReport::new(code, message, "note_schema_change"));
     };
+    // whose functions may not be there just now; it leaves captured tables alone
+    if pg::runs_own_script() {
+        return Ok(());
+    }
     pg::share_ddl();
     if !pg::has_capture() {
         return Ok(());
     }
+    pg::require_agreement();
     let user = pg::role_name(pg::current_user()).unwrap_or_default();
     as_extension(|| {
         pinned(|| {

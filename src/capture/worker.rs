@@ -1,6 +1,6 @@
 //! The background worker of a database: captures what is committed, soon after it is.
 
-use crate::pg::{self, CaptureWorker, CaughtError, Statement, Woken, flushed_lsn};
+use crate::pg::{self, CaptureWorker, CaughtError, Mismatch, Statement, Woken, flushed_lsn};
 use crate::settings;
 use audit_core::SqlState;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pg::BuiltinOid::{INT4OID, TEXTOID};
 
-/// So often a paused worker looks whether it is to end.
+/// So often a worker that is paused, or that does not fit the SQL, looks whether it is to end.
 const WHILE_PAUSED: Duration = Duration::from_secs(1);
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -42,7 +42,14 @@ enum Looked {
 
 fn run(worker: &CaptureWorker) {
     let mut retry = SHORTEST_RETRY;
+    let mut has_told = false;
     loop {
+        if let Ok(Some(mismatch)) = worker.transaction("waiting for an update", Mismatch::found) {
+            tell_once(&mut has_told, &mismatch);
+            worker.wait(WHILE_PAUSED);
+            continue;
+        }
+        has_told = false;
         if !settings::capture_enabled() {
             match worker.transaction("paused", is_captured) {
                 Ok(false) => return,
@@ -66,6 +73,12 @@ fn run(worker: &CaptureWorker) {
             }
             Looked::Ended => return,
         }
+    }
+}
+
+fn tell_once(has_told: &mut bool, mismatch: &Mismatch) {
+    if !std::mem::replace(has_told, true) {
+        pgrx::log!("audit_cdc capture waits: {mismatch}. {}", mismatch.hint());
     }
 }
 

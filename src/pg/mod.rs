@@ -4,6 +4,7 @@
 mod bound;
 mod ending;
 mod event;
+mod extension;
 mod guc;
 mod hooks;
 mod list;
@@ -23,12 +24,14 @@ mod transaction;
 mod trigger;
 mod types;
 mod user;
+mod version;
 mod wal;
 mod writer;
 mod writes;
 
 pub use bound::{BoundStatement, Meaning, Object, Strangers, as_owner_of, guard_names};
 pub use event::DdlEvent;
+pub use extension::runs_own_script;
 pub use guc::{Checked, checked_version, define_checked, is_preloading, reserve_setting_prefix};
 pub use log::*;
 pub use logical_message::{emit, is_wal_logical, last_record_end};
@@ -52,6 +55,7 @@ pub use transaction::{
 };
 pub use types::*;
 pub use user::{database, database_oid, is_member, outer_user, role_name, role_named, session_user, system_identifier};
+pub use version::{Mismatch, require_agreement, require_agreement_to_load, watch_version};
 pub use wal::*;
 pub use writer::foreign_writer;
 pub use writes::{Watch, can_write, roles, subtransaction_id, transaction_id, watch_transactions, watch_writes};

@@ -2,14 +2,15 @@
 //! beside ours. Event triggers on what was dropped do not run for their own removal.
 
 use super::bound;
+use super::extension::{extension, first_row, has_row, internal_schema, is_own_script, relation};
 use super::hooks::{require_object_access, told_of_object_access};
 use super::log::lock_renamed_schema;
 use super::types::Call;
+use super::version;
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgList, PgSqlErrorCode, pg_sys};
 use std::ffi::{CStr, c_int, c_void};
-use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -61,7 +62,10 @@ unsafe extern "C-unwind" fn accessed(
         {
             made_routine(object);
         }
-        pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => bound::executed(object),
+        pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => {
+            bound::executed(object);
+            version::executed(object);
+        }
         _ => {}
     }
 }
@@ -160,7 +164,7 @@ fn made_routine(routine: pg_sys::Oid) {
         return;
     }
     let routines = |read: &dyn Fn(&pg_sys::FormData_pg_proc) -> bool| {
-        first_row(pg_sys::ProcedureRelationId, |row| {
+        first_row(pg_sys::ProcedureRelationId, |row, _| {
             // SAFETY: a row of pg_proc begins with this struct.
             let row = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_proc>() };
             read(row).then_some(row.proname)
@@ -185,52 +189,4 @@ fn made_routine(routine: pg_sys::Oid) {
 
 fn refuse(sqlstate: PgSqlErrorCode, message: &'static str, hint: &str) {
     ErrorReport::new(sqlstate, message, "refuse").set_hint(hint).report(PgLogLevel::ERROR);
-}
-
-/// While CREATE or ALTER EXTENSION runs our own script.
-fn is_own_script(extension: pg_sys::Oid) -> bool {
-    // SAFETY: reads backend-local state.
-    unsafe { pg_sys::creating_extension && pg_sys::CurrentExtensionObject == extension }
-}
-
-fn extension() -> Option<pg_sys::FormData_pg_extension> {
-    first_row(pg_sys::ExtensionRelationId, |row| {
-        // SAFETY: a row of pg_extension begins with this struct, and its name is NUL-terminated.
-        let row = unsafe { *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_extension>() };
-        // SAFETY: as above.
-        (unsafe { CStr::from_ptr(row.extname.data.as_ptr()) } == c"audit_cdc").then_some(row)
-    })
-}
-
-fn internal_schema() -> pg_sys::Oid {
-    // SAFETY: reads the catalogs' caches.
-    unsafe { pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), true) }
-}
-
-fn relation(schema: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
-    // SAFETY: reads the catalogs' caches.
-    unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }
-}
-
-fn has_row(table: pg_sys::Oid) -> bool {
-    first_row(table, |_| Some(())).is_some()
-}
-
-/// What `read` gives of the first row for which it gives something, as the table is now. `None` also without the table.
-fn first_row<T>(table: pg_sys::Oid, read: impl Fn(pg_sys::HeapTuple) -> Option<T>) -> Option<T> {
-    // SAFETY: what is opened is closed below; after an error the end of the (sub)transaction closes it.
-    unsafe {
-        let relation = pg_sys::try_table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        if relation.is_null() {
-            return None;
-        }
-        // a row that is just being made counts
-        let snapshot = &raw mut pg_sys::SnapshotSelfData;
-        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, null_mut());
-        let rows = std::iter::from_fn(|| Some(pg_sys::systable_getnext(scan)).filter(|row| !row.is_null()));
-        let found = rows.into_iter().find_map(read);
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        found
-    }
 }
