@@ -9,6 +9,7 @@ mod arguments;
 mod capture;
 mod cast;
 mod context;
+mod former;
 mod here;
 mod history;
 mod ingest;

@@ -1,0 +1,1855 @@
+-- From 0.1.0 to 0.2.0. Made by scripts/update_script of statements in sql/ and src/: change them there, or what stands
+-- in sql/update.
+\echo Use "ALTER EXTENSION audit_cdc UPDATE TO '0.2.0'" to load this file. \quit
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+DROP FUNCTION audit_cdc_internal.check_asked(boolean,boolean,integer);
+DROP FUNCTION audit_cdc_internal.cursor_place(pg_catalog.text);
+DROP FUNCTION audit_cdc_internal.lines(audit_cdc_internal.audited,bigint,pg_catalog.text,pg_catalog.text,bigint,timestamp with time zone,timestamp with time zone,pg_catalog.text,bigint[],boolean,integer,boolean);
+DROP FUNCTION audit_cdc_internal.page_of_lines(bigint,integer[],pg_catalog.text,pg_catalog.text,bigint,timestamp with time zone,timestamp with time zone,bigint[],integer[],pg_catalog.text,bigint,boolean,boolean);
+DROP FUNCTION audit_cdc_internal.told_table(integer,pg_catalog.text,pg_catalog.text);
+DROP FUNCTION audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean);
+DROP TYPE audit_cdc_internal.told_table;
+DROP FUNCTION @extschema@.audit_capture_status();
+
+CREATE FUNCTION audit_cdc_internal.can_seal() RETURNS boolean
+  LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'can_seal_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.drop_month(partition regclass) RETURNS void
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drop_month_wrapper';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.history(
+    of_table text, relation oid, key text, of_user text, of_request text, of_commit bigint, since timestamptz,
+    until timestamptz, of_database text, after text, newest_first boolean, max_rows integer)
+  RETURNS SETOF @extschema@.audit_history_line
+  LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+  AS 'MODULE_PATHNAME', 'history_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.is_referred_since(relation oid, known bigint[]) RETURNS boolean
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'is_referred_since_wrapper';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.lines(
+    of_id bigint, of_table text, of_user text, of_request text, of_commit bigint, since timestamptz,
+    until timestamptz, of_database text, after bigint[], newest_first boolean, max_rows integer)
+  RETURNS SETOF @extschema@.audit_history_line
+  LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+  AS 'MODULE_PATHNAME', 'lines_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.remove_rows(rows tid[], relation regclass) RETURNS void
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'remove_rows_wrapper';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.runs_strangers_code(relation oid) RETURNS boolean
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'runs_strangers_code_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.server_context() RETURNS json
+  LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'server_context_wrapper';
+
+CREATE SEQUENCE audit_cdc_internal.operations_id_seq CYCLE;
+
+CREATE TABLE audit_cdc_internal.operations (
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('operations'),
+  performed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  operation text NOT NULL,
+  arguments jsonb NOT NULL,
+  counts jsonb,
+  reason text,
+  server_context jsonb NOT NULL
+);
+
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.operations
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+
+ALTER TABLE audit_cdc_internal.operations ENABLE ALWAYS TRIGGER append_only;
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.operations', '');
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.operations_id_seq', '');
+
+CREATE FUNCTION audit_cdc_internal.note_operation(
+    operation text, arguments jsonb, counts jsonb DEFAULT NULL, reason text DEFAULT NULL) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.operations (operation, arguments, counts, reason, server_context)
+  VALUES (operation, jsonb_strip_nulls(arguments), counts, reason, audit_cdc_internal.server_context()::jsonb);
+END;
+
+CREATE VIEW @extschema@.audit_operations AS
+  SELECT id, performed_at, operation, arguments, counts, reason, server_context FROM audit_cdc_internal.operations;
+
+COMMENT ON VIEW @extschema@.audit_operations IS
+  'every call of a function that decides what the log holds, how it is read, or who may write to it; append-only. What '
+  'failed or was rolled back is not here';
+
+COMMENT ON COLUMN @extschema@.audit_operations.id IS 'grows, with gaps';
+
+COMMENT ON COLUMN @extschema@.audit_operations.performed_at IS 'when it was done';
+
+COMMENT ON COLUMN @extschema@.audit_operations.operation IS 'name of the function';
+
+COMMENT ON COLUMN @extschema@.audit_operations.arguments IS
+  'what it was given, by the names of its parameters; without those that are null';
+
+COMMENT ON COLUMN @extschema@.audit_operations.counts IS 'how much it did; null: it counts nothing';
+
+COMMENT ON COLUMN @extschema@.audit_operations.reason IS 'as given to it; null: it takes none';
+
+COMMENT ON COLUMN @extschema@.audit_operations.server_context IS
+  'who did it, as the server knows: session_user, current_user, application_name, client_address, backend_start';
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_allow_source(role name, database_id text) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  bound CONSTANT regrole := audit_cdc_internal.role_of_source(role, database_id);
+BEGIN
+  IF starts_with(database_id, (SELECT s.system_identifier FROM pg_control_system() AS s)::text || '.') THEN
+    RAISE EXCEPTION 'database_id is of this server' USING ERRCODE = 'invalid_parameter_value',
+      HINT = 'audit_capture_start() captures a database of this server; nobody may deliver its changes.';
+  END IF;
+  IF EXISTS (
+    SELECT FROM audit_cdc_internal.captured_databases AS c
+    WHERE c.database_id = audit_allow_source.database_id
+  ) THEN
+    RAISE EXCEPTION 'database_id is of a database that was captured into this log'
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Only capture may store changes of it.';
+  END IF;
+  INSERT INTO audit_cdc_internal.allowed_sources VALUES (bound, audit_allow_source.database_id) ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_allow_source', jsonb_build_object('role', role, 'database_id', database_id));
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_revoke_source(role name, database_id text) RETURNS boolean
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  bound CONSTANT regrole := audit_cdc_internal.role_of_source(role, database_id);
+BEGIN
+  DELETE FROM audit_cdc_internal.allowed_sources AS a
+  WHERE a.role = bound AND a.database_id = audit_revoke_source.database_id;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_revoke_source', jsonb_build_object('role', role, 'database_id', database_id));
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.allowed_sources AS a WHERE a.role = bound) THEN
+    RAISE WARNING 'role "%" is bound to no source any more', role
+      USING HINT = 'It may deliver changes of any database but this server''s own. REVOKE audit_cdc_ingest ends that.';
+  END IF;
+  RETURN true;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.parts_of_type(type oid) RETURNS SETOF oid
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT part.oid
+  FROM pg_type AS t
+  CROSS JOIN LATERAL (
+    SELECT t.typelem AS oid
+    UNION ALL
+    SELECT t.typbasetype
+    UNION ALL
+    SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT r.rngsubtype FROM pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+  ) AS part
+  WHERE t.oid = type AND part.oid <> 0;
+END;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_describe_tables(
+    database_id text, description jsonb, valid_from timestamptz DEFAULT NULL)
+  RETURNS bigint
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  holds_from timestamptz;
+  added bigint := 0;
+  said audit_cdc_internal.described_tables;
+BEGIN
+  IF audit_describe_tables.database_id IS NULL OR description IS NULL THEN
+    RAISE EXCEPTION '% must not be null',
+        CASE WHEN audit_describe_tables.database_id IS NULL THEN 'database_id' ELSE 'description' END
+      USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  PERFORM audit_cdc_internal.refuse_long('database_id', audit_describe_tables.database_id);
+  -- what capture stores says it by itself; a false description would hide rows of it
+  IF audit_describe_tables.database_id = audit_cdc_internal.this_database() ->> 'id'
+    OR EXISTS (
+      SELECT FROM audit_cdc_internal.captured_databases AS c
+      WHERE c.database_id = audit_describe_tables.database_id
+    ) THEN
+    RAISE EXCEPTION 'tables that are captured cannot be described'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'A description is for tables whose changes Sequin sends.';
+  END IF;
+  PERFORM audit_cdc_internal.check_description(description);
+  holds_from := coalesce(valid_from, (description ->> 'described_at')::timestamptz);
+  IF NOT isfinite(holds_from) THEN
+    RAISE EXCEPTION 'valid_from must be finite' USING ERRCODE = 'datetime_field_overflow';
+  END IF;
+  IF NOT EXISTS (
+    SELECT FROM audit_cdc_internal.audited_tables AS t
+    WHERE t.database_id = audit_describe_tables.database_id
+  ) THEN
+    RAISE NOTICE 'the log has no entry of database "%" yet', audit_describe_tables.database_id
+      USING HINT = 'Its database_id is the one that audit_logs shows.';
+  END IF;
+
+  FOR said IN
+    SELECT audit_describe_tables.database_id, t.table_schema, t.table_name, holds_from, t.replica_identity,
+           t.key_columns, t.identity_columns, t.column_types, t.never_sent, t.null_in_reads,
+           audit_cdc_internal.spelled_types(t.key_columns, t.column_types), holds_from
+    FROM jsonb_populate_recordset(NULL::audit_cdc_internal.described_tables, description -> 'tables') AS t
+  LOOP
+    IF audit_cdc_internal.keep_description(said) THEN
+      added := added + 1;
+    END IF;
+  END LOOP;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_describe_tables',
+    jsonb_build_object('database_id', audit_describe_tables.database_id, 'valid_from', holds_from),
+    jsonb_build_object('tables', jsonb_array_length(description -> 'tables'), 'changed', added));
+  RETURN added;
+END
+$$;
+
+CREATE TABLE audit_cdc_internal.retention_rules (
+  database_id text,
+  table_schema text,
+  table_name text,
+  keep interval, -- null: for ever
+  UNIQUE NULLS NOT DISTINCT (database_id, table_schema, table_name)
+);
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.retention_rules', '');
+
+CREATE VIEW @extschema@.audit_retention_rules AS
+  SELECT database_id, table_schema, table_name, keep FROM audit_cdc_internal.retention_rules;
+
+COMMENT ON VIEW @extschema@.audit_retention_rules IS
+  'how long entries are kept. Of the rules that fit a table, one that names a table wins, then one that names a '
+  'schema, then one that names a database. What no rule fits is kept for ever';
+
+COMMENT ON COLUMN @extschema@.audit_retention_rules.database_id IS 'as in audit_logs; null: of any database';
+
+COMMENT ON COLUMN @extschema@.audit_retention_rules.table_schema IS 'null: of any schema';
+
+COMMENT ON COLUMN @extschema@.audit_retention_rules.table_name IS 'null: of any table';
+
+COMMENT ON COLUMN @extschema@.audit_retention_rules.keep IS 'since the commit of the change; null: for ever';
+
+CREATE FUNCTION audit_cdc_internal.check_retention(
+    keep interval, database_id text, table_schema text, table_name text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.refuse_long('database_id', check_retention.database_id);
+  PERFORM audit_cdc_internal.refuse_long('table_schema', check_retention.table_schema);
+  PERFORM audit_cdc_internal.refuse_long('table_name', check_retention.table_name);
+  -- an interval compares by months of 30 days, but counts back by the calendar
+  IF keep < interval '1 day' OR keep > interval '1000 years' OR now() - keep > now() - interval '1 day' THEN
+    RAISE EXCEPTION 'keep must be between 1 day and 1000 years'
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Null keeps entries for ever.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_set_retention(
+    keep interval, database_id text DEFAULT NULL, table_schema text DEFAULT NULL, table_name text DEFAULT NULL,
+    reason text DEFAULT NULL)
+  RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+  PERFORM audit_cdc_internal.check_retention(keep, database_id, table_schema, table_name);
+  INSERT INTO audit_cdc_internal.retention_rules AS r VALUES (database_id, table_schema, table_name, keep)
+  ON CONFLICT ON CONSTRAINT retention_rules_database_id_table_schema_table_name_key
+  DO UPDATE SET keep = excluded.keep;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_set_retention',
+    jsonb_build_object(
+      'keep', coalesce(keep::text, 'for ever'), 'database_id', database_id, 'table_schema', table_schema,
+      'table_name', table_name),
+    NULL, reason);
+  IF NOT EXISTS (
+    SELECT FROM audit_cdc_internal.audited_tables AS t
+    WHERE coalesce(t.database_id = audit_set_retention.database_id, true)
+      AND coalesce(t.table_schema = audit_set_retention.table_schema, true)
+      AND coalesce(t.table_name = audit_set_retention.table_name, true)
+  ) THEN
+    RAISE NOTICE 'the log has no entry of such a table yet';
+  END IF;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_set_retention(interval, text, text, text, text) IS
+  'Says how long entries are kept, of all tables or of those that are named: null names any. keep: since the commit '
+  'of the change; null: for ever. It replaces a rule that names the same. Nothing is removed until '
+  'audit_apply_retention() runs. reason: for audit_operations; null for none. A NOTICE tells that the log has no entry '
+  'of such a table. Errors: 22023 (keep is under 1 day or over 1,000 years, or a name is longer than 500 bytes).';
+
+CREATE FUNCTION @extschema@.audit_drop_retention(
+    database_id text DEFAULT NULL, table_schema text DEFAULT NULL, table_name text DEFAULT NULL,
+    reason text DEFAULT NULL)
+  RETURNS boolean
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+  DELETE FROM audit_cdc_internal.retention_rules AS r
+  WHERE (r.database_id, r.table_schema, r.table_name)
+    IS NOT DISTINCT FROM (database_id, table_schema, table_name);
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_drop_retention',
+    jsonb_build_object('database_id', database_id, 'table_schema', table_schema, 'table_name', table_name), NULL,
+    reason);
+  RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_drop_retention(text, text, text, text) IS
+  'Removes the rule of audit_set_retention() that names the same; false: there was none. reason: for audit_operations; '
+  'null for none. Errors: none.';
+
+CREATE VIEW audit_cdc_internal.cutoffs AS
+  SELECT t.id AS audited_table, CASE WHEN r.keep IS NOT NULL THEN least(now() - r.keep, now() - interval '1 day') END
+         AS cutoff
+  FROM audit_cdc_internal.audited_tables AS t
+  LEFT JOIN LATERAL (
+    SELECT r.keep
+    FROM audit_cdc_internal.retention_rules AS r
+    WHERE coalesce(r.database_id = t.database_id, true)
+      AND coalesce(r.table_schema = t.table_schema, true)
+      AND coalesce(r.table_name = t.table_name, true)
+    ORDER BY r.table_name IS NULL, r.table_schema IS NULL, r.database_id IS NULL
+    LIMIT 1
+  ) AS r ON true;
+
+CREATE SEQUENCE audit_cdc_internal.holds_id_seq CYCLE;
+
+CREATE TABLE audit_cdc_internal.holds (
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('holds'),
+  name text NOT NULL,
+  reason text NOT NULL,
+  database_id text,
+  table_schema text,
+  table_name text,
+  record_id text,
+  username text,
+  request_id text,
+  since timestamptz,
+  until timestamptz,
+  held_by name NOT NULL DEFAULT session_user,
+  held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  released_reason text,
+  released_by name,
+  released_at timestamptz
+);
+
+CREATE UNIQUE INDEX holds_now ON audit_cdc_internal.holds (name) WHERE released_at IS NULL;
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.holds', '');
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.holds_id_seq', '');
+
+CREATE VIEW @extschema@.audit_holds AS
+  SELECT name, reason, database_id, table_schema, table_name, record_id, username, request_id, since, until, held_by,
+         held_at, released_reason, released_by, released_at
+  FROM audit_cdc_internal.holds;
+
+COMMENT ON VIEW @extschema@.audit_holds IS 'every legal hold, also those that were released';
+
+COMMENT ON COLUMN @extschema@.audit_holds.name IS 'as given to audit_hold()';
+
+COMMENT ON COLUMN @extschema@.audit_holds.reason IS 'as given to audit_hold()';
+
+COMMENT ON COLUMN @extschema@.audit_holds.database_id IS 'of which database entries are held; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.table_schema IS 'of which schema; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.table_name IS 'of which table; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.record_id IS 'of which record, by record_id or record_key; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.username IS 'of which user; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.request_id IS 'of which request; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.since IS 'committed from then on; null: from the beginning';
+
+COMMENT ON COLUMN @extschema@.audit_holds.until IS 'committed before; null: without end';
+
+COMMENT ON COLUMN @extschema@.audit_holds.held_by IS 'who called audit_hold()';
+
+COMMENT ON COLUMN @extschema@.audit_holds.held_at IS 'when';
+
+COMMENT ON COLUMN @extschema@.audit_holds.released_reason IS 'as given to audit_release(); null: it holds';
+
+COMMENT ON COLUMN @extschema@.audit_holds.released_by IS 'who called that; null: it holds';
+
+COMMENT ON COLUMN @extschema@.audit_holds.released_at IS 'when; null: it holds';
+
+CREATE FUNCTION audit_cdc_internal.check_hold(name text, reason text) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF name IS NULL OR reason IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN name IS NULL THEN 'name' ELSE 'reason' END
+      USING ERRCODE = 'null_value_not_allowed';
+  ELSIF btrim(name) = '' OR btrim(reason) = '' THEN
+    RAISE EXCEPTION '% must not be empty', CASE WHEN btrim(name) = '' THEN 'name' ELSE 'reason' END
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM audit_cdc_internal.refuse_long('name', name);
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_hold(
+    name text, reason text, database_id text DEFAULT NULL, table_schema text DEFAULT NULL,
+    table_name text DEFAULT NULL, record_id text DEFAULT NULL, username text DEFAULT NULL,
+    request_id text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
+  RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.check_hold(name, reason);
+  PERFORM audit_cdc_internal.lock_partitions();
+  INSERT INTO audit_cdc_internal.holds
+    (name, reason, database_id, table_schema, table_name, record_id, username, request_id, since, until)
+  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_hold',
+    jsonb_build_object(
+      'name', name, 'database_id', database_id, 'table_schema', table_schema, 'table_name', table_name,
+      'record_id', record_id, 'username', username, 'request_id', request_id, 'since', since, 'until', until),
+    NULL, reason);
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.held_tables AS t WHERE t.name = audit_hold.name) THEN
+    RAISE NOTICE 'the log has no entry of such a table yet';
+  END IF;
+EXCEPTION WHEN unique_violation THEN
+  RAISE EXCEPTION 'there is a hold of this name'
+    USING ERRCODE = 'duplicate_object', HINT = 'Take another name; audit_holds lists those that are taken.';
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_hold(
+  text, text, text, text, text, text, text, text, timestamptz, timestamptz) IS
+  'Holds entries: audit_apply_retention() leaves them until audit_release(). Held is what fits all that is given; null '
+  'is not given, and nothing given holds the whole log. record_id: by record_id or record_key, so a record whose key '
+  'changed needs a hold for each key. since, until: of the commit, without until itself. Errors: 22004 (null name or '
+  'reason), 22023 (empty, or a name longer than 500 bytes), 42710 (a hold of this name is not released).';
+
+CREATE FUNCTION @extschema@.audit_release(name text, reason text) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.check_hold(name, reason);
+  UPDATE audit_cdc_internal.holds AS h
+  SET released_reason = audit_release.reason, released_by = session_user, released_at = clock_timestamp()
+  WHERE h.name = audit_release.name AND h.released_at IS NULL;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'nothing is held under this name'
+      USING ERRCODE = 'undefined_object', HINT = 'audit_holds lists what is held.';
+  END IF;
+  PERFORM audit_cdc_internal.note_operation('audit_release', jsonb_build_object('name', name), NULL, reason);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_release(text, text) IS
+  'Ends a hold. Nothing is removed until audit_apply_retention() runs. Errors: 22004 (null), 22023 (empty, or a name '
+  'longer than 500 bytes), 42704 (nothing is held under this name).';
+
+CREATE VIEW audit_cdc_internal.held_tables AS
+  SELECT t.id AS audited_table, h.name, h.record_id, h.username, h.request_id, h.since, h.until
+  FROM audit_cdc_internal.holds AS h
+  JOIN audit_cdc_internal.audited_tables AS t
+    ON coalesce(t.database_id = h.database_id, true)
+      AND coalesce(t.table_schema = h.table_schema, true)
+      AND coalesce(t.table_name = h.table_name, true)
+  WHERE h.released_at IS NULL;
+
+CREATE VIEW audit_cdc_internal.with_holds AS
+  SELECT coalesce(array_agg(DISTINCT h.audited_table), '{}') AS tables FROM audit_cdc_internal.held_tables AS h;
+
+CREATE FUNCTION audit_cdc_internal.is_held(entry audit_cdc_internal.log) RETURNS boolean
+  LANGUAGE sql STABLE COST 1000
+  RETURN EXISTS (
+    SELECT FROM audit_cdc_internal.held_tables AS h
+    WHERE h.audited_table = entry.audited_table
+      AND (
+        h.record_id IS NULL
+        OR h.record_id = entry.record_id
+        OR h.record_id = (
+          SELECT k.record_key
+          FROM audit_cdc_internal.record_keys AS k
+          WHERE k.audited_table = entry.audited_table AND k.record_id = entry.record_id
+        ))
+      AND (h.username IS NULL OR h.username = audit_cdc_internal.lifted(entry.annotations, 'username'))
+      AND (h.request_id IS NULL OR h.request_id = audit_cdc_internal.lifted(entry.annotations, 'request_id'))
+      AND (h.since IS NULL OR entry.commit_timestamp >= h.since)
+      AND (h.until IS NULL OR entry.commit_timestamp < h.until)
+  );
+
+CREATE TABLE audit_cdc_internal.horizons (
+  audited_table integer PRIMARY KEY,
+  before timestamptz NOT NULL
+);
+
+CREATE TABLE audit_cdc_internal.removals (
+  audited_table integer NOT NULL,
+  month date NOT NULL,
+  entries bigint NOT NULL,
+  came_again bigint NOT NULL DEFAULT 0,
+  oldest timestamptz,
+  newest timestamptz,
+  removed_at timestamptz,
+  PRIMARY KEY (audited_table, month)
+);
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.horizons', '');
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.removals', '');
+
+CREATE VIEW @extschema@.audit_removed AS
+  SELECT t.database_id, t.table_schema, t.table_name, r.month, r.entries, r.oldest, r.newest, r.removed_at,
+         r.came_again, h.before AS horizon
+  FROM audit_cdc_internal.removals AS r
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = r.audited_table
+  JOIN audit_cdc_internal.horizons AS h ON h.audited_table = r.audited_table;
+
+COMMENT ON VIEW @extschema@.audit_removed IS 'what retention has removed, by table and month of the commits';
+
+COMMENT ON COLUMN @extschema@.audit_removed.database_id IS 'as in audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_removed.table_schema IS 'as in audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_removed.table_name IS 'as in audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_removed.month IS 'its first day, in UTC';
+
+COMMENT ON COLUMN @extschema@.audit_removed.entries IS 'how many were removed';
+
+COMMENT ON COLUMN @extschema@.audit_removed.oldest IS 'the first commit of those; null: none was removed';
+
+COMMENT ON COLUMN @extschema@.audit_removed.newest IS 'the last commit of those; null: none was removed';
+
+COMMENT ON COLUMN @extschema@.audit_removed.removed_at IS 'when it was done last; null: none was removed';
+
+COMMENT ON COLUMN @extschema@.audit_removed.came_again IS
+  'messages of that month that were delivered after it had passed the horizon: counted as duplicates, not stored';
+
+COMMENT ON COLUMN @extschema@.audit_removed.horizon IS
+  'entries of the table that are older are gone, but for those that were held';
+
+CREATE FUNCTION audit_cdc_internal.count_removed(partition regclass, rows tid[], month date) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  total bigint;
+BEGIN
+  EXECUTE format(
+    'WITH gone AS (
+       SELECT l.audited_table, count(*) AS entries, min(l.commit_timestamp) AS oldest, max(l.commit_timestamp) AS newest
+       FROM ONLY %s AS l
+       WHERE $1 IS NULL OR l.ctid = ANY ($1)
+       GROUP BY l.audited_table
+     ), counted AS (
+       INSERT INTO audit_cdc_internal.removals AS r
+       SELECT g.audited_table, $2, g.entries, 0, g.oldest, g.newest, now() FROM gone AS g
+       ON CONFLICT (audited_table, month) DO UPDATE
+       SET entries = r.entries + excluded.entries, oldest = least(r.oldest, excluded.oldest),
+           newest = greatest(r.newest, excluded.newest), removed_at = excluded.removed_at
+     ), tallied AS (
+       INSERT INTO audit_cdc_internal.tallies (audited_table, stored, last_commit, last_arrival, last_id)
+       SELECT g.audited_table, -g.entries, ''-infinity'', ''-infinity'', 0 FROM gone AS g
+     ), failed AS (
+       DELETE FROM audit_cdc_internal.unprojected AS u
+       USING %1$s AS l
+       WHERE u.log_id = l.id AND ($1 IS NULL OR l.ctid = ANY ($1))
+     )
+     SELECT coalesce(sum(g.entries), 0) FROM gone AS g', partition)
+  INTO total USING rows, month;
+  RETURN total;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_expired(
+    OUT month date, OUT database_id text, OUT table_schema text, OUT table_name text, OUT entries bigint,
+    OUT held bigint, OUT bytes bigint, OUT oldest timestamptz, OUT newest timestamptz, OUT holds text[])
+  RETURNS SETOF record
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT e.month, t.database_id, t.table_schema, t.table_name, count(*) FILTER (WHERE NOT e.is_held),
+         count(*) FILTER (WHERE e.is_held), coalesce(sum(e.bytes) FILTER (WHERE NOT e.is_held), 0)::bigint,
+         min(e.commit_timestamp), max(e.commit_timestamp),
+         (SELECT array_agg(DISTINCT h.name) FROM audit_cdc_internal.held_tables AS h WHERE h.audited_table = t.id)
+  FROM (
+    SELECT l.audited_table, l.commit_timestamp, date_trunc('month', l.commit_timestamp, 'UTC')::date AS month,
+           l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l) AS is_held,
+           150 + coalesce(pg_column_size(l.old_values), 0) + coalesce(pg_column_size(l.new_values), 0)
+             + coalesce(pg_column_size(l.annotations), 0) AS bytes
+    FROM audit_cdc_internal.log AS l
+    JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
+    CROSS JOIN audit_cdc_internal.with_holds AS w
+    WHERE l.commit_timestamp < c.cutoff
+      AND l.commit_timestamp < (SELECT max(m.cutoff) FROM audit_cdc_internal.cutoffs AS m)
+  ) AS e
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
+  GROUP BY e.month, t.id
+  ORDER BY 1, 2, 3, 4;
+END;
+
+COMMENT ON FUNCTION @extschema@.audit_expired() IS
+  'What audit_apply_retention() would remove now, by month and table. entries: how many would go. held: how many are '
+  'expired, but stay under a hold. bytes: about what the entries take, without indexes. oldest, newest: of both. '
+  'holds: names of holds on the table; null: none. It reads the expired months whole. Errors: none.';
+
+CREATE FUNCTION audit_cdc_internal.require_read_committed() RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'retention is applied under READ COMMITTED only'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'SET default_transaction_isolation = ''read committed''.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.set_horizons() RETURNS boolean
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  expired CONSTANT integer[] := ARRAY(
+    SELECT DISTINCT l.audited_table
+    FROM audit_cdc_internal.log AS l
+    JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
+    CROSS JOIN audit_cdc_internal.with_holds AS w
+    WHERE l.commit_timestamp < c.cutoff
+      AND l.commit_timestamp < (SELECT max(m.cutoff) FROM audit_cdc_internal.cutoffs AS m)
+      AND NOT (l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l))
+  );
+BEGIN
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM set_config('lock_timeout', '50ms', true);
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE; -- every ingest has ended, and the next sees this
+  INSERT INTO audit_cdc_internal.horizons AS h
+  SELECT c.audited_table, c.cutoff
+  FROM audit_cdc_internal.cutoffs AS c
+  WHERE c.audited_table = ANY (expired)
+  ON CONFLICT (audited_table) DO UPDATE SET before = greatest(h.before, excluded.before);
+  UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_apply_retention', '{}', jsonb_build_object('tables', cardinality(expired)))
+  WHERE expired <> '{}';
+  RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN false;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.months_to_clear() RETURNS date[]
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT coalesce(array_agg(m.month ORDER BY m.month), '{}')
+  FROM (
+    SELECT to_date(substr(c.relname, 5), 'YYYY_MM') AS month
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+  ) AS m
+  WHERE m.month AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
+END;
+
+CREATE FUNCTION audit_cdc_internal.rows_of(partition regclass, is_kept boolean, most integer) RETURNS tid[]
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rows tid[];
+BEGIN
+  EXECUTE format(
+    'SELECT ARRAY(
+       SELECT l.ctid
+       FROM ONLY %s AS l
+       LEFT JOIN audit_cdc_internal.horizons AS h ON h.audited_table = l.audited_table
+       LEFT JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
+       CROSS JOIN audit_cdc_internal.with_holds AS w
+       WHERE $1 = (
+         coalesce(l.commit_timestamp < h.before AND l.commit_timestamp < c.cutoff, false) IS FALSE
+         OR l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l::audit_cdc_internal.log))
+       LIMIT $2)', partition)
+  INTO rows USING is_kept, most;
+  RETURN rows;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.clear_month(
+    month date, batch_size integer, OUT removed bigint, OUT is_done boolean)
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  partition regclass;
+  is_over CONSTANT boolean := (month + interval '1 month') AT TIME ZONE 'UTC' < now();
+  rows tid[] := '{}';
+  is_whole boolean := false;
+BEGIN
+  removed := 0;
+  is_done := true;
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM set_config('lock_timeout', '50ms', true);
+  PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
+  -- to_regclass() alone may remember what another run has just dropped
+  partition := CASE WHEN audit_cdc_internal.is_partition(to_char(month, '"log_"YYYY_MM'))
+    THEN to_regclass(format('audit_cdc_internal.%I', to_char(month, '"log_"YYYY_MM'))) END;
+  IF partition IS NULL OR month <> date_trunc('month', month::timestamp) OR extract(year FROM month) < 1 THEN
+    RETURN;
+  END IF;
+  IF is_over AND audit_cdc_internal.rows_of(partition, true, 1) = '{}' THEN
+    EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', partition);
+    is_whole := audit_cdc_internal.rows_of(partition, true, 1) = '{}';
+  END IF;
+  IF is_whole THEN
+    removed := audit_cdc_internal.count_removed(partition, NULL, month);
+    LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS EXCLUSIVE MODE;
+    PERFORM audit_cdc_internal.drop_month(partition);
+  ELSE
+    rows := audit_cdc_internal.rows_of(partition, false, batch_size);
+    IF rows <> '{}' THEN
+      removed := audit_cdc_internal.count_removed(partition, rows, month);
+      PERFORM audit_cdc_internal.remove_rows(rows, partition);
+    END IF;
+  END IF;
+  is_done := cardinality(rows) < batch_size;
+  IF removed > 0 THEN
+    PERFORM audit_cdc_internal.note_operation(
+      'audit_apply_retention', jsonb_build_object('month', month, 'is_whole', is_whole),
+      jsonb_build_object('entries', removed));
+  END IF;
+EXCEPTION WHEN lock_not_available THEN
+  removed := NULL;
+  is_done := false;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.clear_rejects() RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  removed bigint;
+BEGIN
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a hold meanwhile
+  DELETE FROM audit_cdc_internal.rejects AS r
+  WHERE r.last_delivered_at < now() - (
+      SELECT u.keep
+      FROM audit_cdc_internal.retention_rules AS u
+      WHERE (u.database_id IS NULL OR u.database_id = r.database_id)
+        AND (u.table_schema IS NULL OR u.table_schema = r.table_schema)
+        AND (u.table_name IS NULL OR u.table_name = r.table_name)
+      ORDER BY u.table_name IS NULL, u.table_schema IS NULL, u.database_id IS NULL
+      LIMIT 1
+    )
+    AND NOT EXISTS (
+      SELECT FROM audit_cdc_internal.holds AS h
+      WHERE h.released_at IS NULL
+        AND coalesce(h.database_id = r.database_id, true)
+        AND coalesce(h.table_schema = r.table_schema, true)
+        AND coalesce(h.table_name = r.table_name, true)
+    );
+  GET DIAGNOSTICS removed = ROW_COUNT;
+  IF removed > 0 THEN
+    PERFORM audit_cdc_internal.note_operation(
+      'audit_apply_retention', '{}', jsonb_build_object('rejects', removed));
+  END IF;
+  RETURN removed;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.clear_record_keys() RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rows tid[];
+  removed bigint;
+BEGIN
+  PERFORM audit_cdc_internal.require_read_committed();
+  rows := ARRAY(
+    SELECT k.ctid
+    FROM audit_cdc_internal.record_keys AS k
+    WHERE k.audited_table IN (SELECT h.audited_table FROM audit_cdc_internal.horizons AS h)
+      AND NOT EXISTS (
+        SELECT FROM audit_cdc_internal.log AS l
+        WHERE l.record_id = k.record_id AND l.audited_table = k.audited_table
+      )
+    LIMIT 1000
+  );
+  IF rows = '{}' THEN
+    RETURN 0;
+  END IF;
+  PERFORM set_config('lock_timeout', '50ms', true);
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+  DELETE FROM audit_cdc_internal.record_keys AS k
+  WHERE k.ctid = ANY (rows)
+    AND NOT EXISTS (
+      SELECT FROM audit_cdc_internal.log AS l
+      WHERE l.record_id = k.record_id AND l.audited_table = k.audited_table
+    );
+  GET DIAGNOSTICS removed = ROW_COUNT;
+  RETURN removed;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.last_settled_number() RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  last bigint;
+BEGIN
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+  SELECT coalesce(max(y.last_id), 0) INTO last FROM audit_cdc_internal.tallies AS y;
+  RAISE EXCEPTION 'not to be seen' USING ERRCODE = 'UA001';
+EXCEPTION WHEN SQLSTATE 'UA001' THEN
+  RETURN last;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.clear_shared(shared regclass, named text, named_by_ddl text) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  unnamed uuid[];
+  rows tid[];
+  last bigint;
+BEGIN
+  PERFORM audit_cdc_internal.require_read_committed();
+  PERFORM set_config('lock_timeout', '50ms', true);
+  last := audit_cdc_internal.last_settled_number();
+  EXECUTE format(
+    'SELECT ARRAY(SELECT s.id FROM %s AS s
+                  WHERE s.created_at < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
+                    AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.%I = s.id)
+                    AND NOT EXISTS (%s)
+                  LIMIT 1000)', shared, named, named_by_ddl)
+  INTO unnamed;
+  IF unnamed = '{}' THEN
+    RETURN 0;
+  END IF;
+  LOCK TABLE ONLY audit_cdc_internal.log, audit_cdc_internal.schema_change_positions IN SHARE MODE;
+  EXECUTE format(
+    'SELECT ARRAY(SELECT s.ctid FROM %s AS s
+                  WHERE s.id = ANY ($1)
+                    AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.id > $2 AND l.%I = s.id)
+                    AND NOT EXISTS (%s))', shared, named, named_by_ddl)
+  INTO rows USING unnamed, last;
+  PERFORM audit_cdc_internal.remove_rows(rows, shared);
+  RETURN cardinality(rows);
+EXCEPTION WHEN lock_not_available THEN
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.clear_annotations() RETURNS bigint
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN audit_cdc_internal.clear_shared(
+    'audit_cdc_internal.large_annotations', 'large_annotations',
+    'SELECT FROM audit_cdc_internal.schema_change_positions AS p WHERE p.large_annotations = s.id');
+
+CREATE FUNCTION audit_cdc_internal.clear_contexts() RETURNS bigint
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN audit_cdc_internal.clear_shared(
+    'audit_cdc_internal.server_contexts', 'server_context', 'SELECT WHERE false');
+
+CREATE FUNCTION audit_cdc_internal.clear_unnamed(kind text) RETURNS bigint
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN CASE kind WHEN 'record keys' THEN audit_cdc_internal.clear_record_keys()
+                   WHEN 'annotations' THEN audit_cdc_internal.clear_annotations()
+                   WHEN 'contexts' THEN audit_cdc_internal.clear_contexts() END;
+
+CREATE FUNCTION audit_cdc_internal.check_apply(dry_run boolean, batch_size integer) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF dry_run IS NULL OR batch_size IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN dry_run IS NULL THEN 'dry_run' ELSE 'batch_size' END
+      USING ERRCODE = 'null_value_not_allowed';
+  ELSIF batch_size NOT BETWEEN 1 AND 100000 THEN
+    RAISE EXCEPTION 'batch_size must be between 1 and 100000' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.say_busy(what text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION 'others use what was to be removed: %', what
+    USING ERRCODE = 'lock_not_available', DETAIL = 'They read or write the audit log without a pause.',
+          HINT = 'Call audit_apply_retention() again: it goes on from there.';
+END
+$$;
+
+CREATE PROCEDURE @extschema@.audit_apply_retention(
+    dry_run boolean DEFAULT false, batch_size integer DEFAULT 10000, INOUT entries bigint DEFAULT NULL)
+  LANGUAGE plpgsql AS $$
+DECLARE
+  one pg_catalog.record;
+  month pg_catalog.date;
+  waits pg_catalog.int4 := 0;
+  busy pg_catalog.text[] := '{}';
+  kind pg_catalog.text;
+BEGIN
+  PERFORM audit_cdc_internal.check_apply(dry_run, batch_size);
+  entries := 0;
+  IF dry_run THEN
+    FOR one IN SELECT e.* FROM @extschema@.audit_expired() AS e LOOP
+      RAISE NOTICE '% %.%: % entries would go, % are held', one.month, one.table_schema, one.table_name, one.entries,
+        one.held;
+      entries := entries OPERATOR(pg_catalog.+) one.entries;
+    END LOOP;
+    RETURN;
+  END IF;
+  IF @extschema@.audit_in_transaction_block() THEN
+    RAISE EXCEPTION 'audit_apply_retention() cannot run inside a transaction block'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'It commits in between.';
+  END IF;
+  WHILE NOT audit_cdc_internal.set_horizons() LOOP
+    COMMIT;
+    waits := waits OPERATOR(pg_catalog.+) 1;
+    PERFORM audit_cdc_internal.say_busy('the whole log') WHERE waits OPERATOR(pg_catalog.>) 100;
+    PERFORM pg_catalog.pg_sleep(0.05);
+  END LOOP;
+  COMMIT;
+  FOREACH month IN ARRAY audit_cdc_internal.months_to_clear() LOOP
+    waits := 0;
+    LOOP
+      SELECT s.* INTO one FROM audit_cdc_internal.clear_month(month, batch_size) AS s;
+      COMMIT;
+      entries := entries OPERATOR(pg_catalog.+) coalesce(one.removed, 0);
+      EXIT WHEN one.is_done;
+      IF one.removed IS NULL THEN
+        waits := waits OPERATOR(pg_catalog.+) 1;
+        IF waits OPERATOR(pg_catalog.>) 100 THEN
+          busy := pg_catalog.array_append(busy, month::pg_catalog.text);
+          EXIT;
+        END IF;
+        PERFORM pg_catalog.pg_sleep(0.05);
+      ELSE
+        RAISE NOTICE 'removed % entries so far, now of month %', entries, month;
+      END IF;
+    END LOOP;
+  END LOOP;
+  PERFORM audit_cdc_internal.clear_rejects();
+  COMMIT;
+  FOREACH kind IN ARRAY ARRAY['record keys', 'annotations', 'contexts'] LOOP
+    WHILE audit_cdc_internal.clear_unnamed(kind) OPERATOR(pg_catalog.>) 0 LOOP COMMIT; END LOOP;
+    COMMIT;
+  END LOOP;
+  PERFORM audit_cdc_internal.say_busy(pg_catalog.array_to_string(busy, ', ')) WHERE busy OPERATOR(pg_catalog.<>) '{}';
+END
+$$;
+
+COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint) IS
+  'Removes the entries that are older than the rules of audit_set_retention() keep, unless audit_hold() holds them, '
+  'and tells how many. A month of which nothing is kept is dropped at once; of others rows are removed, batch_size '
+  'of them in a transaction. Rejects that came last so long ago, keys, failures of projections and annotations of '
+  'these entries follow. Counts stay in audit_removed. dry_run => true: removes nothing, and tells by notices what '
+  'would go; audit_expired() tells it as rows. It waits for nobody longer than 50 ms at a time, and goes on where '
+  'it was interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
+  '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.refuse_foreign_types(types regtype[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  foreign_types text;
+BEGIN
+  foreign_types := (
+    WITH RECURSIVE used(type) AS (
+      SELECT u.type::oid
+      FROM unnest(types) AS u(type)
+      UNION
+      SELECT part.oid
+      FROM used
+      CROSS JOIN LATERAL audit_cdc_internal.parts_of_type(used.type) AS part(oid)
+    )
+    SELECT string_agg(t.oid::regtype::text, ', ' ORDER BY t.oid::regtype::text)
+    FROM used
+    JOIN pg_type AS t ON t.oid = used.type
+    WHERE t.typtype IN ('d', 'r') AND NOT pg_has_role(t.typowner, current_user, 'USAGE')
+  );
+  IF foreign_types IS NOT NULL THEN
+    RAISE EXCEPTION 'types of the columns belong to roles that have not your rights'
+      USING ERRCODE = 'insufficient_privilege',
+            DETAIL = format('Their checks would run with your rights: %s.', foreign_types),
+            HINT = 'SET ROLE to their owner.';
+  END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  start_lsn pg_lsn;
+  fault record; -- of a capture that cannot go on
+BEGIN
+  IF publication IS NULL THEN
+    RAISE EXCEPTION 'publication must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  PERFORM audit_cdc_internal.require_settings();
+  IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
+    RAISE EXCEPTION 'publication "%" does not exist', publication
+      USING ERRCODE = 'undefined_object',
+            HINT = format(
+              'CREATE PUBLICATION %I FOR TABLE …, or FOR TABLES IN SCHEMA …, tells what is captured.',
+              publication);
+  END IF;
+  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+    RAISE EXCEPTION 'capture cannot start in a transaction that has written'
+      USING ERRCODE = 'active_sql_transaction',
+            HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
+  END IF;
+  PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
+  SELECT * INTO fault FROM audit_cdc_internal.capture_faults;
+  IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
+    RAISE EXCEPTION 'this database is captured already'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = (
+              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
+              FROM audit_cdc_internal.captures AS c
+            ),
+            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
+  END IF;
+
+  PERFORM pg_drop_replication_slot(fault.slot) WHERE fault.reason = 'slot lost';
+  slot := audit_cdc_internal.free_slot(slot);
+  start_lsn := audit_cdc_internal.new_slot(slot);
+  PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
+  WHERE fault.reason IS NOT NULL;
+  PERFORM audit_cdc_internal.note_restored() WHERE fault.reason IS NULL;
+  DELETE FROM audit_cdc_internal.captures;
+  DELETE FROM audit_cdc_internal.projecting_transactions;
+  INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)
+  SELECT publication, slot, s.plugin, audit_cdc_internal.this_database() ->> 'id',
+         audit_cdc_internal.current_timeline(), start_lsn
+  FROM pg_replication_slots AS s WHERE s.slot_name = slot;
+  PERFORM audit_cdc_internal.record_tables();
+  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
+  SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
+  PERFORM audit_cdc_internal.end_breaks(start_lsn);
+  PERFORM audit_cdc_internal.refuse_targets();
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_start', jsonb_build_object('publication', publication, 'slot', slot));
+  PERFORM audit_cdc_internal.say_what_is_partial(publication);
+  PERFORM audit_cdc_internal.have_worker(fault.reason IS NOT NULL);
+  RETURN start_lsn;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.end_capture() RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.note_break(
+    CASE WHEN c.read_to >= c.stopping_at THEN 'stopped' ELSE 'discarded' END, c.read_to, c.read_to_time, NULL)
+  FROM audit_cdc_internal.captures AS c;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_stop',
+    jsonb_build_object('discard_pending', c.read_to < c.stopping_at, 'publication', c.publication, 'slot', c.slot),
+    jsonb_build_object('captured', c.changes))
+  FROM audit_cdc_internal.captures AS c;
+  PERFORM pg_drop_replication_slot(s.slot_name)
+  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+  WHERE c.database_id = audit_cdc_internal.this_database() ->> 'id'
+    AND s.database = current_database() AND s.plugin = c.plugin;
+  DELETE FROM audit_cdc_internal.captures;
+  DELETE FROM audit_cdc_internal.projecting_transactions;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.begin_backfill(tables regclass[], backfill_id uuid) RETURNS oid[]
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_variable
+DECLARE
+  publication name := (SELECT c.publication FROM audit_cdc_internal.captures AS c);
+  missing regclass;
+  parts oid[];
+BEGIN
+  IF publication IS NULL THEN
+    RAISE EXCEPTION 'nothing is captured in this database'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Start with audit_capture_start(publication): what changes meanwhile comes from there.';
+  END IF;
+  INSERT INTO audit_cdc_internal.backfills (backfill_id, relation, rows_expected)
+  SELECT backfill_id, t.relation, nullif(c.reltuples, -1)
+  FROM audit_cdc_internal.published_tables AS t
+  JOIN pg_class AS c ON c.oid = t.relation
+  WHERE CASE
+    WHEN tables IS NULL
+      THEN NOT EXISTS (
+        SELECT FROM audit_cdc_internal.backfills AS b
+        WHERE b.backfill_id = begin_backfill.backfill_id
+      )
+    ELSE EXISTS (
+      SELECT FROM unnest(tables) AS u
+      WHERE t.relation = u OR t.relation IN (SELECT relid FROM pg_partition_tree(u))
+    )
+  END
+  ON CONFLICT DO NOTHING;
+  SELECT u INTO missing FROM unnest(tables) AS u
+  WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.backfills AS b WHERE b.backfill_id = begin_backfill.backfill_id
+                      AND (b.relation = u OR b.relation IN (SELECT relid FROM pg_partition_tree(u))))
+  LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'table "%" is not captured', missing
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = format('Publication "%s" does not have it, or it is excluded.', publication),
+            HINT = format(
+              'ALTER PUBLICATION %I ADD TABLE %s; of a partitioned table, the name that its changes carry.',
+              publication, missing);
+  END IF;
+  parts := ARRAY(SELECT b.relation FROM audit_cdc_internal.backfills AS b
+                 WHERE b.backfill_id = begin_backfill.backfill_id AND b.finished_at IS NULL ORDER BY b.relation::text);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_backfill',
+    jsonb_build_object('backfill_id', backfill_id, 'tables', parts::regclass[]));
+  RETURN parts;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.completion(backfill_id uuid, relation oid) RETURNS text LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+  done audit_cdc_internal.backfills;
+BEGIN
+  SELECT * INTO done FROM audit_cdc_internal.backfills AS b
+  WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation FOR UPDATE;
+  IF done.complete_lsn IS NULL OR done.finished_at IS NOT NULL THEN
+    RETURN NULL;
+  END IF;
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+                 WHERE s.confirmed_flush_lsn >= done.complete_lsn) THEN
+    RAISE EXCEPTION 'changes up to the end of the backfill are not captured yet'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'CALL audit_capture(), then resume the backfill.';
+  END IF;
+  IF audit_cdc_internal.is_captured_anew(done) THEN
+    PERFORM audit_cdc_internal.begin_again(backfill_id, completion.relation);
+    RETURN NULL;
+  END IF;
+  UPDATE audit_cdc_internal.backfills AS b SET finished_at = clock_timestamp()
+  WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation;
+  PERFORM audit_cdc_internal.close_gaps(completion.relation, backfill_id, done.began_lsn, done.complete_lsn);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_backfill', jsonb_build_object('backfill_id', backfill_id, 'relation', completion.relation::regclass),
+    jsonb_build_object(
+      'rows_read', done.rows_read,
+      'gaps_closed', (
+        SELECT count(*)
+        FROM audit_cdc_internal.gap_closings AS c
+        WHERE c.backfill_id = completion.backfill_id AND c.relation = completion.relation
+      )));
+  IF done.layout -> 'key' -> 'columns' = 'null'
+    OR (SELECT g.is_open FROM audit_cdc_internal.gaps_since(completion.relation, done.began_lsn) AS g) THEN
+    RETURN NULL;
+  END IF;
+  RETURN jsonb_build_object(
+    'action', 'complete', 'record', NULL, 'changes', NULL,
+    'metadata', jsonb_build_object(
+      'commit_lsn', (done.complete_lsn - '0/0')::bigint, 'commit_idx', NULL,
+      'commit_timestamp', to_char(done.complete_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+      'database', audit_cdc_internal.this_database(),
+      'idempotency_key', encode(convert_to(format('%s:complete', backfill_id), 'UTF8'), 'base64'),
+      'table_schema', done.layout -> 'table_schema', 'table_name', done.layout -> 'table_name',
+      'unknown_columns', '[]'::jsonb,
+      'transaction_annotations', jsonb_build_object(
+        'metadata', jsonb_build_object(
+          'backfill_id', backfill_id, 'began_lsn', (done.began_lsn - '0/0')::bigint))));
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_continue(database_id text, reason text) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  reads_from pg_lsn;
+  last record;
+BEGIN
+  IF database_id IS NULL OR reason IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN database_id IS NULL THEN 'database_id' ELSE 'reason' END
+      USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  IF btrim(reason) = '' THEN
+    RAISE EXCEPTION 'reason must not be empty' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM audit_cdc_internal.lock_capture();
+  PERFORM audit_cdc_internal.check_continuation(database_id, here);
+  SELECT max(l.commit_lsn) AS lsn, max(l.commit_timestamp) AS commit INTO last
+  FROM audit_cdc_internal.log AS l
+  WHERE l.origin <> 'i' AND l.audited_table IN (SELECT t.id FROM audit_cdc_internal.audited_tables AS t
+                                                WHERE t.database_id = audit_continue.database_id);
+  IF last.lsn IS NULL THEN
+    RAISE EXCEPTION 'the log has nothing that database "%" captured', database_id
+      USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = (
+              SELECT coalesce('It has captured changes of ' || string_agg(c.database_id, ', ' ORDER BY c.since) || '.',
+                              'It has captured changes of no other database.')
+              FROM audit_cdc_internal.captured_databases AS c
+              WHERE c.database_id <> here
+            ),
+            HINT = 'What was delivered by audit_ingest() cannot be gone on from.';
+  END IF;
+  INSERT INTO audit_cdc_internal.continued_databases (old_id, new_id, reason, continued_by, last_lsn, last_commit)
+  VALUES (database_id, here, reason, session_user, last.lsn, last.commit);
+  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
+  SELECT audit_continue.database_id, coalesce(max(t.database_name), '') FROM audit_cdc_internal.audited_tables AS t
+  WHERE t.database_id = audit_continue.database_id ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.note_gap(
+    NULL, 'continued', '0/0'::pg_lsn + last.lsn, last.commit,
+    format('goes on from database %s, whose last captured position this is', database_id));
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_continue', jsonb_build_object('database_id', database_id), NULL, reason);
+  SELECT s.confirmed_flush_lsn
+  INTO reads_from
+  FROM audit_cdc_internal.captures AS c
+  JOIN pg_replication_slots AS s ON s.slot_name = c.slot AND s.database = current_database();
+  IF FOUND THEN
+    PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], reads_from);
+  END IF;
+  RAISE NOTICE 'what changed between the two captures is not in the log'
+    USING DETAIL = format('The last captured commit of database %s is of %s.', database_id, last.commit),
+          HINT = 'audit_gaps has it. audit_capture_start(), unless it is captured, and CALL audit_backfill() for each '
+                 'table close it.';
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_capture_status(
+    OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint,
+    OUT lag_seconds double precision, OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint,
+    OUT changes_per_second double precision, OUT retained_bytes bigint, OUT started_at timestamptz,
+    OUT last_error text, OUT last_error_sqlstate text, OUT last_error_at timestamptz, OUT open_gaps bigint,
+    OUT lost_annotations bigint, OUT can_seal boolean)
+  RETURNS SETOF record
+  LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT c.publication, c.slot, w.pid, l.bytes,
+         CASE WHEN fault.reason IS NOT NULL THEN 'Infinity'
+              WHEN pg_is_in_recovery() THEN NULL
+              WHEN l.bytes = 0 OR w.pid IS NOT NULL AND NOT look.is_behind THEN 0
+              ELSE greatest(0, extract(epoch FROM clock_timestamp()
+                                                  - greatest(c.read_to_time, look.looked_at, look.behind_since)))
+         END::double precision,
+         c.last_commit, c.last_commit_lsn, c.changes,
+         CASE WHEN c.rate_since > clock_timestamp() - interval '5 s' THEN c.rate
+              ELSE c.rate_changes / extract(epoch FROM clock_timestamp() - c.rate_since) END,
+         pg_wal_lsn_diff(f.lsn, s.restart_lsn)::bigint, c.started_at,
+         CASE WHEN fault.reason IS NOT NULL THEN fault.message
+              WHEN p.oid IS NULL THEN format('publication "%s" does not exist', c.publication)
+              WHEN unnoted.at IS NOT NULL THEN 'the failure could not be noted: the log of the server tells it'
+              ELSE c.last_error END,
+         CASE WHEN fault.reason IS NOT NULL THEN '55000'
+              WHEN p.oid IS NULL THEN '42704'
+              WHEN unnoted.at IS NOT NULL THEN unnoted.failure ELSE c.last_error_sqlstate END,
+         coalesce(unnoted.at, c.last_error_at),
+         (SELECT count(*) FROM @extschema@.audit_gaps AS g WHERE g.is_open),
+         audit_cdc_internal.lost_annotations(), audit_cdc_internal.can_seal()
+  FROM audit_cdc_internal.captures AS c
+  LEFT JOIN audit_cdc_internal.capture_faults AS fault ON true
+  LEFT JOIN pg_publication AS p ON p.pubname = c.publication
+  CROSS JOIN audit_cdc_internal.last_look() AS look
+  CROSS JOIN LATERAL (SELECT audit_cdc_internal.capture_worker() AS pid) AS w
+  CROSS JOIN LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                                  ELSE pg_current_wal_flush_lsn() END AS lsn) AS f
+  LEFT JOIN pg_replication_slots AS s ON s.slot_name = c.slot AND fault.reason IS NULL
+  CROSS JOIN LATERAL (SELECT greatest(pg_wal_lsn_diff(f.lsn, greatest(c.read_to, look.looked_to)), 0)::bigint AS bytes
+                      WHERE fault.reason IS NULL UNION ALL SELECT NULL WHERE fault.reason IS NOT NULL) AS l
+  LEFT JOIN LATERAL (SELECT f.failed_at AS at, f.failure FROM audit_cdc_internal.last_failure() AS f
+                     WHERE f.failed_at > coalesce(c.last_error_at, '-infinity')) AS unnoted ON true;
+END;
+
+COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
+  'The capture of this database, one row; none: nothing is captured. worker_pid: null without a worker. lag_bytes: '
+  'WAL, of all databases, that was not looked through yet; null: capture cannot go on. lag_seconds: so old is at '
+  'most what is committed and not captured, also during a long pass, a wait or a failure; Infinity: capture cannot '
+  'go on, and last_error tells why; null on a standby, where it is not known. last_commit: of the last captured '
+  'transaction. changes: captured since started_at; changes_per_second: in the last seconds. retained_bytes: WAL '
+  'that the server keeps for the slot. last_error: that there is no such publication, or the last failure of a '
+  'worker, with its SQLSTATE and time; it tries again. open_gaps: rows of audit_gaps that no backfill has closed. '
+  'lost_annotations: so many calls of audit_annotate annotated nothing, since each was a transaction of its own; '
+  'counted since the server or capture started, null without a worker. can_seal: whether the server can seal what '
+  'it says of transactions; false: no annotation is attested meanwhile, and the log of the server tells why; null on '
+  'a standby, and where the library is not preloaded. It works on a standby. Errors: none.';
+
+CREATE FUNCTION audit_cdc_internal.removal_doubts(
+    databases text[], names text[], since timestamptz, until timestamptz, is_range boolean)
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT true, concat('entries', CASE cardinality(names) WHEN 1 THEN ' of this table' END,
+                      ' were removed by retention, and are not in the answer'),
+         format('%s entries that committed before %s are gone.', sum(r.entries), max(h.before)),
+         'audit_removed has the counts. Records that did not change since then are not known here. Of a captured table '
+         'CALL audit_backfill() logs its rows anew.'
+  FROM audit_cdc_internal.horizons AS h
+  JOIN audit_cdc_internal.removals AS r ON r.audited_table = h.audited_table AND r.entries > 0
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = h.audited_table
+  WHERE (databases IS NULL OR t.database_id = ANY (databases))
+    AND (names IS NULL OR quote_ident(t.table_schema) || '.' || quote_ident(t.table_name) = ANY (names))
+    AND (since IS NULL OR since < h.before)
+    AND (
+      is_range
+      OR NOT EXISTS (
+        SELECT FROM audit_cdc_internal.log AS l
+        WHERE l.record_id IS NULL
+          AND l.audited_table = h.audited_table
+          AND l.action = 'complete'
+          AND l.origin <> 'i'
+          AND (until IS NULL OR l.commit_timestamp <= until)
+          -- what it has read first must be there too
+          AND l.annotations -> 'metadata' ->> 'backfill_id' IN (
+            SELECT b.backfill_id::text
+            FROM audit_cdc_internal.backfills AS b
+            WHERE b.started_at >= h.before
+          )
+      ))
+  HAVING count(*) > 0;
+END;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean, since timestamptz,
+    until timestamptz, until_position bigint, is_range boolean)
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  of_this CONSTANT text := CASE cardinality(names) WHEN 1 THEN ' of this table' END;
+  own CONSTANT text[] := (SELECT o.ids FROM audit_cdc_internal.own_databases() AS o);
+BEGIN
+  IF EXISTS (SELECT FROM audit_cdc_internal.gaps) OR EXISTS (SELECT FROM audit_cdc_internal.capture_faults) THEN
+    RETURN QUERY
+    SELECT d.*
+    FROM audit_cdc_internal.gap_doubts(databases, names, since, until, until_position, is_range) AS d;
+  END IF;
+  IF EXISTS (
+    SELECT FROM audit_cdc_internal.rejects AS r
+    WHERE r.stored_at IS NULL
+      AND r.table_name IS NOT NULL
+      AND (names IS NULL OR quote_ident(r.table_schema) || '.' || quote_ident(r.table_name) = ANY (names))
+      AND (databases IS NULL OR r.database_id IS NULL OR r.database_id = ANY (databases))
+      -- whoever may deliver could say so of this database
+      AND NOT (
+        r.origin = 'i'
+        AND (coalesce(r.database_id = ANY (own), false) OR coalesce(databases <@ own, false)))
+  ) THEN
+    RETURN QUERY
+    SELECT true, concat('changes', of_this, ' were set aside, and are not in the answer'), NULL,
+           'audit_rejects has them; audit_retry_rejects() tries to store them.';
+  END IF;
+  RETURN QUERY
+  SELECT d.* FROM audit_cdc_internal.removal_doubts(databases, names, since, until, is_range) AS d;
+  IF (databases IS NULL OR own[cardinality(own)] = ANY (databases))
+    AND EXISTS (
+      SELECT FROM unnest(names) AS n(name)
+      JOIN audit_cdc_internal.schema_changes AS s ON s.object = to_regclass(n.name)::oid
+      WHERE s.published_as IS NOT NULL AND NOT s.is_captured
+    ) THEN
+    RETURN QUERY
+    SELECT true, 'changes of this table are logged under another name',
+           CASE
+             WHEN s.published_as <> s.object
+               THEN format('That is %s, of which it is a partition.', s.published_as::regclass)
+             ELSE 'Those are the names of its partitions.'
+           END,
+           'Ask for that one.'
+    FROM unnest(names) AS n(name)
+    CROSS JOIN LATERAL audit_cdc_internal.last_schema('table', to_regclass(n.name)::oid) AS s
+    WHERE s.published_as IS NOT NULL AND NOT s.is_captured;
+  END IF;
+  IF say_others
+    AND EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id <> ALL (own)) THEN
+    RETURN QUERY
+    SELECT true, concat('the log has entries', of_this, ' that another database captured'),
+           format('That is %s.', string_agg(c.described, '; ')),
+           format('If this database goes on from it, say so: audit_continue(%L, reason). To read that one alone, name '
+                  'its database_id.', min(c.database_id) FILTER (WHERE c.ordinality = 1))
+    FROM audit_cdc_internal.other_captured(names) WITH ORDINALITY AS c
+    HAVING count(*) > 0;
+  END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.may_doubt(names text[]) RETURNS boolean
+  LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+BEGIN
+  RETURN EXISTS (SELECT FROM audit_cdc_internal.gaps)
+    OR EXISTS (SELECT FROM audit_cdc_internal.horizons)
+    OR EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.stored_at IS NULL)
+    OR EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id <> here)
+    OR EXISTS (
+      SELECT FROM unnest(names) AS n(name)
+      JOIN audit_cdc_internal.schema_changes AS s ON s.object = to_regclass(n.name)::oid
+      WHERE s.published_as IS NOT NULL AND NOT s.is_captured
+    )
+    OR EXISTS (
+      SELECT FROM audit_cdc_internal.captures AS c
+      WHERE c.database_id <> here
+        OR NOT EXISTS (
+          SELECT FROM pg_get_replication_slots() AS s
+          WHERE s.slot_name = c.slot
+            AND s.plugin = c.plugin
+            AND s.datoid::text = split_part(here, '.', 2)
+            AND s.wal_status IN ('reserved', 'extended')
+        )
+    );
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.may_be_anothers(audited audit_cdc_internal.audited) RETURNS boolean
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  RETURN NOT audited.is_own OR EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
+
+CREATE FUNCTION audit_cdc_internal.readable_as(audited audit_cdc_internal.audited, row_type oid)
+  RETURNS audit_cdc_internal.audited
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  relation CONSTANT oid := audit_cdc_internal.relation_of(row_type);
+BEGIN
+  IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND a.atttypid >= 16384)
+    AND audited.database_id IS NOT NULL
+    AND audit_cdc_internal.may_be_anothers(audited)
+    AND EXISTS (
+      WITH RECURSIVE used(type) AS (
+        SELECT p FROM audit_cdc_internal.parts_of_type(row_type) AS p
+        UNION
+        SELECT p.type FROM used CROSS JOIN LATERAL audit_cdc_internal.parts_of_type(used.type) AS p(type)
+      )
+      SELECT
+      FROM used
+      JOIN pg_type AS t ON t.oid = used.type
+      WHERE t.typtype IN ('d', 'c', 'r', 'm') AND NOT pg_has_role(t.typowner, current_user, 'USAGE')
+    ) THEN
+    RAISE EXCEPTION 'permission denied to show rows of another table to conditions of another role''s type'
+      USING ERRCODE = 'insufficient_privilege',
+            DETAIL = 'The log may have rows of a table that only has the same name: it was dropped, renamed, or is of '
+                     'another database.',
+            HINT = 'Ask for jsonb rows, with the table''s name as text, or for a row type of your own.';
+  END IF;
+  RETURN audited;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.told_as_of(
+    row_type regtype, at timestamptz, lsn pg_lsn, key text, table_name text, database_id text)
+  RETURNS SETOF jsonb
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT r
+  FROM audit_cdc_internal.rows_as_of(
+    audit_cdc_internal.readable_as(
+      audit_cdc_internal.table_named(table_name, database_id, audit_cdc_internal.relation_of(row_type), key), row_type),
+    audit_cdc_internal.columns_of(row_type), at, lsn, key, true) AS r;
+END;
+
+COMMENT ON FUNCTION @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, text, text, text) IS
+  'The rows of a table as they were. row_type: NULL::public.users, a table or composite type called like the audited '
+  'table (or give table_name), with its columns. at: a commit time; lsn: a position; neither: the latest that the '
+  'log holds; both: error 22023. key: only this record, as record_id in audit_logs. database_id: where the log has '
+  'the table of several databases. A transaction is in it whole or not at all, as far as the log holds it; a NOTICE '
+  'tells if the moment is not settled. Records of which the log cannot tell are left out, columns that it cannot '
+  'tell are null, and a WARNING counts both; audit_as_of_unknown() lists them. Another WARNING tells if changes of '
+  'the table are in audit_rejects. Errors: as audit_row, 22023 (several tables of this name), 42804 (not a row '
+  'type), 22004 (no table named), 42501 (its rows may be of another table of this name, and a type of the row belongs '
+  'to a role without the caller''s rights).';
+
+CREATE FUNCTION audit_cdc_internal.told_of(
+    audited audit_cdc_internal.audited, has_keys boolean,
+    OUT is_described boolean,
+    OUT told_from timestamptz, -- from when descriptions say that whole rows are sent; null: they do not
+    OUT first_break timestamptz, -- when something that names no record came between
+    OUT last_break timestamptz,
+    OUT first_rekeyed timestamptz, -- when an update may have given another key
+    OUT last_rekeyed timestamptz)
+  LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  SELECT
+    count(*) > 0,
+    CASE WHEN bool_and(d.replica_identity = 'full' AND d.never_sent = '{}') THEN min(d.valid_from) END
+  INTO is_described, told_from
+  FROM audit_cdc_internal.described_tables AS d
+  WHERE d.database_id = ANY (audited.databases)
+    AND (d.table_schema, d.table_name) = (audited.table_schema, audited.table_name);
+  IF NOT has_keys THEN
+    RETURN;
+  END IF;
+  SELECT min(b.commit_timestamp), max(b.commit_timestamp)
+  INTO first_break, last_break
+  FROM (
+    SELECT l.commit_timestamp
+    FROM audit_cdc_internal.log AS l
+    WHERE l.audited_table = ANY (audited.numbers)
+      AND l.record_id IS NULL
+      AND l.action IN ('truncate', 'complete')
+      AND (NOT audited.is_own OR l.origin <> 'i')
+    UNION ALL
+    SELECT d.commit_timestamp FROM audit_cdc_internal.losses_of(audited) AS d
+  ) AS b;
+  SELECT min(r.first), max(r.last)
+  INTO first_rekeyed, last_rekeyed
+  FROM unnest(audited.numbers) AS n(number)
+  CROSS JOIN LATERAL (
+    SELECT
+      (
+        SELECT l.commit_timestamp
+        FROM audit_cdc_internal.log AS l
+        WHERE l.audited_table = n.number AND l.may_change_key
+        ORDER BY l.commit_timestamp
+        LIMIT 1
+      ) AS first,
+      (
+        SELECT l.commit_timestamp
+        FROM audit_cdc_internal.log AS l
+        WHERE l.audited_table = n.number AND l.may_change_key
+        ORDER BY l.commit_timestamp DESC
+        LIMIT 1
+      ) AS last
+  ) AS r;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.written_along(relation oid) RETURNS oid[]
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  WITH RECURSIVE family AS (
+    SELECT relation AS oid
+    UNION
+    SELECT m.oid
+    FROM family AS f
+    CROSS JOIN LATERAL (
+      SELECT i.inhrelid AS oid FROM pg_inherits AS i WHERE i.inhparent = f.oid
+      UNION ALL
+      SELECT k.conrelid
+      FROM pg_constraint AS k
+      WHERE k.contype = 'f'
+        AND k.confrelid = f.oid
+        AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))
+    ) AS m
+  )
+  SELECT array_agg(f.oid) FROM family AS f;
+END;
+
+CREATE FUNCTION audit_cdc_internal.calls_more(expression text) RETURNS boolean
+  LANGUAGE sql STABLE
+  RETURN EXISTS (
+    SELECT
+    FROM regexp_matches(expression, '\{FUNCEXPR :funcid (\d+)', 'g') AS f(id)
+    JOIN pg_proc AS p ON p.oid = f.id[1]::oid
+    WHERE NOT (
+      p.oid < 16384
+      AND (p.provolatile = 'i'
+           OR p.proname IN (
+             'clock_timestamp', 'date', 'date_trunc', 'gen_random_uuid', 'nextval', 'now', 'random',
+             'statement_timestamp', 'timestamp', 'timezone', 'transaction_timestamp', 'uuidv4', 'uuidv7'))));
+
+CREATE FUNCTION audit_cdc_internal.code_of(relation oid, OUT class oid, OUT object oid, OUT calls boolean)
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT 'pg_trigger'::regclass, t.oid, true
+  FROM pg_trigger AS t
+  WHERE t.tgrelid = relation AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+  UNION ALL
+  SELECT 'pg_rewrite'::regclass, r.oid, true FROM pg_rewrite AS r WHERE r.ev_class = relation
+  UNION ALL
+  SELECT 'pg_policy'::regclass, p.oid, true FROM pg_policy AS p WHERE p.polrelid = relation
+  UNION ALL
+  -- a foreign key compares by a cast where types of users are involved
+  SELECT 'pg_constraint'::regclass, c.oid,
+         CASE c.contype WHEN 'c' THEN c.conbin::text LIKE '%{FUNCEXPR %' ELSE EXISTS (
+           SELECT FROM pg_attribute AS a
+           WHERE a.atttypid >= 16384
+             AND (a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+                  OR a.attrelid = c.confrelid AND a.attnum = ANY (c.confkey))) END
+  FROM pg_constraint AS c
+  WHERE c.conrelid = relation AND c.contype IN ('c', 'f')
+  UNION ALL
+  -- a default counts where an entry does not tell of its column
+  SELECT 'pg_attrdef'::regclass, d.oid,
+         CASE a.attgenerated WHEN '' THEN audit_cdc_internal.calls_more(d.adbin::text)
+                             ELSE d.adbin::text LIKE '%{FUNCEXPR %' END
+  FROM pg_attrdef AS d
+  JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+  WHERE d.adrelid = relation
+  UNION ALL
+  SELECT 'pg_class'::regclass, i.indexrelid, concat(i.indexprs::text, i.indpred::text) LIKE '%{FUNCEXPR %'
+  FROM pg_index AS i
+  WHERE i.indrelid = relation
+  UNION ALL
+  -- its columns' types; whoever owns a partitioned table may attach others, with code of their own
+  SELECT 'pg_class'::regclass, c.oid, c.relkind = 'p' FROM pg_class AS c WHERE c.oid = relation;
+END;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.code_owners(relation oid) RETURNS SETOF oid
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  WITH RECURSIVE code AS MATERIALIZED (
+    SELECT r.oid AS relation, r.relowner, c.*
+    FROM unnest(audit_cdc_internal.written_along(relation)) AS f(oid)
+    JOIN pg_class AS r ON r.oid = f.oid
+    CROSS JOIN LATERAL audit_cdc_internal.code_of(f.oid) AS c
+  ), needed AS MATERIALIZED (
+    SELECT c.relowner, d.refclassid AS class, d.refobjid AS object
+    FROM code AS c
+    JOIN pg_depend AS d ON (d.classid, d.objid) = (c.class, c.object)
+    WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
+  ), types AS (
+    SELECT n.object AS oid FROM needed AS n WHERE n.class = 'pg_type'::regclass
+    UNION
+    SELECT part.oid
+    FROM types AS t
+    CROSS JOIN LATERAL audit_cdc_internal.parts_of_type(t.oid) AS part(oid)
+  )
+  SELECT c.relowner FROM code AS c WHERE c.calls
+  UNION
+  SELECT n.relowner FROM needed AS n WHERE n.class = 'pg_operator'::regclass
+  UNION
+  SELECT p.proowner
+  FROM needed AS n
+  LEFT JOIN pg_operator AS o ON n.class = 'pg_operator'::regclass AND o.oid = n.object
+  JOIN pg_proc AS p ON p.oid = coalesce(o.oprcode::oid, n.object)
+  WHERE n.class <> 'pg_type'::regclass
+  UNION
+  SELECT t.typowner
+  FROM types AS u
+  JOIN pg_type AS t ON t.oid = u.oid
+  WHERE t.typtype IN ('d', 'c', 'r', 'm');
+END;
+
+CREATE FUNCTION audit_cdc_internal.has_strangers_code(relation oid, runner oid) RETURNS boolean
+  LANGUAGE sql STABLE
+  RETURN EXISTS (
+    SELECT FROM audit_cdc_internal.code_owners(relation) AS o(id) WHERE NOT pg_has_role(o.id, runner, 'USAGE'));
+
+CREATE FUNCTION audit_cdc_internal.strangers_refer(relation oid, known bigint[]) RETURNS boolean
+  LANGUAGE sql STABLE
+  RETURN EXISTS (
+    SELECT
+    FROM pg_constraint AS k
+    JOIN pg_class AS child ON child.oid = k.conrelid
+    JOIN pg_class AS parent ON parent.oid = k.confrelid
+    WHERE k.contype = 'f'
+      AND k.confrelid = relation
+      AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))
+      AND NOT pg_has_role(child.relowner, parent.relowner, 'USAGE')
+      AND audit_cdc_internal.whole_constraint(k.oid) <> ALL (known));
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.run_planned(
+    is_redo boolean, named audit_cdc_internal.named, tables text[], changes text[])
+  RETURNS SETOF audit_cdc_internal.outcome
+  LANGUAGE plpgsql AS $$
+DECLARE
+  one pg_catalog.record;
+  said pg_catalog.text[];
+  checked_at_once pg_catalog.bool := false;
+  -- the caller has said which tables are written
+  are_named CONSTANT pg_catalog.bool :=
+    coalesce(named.table_name, named.tables[1], named.change::pg_catalog.text) IS NOT NULL;
+  trusted pg_catalog.oid[] := '{}';
+  -- foreign keys that the statements reckon with
+  known CONSTANT pg_catalog.int8[] := ARRAY(
+    SELECT (k.it OPERATOR(pg_catalog.->>) 'id')::pg_catalog.int8
+    FROM pg_catalog.unnest(tables) AS t(facts)
+    CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(
+      t.facts::pg_catalog.jsonb OPERATOR(pg_catalog.->) 'referred') AS k(it));
+BEGIN
+  SET CONSTRAINTS ALL DEFERRED;
+  FOR one IN SELECT * FROM audit_cdc_internal.planned(is_redo, tables, changes) LOOP
+    IF one.problem IS NOT NULL THEN
+      said := ARRAY[one.problem];
+    ELSIF NOT are_named
+      AND one.relation OPERATOR(pg_catalog.<>) ALL (trusted)
+      AND audit_cdc_internal.runs_strangers_code(one.relation) THEN
+      said := ARRAY['its table runs code of a role without these rights: name the table'];
+    ELSIF one.relation OPERATOR(pg_catalog.<>) ALL (trusted)
+      AND audit_cdc_internal.is_referred_since(one.relation, known) THEN
+      said := ARRAY['another role''s table has come to refer to its table meanwhile: try again'];
+    ELSE
+      trusted := pg_catalog.array_append(trusted, one.relation);
+      IF NOT checked_at_once AND audit_cdc_internal.is_run_as_owner(one.relation) THEN
+        SET CONSTRAINTS ALL IMMEDIATE; -- nothing of the owner's may wait for the end of the caller's transaction
+        checked_at_once := true;
+      END IF;
+      said := audit_cdc_internal.run_step(one.relation, one.statement, one.lock, one.alone, one.alone_locks);
+    END IF;
+    IF pg_catalog.cardinality(said) OPERATOR(pg_catalog.=) 1 THEN -- a row that went to another partition is two
+      said := pg_catalog.array_fill(said[1], ARRAY[pg_catalog.cardinality(one.change_ids)]);
+    END IF;
+    RETURN QUERY
+    SELECT one.step, c.id, one.table_name, c.record_id, c.said
+    FROM ROWS FROM (
+      pg_catalog.unnest(one.change_ids), pg_catalog.unnest(one.record_ids), pg_catalog.unnest(said)) AS
+      c(id, record_id, said);
+  END LOOP;
+  PERFORM audit_cdc_internal.check_constraints();
+END
+$$;
+
+-- What no comparison of the catalogs tells: roles belong to the whole server.
+
+DO $$
+DECLARE
+  have_rights text;
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'audit_cdc_keeper') THEN
+    CREATE ROLE audit_cdc_keeper NOLOGIN;
+  END IF;
+  SELECT string_agg(format('%I is a member', m.rolname), ', ' ORDER BY m.rolname) INTO have_rights
+  FROM pg_roles AS r
+  JOIN pg_auth_members AS a ON a.roleid = r.oid
+  JOIN pg_roles AS m ON m.oid = a.member
+  WHERE r.rolname = 'audit_cdc_keeper';
+  IF have_rights IS NOT NULL THEN
+    RAISE WARNING 'role audit_cdc_keeper was here before, and others have its rights'
+      USING DETAIL = have_rights || '.',
+            HINT = 'So they have them in this database too. Revoke the role from whom you do not know.';
+  END IF;
+END
+$$;
+GRANT audit_cdc_reader TO audit_cdc_keeper;
+
+-- Nobody gets anything but what stands here.
+SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
+  FROM unnest(ARRAY[
+    '@extschema@.audit_capture_status()',
+    '@extschema@.audit_drop_retention(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_expired()',
+    '@extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone)',
+    '@extschema@.audit_release(pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.calls_more(pg_catalog.text)',
+    'audit_cdc_internal.can_seal()',
+    'audit_cdc_internal.check_apply(boolean,integer)',
+    'audit_cdc_internal.check_hold(pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.check_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.clear_annotations()',
+    'audit_cdc_internal.clear_contexts()',
+    'audit_cdc_internal.clear_month(pg_catalog.date,integer)',
+    'audit_cdc_internal.clear_record_keys()',
+    'audit_cdc_internal.clear_rejects()',
+    'audit_cdc_internal.clear_shared(pg_catalog.regclass,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.clear_unnamed(pg_catalog.text)',
+    'audit_cdc_internal.code_of(pg_catalog.oid)',
+    'audit_cdc_internal.count_removed(pg_catalog.regclass,pg_catalog.tid[],pg_catalog.date)',
+    'audit_cdc_internal.drop_month(pg_catalog.regclass)',
+    'audit_cdc_internal.has_strangers_code(pg_catalog.oid,pg_catalog.oid)',
+    'audit_cdc_internal.is_held(audit_cdc_internal.log)',
+    'audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[])',
+    'audit_cdc_internal.last_settled_number()',
+    'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
+    'audit_cdc_internal.months_to_clear()',
+    'audit_cdc_internal.note_operation(pg_catalog.text,pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.text)',
+    'audit_cdc_internal.parts_of_type(pg_catalog.oid)',
+    'audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid)',
+    'audit_cdc_internal.removal_doubts(pg_catalog.text[],pg_catalog.text[],timestamp with time zone,timestamp with time zone,boolean)',
+    'audit_cdc_internal.remove_rows(pg_catalog.tid[],pg_catalog.regclass)',
+    'audit_cdc_internal.require_read_committed()',
+    'audit_cdc_internal.rows_of(pg_catalog.regclass,boolean,integer)',
+    'audit_cdc_internal.say_busy(pg_catalog.text)',
+    'audit_cdc_internal.server_context()',
+    'audit_cdc_internal.set_horizons()',
+    'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
+    'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
+    'audit_cdc_internal.written_along(pg_catalog.oid)',
+    '@extschema@.audit_apply_retention(boolean,integer,bigint)']::regprocedure[]) AS o(it);
+SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
+  FROM unnest(ARRAY[
+    'audit_cdc_internal.holds_id_seq',
+    'audit_cdc_internal.operations_id_seq',
+    'audit_cdc_internal.holds',
+    'audit_cdc_internal.horizons',
+    'audit_cdc_internal.operations',
+    'audit_cdc_internal.removals',
+    'audit_cdc_internal.retention_rules',
+    '@extschema@.audit_holds',
+    '@extschema@.audit_operations',
+    '@extschema@.audit_removed',
+    '@extschema@.audit_retention_rules',
+    'audit_cdc_internal.cutoffs',
+    'audit_cdc_internal.held_tables',
+    'audit_cdc_internal.with_holds']::regclass[]) AS o(it);
+SELECT audit_cdc_internal.keep_from_writers(o.it)
+  FROM unnest(ARRAY[
+    'audit_cdc_internal.holds',
+    'audit_cdc_internal.horizons',
+    'audit_cdc_internal.operations',
+    'audit_cdc_internal.removals',
+    'audit_cdc_internal.retention_rules']::regclass[]) AS o(it);
+GRANT EXECUTE ON ROUTINE @extschema@.audit_capture_status() TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_drop_retention(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_expired() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_release(pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.check_apply(boolean,integer) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_month(pg_catalog.date,integer) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(pg_catalog.text) TO audit_cdc_keeper;
+REVOKE EXECUTE ON ROUTINE audit_cdc_internal.code_owners(pg_catalog.oid) FROM audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[]) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.months_to_clear() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.parts_of_type(pg_catalog.oid) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_busy(pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_apply_retention(boolean,integer,bigint) TO audit_cdc_keeper;
+GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_keeper;
+GRANT SELECT ON TABLE audit_cdc_internal.holds TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.horizons TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.operations TO audit_cdc_worker;
+GRANT INSERT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
+GRANT UPDATE ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.retention_rules TO audit_cdc_worker;
+GRANT SELECT ON TABLE @extschema@.audit_holds TO audit_cdc_reader;
+GRANT SELECT ON TABLE @extschema@.audit_operations TO audit_cdc_reader;
+GRANT SELECT ON TABLE @extschema@.audit_removed TO audit_cdc_reader;
+GRANT SELECT ON TABLE @extschema@.audit_retention_rules TO audit_cdc_reader;
+GRANT SELECT ON TABLE audit_cdc_internal.cutoffs TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.held_tables TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.with_holds TO audit_cdc_worker;
+DO $$
+DECLARE
+  strangers text;
+BEGIN
+  SELECT string_agg(p.oid::regprocedure::text, ', ')
+  INTO strangers
+  FROM pg_proc AS p
+  JOIN pg_roles AS r ON r.oid = p.proowner
+  WHERE p.pronamespace = '@extschema@'::regnamespace
+    AND NOT r.rolsuper
+    AND r.rolname <> 'audit_cdc_worker'
+    AND NOT EXISTS (
+      SELECT FROM pg_depend AS d
+      WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    )
+    AND p.proname IN (
+      SELECT o.proname
+      FROM pg_proc AS o
+      JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'
+      JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+      WHERE e.extname = 'audit_cdc' AND o.pronamespace = p.pronamespace
+    );
+  IF strangers IS NOT NULL THEN
+    RAISE EXCEPTION 'schema "%" has functions of others with names of this extension''s', '@extschema@'
+      USING ERRCODE = 'duplicate_function', DETAIL = strangers, HINT = 'Drop them, or install into another schema.';
+  END IF;
+END
+$$;
+DO $$
+DECLARE
+  pinned record;
+BEGIN
+  FOR pinned IN
+    SELECT p.oid::pg_catalog.regprocedure AS function, s.name, s.value
+    FROM pg_catalog.pg_proc AS p
+    JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND (l.lanname <> 'c' OR p.provolatile <> 'v')
+    JOIN pg_catalog.pg_depend AS d
+      ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
+    JOIN pg_catalog.pg_extension AS e
+      ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+        AND e.oid = d.refobjid
+        AND e.extname = 'audit_cdc'
+    CROSS JOIN audit_cdc_internal.pinned_settings() AS s
+    JOIN pg_catalog.pg_settings AS known ON known.name = s.name AND known.context = 'user'
+    WHERE p.prosecdef AND s.name <> 'search_path' AND coalesce(p.proconfig::text, '') !~ (s.name || '=')
+  LOOP
+    EXECUTE pg_catalog.format('ALTER FUNCTION %s SET %I = %L', pinned.function, pinned.name, pinned.value);
+  END LOOP;
+END
+$$;
+
+SELECT audit_cdc_internal.note_operation(
+  'ALTER EXTENSION', jsonb_build_object('from', '0.1.0', 'to', '0.2.0'));
