@@ -7,12 +7,12 @@ use pgrx::{extension_sql, extension_sql_file};
 extension_sql_file!("../sql/install.sql", name = "install", bootstrap);
 
 // the log: what is stored, by whom, and what people read of it
-extension_sql_file!("../sql/log/log.sql", name = "log", requires = ["install"]);
+extension_sql_file!("../sql/log/log.sql", name = "log", requires = ["annotate_ends"]);
 extension_sql_file!("../sql/log/operations.sql", name = "operations", requires = ["log", server_context]);
 extension_sql_file!("../sql/log/partitions.sql", name = "partitions", requires = ["log"]);
 extension_sql_file!("../sql/log/rejects.sql", name = "rejects", requires = ["log"]);
 extension_sql_file!("../sql/log/sources.sql", name = "sources", requires = ["log", this_database]);
-extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = [audit_cast, audit_row, told]);
+extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = ["annotate_ends", audit_cast, audit_row, told]);
 extension_sql_file!("../sql/log/record_keys.sql", name = "record_keys", requires = ["log", "cast"]);
 extension_sql_file!("../sql/log/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
 // audit_new_logs is audit_logs over what new_log() returns
@@ -26,12 +26,12 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/log/ingest.sql",
     name = "ingest",
-    requires = [audit_ingest_text, audit_ingest_texts, audit_retry_rejects]
+    requires = ["annotate_ends", audit_ingest_text, audit_ingest_texts, audit_retry_rejects]
 );
 extension_sql_file!(
     "../sql/log/protection.sql",
     name = "protection",
-    requires = [own_writers_only, before_removal, audit_allow_removal, audit_rotate_secret]
+    requires = ["annotate_ends", own_writers_only, before_removal, audit_allow_removal, audit_rotate_secret]
 );
 
 // retention: what is kept, held and removed
@@ -44,7 +44,8 @@ extension_sql_file!(
     requires = ["holds", "removed", "annotate", drop_month, remove_rows]
 );
 
-// annotations: annotate.sql is written for any search_path, since it also serves where there is no extension
+// annotations: annotate.sql is written for any search_path, since it also serves where there is no extension. All else
+// comes after it, under the pinned one: nobody knows in which order pgrx puts what may come in any.
 extension_sql!("SET LOCAL search_path = @extschema@;", name = "annotate_begins", requires = ["install"]);
 extension_sql_file!("../sql/annotate.sql", name = "annotate", requires = ["annotate_begins"]);
 extension_sql!("SET LOCAL search_path = pg_catalog, pg_temp;", name = "annotate_ends", requires = ["annotate"]);
@@ -55,6 +56,7 @@ extension_sql_file!(
     "../sql/projection/functions.sql",
     name = "projection_functions",
     requires = [
+        "projections",
         audit_create_projection,
         audit_alter_projection,
         audit_rebuild_projection,
@@ -79,7 +81,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/capture/excluded_tables.sql",
     name = "excluded_tables",
-    requires = [audit_exclude_table, audit_include_table]
+    requires = ["annotate_ends", audit_exclude_table, audit_include_table]
 );
 extension_sql_file!(
     "../sql/capture/capture.sql",
@@ -132,7 +134,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/history/diff.sql",
     name = "history_diff",
-    requires = [told, plain, plain_diff, exact_texts]
+    requires = ["annotate_ends", told, plain, plain_diff, exact_texts]
 );
 extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "continuations"]);
 extension_sql_file!(

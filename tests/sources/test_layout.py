@@ -116,3 +116,17 @@ def test_functions_in_rust_say_themselves_what_null_does():
         types = re.findall(r":\s*([^,:]+(?:<[^:]*>)?)", arguments.replace("pg_sys::", ""))
         assert not [one for one in types if re.search(r"Vec<(?!Option)", one)], function
         assert "STRICT" in sql or not [one for one in types if not one.startswith(("Option<", "FunctionCallInfo"))], (function, types)
+
+
+def test_sql_is_made_under_the_pinned_search_path():
+    """Only annotate.sql is not: what may come in any order comes between its settings by chance."""
+    required = {}
+    for made in re.findall(r"extension_sql(?:_file)?!\((.*?)\);\n", (TOP / "src/schema.rs").read_text(), re.S):
+        names = re.search(r"requires = \[(.*?)\]", made, re.S)
+        required[re.search(r'name = "(\w+)"', made)[1]] = re.findall(r'"(\w+)"', names[1]) if names else []
+    assert len(required) > 40
+
+    def comes_after(name):
+        return name == "annotate_ends" or any(map(comes_after, required[name]))
+    # the last one is made last
+    assert [name for name in required if not comes_after(name)] == ["install", "annotate_begins", "annotate", "grants"]
