@@ -85,7 +85,8 @@ COMMENT ON COLUMN @extschema@.audit_operations.id IS 'grows, with gaps';
 
 COMMENT ON COLUMN @extschema@.audit_operations.performed_at IS 'when it was done';
 
-COMMENT ON COLUMN @extschema@.audit_operations.operation IS 'name of the function';
+COMMENT ON COLUMN @extschema@.audit_operations.operation IS
+  'name of the function; ALTER EXTENSION: the extension was updated';
 
 COMMENT ON COLUMN @extschema@.audit_operations.arguments IS
   'what it was given, by the names of its parameters; without those that are null';

@@ -17,11 +17,13 @@ import psycopg2
 import pytest
 from catalogs import QUERIES, catalogs, difference
 from chaos import Server
-from conftest import TOP, Database, admin, server_log, until
+from conftest import TOP, Database, admin, fresh, server_log, until
 
 KEPT = TOP / "tests" / "upgrade"
 BEFORE, NOW = "0.1.0", re.search(r'^version = "(.*)"', (TOP / "Cargo.toml").read_text(), re.M)[1]
 MISMATCH = f"the library of audit_cdc is of version {NOW}, and its SQL in this database of "
+# what a database does not bring along
+OWN = "audit_cdc_internal.operations", "audit_cdc_internal.ingest_reads"
 UPDATE = "A superuser brings the SQL up to date: ALTER EXTENSION audit_cdc UPDATE."
 
 
@@ -72,8 +74,14 @@ def filled(old):
     return old
 
 
-def update(db, **options):
-    db.run("ALTER EXTENSION audit_cdc UPDATE", **options)
+@pytest.fixture
+def another():
+    """A database without the extension, beside the one of the test."""
+    yield from fresh("template0")
+
+
+def update(db):
+    db.run("ALTER EXTENSION audit_cdc UPDATE")
 
 
 def tables(db):
@@ -147,6 +155,15 @@ def test_every_row_is_kept(filled):
     assert filled.rows("SELECT name, waiting, failures FROM audit_projections ORDER BY name") == [("activity", 0, 0), ("feed", 0, 0), ("stock_history", 0, 0)]
     one = filled.value("SELECT max(database_id) FROM audit_logs WHERE origin = 'capture'")
     assert filled.rows("SELECT action FROM audit_history('stock', 'sku 3', database_id => %s)", one) == [("insert",), ("update",), ("read",)]
+
+
+def test_a_dump_of_the_release_before_is_restored(filled, another):
+    """It names no version, so it comes to the SQL of now."""
+    restore(another)
+    update(filled)
+    of = {table: columns for table, columns in tables(filled).items() if table not in OWN}
+    assert rows_of(another, of) == rows_of(filled, of)
+    assert another.value("SELECT extversion FROM pg_extension WHERE extname = 'audit_cdc'") == NOW
 
 
 def test_capture_goes_on(filled):
