@@ -238,6 +238,12 @@ def kept_private(old, new, dropped):
         if ones := [one.identity for one in fresh if one.catalog == catalog]:
             yield (f"SELECT audit_cdc_internal.keep_private('{catalog}'::regclass, o.it)\n"
                    f"  FROM unnest({regclass_list(ones, cast)}) AS o(it);")
+    if relations := [one.identity for one in fresh if one.catalog == "pg_class"]:
+        yield ("-- To newer versions of PostgreSQL their row types are members too.\n"
+               "SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)\n"
+               "  FROM pg_class AS c\n"
+               "  JOIN pg_depend AS d ON d.classid = 'pg_type'::regclass AND d.objid = c.reltype AND d.deptype = 'e'\n"
+               f"  WHERE c.oid = ANY ({regclass_list(relations, 'regclass')});")
     if tables := [one.identity for one in fresh if one.kind == "table"]:
         yield f"SELECT audit_cdc_internal.keep_from_writers(o.it)\n  FROM unnest({regclass_list(tables, 'regclass')}) AS o(it);"
 

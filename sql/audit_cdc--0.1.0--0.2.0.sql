@@ -1760,6 +1760,25 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     'audit_cdc_internal.cutoffs',
     'audit_cdc_internal.held_tables',
     'audit_cdc_internal.with_holds']::regclass[]) AS o(it);
+-- To newer versions of PostgreSQL their row types are members too.
+SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
+  FROM pg_class AS c
+  JOIN pg_depend AS d ON d.classid = 'pg_type'::regclass AND d.objid = c.reltype AND d.deptype = 'e'
+  WHERE c.oid = ANY (ARRAY[
+    'audit_cdc_internal.holds_id_seq',
+    'audit_cdc_internal.operations_id_seq',
+    'audit_cdc_internal.holds',
+    'audit_cdc_internal.horizons',
+    'audit_cdc_internal.operations',
+    'audit_cdc_internal.removals',
+    'audit_cdc_internal.retention_rules',
+    '@extschema@.audit_holds',
+    '@extschema@.audit_operations',
+    '@extschema@.audit_removed',
+    '@extschema@.audit_retention_rules',
+    'audit_cdc_internal.cutoffs',
+    'audit_cdc_internal.held_tables',
+    'audit_cdc_internal.with_holds']::regclass[]);
 SELECT audit_cdc_internal.keep_from_writers(o.it)
   FROM unnest(ARRAY[
     'audit_cdc_internal.holds',
