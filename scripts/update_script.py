@@ -21,6 +21,7 @@ SELECT d.classid::regclass::text, d.objid, o.type, replace(o.identity, %(schema)
        concat_ws('.', o.schema, coalesce(p.proname, o.name)) AS name,
        CASE WHEN p.oid IS NOT NULL THEN concat_ws(' ', p.prokind, p.proretset, pg_get_function_identity_arguments(p.oid), '->', pg_get_function_result(p.oid)) END,
        coalesce(pg_get_userbyid(coalesce(p.proowner, c.relowner)), '') = 'audit_cdc_worker',
+       CASE WHEN p.oid IS NOT NULL THEN pg_get_function_sqlbody(p.oid) WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END,
        ARRAY(SELECT concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod)
                               || CASE WHEN c.relkind = 'r' OR c.relkind = 'p' THEN concat(' DEFAULT ' || pg_get_expr(f.adbin, f.adrelid), CASE WHEN a.attnotnull THEN ' NOT NULL' END) ELSE '' END)
              FROM pg_attribute AS a LEFT JOIN pg_attrdef AS f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
@@ -114,8 +115,8 @@ class Version:
         cursor = connection.cursor()
         self.objects, self.by_oid, self.named = {}, {}, defaultdict(list)
         cursor.execute(OBJECTS, {"schema": SCHEMA})
-        for catalog, oid, kind, identity, name, signature, is_workers, columns in cursor.fetchall():
-            one = Object(catalog, oid, kind, identity, name.replace(SCHEMA, "@extschema@"), signature, is_workers, [column.replace(SCHEMA, "@extschema@") for column in columns])
+        for catalog, oid, kind, identity, name, signature, is_workers, meaning, columns in cursor.fetchall():
+            one = Object(catalog, oid, kind, identity, name.replace(SCHEMA, "@extschema@"), signature, is_workers, meaning, [column.replace(SCHEMA, "@extschema@") for column in columns])
             self.objects[one.key] = self.by_oid[oid] = one
             self.named[one.kind in ROUTINES, one.name].append(one)
         cursor.execute(DEPENDS)
@@ -151,9 +152,9 @@ class Version:
 
 
 class Object:
-    def __init__(self, catalog, oid, kind, identity, name, signature, is_workers, columns):
+    def __init__(self, catalog, oid, kind, identity, name, signature, is_workers, meaning, columns):
         self.catalog, self.oid, self.kind, self.identity, self.name = catalog, oid, kind, identity, name
-        self.signature, self.is_workers, self.columns = signature, is_workers, columns
+        self.signature, self.is_workers, self.meaning, self.columns = signature, is_workers, meaning, columns
         self.key = kind, identity
 
 
@@ -172,6 +173,8 @@ def to_be_dropped(old, new):
             ahead.append(key)
     if tables := [key for key in dropped if key[0] in ("table", "sequence")]:
         sys.exit(f"these cannot be dropped, for they hold what the log knows: {tables}")
+    if views := [key for key in dropped & set(new.objects) if key[0] == "view" and key[1].startswith("@extschema@")]:
+        sys.exit(f"people have made views of these: their columns may only be added, and come last: {views}")
     order = []
 
     def drop(key):
@@ -199,10 +202,17 @@ def added_columns(old, new):
 
 def changes(old, new, dropped):
     """Statements of the new script that are not in the old one, with their search_path, and those of what comes anew."""
+    by_blocks = set(new.objects) - {key for _, _, key in new.makes()}
     fresh_names = {new.objects[key].name for key in new.objects if key not in old.objects or key in dropped}
     for statement, path, key in new.makes():
         is_old = statement in old.texts
-        if re.match(r"(DO|GRANT|REVOKE|SET|CREATE SCHEMA)\b|ALTER \w+ \S+ OWNER", statement):
+        if statement.startswith("DO"):
+            # such a block may put views together
+            views = [key for key in by_blocks if f"CREATE VIEW {key[1]} " in statement]
+            if any(key not in old.objects or key in dropped or old.objects[key].meaning != new.objects[key].meaning for key in views):
+                yield statement.replace("CREATE VIEW", "CREATE OR REPLACE VIEW"), PINNED
+            continue
+        if re.match(r"(GRANT|REVOKE|SET|CREATE SCHEMA)\b|ALTER \w+ \S+ OWNER", statement):
             continue
         if key is None:
             about = re.match(r"COMMENT ON \w+ ([@\w.]+?)(?:\.(\w+))?(?: IS|\()", statement)
@@ -216,7 +226,8 @@ def changes(old, new, dropped):
             yield statement, path
         elif key not in old.objects or key in dropped:
             yield statement, path
-        elif is_old:
+        # a star means more where a table has got columns
+        elif is_old and old.objects[key].meaning == new.objects[key].meaning:
             continue
         elif key[0] in ROUTINES or key[0] == "view":
             yield replaced(statement), path
@@ -224,7 +235,10 @@ def changes(old, new, dropped):
             yield f"DROP EVENT TRIGGER {key[1]};", path
             yield statement, path
         else:
-            for alteration in added_columns(old.objects[key], new.objects[key]):
+            added = list(added_columns(old.objects[key], new.objects[key]))
+            if not added:
+                print(f"{key[1]} is made by another statement: if more than a comment in it is another, sql/update needs it", file=sys.stderr)
+            for alteration in added:
                 yield alteration, path
 
 
