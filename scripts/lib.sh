@@ -173,16 +173,23 @@ package() {
         --out-dir "$TOP/target/package/pg$version")
 }
 
+# place BUILT LIBRARY SHARE [RUN…]: copies what `package` built into these folders, by RUN
+place() {
+    local built=$1 library=$2 share=$3
+    shift 3
+    "$@" mkdir -p "$library" "$share/audit_cdc"
+    "$@" install -m 755 "$(find "$built" -name audit_cdc.so)" "$library/"
+    "$@" install -m 644 $(find "$built" -name 'audit_cdc*.sql') "$(find "$built" -name audit_cdc.control)" "$share/"
+    "$@" install -m 644 "$TOP/sql/annotate.sql" "$TOP/sql/describe_source.sql" "$share/audit_cdc/"
+}
+
 # deploy PG_CONFIG: copies what `package` built into that server
 deploy() {
     local config=$1 version run=()
     version=$("$config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
-    local library=$("$config" --pkglibdir) share=$("$config" --sharedir)/extension built=$TOP/target/package/pg$version
+    local library=$("$config" --pkglibdir) share=$("$config" --sharedir)/extension
     [ -w "$library" ] && [ -w "$share" ] || run=(as_root)
-    "${run[@]}" install -m 755 "$(find "$built" -name audit_cdc.so)" "$library/"
-    "${run[@]}" install -m 644 $(find "$built" -name 'audit_cdc*.sql') "$(find "$built" -name audit_cdc.control)" "$share/"
-    "${run[@]}" mkdir -p "$share/audit_cdc"
-    "${run[@]}" install -m 644 "$TOP/sql/annotate.sql" "$TOP/sql/describe_source.sql" "$share/audit_cdc/"
+    place "$TOP/target/package/pg$version" "$library" "$share" "${run[@]}"
 }
 
 # A throwaway server of version $1 in folder $2. It is a copy of PostgreSQL with the extension in it, so neither an installed nor a running
