@@ -4,6 +4,7 @@
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+LOCK TABLE audit_cdc_internal.log, audit_cdc_internal.rejects IN ACCESS EXCLUSIVE MODE;
 DROP FUNCTION audit_cdc_internal.check_asked(boolean,boolean,integer);
 DROP FUNCTION audit_cdc_internal.cursor_place(pg_catalog.text);
 DROP FUNCTION audit_cdc_internal.lines(audit_cdc_internal.audited,bigint,pg_catalog.text,pg_catalog.text,bigint,timestamp with time zone,timestamp with time zone,pg_catalog.text,bigint[],boolean,integer,boolean);
@@ -44,6 +45,9 @@ CREATE OR REPLACE FUNCTION audit_cdc_internal.runs_strangers_code(relation oid) 
 
 CREATE FUNCTION audit_cdc_internal.server_context() RETURNS json
   LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'server_context_wrapper';
+
+COMMENT ON COLUMN audit_cdc_internal.log.notes IS
+  'what else is to be known of the change, and what of it was erased; null, as nearly always: nothing';
 
 CREATE SEQUENCE audit_cdc_internal.operations_id_seq CYCLE;
 
@@ -97,6 +101,18 @@ COMMENT ON COLUMN @extschema@.audit_operations.reason IS 'as given to it; null: 
 
 COMMENT ON COLUMN @extschema@.audit_operations.server_context IS
   'who did it, as the server knows: session_user, current_user, application_name, client_address, backend_start';
+
+ALTER TABLE audit_cdc_internal.rejects ADD COLUMN erased_at timestamp with time zone;
+
+CREATE OR REPLACE VIEW @extschema@.audit_rejects AS
+  SELECT id, raw, sqlstate, reason, hint, batch_position, database_id, table_schema, table_name,
+         deliveries, created_at, last_delivered_at, retries, last_retried_at, stored_at,
+         CASE origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin, delivered_by,
+         erased_at
+  FROM audit_cdc_internal.rejects;
+
+COMMENT ON COLUMN @extschema@.audit_rejects.erased_at IS
+  'when audit_erase() has taken its text out of raw; audit_retry_rejects does not try it again; null: it is there';
 
 CREATE OR REPLACE FUNCTION @extschema@.audit_allow_source(role name, database_id text) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -213,6 +229,110 @@ BEGIN
   RETURN added;
 END
 $$;
+
+DO $do$
+DECLARE
+  entries CONSTANT text := $view$
+  SELECT l.id,
+         t.database_id, t.database_name, t.table_schema, t.table_name,
+         l.record_id,
+         CASE WHEN l.record_pks IS NULL AND l.record_id IS NOT NULL THEN ARRAY[l.record_id] ELSE l.record_pks END
+           AS record_pks,
+         l.action::text AS action,
+         l.commit_lsn, l.commit_idx, l.commit_timestamp,
+         %s,
+         audit_cdc_internal.lifted(l.annotations, 'username') AS username,
+         audit_cdc_internal.lifted(l.annotations, 'source') AS source,
+         audit_cdc_internal.lifted(l.annotations, 'request_id') AS request_id,
+         nullif(a.annotations -> 'metadata', 'null') AS metadata,
+         a.annotations,
+         coalesce(l.idempotency_key, encode(format('%%s:%%s', l.commit_lsn, l.commit_idx)::bytea, 'base64'))
+           AS idempotency_key,
+         l.created_at,
+         CASE l.replica_identity
+           WHEN 'f' THEN 'full'
+           WHEN 'd' THEN 'default'
+           WHEN 'i' THEN 'index'
+           WHEN 'n' THEN 'nothing'
+           ELSE d.replica_identity
+         END AS replica_identity,
+         CASE
+           WHEN l.unknown_columns IS NOT NULL THEN l.unknown_columns
+           WHEN d.replica_identity IS NOT NULL THEN ARRAY(
+             SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
+             WHERE (l.action = 'delete' AND d.replica_identity <> 'full' AND c.value = 'null'
+                    AND c.key <> ALL (d.identity_columns))
+                OR (l.action = 'update' AND d.replica_identity <> 'full' AND c.value = '"unchanged_toast"')
+                OR (l.action = 'read' AND c.value = 'null' AND c.key = ANY (d.null_in_reads))
+             UNION
+             SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
+             ORDER BY 1)
+         END AS unknown_columns,
+         CASE
+           WHEN l.action NOT IN ('update', 'delete') THEN '{}'
+           WHEN l.unknown_old_columns IS NOT NULL THEN l.unknown_old_columns
+           WHEN d.replica_identity IS NOT NULL THEN ARRAY(
+             SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
+             WHERE d.replica_identity <> 'full'
+               AND CASE l.action WHEN 'delete' THEN c.value = 'null' AND c.key <> ALL (d.identity_columns)
+                                 ELSE NOT coalesce(l.old_values ? c.key, false) END
+             UNION
+             SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
+             ORDER BY 1)
+         END AS unknown_old_columns,
+         coalesce(k.record_key, l.record_id) AS record_key,
+         CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin,
+         CASE WHEN l.notes ? 'erased' THEN nullif(l.notes - 'erased', '{}') ELSE l.notes END AS notes, l.exact_values,
+         CASE WHEN l.server_context IS NOT NULL THEN (
+           SELECT s.context || jsonb_strip_nulls(jsonb_build_object('transaction_start', l.transaction_start))
+           FROM audit_cdc_internal.server_contexts AS s
+           WHERE s.id = l.server_context)
+         END AS server_context,
+         l.attested%s, l.notes -> 'erased' AS erased
+  FROM %s AS l
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN l.large_annotations IS NULL THEN l.annotations
+                ELSE (
+                  SELECT g.annotations
+                  FROM audit_cdc_internal.large_annotations AS g
+                  WHERE g.id = l.large_annotations)
+           END AS annotations) AS a
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = l.audited_table
+  LEFT JOIN audit_cdc_internal.record_keys AS k ON k.audited_table = l.audited_table AND k.record_id = l.record_id
+  LEFT JOIN @extschema@.audit_described_tables AS d
+    ON (d.database_id, d.table_schema, d.table_name) = (t.database_id, t.table_schema, t.table_name)
+   AND l.commit_timestamp >= d.valid_from AND l.commit_timestamp < d.valid_to
+  $view$;
+  images CONSTANT text := 'l.old_values, l.new_values';
+  told CONSTANT text := $told$
+         audit_cdc_internal.told_image(l.old_values, l.exact_values, 'old') AS old_values,
+         audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new') AS new_values$told$;
+BEGIN
+  EXECUTE 'CREATE OR REPLACE VIEW @extschema@.audit_logs AS ' || format(entries, images, '', 'audit_cdc_internal.log');
+  EXECUTE 'CREATE OR REPLACE VIEW @extschema@.audit_new_logs AS '
+          || format(entries, images, '', 'audit_cdc_internal.new_log()')
+          || ' ORDER BY l.commit_timestamp, l.commit_lsn, l.commit_idx, l.id';
+  EXECUTE 'CREATE OR REPLACE VIEW audit_cdc_internal.entries AS '
+    || format(entries, told, ', l.may_change_key', 'audit_cdc_internal.log');
+END
+$do$;
+
+COMMENT ON COLUMN @extschema@.audit_logs.erased IS
+  'null, as nearly always, or what audit_erase() has taken out of this entry. at, reason: when and why, the last time. '
+  'columns: whose values are gone, and so count as not sent. changed: those of them that the update has changed. key: '
+  'true where record_id is a pseudonym. annotations: true where username is one';
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_unannotated(since timestamptz, fields text[] DEFAULT '{}')
+  RETURNS SETOF @extschema@.audit_logs LANGUAGE sql STABLE
+  BEGIN ATOMIC
+    SELECT l.*
+    FROM @extschema@.audit_logs AS l
+    WHERE l.commit_timestamp >= since
+      AND l.action IN ('insert', 'update', 'delete', 'truncate')
+      AND (l.annotations IS NULL OR l.attested IS FALSE
+           OR EXISTS (SELECT FROM unnest(fields) AS f (field) WHERE coalesce(l.annotations ->> f.field, '') = ''))
+    ORDER BY l.commit_timestamp DESC, l.id DESC;
+  END;
 
 CREATE TABLE audit_cdc_internal.retention_rules (
   database_id text,
@@ -470,24 +590,297 @@ CREATE VIEW audit_cdc_internal.held_tables AS
 CREATE VIEW audit_cdc_internal.with_holds AS
   SELECT coalesce(array_agg(DISTINCT h.audited_table), '{}') AS tables FROM audit_cdc_internal.held_tables AS h;
 
+CREATE FUNCTION audit_cdc_internal.holds_of(entry audit_cdc_internal.log) RETURNS SETOF text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name
+  FROM audit_cdc_internal.held_tables AS h
+  WHERE h.audited_table = entry.audited_table
+    AND (
+      h.record_id IS NULL
+      OR h.record_id = entry.record_id
+      OR h.record_id = (
+        SELECT k.record_key
+        FROM audit_cdc_internal.record_keys AS k
+        WHERE k.audited_table = entry.audited_table AND k.record_id = entry.record_id
+      ))
+    AND (h.username IS NULL OR h.username = audit_cdc_internal.lifted(entry.annotations, 'username'))
+    AND (h.request_id IS NULL OR h.request_id = audit_cdc_internal.lifted(entry.annotations, 'request_id'))
+    AND (h.since IS NULL OR entry.commit_timestamp >= h.since)
+    AND (h.until IS NULL OR entry.commit_timestamp < h.until);
+END;
+
 CREATE FUNCTION audit_cdc_internal.is_held(entry audit_cdc_internal.log) RETURNS boolean
   LANGUAGE sql STABLE COST 1000
-  RETURN EXISTS (
-    SELECT FROM audit_cdc_internal.held_tables AS h
-    WHERE h.audited_table = entry.audited_table
-      AND (
-        h.record_id IS NULL
-        OR h.record_id = entry.record_id
-        OR h.record_id = (
-          SELECT k.record_key
-          FROM audit_cdc_internal.record_keys AS k
-          WHERE k.audited_table = entry.audited_table AND k.record_id = entry.record_id
-        ))
-      AND (h.username IS NULL OR h.username = audit_cdc_internal.lifted(entry.annotations, 'username'))
-      AND (h.request_id IS NULL OR h.request_id = audit_cdc_internal.lifted(entry.annotations, 'request_id'))
-      AND (h.since IS NULL OR entry.commit_timestamp >= h.since)
-      AND (h.until IS NULL OR entry.commit_timestamp < h.until)
+  RETURN EXISTS (SELECT FROM audit_cdc_internal.holds_of(entry));
+
+CREATE SEQUENCE audit_cdc_internal.erasures_id_seq CYCLE;
+
+CREATE TABLE audit_cdc_internal.erasures (
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('erasures'),
+  audited_table integer NOT NULL,
+  columns text[], -- null: all
+  pseudonym text, -- in place of the record's key, or of the name of who made the changes
+  entries bigint NOT NULL,
+  oldest timestamptz NOT NULL,
+  newest timestamptz NOT NULL,
+  reason text NOT NULL,
+  erased_by text NOT NULL DEFAULT session_user,
+  erased_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.erasures
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change();
+
+ALTER TABLE audit_cdc_internal.erasures ENABLE ALWAYS TRIGGER append_only;
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.erasures', '');
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.erasures_id_seq', '');
+
+CREATE VIEW @extschema@.audit_erasures AS
+  SELECT e.id, e.erased_at, e.erased_by, e.reason, t.database_id, t.table_schema, t.table_name, e.columns, e.pseudonym,
+         e.entries, e.oldest, e.newest
+  FROM audit_cdc_internal.erasures AS e
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table;
+
+COMMENT ON VIEW @extschema@.audit_erasures IS
+  'what audit_erase() has taken out of the log, by call and table; append-only. erased of audit_logs tells of which '
+  'entries';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.id IS 'grows, with gaps';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.erased_at IS 'when';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.erased_by IS 'who called audit_erase()';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.reason IS 'as given to it';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.database_id IS 'as in audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.table_schema IS 'as in audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.table_name IS 'as in audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.columns IS
+  'whose values are gone; null: all columns, or for a user the annotations';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.pseudonym IS
+  'what stands in place of the key or of the username; null: both stayed';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.entries IS 'how many entries lost values';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.oldest IS 'the first commit of those';
+
+COMMENT ON COLUMN @extschema@.audit_erasures.newest IS 'the last commit of those';
+
+CREATE FUNCTION audit_cdc_internal.changed_keys(
+    audited audit_cdc_internal.audited, OUT one text, OUT other text) RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT p.one, p.other
+  FROM (
+    SELECT coalesce(k.record_key, l.record_id) AS key_now, l.record_id,
+           audit_cdc_internal.key_before(
+             audit_cdc_internal.told_image(l.old_values, l.exact_values, 'old'),
+             audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new'),
+             coalesce(l.record_pks, ARRAY[l.record_id]), coalesce(k.record_key, l.record_id), audited) AS key_before
+    FROM audit_cdc_internal.log AS l
+    LEFT JOIN audit_cdc_internal.record_keys AS k ON k.audited_table = l.audited_table AND k.record_id = l.record_id
+    WHERE l.audited_table = ANY (audited.numbers) AND l.may_change_key
+  ) AS u
+  CROSS JOIN LATERAL (
+    VALUES (u.record_id, u.key_before), (u.key_before, u.record_id), (u.record_id, u.key_now), (u.key_now, u.record_id)
+  ) AS p(one, other)
+  WHERE p.one <> p.other
+  UNION
+  SELECT p.one, p.other
+  FROM audit_cdc_internal.record_keys AS k
+  CROSS JOIN LATERAL (VALUES (k.record_id, k.record_key), (k.record_key, k.record_id)) AS p(one, other)
+  WHERE k.audited_table = ANY (audited.numbers);
+END;
+
+CREATE TYPE audit_cdc_internal.to_erase AS (
+  audited audit_cdc_internal.audited, -- null: of a user, in all tables
+  numbers integer[], -- of audited_tables; null: all
+  keys text[], -- in all spellings, of records
+  holding jsonb,
+  username text,
+  columns text[], -- null: all
+  is_key_erased boolean
+);
+
+CREATE FUNCTION audit_cdc_internal.keys_of_records(audited audit_cdc_internal.audited, record_ids text[])
+  RETURNS text[]
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH RECURSIVE links AS MATERIALIZED (
+    SELECT c.one, c.other FROM audit_cdc_internal.changed_keys(audited) AS c
+  ), found(key) AS (
+    SELECT unnest(keys_of_records.record_ids)
+    UNION
+    SELECT n.other
+    FROM found AS f
+    JOIN links AS n ON n.one = f.key
+  )
+  SELECT coalesce(array_agg(f.key), '{}') FROM found AS f;
+END;
+
+CREATE FUNCTION audit_cdc_internal.records_holding(numbers integer[], holding jsonb) RETURNS text[]
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT coalesce(array_agg(DISTINCT l.record_id), '{}')
+  FROM audit_cdc_internal.log AS l
+  WHERE l.audited_table = ANY (numbers)
+    AND l.record_id IS NOT NULL
+    AND (l.new_values @> holding OR l.old_values @> holding);
+END;
+
+CREATE FUNCTION audit_cdc_internal.entries_to_erase(wanted audit_cdc_internal.to_erase)
+  RETURNS SETOF audit_cdc_internal.log
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT *
+  FROM audit_cdc_internal.log AS l
+  WHERE l.audited_table = ANY (wanted.numbers) AND l.record_id = ANY (wanted.keys)
+  UNION ALL
+  SELECT *
+  FROM audit_cdc_internal.log AS l
+  WHERE l.audited_table = ANY (wanted.numbers)
+    AND l.record_id IS NULL
+    AND (l.new_values @> wanted.holding OR l.old_values @> wanted.holding)
+  UNION ALL
+  SELECT *
+  FROM audit_cdc_internal.log AS l
+  WHERE audit_cdc_internal.lifted(l.annotations, 'username') = wanted.username
+    AND (wanted.numbers IS NULL OR l.audited_table = ANY (wanted.numbers));
+END;
+
+CREATE FUNCTION audit_cdc_internal.is_in_key(entry audit_cdc_internal.log, columns text[], key_columns text[])
+  RETURNS boolean
+  LANGUAGE sql IMMUTABLE
+  RETURN entry.record_id IS NOT NULL
+    AND (
+      columns IS NULL
+      OR coalesce(columns && key_columns, false)
+      OR EXISTS (
+        SELECT FROM unnest(columns) AS c
+        CROSS JOIN LATERAL (VALUES (entry.new_values ->> c), (entry.old_values ->> c)) AS v(value)
+        WHERE v.value = ANY (coalesce(entry.record_pks, ARRAY[entry.record_id]))
+      ));
+
+CREATE FUNCTION audit_cdc_internal.without_texts(exact_values jsonb, columns text[]) RETURNS jsonb
+  LANGUAGE sql IMMUTABLE
+  RETURN (
+    SELECT nullif(jsonb_object_agg(e.key, e.value - columns), '{}')
+    FROM jsonb_each(exact_values) AS e
+    WHERE e.value - columns <> '{}'
   );
+
+CREATE FUNCTION audit_cdc_internal.without_notes(notes jsonb, columns text[]) RETURNS jsonb
+  LANGUAGE sql IMMUTABLE
+  RETURN (
+    SELECT nullif(
+      jsonb_object_agg(
+        n.key, CASE WHEN n.key IN ('omitted', 'omitted_old') THEN n.value - columns ELSE n.value END),
+      '{}')
+    FROM jsonb_each(notes) AS n
+    WHERE n.key NOT IN ('omitted', 'omitted_old') OR n.value - columns <> '{}'
+  );
+
+CREATE FUNCTION audit_cdc_internal.noted(notes jsonb, columns text[], changed text[], more jsonb, reason text)
+  RETURNS jsonb
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT coalesce(notes, '{}')
+    || jsonb_build_object('erased', e.before || more || jsonb_build_object(
+      'at', now(), 'reason', reason, 'columns', to_jsonb(ARRAY(
+        SELECT unnest(columns) AS c UNION SELECT jsonb_array_elements_text(e.before -> 'columns') ORDER BY c)),
+      'changed', to_jsonb(ARRAY(
+        SELECT unnest(changed) AS c UNION SELECT jsonb_array_elements_text(e.before -> 'changed') ORDER BY c))))
+  FROM (SELECT coalesce(notes -> 'erased', '{}') AS before) AS e;
+END;
+
+CREATE FUNCTION audit_cdc_internal.not_sent(entry audit_cdc_internal.log, OUT columns text[], OUT old_columns text[])
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT
+    coalesce(
+      l.unknown_columns,
+      ARRAY(
+        SELECT v.key
+        FROM jsonb_each(coalesce(entry.new_values, entry.old_values)) AS v
+        WHERE entry.action = 'update' AND entry.old_values = '{}' AND v.value = '"unchanged_toast"'
+          OR entry.action IN ('read', 'delete') AND v.value = 'null'
+      )),
+    coalesce(
+      l.unknown_old_columns,
+      CASE WHEN entry.action = 'update' AND entry.old_values <> '{}' THEN '{}'::text[] END)
+  FROM @extschema@.audit_logs AS l
+  WHERE l.id = entry.id AND l.commit_timestamp = entry.commit_timestamp;
+END;
+
+CREATE FUNCTION audit_cdc_internal.without_values(
+    entry audit_cdc_internal.log, columns text[], key_columns text[], pseudonym text, reason text)
+  RETURNS audit_cdc_internal.log
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  there CONSTANT jsonb := coalesce(entry.new_values, '{}') || coalesce(entry.old_values, '{}');
+  gone CONSTANT text[] := ARRAY(
+    SELECT c FROM jsonb_object_keys(there) AS c WHERE columns IS NULL OR c = ANY (columns) ORDER BY c);
+  changed CONSTANT text[] := ARRAY(
+    SELECT c FROM unnest(gone) AS c
+    WHERE entry.action = 'update' AND entry.old_values -> c <> entry.new_values -> c);
+  not_sent record;
+BEGIN
+  IF gone = '{}' AND pseudonym IS NULL THEN
+    RETURN entry;
+  END IF;
+  SELECT n.columns, n.old_columns INTO not_sent FROM audit_cdc_internal.not_sent(entry) AS n;
+  entry.unknown_columns := ARRAY(SELECT unnest(not_sent.columns || gone) AS c GROUP BY c ORDER BY c);
+  IF entry.action IN ('update', 'delete') AND not_sent.old_columns IS NOT NULL THEN
+    entry.unknown_old_columns := ARRAY(
+      SELECT c FROM unnest(not_sent.old_columns || gone) AS c
+      -- a record under a pseudonym keeps it: its key is the same before
+      WHERE pseudonym IS NULL OR c <> ALL (coalesce(key_columns, '{}')) GROUP BY c ORDER BY c);
+  END IF;
+  entry.new_values := entry.new_values - gone;
+  entry.old_values := entry.old_values - gone;
+  entry.exact_values := audit_cdc_internal.without_texts(entry.exact_values, gone);
+  entry.notes := audit_cdc_internal.without_notes(entry.notes, gone);
+  IF pseudonym IS NOT NULL THEN
+    entry.record_id := pseudonym;
+    entry.record_pks := NULL;
+    entry.may_change_key := NULL;
+    entry.idempotency_key := CASE WHEN entry.idempotency_key IS NOT NULL THEN 'erased' END;
+  END IF;
+  entry.notes := audit_cdc_internal.noted(
+    entry.notes, gone, changed, CASE WHEN pseudonym IS NULL THEN '{}' ELSE '{"key": true}' END::jsonb, reason);
+  RETURN entry;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.without_user(annotations jsonb, pseudonym text) RETURNS jsonb
+  LANGUAGE sql IMMUTABLE
+  RETURN jsonb_build_object('username', pseudonym)
+    || coalesce(
+      (
+        SELECT jsonb_object_agg(a.key, a.value)
+        FROM jsonb_each(annotations) AS a
+        WHERE a.key IN ('source', 'request_id')
+      ),
+      '{}');
+
+CREATE FUNCTION audit_cdc_internal.without_annotations(entry audit_cdc_internal.log, pseudonym text, reason text)
+  RETURNS audit_cdc_internal.log
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  entry.annotations := audit_cdc_internal.without_user(entry.annotations, pseudonym);
+  entry.large_annotations := NULL;
+  entry.notes := audit_cdc_internal.noted(entry.notes, '{}', '{}', '{"annotations": true}', reason);
+  RETURN entry;
+END
+$$;
 
 CREATE TABLE audit_cdc_internal.horizons (
   audited_table integer PRIMARY KEY,
@@ -1209,6 +1602,374 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.erased_texts(wanted audit_cdc_internal.to_erase) RETURNS text[]
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT coalesce(array_agg(DISTINCT btrim(t.value::text, '"')), '{}')
+  FROM audit_cdc_internal.entries_to_erase(wanted) AS l
+  CROSS JOIN LATERAL (VALUES (l.new_values), (l.old_values)) AS i(image)
+  CROSS JOIN LATERAL jsonb_each(i.image) AS v
+  CROSS JOIN LATERAL jsonb_path_query(v.value, 'strict $.**') AS t(value)
+  WHERE (wanted.columns IS NULL OR v.key = ANY (wanted.columns))
+    AND jsonb_typeof(t.value) = 'string'
+    AND length(t.value::text) >= 6;
+END;
+
+CREATE FUNCTION audit_cdc_internal.told_key(message text) RETURNS text
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pks CONSTANT text[] := ARRAY(
+    SELECT k FROM json_array_elements_text(message::json -> 'metadata' -> 'record_pks') WITH ORDINALITY AS u(k, place)
+    ORDER BY place);
+BEGIN
+  RETURN CASE cardinality(pks) WHEN 0 THEN NULL WHEN 1 THEN pks[1] ELSE array_to_json(pks)::text END;
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.rejects_to_erase(wanted audit_cdc_internal.to_erase, texts text[])
+  RETURNS bigint[]
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT coalesce(array_agg(r.id), '{}')
+  FROM audit_cdc_internal.rejects AS r
+  CROSS JOIN LATERAL (
+    SELECT coalesce(
+      (r.table_schema, r.table_name) = ((wanted.audited).table_schema, (wanted.audited).table_name)
+        AND r.database_id = ANY ((wanted.audited).databases),
+      true) AS may_be_of_table
+  ) AS t
+  WHERE r.erased_at IS NULL
+    AND wanted.username IS NULL
+    AND CASE
+      WHEN r.table_name IS NOT NULL AND audit_cdc_internal.told_key(r.raw) IS NOT NULL
+        THEN audit_cdc_internal.told_key(r.raw) = ANY (wanted.keys)
+      ELSE EXISTS (SELECT FROM unnest(texts) AS u(text) WHERE position(u.text IN r.raw) > 0)
+    END
+    AND t.may_be_of_table;
+END;
+
+CREATE FUNCTION audit_cdc_internal.erase_rejects(ids bigint[]) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  UPDATE audit_cdc_internal.rejects SET raw = 'erased', erased_at = now() WHERE id = ANY (ids);
+END;
+
+CREATE FUNCTION audit_cdc_internal.erase_keys(
+    audited audit_cdc_internal.audited, keys text[], pseudonym text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  operations audit_cdc_internal.operations[];
+  one audit_cdc_internal.operations;
+BEGIN
+  DELETE FROM audit_cdc_internal.record_keys AS k
+  WHERE k.audited_table = ANY (audited.numbers) AND (k.record_id = ANY (keys) OR k.record_key = ANY (keys));
+  UPDATE audit_cdc_internal.holds SET record_id = pseudonym
+  WHERE record_id = ANY (keys) AND released_at IS NOT NULL AND coalesce(table_name = audited.table_name, true);
+  UPDATE audit_cdc_internal.backfills SET after = NULL WHERE finished_at IS NOT NULL AND after && keys;
+  operations := ARRAY(
+    SELECT o FROM audit_cdc_internal.operations AS o WHERE o.arguments ->> 'record_id' = ANY (keys) ORDER BY o.id);
+  PERFORM audit_cdc_internal.remove_rows(
+    ARRAY(SELECT o.ctid FROM audit_cdc_internal.operations AS o WHERE o.arguments ->> 'record_id' = ANY (keys)),
+    'audit_cdc_internal.operations');
+  FOREACH one IN ARRAY operations LOOP
+    one.arguments := one.arguments || jsonb_build_object('record_id', pseudonym);
+    INSERT INTO audit_cdc_internal.operations SELECT one.*;
+  END LOOP;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.erase_user_elsewhere(username text, pseudonym text, large uuid[]) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  positions audit_cdc_internal.schema_change_positions[];
+  places tid[];
+  one audit_cdc_internal.schema_change_positions;
+BEGIN
+  SELECT coalesce(array_agg(p), '{}'), coalesce(array_agg(p.ctid), '{}')
+  INTO positions, places
+  FROM audit_cdc_internal.schema_change_positions AS p
+  WHERE audit_cdc_internal.lifted(p.annotations, 'username') = erase_user_elsewhere.username;
+  PERFORM audit_cdc_internal.remove_rows(places, 'audit_cdc_internal.schema_change_positions');
+  FOREACH one IN ARRAY positions LOOP
+    large := large || one.large_annotations;
+    one.annotations := audit_cdc_internal.without_user(one.annotations, pseudonym);
+    one.large_annotations := NULL;
+    INSERT INTO audit_cdc_internal.schema_change_positions SELECT one.*;
+  END LOOP;
+  PERFORM audit_cdc_internal.remove_rows(
+    ARRAY(
+      SELECT g.ctid FROM audit_cdc_internal.large_annotations AS g
+      WHERE g.id = ANY (large)
+        AND NOT EXISTS (SELECT FROM audit_cdc_internal.log AS l WHERE l.large_annotations = g.id)
+        AND NOT EXISTS (
+          SELECT FROM audit_cdc_internal.schema_change_positions AS p WHERE p.large_annotations = g.id)),
+    'audit_cdc_internal.large_annotations');
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.check_erase(
+    reason text, table_name text, record_id text, holding jsonb, username text, columns text[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'values can be erased under READ COMMITTED only'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'SET default_transaction_isolation = ''read committed''.';
+  ELSIF reason IS NULL THEN
+    RAISE EXCEPTION 'reason must not be null' USING ERRCODE = 'null_value_not_allowed';
+  ELSIF btrim(reason) = '' THEN
+    RAISE EXCEPTION 'reason must not be empty' USING ERRCODE = 'invalid_parameter_value';
+  ELSIF num_nonnulls(record_id, holding, username) <> 1 THEN
+    RAISE EXCEPTION 'one of record_id, holding and username must be given' USING ERRCODE = 'invalid_parameter_value';
+  ELSIF username IS NULL AND table_name IS NULL THEN
+    RAISE EXCEPTION 'table_name must not be null'
+      USING ERRCODE = 'null_value_not_allowed', HINT = 'Only a user can be erased in all tables at once.';
+  ELSIF jsonb_typeof(holding) <> 'object' OR holding = '{}' THEN
+    RAISE EXCEPTION 'holding must be a JSON object of columns and their values'
+      USING ERRCODE = 'invalid_parameter_value';
+  ELSIF columns = '{}' OR array_position(columns, NULL) > 0 OR array_ndims(columns) > 1 THEN
+    RAISE EXCEPTION 'columns must be names of columns'
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Null erases the values of all columns.';
+  ELSIF columns IS NOT NULL AND username IS NOT NULL THEN
+    RAISE EXCEPTION 'columns cannot be given with username'
+      USING ERRCODE = 'invalid_parameter_value', DETAIL = 'Of a user annotations are erased.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.refuse_held(entries bigint) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF entries > 0 THEN
+    RAISE EXCEPTION 'a legal hold keeps what is to be erased'
+      USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Nothing was erased.',
+            HINT = 'A dry run lists the holds; audit_release() ends one.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.rewrite_entries(
+    partition regclass, ids bigint[], wanted audit_cdc_internal.to_erase, pseudonym text, reason text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rows audit_cdc_internal.log[];
+  places tid[];
+BEGIN
+  EXECUTE format(
+    'SELECT array_agg(w.entry), array_agg(l.ctid)
+     FROM ONLY %s AS l
+     CROSS JOIN LATERAL (
+       SELECT CASE WHEN $1
+         THEN audit_cdc_internal.without_annotations(l::audit_cdc_internal.log, $2, $3)
+         ELSE audit_cdc_internal.without_values(
+           l::audit_cdc_internal.log, $4, $5, CASE WHEN $6 AND l.record_id IS NOT NULL THEN $2 END, $3)
+       END AS entry) AS w
+     WHERE l.id = ANY ($7)', partition)
+  INTO rows, places
+  USING wanted.username IS NOT NULL, pseudonym, reason, wanted.columns, (wanted.audited).key_columns,
+        wanted.is_key_erased, ids;
+  PERFORM audit_cdc_internal.remove_rows(places, partition);
+  INSERT INTO audit_cdc_internal.log SELECT r.* FROM unnest(rows) AS r;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.erase_statistics(partitions regclass[]) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  relation regclass;
+BEGIN
+  FOR relation IN
+    SELECT DISTINCT s.starelid::regclass
+    FROM pg_statistic AS s
+    JOIN pg_class AS c ON c.oid = s.starelid
+    WHERE c.relnamespace = 'audit_cdc_internal'::regnamespace
+      AND c.relkind IN ('r', 'p')
+      AND (NOT c.relispartition OR c.oid = ANY (partitions))
+  LOOP
+    EXECUTE format('ANALYZE %s', relation);
+  END LOOP;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.parts_to_erase(
+    wanted audit_cdc_internal.to_erase, OUT partition regclass, OUT audited_table integer, OUT ids bigint[],
+    OUT held bigint, OUT oldest timestamptz, OUT newest timestamptz, OUT large uuid[])
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT n.partition, n.audited_table, array_agg(n.id), count(*) FILTER (WHERE n.is_held), min(n.commit_timestamp),
+         max(n.commit_timestamp), array_agg(DISTINCT n.large_annotations)
+  FROM (
+    SELECT l.tableoid::regclass AS partition, l.id, l.audited_table, l.commit_timestamp, l.large_annotations,
+           audit_cdc_internal.is_held(e) AS is_held,
+           row_number() OVER (PARTITION BY l.tableoid, l.audited_table) / 1000 AS batch
+    FROM audit_cdc_internal.entries_to_erase(wanted) AS e
+    JOIN audit_cdc_internal.log AS l ON l.id = e.id AND l.commit_timestamp = e.commit_timestamp
+  ) AS n
+  GROUP BY n.partition, n.audited_table, n.batch;
+END;
+
+CREATE FUNCTION audit_cdc_internal.erase_found(wanted audit_cdc_internal.to_erase, reason text) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pseudonym CONSTANT text := 'erased:' || gen_random_uuid();
+  parts CONSTANT jsonb := (
+    SELECT coalesce(jsonb_agg(to_jsonb(p) ORDER BY p.partition), '[]')
+    FROM audit_cdc_internal.parts_to_erase(wanted) AS p);
+  part record;
+BEGIN
+  FOR part IN SELECT p.* FROM jsonb_to_recordset(parts) AS p(partition regclass, ids bigint[], held bigint) LOOP
+    PERFORM audit_cdc_internal.refuse_held(part.held);
+    PERFORM audit_cdc_internal.rewrite_entries(part.partition, part.ids, wanted, pseudonym, reason);
+  END LOOP;
+  IF wanted.is_key_erased THEN
+    PERFORM audit_cdc_internal.erase_keys(wanted.audited, wanted.keys, pseudonym);
+  END IF;
+  IF wanted.username IS NOT NULL THEN
+    PERFORM audit_cdc_internal.erase_user_elsewhere(
+      wanted.username, pseudonym,
+      ARRAY(SELECT unnest(p.large) FROM jsonb_to_recordset(parts) AS p(large uuid[])));
+  END IF;
+  PERFORM audit_cdc_internal.erase_statistics(
+    ARRAY(SELECT p.partition FROM jsonb_to_recordset(parts) AS p(partition regclass)));
+  INSERT INTO audit_cdc_internal.erasures (audited_table, columns, pseudonym, entries, oldest, newest, reason)
+  SELECT p.audited_table, wanted.columns,
+         CASE WHEN wanted.is_key_erased OR wanted.username IS NOT NULL THEN pseudonym END,
+         sum(cardinality(p.ids)), min(p.oldest), max(p.newest), erase_found.reason
+  FROM jsonb_to_recordset(parts) AS p(audited_table integer, ids bigint[], oldest timestamptz, newest timestamptz)
+  GROUP BY p.audited_table;
+  RETURN (SELECT coalesce(sum(cardinality(p.ids)), 0) FROM jsonb_to_recordset(parts) AS p(ids bigint[]));
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.erase_each(wanted audit_cdc_internal.to_erase, reason text) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  one audit_cdc_internal.to_erase := wanted;
+  rest text[] := wanted.keys;
+  total bigint;
+BEGIN
+  IF wanted.is_key_erased IS NOT TRUE THEN
+    RETURN audit_cdc_internal.erase_found(wanted, reason);
+  END IF;
+  -- entries without a key have none to lose
+  one.keys := '{}';
+  one.is_key_erased := false;
+  total := audit_cdc_internal.erase_found(one, reason);
+  one.holding := NULL;
+  one.is_key_erased := true;
+  WHILE rest <> '{}' LOOP
+    one.keys := audit_cdc_internal.keys_of_records(wanted.audited, rest[1:1]);
+    total := total + audit_cdc_internal.erase_found(one, reason);
+    rest := ARRAY(SELECT unnest(rest) EXCEPT SELECT unnest(one.keys));
+  END LOOP;
+  RETURN total;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.find_to_erase(
+    table_name text, record_id text, holding jsonb, username text, columns text[], database_id text)
+  RETURNS audit_cdc_internal.to_erase
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  wanted audit_cdc_internal.to_erase;
+BEGIN
+  wanted.holding := holding;
+  wanted.username := username;
+  wanted.columns := columns;
+  wanted.is_key_erased := false;
+  IF table_name IS NOT NULL THEN
+    wanted.audited := audit_cdc_internal.table_named(table_name, database_id, NULL, record_id);
+    wanted.numbers := (wanted.audited).numbers;
+    IF wanted.numbers IS NULL THEN
+      RAISE EXCEPTION 'the log has no entry of this table' USING ERRCODE = 'undefined_table';
+    END IF;
+  ELSIF database_id IS NOT NULL THEN
+    wanted.numbers := ARRAY(
+      SELECT t.id FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = find_to_erase.database_id);
+  END IF;
+  IF username IS NULL THEN
+    wanted.keys := audit_cdc_internal.keys_of_records(
+      wanted.audited,
+      CASE WHEN record_id IS NULL THEN audit_cdc_internal.records_holding(wanted.numbers, holding)
+           ELSE audit_cdc_internal.record_ids(wanted.audited, record_id) END);
+    wanted.is_key_erased := coalesce(
+      (
+        SELECT bool_or(audit_cdc_internal.is_in_key(e, columns, (wanted.audited).key_columns))
+        FROM audit_cdc_internal.entries_to_erase(wanted) AS e
+      ),
+      false);
+  END IF;
+  RETURN wanted;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.erasure_lines(
+    wanted audit_cdc_internal.to_erase, rejects bigint[],
+    OUT place text, OUT name text, OUT count bigint, OUT note text)
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT 'entries', format('%I.%I of %s', t.table_schema, t.table_name, t.database_id), count(*),
+         CASE WHEN wanted.is_key_erased THEN 'their key becomes a pseudonym' END
+  FROM audit_cdc_internal.entries_to_erase(wanted) AS e
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
+  GROUP BY t.database_id, t.table_schema, t.table_name
+  UNION ALL
+  SELECT 'held', h.name, count(*), 'nothing is erased until audit_release()'
+  FROM audit_cdc_internal.entries_to_erase(wanted) AS e
+  CROSS JOIN LATERAL audit_cdc_internal.holds_of(e) AS h(name)
+  GROUP BY h.name
+  UNION ALL
+  SELECT 'rejects', NULL, cardinality(rejects), NULL
+  WHERE rejects <> '{}'
+  UNION ALL
+  SELECT 'projection', p.name, NULL, format('not erased: SELECT audit_rebuild_projection(%L)', p.name)
+  FROM audit_cdc_internal.projections AS p
+  WHERE EXISTS (SELECT FROM audit_cdc_internal.entries_to_erase(wanted));
+END;
+
+CREATE FUNCTION @extschema@.audit_erase(
+    reason text, table_name text DEFAULT NULL, record_id text DEFAULT NULL, holding jsonb DEFAULT NULL,
+    username text DEFAULT NULL, columns text[] DEFAULT NULL, database_id text DEFAULT NULL,
+    dry_run boolean DEFAULT false, OUT place text, OUT name text, OUT count bigint, OUT note text)
+  RETURNS SETOF record
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  wanted audit_cdc_internal.to_erase;
+  rejects bigint[] := '{}';
+  erased bigint;
+BEGIN
+  PERFORM audit_cdc_internal.check_erase(reason, table_name, record_id, holding, username, columns);
+  IF dry_run IS NOT TRUE THEN
+    PERFORM audit_cdc_internal.lock_partitions(); -- nobody removes a month, or makes a hold, meanwhile
+  END IF;
+  wanted := audit_cdc_internal.find_to_erase(table_name, record_id, holding, username, columns, database_id);
+  IF EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.erased_at IS NULL) THEN
+    rejects := audit_cdc_internal.rejects_to_erase(wanted, audit_cdc_internal.erased_texts(wanted));
+  END IF;
+  RETURN QUERY SELECT l.* FROM audit_cdc_internal.erasure_lines(wanted, rejects) AS l;
+  IF dry_run IS TRUE THEN
+    RETURN;
+  END IF;
+  erased := audit_cdc_internal.erase_each(wanted, reason);
+  PERFORM audit_cdc_internal.erase_rejects(rejects);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_erase', jsonb_build_object('table_name', table_name, 'database_id', database_id, 'columns', columns),
+    jsonb_build_object('entries', erased, 'rejects', cardinality(rejects)), reason);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[], text, boolean) IS
+  'Takes values out of the log for good; the entries stay. One of three is given. record_id: of a record of '
+  'table_name, as audit_history() takes it, under all its keys. holding: of the records of table_name that have ever '
+  'had these values, as {"column": value}. username: who made changes, in their annotations, of all tables or of '
+  'table_name. columns: whose values go; null: of all. Where the key goes, a pseudonym takes its place. dry_run: true '
+  'only tells. Gives what is erased where, and what the caller is to do: place is entries, held, rejects or '
+  'projection. reason: for audit_erasures. Errors: 22004 (null reason or table_name), 22023 (an argument that does not '
+  'fit), 25001 (not READ COMMITTED), 42P01 (the log has no such table), 55000 (a hold keeps an entry).';
+
 CREATE FUNCTION @extschema@.audit_capture_status(
     OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint,
     OUT lag_seconds double precision, OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint,
@@ -1266,6 +2027,50 @@ COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
   'it says of transactions; false: no annotation is attested meanwhile, and the log of the server tells why; null on '
   'a standby, and where the library is not preloaded. It works on a standby. Errors: none.';
 
+CREATE OR REPLACE FUNCTION audit_cdc_internal.inferred_key(numbers integer[], of_record text, is_own boolean) RETURNS text[]
+  LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+BEGIN
+  RETURN (
+    WITH entries AS (
+      SELECT coalesce(l.new_values, l.old_values) AS image, coalesce(l.record_pks, ARRAY[l.record_id]) AS pks
+      FROM audit_cdc_internal.log AS l
+      WHERE l.audited_table = ANY (numbers)
+        AND l.record_id IS NOT NULL
+        AND (of_record IS NULL OR l.record_id = of_record)
+        AND l.action <> 'read'
+        AND (l.notes ? 'erased') IS NOT TRUE
+        AND (NOT is_own OR l.origin <> 'i')
+      LIMIT 50
+    ), fitting AS (
+      SELECT k.place, i.key
+      FROM entries AS e, unnest(e.pks) WITH ORDINALITY AS k(value, place), jsonb_each_text(e.image) AS i
+      WHERE i.value = k.value
+      GROUP BY k.place, i.key
+      HAVING count(*) = (SELECT count(*) FROM entries)
+    ), columns AS (
+      SELECT place, min(key) AS key FROM fitting GROUP BY place HAVING count(*) = 1
+    )
+    SELECT array_agg(key ORDER BY place)
+    FROM columns
+    HAVING count(*) = (SELECT max(cardinality(pks)) FROM entries) AND count(*) = count(DISTINCT key)
+  );
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.erasure_doubts(databases text[], names text[])
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT false, concat('values', CASE cardinality(names) WHEN 1 THEN ' of this table' END, ' were erased'),
+         format(
+           'They are unknown in the answer. %s entries, up to %s, have lost some.', sum(e.entries), max(e.newest)),
+         'audit_erasures tells why, and erased of audit_logs of which entries.'
+  FROM audit_cdc_internal.erasures AS e
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
+  WHERE (databases IS NULL OR t.database_id = ANY (databases))
+    AND (names IS NULL OR quote_ident(t.table_schema) || '.' || quote_ident(t.table_name) = ANY (names))
+  HAVING count(*) > 0;
+END;
+
 CREATE FUNCTION audit_cdc_internal.removal_doubts(
     databases text[], names text[], since timestamptz, until timestamptz, is_range boolean)
   RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
@@ -1297,7 +2102,9 @@ BEGIN ATOMIC
             WHERE b.started_at >= h.before
           )
       ))
-  HAVING count(*) > 0;
+  HAVING count(*) > 0
+  UNION ALL
+  SELECT d.* FROM audit_cdc_internal.erasure_doubts(databases, names) AS d;
 END;
 
 CREATE OR REPLACE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean, since timestamptz,
@@ -1367,6 +2174,7 @@ DECLARE
 BEGIN
   RETURN EXISTS (SELECT FROM audit_cdc_internal.gaps)
     OR EXISTS (SELECT FROM audit_cdc_internal.horizons)
+    OR EXISTS (SELECT FROM audit_cdc_internal.erasures)
     OR EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.stored_at IS NULL)
     OR EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id <> here)
     OR EXISTS (
@@ -1387,6 +2195,33 @@ BEGIN
     );
 END
 $$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.losses_of(audited audit_cdc_internal.audited)
+  RETURNS SETOF audit_cdc_internal.entries
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT r.*
+  FROM audit_cdc_internal.schema_changes AS s
+  JOIN audit_cdc_internal.schema_change_positions AS p ON p.id = s.id
+  CROSS JOIN LATERAL jsonb_populate_record(
+    NULL::audit_cdc_internal.entries,
+    jsonb_build_object(
+      'id', -s.id, 'database_id', s.database_id, 'table_schema', s.before -> 'schema',
+      'table_name', s.before -> 'name', 'action', 'truncate', 'commit_lsn', p.commit_lsn,
+      'commit_idx', p.commit_idx, 'commit_timestamp', p.commit_timestamp,
+      'username', audit_cdc_internal.lifted(p.annotations, 'username'),
+      'source', audit_cdc_internal.lifted(p.annotations, 'source'),
+      'request_id', audit_cdc_internal.lifted(p.annotations, 'request_id'),
+      'metadata', p.annotations -> 'metadata')) AS r
+  WHERE s.object_type = 'table'
+    AND s.database_id = ANY (audited.databases)
+    AND (
+      s.after IS NULL
+      OR s.before ->> 'name' <> s.after ->> 'name'
+      OR s.before ->> 'schema' <> s.after ->> 'schema')
+    AND s.before ->> 'schema' = audited.table_schema
+    AND s.before ->> 'name' = audited.table_name;
+END;
 
 CREATE FUNCTION audit_cdc_internal.may_be_anothers(audited audit_cdc_internal.audited) RETURNS boolean
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -1445,6 +2280,38 @@ COMMENT ON FUNCTION @extschema@.audit_as_of(anyelement, timestamptz, pg_lsn, tex
   'type), 22004 (no table named), 42501 (its rows may be of another table of this name, and a type of the row belongs '
   'to a role without the caller''s rights).';
 
+CREATE OR REPLACE FUNCTION audit_cdc_internal.changes_between(
+    audited audit_cdc_internal.audited, first_lsn bigint, last_lsn bigint,
+    OUT record_key text, OUT number bigint, OUT last_place bigint[])
+  RETURNS SETOF record
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  WITH changes AS (
+    SELECT
+      e.*, e.commit_lsn + audited.positions_before[array_position(audited.databases, e.database_id)] AS lsn,
+      CASE
+        WHEN audited.key_types IS NULL THEN e.record_key
+        ELSE audit_cdc_internal.record_key(
+          e.record_id, CASE WHEN cardinality(e.record_pks) > 1 THEN e.record_pks END, audited.key_types)
+      END AS key_now
+    FROM audit_cdc_internal.entries AS e
+    WHERE e.database_id = ANY (audited.databases)
+      AND (e.table_schema, e.table_name) = (audited.table_schema, audited.table_name)
+      AND (e.action IN ('insert', 'update', 'delete') AND e.record_id IS NOT NULL OR e.action = 'truncate')
+      AND (NOT audited.is_own OR e.origin <> 'ingest') -- whatever was delivered as this database's is forged
+  )
+  SELECT k.key, count(*), max(ARRAY[c.lsn, c.commit_idx, c.id])
+  FROM changes AS c
+  CROSS JOIN LATERAL (
+    SELECT c.key_now AS key
+    UNION
+    SELECT audit_cdc_internal.key_before(c.old_values, c.new_values, c.record_pks, c.key_now, audited)
+    WHERE c.may_change_key AND c.action = 'update'
+  ) AS k
+  WHERE c.lsn > first_lsn AND c.lsn <= last_lsn
+  GROUP BY k.key;
+END;
+
 CREATE FUNCTION audit_cdc_internal.told_of(
     audited audit_cdc_internal.audited, has_keys boolean,
     OUT is_described boolean,
@@ -1499,6 +2366,13 @@ BEGIN
   ) AS r;
 END
 $$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.last_loss(audited audit_cdc_internal.audited) RETURNS bigint[]
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT max(ARRAY[array_position(audited.databases, l.database_id), l.commit_lsn, l.commit_idx])
+  FROM audit_cdc_internal.losses_of(audited) AS l;
+END;
 
 CREATE FUNCTION audit_cdc_internal.written_along(relation oid) RETURNS oid[]
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -1705,13 +2579,16 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
   FROM unnest(ARRAY[
     '@extschema@.audit_capture_status()',
     '@extschema@.audit_drop_retention(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean)',
     '@extschema@.audit_expired()',
     '@extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone)',
     '@extschema@.audit_release(pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.calls_more(pg_catalog.text)',
     'audit_cdc_internal.can_seal()',
+    'audit_cdc_internal.changed_keys(audit_cdc_internal.audited)',
     'audit_cdc_internal.check_apply(boolean,integer)',
+    'audit_cdc_internal.check_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.check_hold(pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.check_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.clear_annotations()',
@@ -1724,35 +2601,65 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.code_of(pg_catalog.oid)',
     'audit_cdc_internal.count_removed(pg_catalog.regclass,pg_catalog.tid[],pg_catalog.date)',
     'audit_cdc_internal.drop_month(pg_catalog.regclass)',
+    'audit_cdc_internal.entries_to_erase(audit_cdc_internal.to_erase)',
+    'audit_cdc_internal.erase_each(audit_cdc_internal.to_erase,pg_catalog.text)',
+    'audit_cdc_internal.erase_found(audit_cdc_internal.to_erase,pg_catalog.text)',
+    'audit_cdc_internal.erase_keys(audit_cdc_internal.audited,pg_catalog.text[],pg_catalog.text)',
+    'audit_cdc_internal.erase_rejects(bigint[])',
+    'audit_cdc_internal.erase_statistics(pg_catalog.regclass[])',
+    'audit_cdc_internal.erase_user_elsewhere(pg_catalog.text,pg_catalog.text,pg_catalog.uuid[])',
+    'audit_cdc_internal.erased_texts(audit_cdc_internal.to_erase)',
+    'audit_cdc_internal.erasure_doubts(pg_catalog.text[],pg_catalog.text[])',
+    'audit_cdc_internal.erasure_lines(audit_cdc_internal.to_erase,bigint[])',
+    'audit_cdc_internal.find_to_erase(pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.has_strangers_code(pg_catalog.oid,pg_catalog.oid)',
+    'audit_cdc_internal.holds_of(audit_cdc_internal.log)',
     'audit_cdc_internal.is_held(audit_cdc_internal.log)',
+    'audit_cdc_internal.is_in_key(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[])',
+    'audit_cdc_internal.keys_of_records(audit_cdc_internal.audited,pg_catalog.text[])',
     'audit_cdc_internal.last_settled_number()',
     'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
     'audit_cdc_internal.months_to_clear()',
+    'audit_cdc_internal.not_sent(audit_cdc_internal.log)',
     'audit_cdc_internal.note_operation(pg_catalog.text,pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.text)',
+    'audit_cdc_internal.noted(pg_catalog.jsonb,pg_catalog.text[],pg_catalog.text[],pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.parts_of_type(pg_catalog.oid)',
+    'audit_cdc_internal.parts_to_erase(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid)',
+    'audit_cdc_internal.records_holding(integer[],pg_catalog.jsonb)',
+    'audit_cdc_internal.refuse_held(bigint)',
+    'audit_cdc_internal.rejects_to_erase(audit_cdc_internal.to_erase,pg_catalog.text[])',
     'audit_cdc_internal.removal_doubts(pg_catalog.text[],pg_catalog.text[],timestamp with time zone,timestamp with time zone,boolean)',
     'audit_cdc_internal.remove_rows(pg_catalog.tid[],pg_catalog.regclass)',
     'audit_cdc_internal.require_read_committed()',
+    'audit_cdc_internal.rewrite_entries(pg_catalog.regclass,bigint[],audit_cdc_internal.to_erase,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.rows_of(pg_catalog.regclass,boolean,integer)',
     'audit_cdc_internal.say_busy(pg_catalog.text)',
     'audit_cdc_internal.server_context()',
     'audit_cdc_internal.set_horizons()',
     'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
+    'audit_cdc_internal.told_key(pg_catalog.text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
+    'audit_cdc_internal.without_annotations(audit_cdc_internal.log,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.without_notes(pg_catalog.jsonb,pg_catalog.text[])',
+    'audit_cdc_internal.without_texts(pg_catalog.jsonb,pg_catalog.text[])',
+    'audit_cdc_internal.without_user(pg_catalog.jsonb,pg_catalog.text)',
+    'audit_cdc_internal.without_values(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.written_along(pg_catalog.oid)',
     '@extschema@.audit_apply_retention(boolean,integer,bigint)']::regprocedure[]) AS o(it);
 SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
   FROM unnest(ARRAY[
+    'audit_cdc_internal.erasures_id_seq',
     'audit_cdc_internal.holds_id_seq',
     'audit_cdc_internal.operations_id_seq',
+    'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
+    '@extschema@.audit_erasures',
     '@extschema@.audit_holds',
     '@extschema@.audit_operations',
     '@extschema@.audit_removed',
@@ -1760,18 +2667,24 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     'audit_cdc_internal.cutoffs',
     'audit_cdc_internal.held_tables',
     'audit_cdc_internal.with_holds']::regclass[]) AS o(it);
+SELECT audit_cdc_internal.keep_private('pg_type'::regclass, o.it)
+  FROM unnest(ARRAY[
+    'audit_cdc_internal.to_erase']::regtype[]) AS o(it);
 -- To newer versions of PostgreSQL their row types are members too.
 SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
   FROM pg_class AS c
   JOIN pg_depend AS d ON d.classid = 'pg_type'::regclass AND d.objid = c.reltype AND d.deptype = 'e'
   WHERE c.oid = ANY (ARRAY[
+    'audit_cdc_internal.erasures_id_seq',
     'audit_cdc_internal.holds_id_seq',
     'audit_cdc_internal.operations_id_seq',
+    'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
+    '@extschema@.audit_erasures',
     '@extschema@.audit_holds',
     '@extschema@.audit_operations',
     '@extschema@.audit_removed',
@@ -1781,6 +2694,7 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
     'audit_cdc_internal.with_holds']::regclass[]);
 SELECT audit_cdc_internal.keep_from_writers(o.it)
   FROM unnest(ARRAY[
+    'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
     'audit_cdc_internal.operations',
@@ -1788,6 +2702,7 @@ SELECT audit_cdc_internal.keep_from_writers(o.it)
     'audit_cdc_internal.retention_rules']::regclass[]) AS o(it);
 GRANT EXECUTE ON ROUTINE @extschema@.audit_capture_status() TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_drop_retention(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_expired() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_release(pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
@@ -1806,6 +2721,7 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_busy(pg_catalog.text) TO audit_c
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_apply_retention(boolean,integer,bigint) TO audit_cdc_keeper;
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_keeper;
+GRANT SELECT ON TABLE audit_cdc_internal.erasures TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.holds TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.horizons TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.operations TO audit_cdc_worker;
@@ -1813,6 +2729,7 @@ GRANT INSERT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT UPDATE ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.retention_rules TO audit_cdc_worker;
+GRANT SELECT ON TABLE @extschema@.audit_erasures TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_holds TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_operations TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_removed TO audit_cdc_reader;

@@ -44,6 +44,17 @@ extension_sql_file!(
     requires = ["holds", "removed", "annotate", drop_month, remove_rows]
 );
 
+// erasure: values that are taken out
+extension_sql_file!("../sql/erasure/erasures.sql", name = "erasures", requires = ["operations"]);
+extension_sql_file!("../sql/erasure/records.sql", name = "erasure_records", requires = ["erasures", "history"]);
+extension_sql_file!("../sql/erasure/values.sql", name = "erasure_values", requires = ["audit_logs"]);
+extension_sql_file!(
+    "../sql/erasure/places.sql",
+    name = "erasure_places",
+    requires = ["erasure_records", "retention", "schema_changes"]
+);
+extension_sql_file!("../sql/erasure/erase.sql", name = "erase", requires = ["erasure_places", "erasure_values"]);
+
 // annotations: annotate.sql is written for any search_path, since it also serves where there is no extension. All else
 // comes after it, under the pinned one: nobody knows in which order pgrx puts what may come in any.
 extension_sql!("SET LOCAL search_path = @extschema@;", name = "annotate_begins", requires = ["install"]);
@@ -140,7 +151,7 @@ extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requ
 extension_sql_file!(
     "../sql/history/doubts.sql",
     name = "history_doubts",
-    requires = ["history_audited", "rejects", "audit_gaps", "removed"]
+    requires = ["history_audited", "rejects", "audit_gaps", "removed", "erasures"]
 );
 extension_sql_file!(
     "../sql/history/events.sql",

@@ -37,6 +37,7 @@ BEGIN
         AND l.record_id IS NOT NULL
         AND (of_record IS NULL OR l.record_id = of_record)
         AND l.action <> 'read'
+        AND (l.notes ? 'erased') IS NOT TRUE
         AND (NOT is_own OR l.origin <> 'i')
       LIMIT 50
     ), fitting AS (

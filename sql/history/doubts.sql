@@ -109,7 +109,22 @@ BEGIN ATOMIC
   FROM few AS f WHERE NOT f.is_open;
 END;
 
--- What retention has removed. Of rows as they were it leaves no doubt once a later backfill was complete.
+-- Values that were erased count as not sent.
+CREATE FUNCTION audit_cdc_internal.erasure_doubts(databases text[], names text[])
+  RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT false, concat('values', CASE cardinality(names) WHEN 1 THEN ' of this table' END, ' were erased'),
+         format(
+           'They are unknown in the answer. %s entries, up to %s, have lost some.', sum(e.entries), max(e.newest)),
+         'audit_erasures tells why, and erased of audit_logs of which entries.'
+  FROM audit_cdc_internal.erasures AS e
+  JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
+  WHERE (databases IS NULL OR t.database_id = ANY (databases))
+    AND (names IS NULL OR quote_ident(t.table_schema) || '.' || quote_ident(t.table_name) = ANY (names))
+  HAVING count(*) > 0;
+END;
+
+-- What was erased, and what retention has removed. Removal leaves no doubt of rows once a later backfill was complete.
 CREATE FUNCTION audit_cdc_internal.removal_doubts(
     databases text[], names text[], since timestamptz, until timestamptz, is_range boolean)
   RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
@@ -141,7 +156,9 @@ BEGIN ATOMIC
             WHERE b.started_at >= h.before
           )
       ))
-  HAVING count(*) > 0;
+  HAVING count(*) > 0
+  UNION ALL
+  SELECT d.* FROM audit_cdc_internal.erasure_doubts(databases, names) AS d;
 END;
 
 -- databases: whose entries are read, with those they go on from; null: of any. names: of the tables, as %I.%I; null: of
@@ -226,6 +243,7 @@ DECLARE
 BEGIN
   RETURN EXISTS (SELECT FROM audit_cdc_internal.gaps)
     OR EXISTS (SELECT FROM audit_cdc_internal.horizons)
+    OR EXISTS (SELECT FROM audit_cdc_internal.erasures)
     OR EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.stored_at IS NULL)
     OR EXISTS (SELECT FROM audit_cdc_internal.captured_databases AS c WHERE c.database_id <> here)
     OR EXISTS (

@@ -54,13 +54,13 @@ DECLARE
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key,
          CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin,
-         l.notes, l.exact_values,
+         CASE WHEN l.notes ? 'erased' THEN nullif(l.notes - 'erased', '{}') ELSE l.notes END AS notes, l.exact_values,
          CASE WHEN l.server_context IS NOT NULL THEN (
            SELECT s.context || jsonb_strip_nulls(jsonb_build_object('transaction_start', l.transaction_start))
            FROM audit_cdc_internal.server_contexts AS s
            WHERE s.id = l.server_context)
          END AS server_context,
-         l.attested%s
+         l.attested%s, l.notes -> 'erased' AS erased
   FROM %s AS l
   CROSS JOIN LATERAL (
     SELECT CASE WHEN l.large_annotations IS NULL THEN l.annotations
@@ -81,7 +81,8 @@ DECLARE
          audit_cdc_internal.told_image(l.new_values, l.exact_values, 'new') AS new_values$told$;
 BEGIN
   EXECUTE 'CREATE VIEW @extschema@.audit_logs AS ' || format(entries, images, '', 'audit_cdc_internal.log');
-  EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS ' || format(entries, images, '', 'audit_cdc_internal.new_log()')
+  EXECUTE 'CREATE VIEW @extschema@.audit_new_logs AS '
+          || format(entries, images, '', 'audit_cdc_internal.new_log()')
           || ' ORDER BY l.commit_timestamp, l.commit_lsn, l.commit_idx, l.id';
   EXECUTE 'CREATE VIEW audit_cdc_internal.entries AS '
     || format(entries, told, ', l.may_change_key', 'audit_cdc_internal.log');
@@ -160,6 +161,10 @@ COMMENT ON COLUMN @extschema@.audit_logs.notes IS
   'to carry, with "bytes" and "sha256" of what was stored. row_filter: "left" or "entered", of an update after which '
   'the row is not or is one of those that the publication''s row filter lets through; what changes of it outside is '
   'not captured. contested: somebody else has tried to annotate where the server''s own code had';
+COMMENT ON COLUMN @extschema@.audit_logs.erased IS
+  'null, as nearly always, or what audit_erase() has taken out of this entry. at, reason: when and why, the last time. '
+  'columns: whose values are gone, and so count as not sent. changed: those of them that the update has changed. key: '
+  'true where record_id is a pseudonym. annotations: true where username is one';
 
 CREATE TRIGGER append_only INSTEAD OF UPDATE OR DELETE ON @extschema@.audit_logs
   FOR EACH ROW EXECUTE FUNCTION audit_cdc_internal.refuse_change();

@@ -100,7 +100,7 @@ COMMENT ON COLUMN audit_cdc_internal.log.may_change_key IS
 COMMENT ON COLUMN audit_cdc_internal.log.annotations IS
   'if large_annotations is not null: what the indexes need of them, or null';
 COMMENT ON COLUMN audit_cdc_internal.log.notes IS
-  'what else is to be known of the change; null, as nearly always: nothing';
+  'what else is to be known of the change, and what of it was erased; null, as nearly always: nothing';
 COMMENT ON COLUMN audit_cdc_internal.log.exact_values IS
   'what the images do not hold of values: {"new": {column: text}, "old": …}; null, as nearly always: nothing';
 COMMENT ON COLUMN audit_cdc_internal.log.server_context IS

@@ -19,7 +19,8 @@ CREATE TABLE audit_cdc_internal.rejects (
   last_retried_at timestamptz,
   stored_at timestamptz,
   origin "char" NOT NULL, -- as in the log
-  delivered_by text
+  delivered_by text,
+  erased_at timestamptz -- raw is gone: it cannot be tried again
 );
 CREATE INDEX rejects_open ON audit_cdc_internal.rejects (id) WHERE stored_at IS NULL;
 
@@ -29,7 +30,8 @@ SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.rejects_id_seq', 
 CREATE VIEW @extschema@.audit_rejects AS
   SELECT id, raw, sqlstate, reason, hint, batch_position, database_id, table_schema, table_name,
          deliveries, created_at, last_delivered_at, retries, last_retried_at, stored_at,
-         CASE origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin, delivered_by
+         CASE origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin, delivered_by,
+         erased_at
   FROM audit_cdc_internal.rejects;
 COMMENT ON VIEW @extschema@.audit_rejects IS
   'messages that could not be taken (dead letters), one row each, however often one role delivered it';
@@ -55,3 +57,5 @@ COMMENT ON COLUMN @extschema@.audit_rejects.origin IS
   'how it came, as in audit_logs; audit_retry_rejects stores it as that';
 COMMENT ON COLUMN @extschema@.audit_rejects.delivered_by IS
   'the role that delivered it, whose sources (audit_allowed_sources) hold for a retry too; null for capture';
+COMMENT ON COLUMN @extschema@.audit_rejects.erased_at IS
+  'when audit_erase() has taken its text out of raw; audit_retry_rejects does not try it again; null: it is there';

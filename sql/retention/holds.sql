@@ -123,22 +123,27 @@ CREATE VIEW audit_cdc_internal.held_tables AS
 CREATE VIEW audit_cdc_internal.with_holds AS
   SELECT coalesce(array_agg(DISTINCT h.audited_table), '{}') AS tables FROM audit_cdc_internal.held_tables AS h;
 
--- Is an entry held?
+-- Which holds hold an entry?
+CREATE FUNCTION audit_cdc_internal.holds_of(entry audit_cdc_internal.log) RETURNS SETOF text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name
+  FROM audit_cdc_internal.held_tables AS h
+  WHERE h.audited_table = entry.audited_table
+    AND (
+      h.record_id IS NULL
+      OR h.record_id = entry.record_id
+      OR h.record_id = (
+        SELECT k.record_key
+        FROM audit_cdc_internal.record_keys AS k
+        WHERE k.audited_table = entry.audited_table AND k.record_id = entry.record_id
+      ))
+    AND (h.username IS NULL OR h.username = audit_cdc_internal.lifted(entry.annotations, 'username'))
+    AND (h.request_id IS NULL OR h.request_id = audit_cdc_internal.lifted(entry.annotations, 'request_id'))
+    AND (h.since IS NULL OR entry.commit_timestamp >= h.since)
+    AND (h.until IS NULL OR entry.commit_timestamp < h.until);
+END;
+
 CREATE FUNCTION audit_cdc_internal.is_held(entry audit_cdc_internal.log) RETURNS boolean
   LANGUAGE sql STABLE COST 1000
-  RETURN EXISTS (
-    SELECT FROM audit_cdc_internal.held_tables AS h
-    WHERE h.audited_table = entry.audited_table
-      AND (
-        h.record_id IS NULL
-        OR h.record_id = entry.record_id
-        OR h.record_id = (
-          SELECT k.record_key
-          FROM audit_cdc_internal.record_keys AS k
-          WHERE k.audited_table = entry.audited_table AND k.record_id = entry.record_id
-        ))
-      AND (h.username IS NULL OR h.username = audit_cdc_internal.lifted(entry.annotations, 'username'))
-      AND (h.request_id IS NULL OR h.request_id = audit_cdc_internal.lifted(entry.annotations, 'request_id'))
-      AND (h.since IS NULL OR entry.commit_timestamp >= h.since)
-      AND (h.until IS NULL OR entry.commit_timestamp < h.until)
-  );
+  RETURN EXISTS (SELECT FROM audit_cdc_internal.holds_of(entry));

@@ -15,7 +15,8 @@ use serde_json::json;
 thread_local! {
     static OPEN: Statement = const { Statement::new(
         "SELECT id FROM audit_cdc_internal.rejects
-         WHERE stored_at IS NULL AND ($1 IS NULL OR id = ANY ($1)) ORDER BY id", &[INT8ARRAYOID]) };
+         WHERE stored_at IS NULL AND erased_at IS NULL AND ($1 IS NULL OR id = ANY ($1)) ORDER BY id",
+        &[INT8ARRAYOID]) };
 
     static RAW: Statement = const { Statement::new(
         "SELECT raw, batch_position IS NULL, origin, delivered_by FROM audit_cdc_internal.rejects WHERE id = $1",

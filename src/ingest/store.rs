@@ -44,6 +44,7 @@ const COMMIT_LSN: usize = 3;
 const COMMIT_IDX: usize = 4;
 const RECORD_ID: usize = 5;
 const RECORD_PKS: usize = 6;
+const NOTES: usize = 20;
 
 /// What became of entries.
 #[derive(Default)]
@@ -112,15 +113,20 @@ fn fresh<'c, 'a>(partition: &Partition, entries: &[Entry<'c, 'a>], stored: &mut 
 }
 
 fn logged(found: &Found, action: Action) -> Logged {
-    let id = found.get::<String>(RECORD_ID);
+    // the key of what was erased may be a pseudonym
+    let is_erased = found.get::<pgrx::JsonB>(NOTES).is_some_and(|notes| notes.0.get("erased").is_some());
     Logged {
         has_same_action: found.has_action(ACTION, action.label()),
         commit_lsn: found.get(COMMIT_LSN),
         commit_idx: found.get(COMMIT_IDX),
-        key: match found.get::<Vec<Option<String>>>(RECORD_PKS) {
-            Some(key) => Some(key.into_iter().flatten().collect()),
-            None => id.map(|id| vec![id]),
-        },
+        key: if is_erased { None } else { logged_key(found) },
+    }
+}
+
+fn logged_key(found: &Found) -> Option<Vec<String>> {
+    match found.get::<Vec<Option<String>>>(RECORD_PKS) {
+        Some(key) => Some(key.into_iter().flatten().collect()),
+        None => found.get::<String>(RECORD_ID).map(|id| vec![id]),
     }
 }
 

@@ -35,6 +35,7 @@ CALLS = {
     "audit_allow_removal": ["SELECT audit_allow_removal()"],
     "audit_rotate_secret": ["SELECT audit_rotate_secret()"],
     "audit_retry_rejects": ["SELECT audit_ingest('no json')", "SELECT audit_retry_rejects()"],
+    "audit_erase": [f"SELECT audit_ingest('{batch([change()])}')", "SELECT audit_erase('asked for', 'orders', '1')"],
     "audit_set_retention": ["SELECT audit_set_retention('1 year')"],
     "audit_hold": ["SELECT audit_hold('h', 'lawsuit', table_name => 'u')"],
     "audit_release": ["SELECT audit_release('h', 'settled')"],
