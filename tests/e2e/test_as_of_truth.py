@@ -34,6 +34,7 @@ def change(chance, kind):
     return chance.choice(changes + ["TRUNCATE t"] * (chance.random() < 0.2))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", TABLES)
 def test_as_of_gives_what_was_there(source, kind):  # noqa: F811
     chance = random.Random(kind)

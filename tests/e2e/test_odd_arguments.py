@@ -155,6 +155,7 @@ def failure(session, statement, in_transaction):
     return None
 
 
+@pytest.mark.once
 def test_no_argument_is_too_odd(eventful):
     functions = [(*function, names or []) for *function, names in eventful.rows(CALLED)]
     assert {"audit_cdc_reader", "audit_cdc_admin", "audit_cdc_keeper", "audit_cdc_ingest", "-"} == {grantee for *_, grantee, _, _ in functions}

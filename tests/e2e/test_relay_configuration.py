@@ -12,6 +12,7 @@ import pytest
 from conftest import TOP, batch
 from relay_helpers import SECRET, Relay, exactly, free_port, messages, post, role, run, stored, url
 
+pytestmark = pytest.mark.once
 SOURCES = ["webhook", "stream", "sqs", "kafka", "file"]
 
 

@@ -8,6 +8,8 @@ import pytest
 from conftest import CORPUS, batch, lines, server, server_away, until
 from relay_helpers import PROGRAM, Relay, exactly, messages, role, run, stored, url
 
+pytestmark = pytest.mark.once
+
 
 def replay(db, *arguments, text=None):
     role(db)

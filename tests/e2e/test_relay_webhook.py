@@ -11,6 +11,8 @@ from conftest import batch, change, in_threads, server, server_away, until
 from fault_helpers import kill_postmaster
 from relay_helpers import SECRET, Relay, exactly, free_port, messages, metric, post, request, stored, url, wire_to_database
 
+pytestmark = pytest.mark.once
+
 
 class Webhook(Relay):
     def __init__(self, db, *arguments, **environment):
