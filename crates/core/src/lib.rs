@@ -5,6 +5,7 @@ pub mod context;
 pub mod encoding;
 pub mod json;
 pub mod lives;
+pub mod mask;
 pub mod message;
 pub mod question;
 mod reject;

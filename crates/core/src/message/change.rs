@@ -40,6 +40,8 @@ pub struct Change<'a> {
     pub annotations: Option<Annotations<'a>>,
     pub sent: Sent<'a>,
     pub who: Who,
+    /// Where masks apply, the change without them: it is told apart by that, and no value of it is stored.
+    pub unmasked: Option<Box<Change<'a>>>,
 }
 
 /// What a message says of what it does not carry. Sequin's say nothing; those of capture do.
@@ -136,7 +138,25 @@ impl<'a> Change<'a> {
             annotations: metadata.get("transaction_annotations").map(Annotations::of_member),
             sent: Sent::parse(&metadata)?,
             who: Who::parse(&metadata),
+            unmasked: None,
         })
+    }
+
+    /// The change that `message` tells in the place of this one, with masks.
+    pub fn masked(self, message: RawMessage<'a>) -> Result<Self, Reject> {
+        let masked = message.parsed().map_err(|(_, reject)| reject)?;
+        Ok(Change {
+            changes_key: Some(self.may_change_key()),
+            annotations: self.annotations.clone(),
+            who: self.who.clone(),
+            unmasked: Some(Box::new(self)),
+            ..masked
+        })
+    }
+
+    /// As it came.
+    pub fn without_masks(&self) -> &Self {
+        self.unmasked.as_deref().unwrap_or(self)
     }
 
     /// An update that may have given its row another key.

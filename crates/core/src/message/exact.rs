@@ -40,8 +40,12 @@ impl Change<'_> {
         Told { old_values, new_values, exact_values }
     }
 
-    /// The row as JSON that `jsonb` takes, with what its image does not hold.
+    /// The row as it came, as JSON that `jsonb` takes, with what its image does not hold.
     pub fn spelled_row(&self) -> Option<Cow<'_, str>> {
+        self.without_masks().spelled()
+    }
+
+    fn spelled(&self) -> Option<Cow<'_, str>> {
         let row = self.new_values.and_then(Image::text)?;
         let (text, texts) = held_image(row);
         // what `jsonb` only forgets, who delivers `jsonb` has forgotten too

@@ -18,11 +18,13 @@ pub struct Logged {
 impl Change<'_> {
     /// The origin's space, database, table and idempotency key: neither of two databases, nor two tables, share a
     /// change. For a `read` also the record key and the image, by the digest that PostgreSQL took of it as `jsonb`. A
-    /// whole backfill can have one key: docs/sequin.md describes Sequin's keys.
+    /// whole backfill can have one key: docs/sequin.md describes Sequin's keys. Masks, which come and go, change
+    /// nothing of it.
     pub fn identity(&self, origin: Origin, image_digest: Option<&str>) -> Digest {
-        let fields = self.located(Fields::default().add(origin.space()));
+        let came = self.without_masks();
+        let fields = came.located(Fields::default().add(origin.space()));
         match self.action {
-            Action::Read => self.keyed(fields).add(image_digest.unwrap_or_default()).digest(),
+            Action::Read => came.keyed(fields).add(image_digest.unwrap_or_default()).digest(),
             _ => fields.digest(),
         }
     }
@@ -54,15 +56,16 @@ impl Change<'_> {
             }
     }
 
-    /// The same for what the log holds.
+    /// The same for what the log holds, with masks or without.
     pub fn agrees_with_logged(&self, logged: &Logged) -> bool {
+        let has_key = |change: &Self| match (&change.key, &logged.key) {
+            (Some(one), Some(two)) => one.without_empty().eq(two.iter().filter(|value| !value.is_empty())),
+            _ => true,
+        };
         logged.has_same_action
             && (self.action == Action::Read
                 || (self.commit_lsn, self.commit_idx) == (logged.commit_lsn, logged.commit_idx))
-            && match (&self.key, &logged.key) {
-                (Some(one), Some(two)) => one.without_empty().eq(two.iter().filter(|value| !value.is_empty())),
-                _ => true,
-            }
+            && (has_key(self) || has_key(self.without_masks()))
     }
 
     fn located(&self, fields: Fields) -> Fields {

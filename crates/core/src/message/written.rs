@@ -148,6 +148,7 @@ impl Known {
                 exact_values: self.exact_values.as_ref().map(part),
             },
             who: self.who.clone(),
+            unmasked: None,
         })
     }
 }

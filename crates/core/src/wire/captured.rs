@@ -234,6 +234,7 @@ impl Typed {
                 exact_values: self.exact_values.as_deref(),
             },
             who: self.at.who.clone(),
+            unmasked: None,
         }
     }
 
