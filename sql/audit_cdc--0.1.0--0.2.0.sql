@@ -5,6 +5,8 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 LOCK TABLE audit_cdc_internal.log, audit_cdc_internal.rejects IN ACCESS EXCLUSIVE MODE;
+DROP FUNCTION audit_cdc_internal.chosen_lines(@extschema@.audit_history_line[]);
+DROP FUNCTION audit_cdc_internal.not_sent_before(@extschema@.audit_history_line[]);
 DROP FUNCTION audit_cdc_internal.check_asked(boolean,boolean,integer);
 DROP FUNCTION audit_cdc_internal.cursor_place(pg_catalog.text);
 DROP FUNCTION audit_cdc_internal.lines(audit_cdc_internal.audited,bigint,pg_catalog.text,pg_catalog.text,bigint,timestamp with time zone,timestamp with time zone,pg_catalog.text,bigint[],boolean,integer,boolean);
@@ -36,6 +38,9 @@ CREATE OR REPLACE FUNCTION audit_cdc_internal.lines(
   RETURNS SETOF @extschema@.audit_history_line
   LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
   AS 'MODULE_PATHNAME', 'lines_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.make_mask_secret() RETURNS boolean
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'make_mask_secret_wrapper';
 
 CREATE FUNCTION audit_cdc_internal.remove_rows(rows tid[], relation regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'remove_rows_wrapper';
@@ -230,6 +235,23 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.masked_columns(notes jsonb) RETURNS text[]
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE
+    WHEN jsonb_typeof(notes -> 'masked') = 'object'
+      THEN ARRAY(SELECT jsonb_object_keys(notes -> 'masked'))
+    ELSE '{}'
+  END;
+
+CREATE FUNCTION audit_cdc_internal.masked_doubt(notes jsonb) RETURNS text
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+  SELECT format('value of %s masked', string_agg(c, ', ' ORDER BY c))
+  FROM unnest(audit_cdc_internal.masked_columns(notes)) AS c
+  WHERE notes -> 'masked' -> c -> 'changed' = 'true'
+  HAVING count(*) > 0;
+END;
+
 DO $do$
 DECLARE
   entries CONSTANT text := $view$
@@ -266,6 +288,8 @@ DECLARE
                 OR (l.action = 'read' AND c.value = 'null' AND c.key = ANY (d.null_in_reads))
              UNION
              SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
+             UNION
+             SELECT m FROM unnest(audit_cdc_internal.masked_columns(l.notes)) AS m
              ORDER BY 1)
          END AS unknown_columns,
          CASE
@@ -278,6 +302,8 @@ DECLARE
                                  ELSE NOT coalesce(l.old_values ? c.key, false) END
              UNION
              SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
+             UNION
+             SELECT m FROM unnest(audit_cdc_internal.masked_columns(l.notes)) AS m
              ORDER BY 1)
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key,
@@ -317,6 +343,21 @@ BEGIN
 END
 $do$;
 
+COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS
+  'columns whose value in new_values (delete: old_values) was not sent or is masked, whatever stands there; null: not '
+  'captured here, and not described, so nobody can tell';
+
+COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS
+  'columns whose value before the change was not sent or is masked; null: not captured here, and not described, so '
+  'nobody can tell';
+
+COMMENT ON COLUMN @extschema@.audit_logs.notes IS
+  'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large '
+  'to carry, with "bytes" and "sha256" of what was stored. row_filter: "left" or "entered", of an update after which '
+  'the row is not or is one of those that the publication''s row filter lets through; what changes of it outside is '
+  'not captured. contested: somebody else has tried to annotate where the server''s own code had. masked: '
+  'by column, how it is masked, what stands for its values (new, old), and whether an update has changed it';
+
 COMMENT ON COLUMN @extschema@.audit_logs.erased IS
   'null, as nearly always, or what audit_erase() has taken out of this entry. at, reason: when and why, the last time. '
   'columns: whose values are gone, and so count as not sent. changed: those of them that the update has changed. key: '
@@ -332,6 +373,306 @@ CREATE OR REPLACE FUNCTION @extschema@.audit_unannotated(since timestamptz, fiel
       AND (l.annotations IS NULL OR l.attested IS FALSE
            OR EXISTS (SELECT FROM unnest(fields) AS f (field) WHERE coalesce(l.annotations ->> f.field, '') = ''))
     ORDER BY l.commit_timestamp DESC, l.id DESC;
+  END;
+
+CREATE SEQUENCE audit_cdc_internal.masks_id_seq CYCLE;
+
+CREATE TABLE audit_cdc_internal.masks (
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('masks'),
+  database_id text, -- null: any
+  table_schema text NOT NULL,
+  table_name text NOT NULL,
+  masked text NOT NULL, -- a column, or column->member
+  how text NOT NULL CHECK (how IN ('omit', 'hash', 'partial')),
+  reason text,
+  masked_by name NOT NULL DEFAULT session_user,
+  masked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  unmasked_reason text,
+  unmasked_by name,
+  unmasked_at timestamptz -- null: it is set
+);
+
+CREATE UNIQUE INDEX masks_now ON audit_cdc_internal.masks (database_id, table_schema, table_name, masked)
+  NULLS NOT DISTINCT WHERE unmasked_at IS NULL;
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.masks', '');
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.masks_id_seq', '');
+
+CREATE VIEW @extschema@.audit_masks AS
+  SELECT database_id, table_schema, table_name, masked, how, reason, masked_by, masked_at, unmasked_reason, unmasked_by,
+         unmasked_at
+  FROM audit_cdc_internal.masks;
+
+COMMENT ON VIEW @extschema@.audit_masks IS 'which values are masked before anything is stored, also masks that ended';
+
+COMMENT ON COLUMN @extschema@.audit_masks.database_id IS 'as in audit_logs; null: of any database';
+
+COMMENT ON COLUMN @extschema@.audit_masks.table_schema IS 'as in audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_masks.table_name IS 'as in audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_masks.masked IS 'a column, or a member of a json column: column->member';
+
+COMMENT ON COLUMN @extschema@.audit_masks.how IS 'omit, hash or partial, as given to audit_mask()';
+
+COMMENT ON COLUMN @extschema@.audit_masks.reason IS
+  'as given to audit_mask(); of a mask that follows a table or column: "renamed" or "partition"';
+
+COMMENT ON COLUMN @extschema@.audit_masks.masked_by IS 'who called that, or whose command the mask follows';
+
+COMMENT ON COLUMN @extschema@.audit_masks.masked_at IS 'when';
+
+COMMENT ON COLUMN @extschema@.audit_masks.unmasked_reason IS 'as given to audit_unmask(); null: it is set';
+
+COMMENT ON COLUMN @extschema@.audit_masks.unmasked_by IS 'who called that, or replaced the mask; null: it is set';
+
+COMMENT ON COLUMN @extschema@.audit_masks.unmasked_at IS 'when; null: it is set';
+
+CREATE FUNCTION audit_cdc_internal.settle_masks() RETURNS void
+  LANGUAGE plpgsql AS $$
+BEGIN
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+  UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.check_mask(table_schema text, table_name text, columns text[], how text)
+  RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  missing CONSTANT text := CASE
+    WHEN table_schema IS NULL THEN 'table_schema'
+    WHEN table_name IS NULL THEN 'table_name'
+    WHEN columns IS NULL THEN 'columns'
+    WHEN how IS NULL THEN 'how'
+  END;
+BEGIN
+  IF missing IS NOT NULL OR array_position(columns, NULL) IS NOT NULL THEN
+    RAISE EXCEPTION '% must not %', coalesce(missing, 'columns'),
+        CASE WHEN missing IS NULL THEN 'hold null' ELSE 'be null' END
+      USING ERRCODE = 'null_value_not_allowed';
+  ELSIF how NOT IN ('omit', 'hash', 'partial') THEN
+    RAISE EXCEPTION 'how must be omit, hash or partial' USING ERRCODE = 'invalid_parameter_value';
+  ELSIF columns = '{}' OR EXISTS (
+    SELECT FROM unnest(columns) AS c, unnest(string_to_array(c, '->')) AS name WHERE name = '' OR c = ''
+  ) OR '' = ANY (columns) THEN
+    RAISE EXCEPTION 'columns must be names of columns, or column->member'
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM audit_cdc_internal.refuse_long('table_schema', table_schema);
+  PERFORM audit_cdc_internal.refuse_long('table_name', table_name);
+  PERFORM audit_cdc_internal.refuse_long('columns', c) FROM unnest(columns) AS c;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.masked_relation(database_id text, table_schema text, table_name text)
+  RETURNS regclass LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT c.oid::regclass
+  FROM pg_class AS c
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE n.nspname = masked_relation.table_schema
+    AND c.relname = masked_relation.table_name
+    AND c.relkind IN ('r', 'p', 'f')
+    AND coalesce(masked_relation.database_id = audit_cdc_internal.this_database() ->> 'id', true);
+END;
+
+CREATE FUNCTION audit_cdc_internal.masked_names(
+    database_id text, table_schema text, table_name text, OUT schema text, OUT name text)
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT masked_names.table_schema, masked_names.table_name
+  UNION
+  SELECT n.nspname, c.relname
+  FROM audit_cdc_internal.masked_relation(database_id, table_schema, table_name) AS r(relation)
+  CROSS JOIN LATERAL pg_partition_tree(pg_partition_root(r.relation)) AS t
+  JOIN pg_class AS c ON c.oid = t.relid
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace;
+END;
+
+CREATE FUNCTION audit_cdc_internal.refuse_masked_key(
+    database_id text, table_schema text, table_name text, columns text[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  keys text[];
+BEGIN
+  keys := ARRAY(
+    SELECT a.attname::text
+    FROM pg_index AS i
+    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+    WHERE i.indrelid = audit_cdc_internal.masked_relation(database_id, table_schema, table_name) AND i.indisprimary
+    UNION
+    SELECT unnest(d.key_columns)
+    FROM (
+      SELECT DISTINCT ON (d.database_id) d.key_columns
+      FROM audit_cdc_internal.described_tables AS d
+      WHERE d.table_schema = table_schema
+        AND d.table_name = table_name
+        AND coalesce(d.database_id = database_id, true)
+      ORDER BY d.database_id, d.valid_from DESC
+    ) AS d
+  );
+  IF EXISTS (SELECT FROM unnest(columns) AS c WHERE split_part(c, '->', 1) = ANY (keys)) THEN
+    RAISE EXCEPTION 'a column of the primary key cannot be masked'
+      USING ERRCODE = 'feature_not_supported',
+            DETAIL = format('The key of the table: %s.', array_to_string(keys, ', ')),
+            HINT = 'The log finds a record by its key. Give the table a key that tells nothing.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.say_unknown_columns(
+    database_id text, table_schema text, table_name text, columns text[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  relation CONSTANT regclass := audit_cdc_internal.masked_relation(database_id, table_schema, table_name);
+  known text[];
+  strange text;
+BEGIN
+  known := ARRAY(
+    SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT jsonb_object_keys(d.column_types)
+    FROM audit_cdc_internal.described_tables AS d
+    WHERE d.table_schema = table_schema AND d.table_name = table_name AND coalesce(d.database_id = database_id, true)
+  );
+  IF known = '{}' THEN
+    RAISE NOTICE 'nobody has described such a table: no name of a column is checked';
+    RETURN;
+  END IF;
+  SELECT string_agg(format('"%s"', c), ', ')
+  INTO strange
+  FROM unnest(columns) AS c
+  WHERE split_part(c, '->', 1) <> ALL (known);
+  IF strange IS NOT NULL THEN
+    RAISE NOTICE 'the table has no column %', strange USING HINT = 'Names are as PostgreSQL keeps them, case included.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_mask(
+    table_schema text, table_name text, columns text[], how text DEFAULT 'omit', database_id text DEFAULT NULL,
+    reason text DEFAULT NULL)
+  RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  has_new_secret boolean;
+BEGIN
+  PERFORM audit_cdc_internal.check_mask(table_schema, table_name, columns, how);
+  PERFORM audit_cdc_internal.refuse_long('database_id', database_id);
+  PERFORM audit_cdc_internal.refuse_masked_key(database_id, table_schema, table_name, columns);
+  PERFORM audit_cdc_internal.say_unknown_columns(database_id, table_schema, table_name, columns);
+  PERFORM audit_cdc_internal.settle_masks();
+  has_new_secret := audit_cdc_internal.make_mask_secret();
+  UPDATE audit_cdc_internal.masks AS m
+  SET unmasked_at = clock_timestamp(), unmasked_by = session_user, unmasked_reason = reason
+  FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n
+  WHERE m.unmasked_at IS NULL
+    AND m.database_id IS NOT DISTINCT FROM database_id
+    AND (m.table_schema, m.table_name) = (n.schema, n.name)
+    AND m.masked = ANY (columns)
+    AND m.how <> how;
+  INSERT INTO audit_cdc_internal.masks (database_id, table_schema, table_name, masked, how, reason)
+  SELECT DISTINCT database_id, n.schema, n.name, c, how, reason
+  FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n, unnest(columns) AS c
+  ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_mask',
+    jsonb_build_object(
+      'database_id', database_id, 'table_schema', table_schema, 'table_name', table_name, 'columns', columns,
+      'how', how),
+    CASE WHEN has_new_secret THEN jsonb_build_object('secrets', 1) END, reason);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_mask(text, text, text[], text, text, text) IS
+  'Masks values before anything is stored, from here on: in images, exact values, rejects, whatever way they come. '
+  'columns: names of columns, or column->member for members of json columns, through arrays too. how: omit, nothing is '
+  'kept; hash, a keyed hash of the value; partial, the last 4 characters of at least 12. A masked column counts as '
+  'unknown, and stands in notes -> ''masked''. Of a partition the whole family is masked. database_id: null for any. '
+  'reason: for audit_operations; null for none. It waits for transactions that store. It replaces a mask of the same. '
+  'A NOTICE tells of columns that nobody knows. Errors: 22004 (null), 22023 (another how, no column, a name longer '
+  'than 500 bytes), 0A000 (a column of the primary key), 58030 (the secret of masks cannot be read or written).';
+
+CREATE FUNCTION @extschema@.audit_unmask(
+    table_schema text, table_name text, columns text[] DEFAULT NULL, database_id text DEFAULT NULL,
+    reason text DEFAULT NULL)
+  RETURNS boolean
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+  PERFORM audit_cdc_internal.check_mask(table_schema, table_name, coalesce(columns, '{any}'), 'omit');
+  PERFORM audit_cdc_internal.settle_masks();
+  UPDATE audit_cdc_internal.masks AS m
+  SET unmasked_at = clock_timestamp(), unmasked_by = session_user, unmasked_reason = reason
+  FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n
+  WHERE m.unmasked_at IS NULL
+    AND m.database_id IS NOT DISTINCT FROM database_id
+    AND (m.table_schema, m.table_name) = (n.schema, n.name)
+    AND coalesce(m.masked = ANY (columns), true);
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_unmask',
+    jsonb_build_object(
+      'database_id', database_id, 'table_schema', table_schema, 'table_name', table_name, 'columns', columns),
+    NULL, reason);
+  RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_unmask(text, text, text[], text, text) IS
+  'Ends masks that audit_mask() has set with the same names and database_id; columns: null for all of the table. '
+  'Returns whether there was one. What was masked stays masked. reason: for audit_operations; null for none. It waits '
+  'for transactions that store. Errors: 22004 (null name), 22023 (no column, or a name longer than 500 bytes).';
+
+CREATE FUNCTION audit_cdc_internal.masks_follow(before jsonb, after jsonb, parent oid) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  WITH masks AS MATERIALIZED (
+    SELECT m.*, split_part(m.masked, '->', 1) AS column_name
+    FROM audit_cdc_internal.masks AS m
+    WHERE m.unmasked_at IS NULL AND coalesce(m.database_id = audit_cdc_internal.this_database() ->> 'id', true)
+  ), renamed AS (
+    SELECT b.it ->> 'name' AS old_name, a.it ->> 'name' AS new_name
+    FROM jsonb_array_elements(masks_follow.before -> 'columns') AS b(it)
+    JOIN jsonb_array_elements(masks_follow.after -> 'columns') AS a(it) ON a.it -> 'number' = b.it -> 'number'
+    WHERE a.it -> 'name' <> b.it -> 'name'
+  ), following AS (
+    SELECT m.database_id, m.how, 'renamed' AS reason,
+           coalesce(r.new_name || substr(m.masked, length(m.column_name) + 1), m.masked) AS masked
+    FROM masks AS m
+    LEFT JOIN renamed AS r ON r.old_name = m.column_name
+    WHERE m.table_schema = masks_follow.before ->> 'schema' AND m.table_name = masks_follow.before ->> 'name'
+    UNION ALL
+    SELECT m.database_id, m.how, 'partition', m.masked
+    FROM masks AS m
+    JOIN pg_class AS c ON c.oid = masks_follow.parent AND c.relname = m.table_name
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = m.table_schema
+  )
+  INSERT INTO audit_cdc_internal.masks (database_id, table_schema, table_name, masked, how, reason)
+  SELECT DISTINCT ON (f.database_id, f.masked)
+         f.database_id, masks_follow.after ->> 'schema', masks_follow.after ->> 'name', f.masked, f.how, f.reason
+  FROM following AS f
+  WHERE masks_follow.after IS NOT NULL
+  ON CONFLICT DO NOTHING;
+END;
+
+CREATE FUNCTION audit_cdc_internal.kept_statement() RETURNS text
+  LANGUAGE sql STABLE
+  RETURN CASE
+    WHEN NOT EXISTS (
+      SELECT FROM audit_cdc_internal.masks AS m
+      WHERE m.unmasked_at IS NULL AND coalesce(m.database_id = audit_cdc_internal.this_database() ->> 'id', true)
+    )
+      THEN current_query()
   END;
 
 CREATE TABLE audit_cdc_internal.retention_rules (
@@ -1970,6 +2311,68 @@ COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[
   'projection. reason: for audit_erasures. Errors: 22004 (null reason or table_name), 22023 (an argument that does not '
   'fit), 25001 (not READ COMMITTED), 42P01 (the log has no such table), 55000 (a hold keeps an entry).';
 
+CREATE OR REPLACE FUNCTION audit_cdc_internal.record_schema_changes(
+    tag text, user_name name, differences jsonb, excluded oid[]) RETURNS void
+  LANGUAGE plpgsql SET jit = off AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  is_start CONSTANT boolean := tag = 'audit_capture_start';
+  whole CONSTANT text := audit_cdc_internal.kept_statement(); -- null: masks keep it from the log
+  one record;
+BEGIN
+  INSERT INTO audit_cdc_internal.schema_changes (database_id, object_type, object, command_tag, before, after, parent,
+    published_as, lost_as, identity_index, is_captured, wanted, statement, statement_length, user_name)
+  SELECT here, d.object_type, d.object, tag, d.before, d.after, d.parent,
+         d.published_as, d.lost_as, d.identity_index, d.is_captured,
+         audit_cdc_internal.wanted_of(d.after, d.is_captured, d.wanted, is_start),
+         left(whole, 10000), length(whole), record_schema_changes.user_name
+  FROM audit_cdc_internal.as_differences(differences) AS d;
+
+  FOR one IN SELECT * FROM audit_cdc_internal.as_differences(differences) AS d WHERE d.object_type = 'table' LOOP
+    PERFORM audit_cdc_internal.note_lack(
+      one.object, CASE WHEN one.lost_as <> one.object THEN one.after ->> 'name' ELSE tag END,
+      one.lost_as, audit_cdc_internal.lack_of(one.after, one.published_as, one.lost_as,
+        audit_cdc_internal.wanted_of(one.after, one.is_captured, one.wanted, is_start)),
+      one.lost_before, audit_cdc_internal.lack_of(one.before, one.published_before, one.lost_before, one.wanted),
+      excluded);
+    PERFORM audit_cdc_internal.masks_follow(one.before, one.after, one.parent);
+    -- of what is gone nothing can be missing
+    IF one.after IS NULL THEN
+      PERFORM audit_cdc_internal.note_gap_ending_ddl(one.object, NULL, NULL);
+    END IF;
+    CONTINUE WHEN is_start;
+    -- under its new name the log has no beginning of its rows; so it is where its changes had another table's name
+    IF one.is_captured AND (one.has_rows OR one.after ->> 'kind' = 'partitioned table')
+       AND (one.was_captured AND (one.before ->> 'schema' <> one.after ->> 'schema'
+                                  OR one.before ->> 'name' <> one.after ->> 'name')
+            OR NOT one.was_captured AND one.wanted IS NOT NULL AND one.published_before IS NOT NULL) THEN
+      PERFORM audit_cdc_internal.note_silent_change(
+        one.object, 'renamed', format('%I.%I', one.before ->> 'schema', one.before ->> 'name'), excluded);
+    END IF;
+    IF one.is_revalued AND one.has_rows AND one.published_as IS NOT NULL THEN
+      PERFORM audit_cdc_internal.note_silent_change(one.published_as, 'rewritten', left(whole, 1000), excluded);
+    END IF;
+    -- what is captured under the name of its root came into that table with its rows, or went out of it
+    IF coalesce(one.has_rows, true) AND coalesce(one.published_as, one.lost_as)
+                                        IS DISTINCT FROM coalesce(one.published_before, one.lost_before) THEN
+      PERFORM audit_cdc_internal.note_silent_change(
+        r.relation, r.reason, coalesce(one.after, one.before) ->> 'name', excluded)
+      FROM (VALUES (one.published_as, 'partition attached'),
+                   (one.published_before, 'partition detached')) AS r(relation, reason)
+      WHERE r.relation <> one.object AND (audit_cdc_internal.last_schema('table', r.relation)).is_captured
+        AND NOT EXISTS (SELECT FROM audit_cdc_internal.as_differences(differences) AS d
+                        WHERE d.object = r.relation AND d.object_type = 'table' AND NOT d.was_captured);
+    END IF;
+  END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.record_rewrite(published_as oid, excluded oid[]) RETURNS void LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  SELECT audit_cdc_internal.note_silent_change(
+    published_as, 'rewritten', left(audit_cdc_internal.kept_statement(), 1000), excluded);
+END;
+
 CREATE FUNCTION @extschema@.audit_capture_status(
     OUT publication name, OUT slot name, OUT worker_pid integer, OUT lag_bytes bigint,
     OUT lag_seconds double precision, OUT last_commit timestamptz, OUT last_commit_lsn pg_lsn, OUT changes bigint,
@@ -2223,6 +2626,185 @@ BEGIN ATOMIC
     AND s.before ->> 'name' = audited.table_name;
 END;
 
+CREATE OR REPLACE FUNCTION audit_cdc_internal.events(
+    audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL,
+    with_ends boolean DEFAULT true)
+  RETURNS SETOF audit_cdc_internal.event
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  key_columns CONSTANT text[] := audited.key_columns;
+  was_lost CONSTANT boolean := EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
+BEGIN
+  IF with_ends
+    AND EXISTS (
+      SELECT FROM audit_cdc_internal.log AS l
+      WHERE l.audited_table = ANY (audited.numbers)
+        AND l.record_id IS NULL
+        AND l.action = 'complete'
+        AND (NOT audited.is_own OR l.origin <> 'i')
+    ) THEN
+    RETURN QUERY SELECT e.* FROM audit_cdc_internal.events_and_ends(audited, record_ids, lone) AS e;
+    RETURN;
+  END IF;
+  RETURN QUERY
+  WITH entries AS NOT MATERIALIZED (
+    SELECT u.*
+    FROM (
+      SELECT l.*
+      FROM audit_cdc_internal.entries AS l
+      WHERE l.database_id = ANY (audited.databases)
+        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+        AND record_ids IS NULL
+      UNION ALL
+      SELECT l.*
+      FROM audit_cdc_internal.entries AS l
+      WHERE l.database_id = ANY (audited.databases)
+        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+        AND l.record_id = ANY (record_ids)
+      UNION ALL
+      SELECT l.*
+      FROM audit_cdc_internal.entries AS l
+      WHERE l.database_id = ANY (audited.databases)
+        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+        AND record_ids IS NOT NULL
+        AND l.record_id IS NULL
+        AND (l.action IN ('truncate', 'complete') OR l.id = lone)
+      UNION ALL
+      SELECT l.*
+      FROM audit_cdc_internal.entries AS l
+      WHERE l.database_id = ANY (audited.databases)
+        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+        AND record_ids IS NOT NULL
+        AND l.record_id <> ALL (record_ids)
+        AND l.may_change_key
+    ) AS u
+    WHERE NOT audited.is_own
+      OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
+    UNION ALL
+    SELECT d.*
+    FROM audit_cdc_internal.losses_of(audited) AS d
+    WHERE was_lost -- false: left out of the plan
+  ), positioned AS NOT MATERIALIZED (
+    SELECT e.id, e.commit_timestamp, e.commit_idx, e.action,
+           e.commit_lsn + audited.positions_before[array_position(audited.databases, e.database_id)] AS commit_lsn
+    FROM entries AS e
+  ), changes AS (
+    SELECT
+      e.id, e.commit_timestamp, e.commit_lsn, CASE WHEN e.action <> 'read' THEN e.commit_idx END AS commit_idx,
+      e.action = 'truncate' AS truncates,
+      audit_cdc_internal.runs_backwards(
+        e.commit_lsn, e.commit_timestamp, e.id, lag(e.commit_lsn) OVER place, lag(e.commit_timestamp) OVER place,
+        lag(e.id) OVER place) AS runs_backwards
+    FROM positioned AS e
+    WINDOW place AS (
+      PARTITION BY e.commit_lsn IS NULL ORDER BY e.commit_timestamp, e.commit_lsn, e.commit_idx, e.id)
+  ), clock AS NOT MATERIALIZED (
+    SELECT count(*) FILTER (WHERE w.is_restored) > count(*) FILTER (WHERE w.is_set_back) AS explains
+    FROM (
+      SELECT
+        audit_cdc_internal.runs_backwards(
+          p.commit_lsn, p.commit_timestamp, p.id, lag(p.commit_lsn) OVER by_time,
+          lag(p.commit_timestamp) OVER by_time, lag(p.id) OVER by_time) AS is_restored,
+        p.commit_timestamp < lag(p.commit_timestamp) OVER by_position - audit_cdc_internal.overtaking() AS is_set_back
+      FROM positioned AS p
+      WHERE p.commit_lsn IS NOT NULL
+      WINDOW by_time AS (ORDER BY p.commit_timestamp, p.commit_lsn, p.commit_idx, p.id),
+        by_position AS (ORDER BY p.commit_lsn, p.commit_idx, p.id)
+    ) AS w
+  ), runs AS (
+    SELECT
+      c.*,
+      1 + count(*) FILTER (WHERE c.runs_backwards AND NOT (SELECT k.explains FROM clock AS k)) OVER (
+        ORDER BY c.commit_timestamp, c.commit_lsn, c.commit_idx, c.id) AS run
+    FROM changes AS c
+  ), placed AS (
+    SELECT
+      r.*,
+      coalesce(
+        r.commit_lsn,
+        max(r.commit_lsn) OVER (PARTITION BY r.run ORDER BY r.commit_timestamp RANGE UNBOUNDED PRECEDING), 0) AS lsn,
+      coalesce(r.commit_idx, 2147483647) AS idx
+    FROM runs AS r
+  ), counted AS (
+    SELECT
+      p.id, p.run::integer AS run, p.lsn, p.idx,
+      (count(*) FILTER (WHERE p.truncates) OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id))::integer
+        AS truncates
+    FROM placed AS p
+  ), told AS (
+    SELECT
+      l.*, p.run, p.lsn, p.idx, p.truncates,
+      CASE
+        WHEN audited.key_types IS NULL THEN l.record_key
+        ELSE audit_cdc_internal.record_key(
+          l.record_id, CASE WHEN cardinality(l.record_pks) > 1 THEN l.record_pks END, audited.key_types)
+      END AS key_now,
+      -- of a table that is not described: old values are sent with FULL only
+      coalesce(
+        l.unknown_columns,
+        CASE l.action
+          WHEN 'update'
+            THEN CASE
+              WHEN l.old_values = '{}'
+                THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = '"unchanged_toast"')
+              ELSE '{}'
+            END
+          WHEN 'read' THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = 'null')
+          WHEN 'delete' THEN ARRAY(SELECT c.key FROM jsonb_each(l.old_values) AS c WHERE c.value = 'null')
+          ELSE '{}'
+        END || audit_cdc_internal.masked_columns(l.notes)) AS not_sent,
+      CASE
+        WHEN l.action = 'update' AND l.unknown_old_columns IS NULL AND l.old_values <> '{}'
+          THEN audit_cdc_internal.masked_columns(l.notes)
+        ELSE l.unknown_old_columns
+      END AS not_sent_before
+    FROM entries AS l
+    JOIN counted AS p ON p.id = l.id
+    OFFSET 0 -- each value is worked out once
+  ), known AS (
+    SELECT
+      t.*,
+      CASE
+        WHEN t.action = 'update' AND t.not_sent <> '{}'
+          THEN ARRAY(SELECT m FROM unnest(t.not_sent) AS m WHERE t.new_values -> m = '"unchanged_toast"')
+        ELSE '{}'
+      END AS left_as_they_were,
+      CASE t.action
+        WHEN 'update'
+          THEN CASE
+            WHEN t.not_sent_before IS NULL THEN '{}'
+            ELSE (t.new_values - t.not_sent || t.old_values) - t.not_sent_before
+          END
+        WHEN 'delete' THEN t.old_values - t.not_sent
+      END AS row_before,
+      CASE
+        WHEN t.action = 'update'
+          THEN CASE
+            WHEN t.not_sent_before IS NULL OR t.not_sent_before && coalesce(key_columns, '{}') THEN NULL
+            WHEN t.may_change_key IS NOT TRUE THEN t.key_now
+            ELSE audit_cdc_internal.key_before(t.old_values, t.new_values, t.record_pks, t.key_now, audited)
+          END
+      END AS key_before
+    FROM told AS t
+    OFFSET 0
+  )
+  SELECT k.id, k.run, k.lsn, k.idx, k.commit_lsn IS NOT NULL, k.truncates, k.commit_timestamp, e.action,
+         k.record_id, e.key, e.other_key, k.row_before, k.new_values - k.not_sent,
+         CASE WHEN k.action = 'delete' THEN k.not_sent ELSE k.not_sent_before END, k.not_sent, k.left_as_they_were,
+         k.old_values, k.username, k.source, k.request_id, k.metadata, k.database_id, k.commit_lsn,
+         e.action = 'update' AND coalesce(k.notes ->> 'row_filter' = 'left', false)
+  FROM known AS k
+  CROSS JOIN LATERAL (
+    SELECT k.action, CASE WHEN k.action NOT IN ('truncate', 'complete') THEN k.key_now END AS key,
+           k.key_before AS other_key
+    UNION ALL
+    SELECT 'moved', k.key_before, k.key_now
+    WHERE k.key_before <> k.key_now
+  ) AS e
+  ORDER BY k.run, k.lsn, k.idx, k.commit_timestamp, k.id, e.action = 'moved' DESC;
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.may_be_anothers(audited audit_cdc_internal.audited) RETURNS boolean
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   RETURN NOT audited.is_own OR EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
@@ -2366,6 +2948,175 @@ BEGIN
   ) AS r;
 END
 $$;
+
+CREATE FUNCTION audit_cdc_internal.not_sent_before(
+    lines @extschema@.audit_history_line[], OUT id bigint, OUT not_sent text[], OUT doubt text)
+  RETURNS SETOF record
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+DECLARE
+  ids bigint[];
+  first timestamptz;
+  last timestamptz;
+BEGIN
+  SELECT array_agg(l.id), min(l.commit_timestamp), max(l.commit_timestamp)
+  INTO ids, first, last
+  FROM unnest(lines) AS l
+  WHERE l.action = 'update';
+  RETURN QUERY
+  SELECT
+    e.id,
+    CASE
+      WHEN e.unknown_old_columns IS NULL AND e.old_values <> '{}' THEN audit_cdc_internal.masked_columns(e.notes)
+      ELSE e.unknown_old_columns
+    END,
+    audit_cdc_internal.masked_doubt(e.notes)
+  FROM @extschema@.audit_logs AS e
+  WHERE e.id = ANY (ids) AND e.commit_timestamp BETWEEN first AND last;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.chosen_lines(lines @extschema@.audit_history_line[])
+  RETURNS SETOF audit_cdc_internal.chosen
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT ROW(
+    l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action,
+    l.commit_lsn + coalesce(own.positions_before[array_position(own.ids, l.database_id)], 0), l.commit_idx,
+    l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
+    CASE WHEN l.action = 'update' THEN n.not_sent ELSE '{}' END, n.doubt)::audit_cdc_internal.chosen
+  FROM audit_cdc_internal.own_databases() AS own
+  CROSS JOIN unnest(lines) WITH ORDINALITY AS l
+  LEFT JOIN audit_cdc_internal.not_sent_before(lines) AS n ON n.id = l.id
+  ORDER BY l.ordinality;
+END;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.in_one(changes audit_cdc_internal.chosen[], doubt text)
+  RETURNS SETOF audit_cdc_internal.chosen
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  first CONSTANT audit_cdc_internal.chosen := changes[1];
+  last audit_cdc_internal.chosen := changes[cardinality(changes)];
+BEGIN
+  IF (
+    SELECT bool_and(
+      p.place = 1
+      -- what the table does not have any more is not in the row before either
+      OR p.old_row IS NOT DISTINCT FROM
+        p.last_row - ARRAY(SELECT k FROM jsonb_object_keys(p.last_row) AS k WHERE NOT p.new_row ? k))
+    FROM (
+      SELECT c.place, c.old_row, c.new_row, lag(c.new_row) OVER (ORDER BY c.place) AS last_row
+      FROM unnest(changes) WITH ORDINALITY AS c(
+        change_id, table_schema, table_name, record_id, database_id, action, commit_lsn, commit_idx,
+        commit_timestamp, old_row, new_row, unknown_old_columns, unknown_columns, not_sent_before, doubt, place)
+    ) AS p
+  ) THEN
+    last.old_row := first.old_row;
+    -- what came to be known later may have been something else then
+    last.unknown_old_columns := CASE
+      WHEN first.old_row IS NULL THEN '{}'
+      ELSE ARRAY(
+        SELECT unnest(first.unknown_old_columns)
+        UNION
+        SELECT c
+        FROM jsonb_object_keys(last.new_row) AS c
+        WHERE NOT first.old_row ? c
+        ORDER BY 1
+      )
+    END;
+    last.doubt := coalesce(doubt, (SELECT min(c.doubt) FROM unnest(changes) AS c));
+    last.action := CASE
+      WHEN last.old_row IS NULL THEN 'insert'
+      WHEN last.new_row IS NULL THEN 'delete'
+      ELSE 'update'
+    END;
+    last.not_sent_before := CASE
+      WHEN NOT EXISTS (SELECT FROM unnest(changes) AS c WHERE c.not_sent_before IS NULL)
+        THEN ARRAY(SELECT DISTINCT u FROM unnest(changes) AS c, unnest(c.not_sent_before) AS u)
+    END;
+    IF last.old_row IS NOT NULL OR last.new_row IS NOT NULL THEN
+      RETURN NEXT last;
+    END IF;
+  ELSE
+    RETURN QUERY
+    SELECT c.change_id, c.table_schema, c.table_name, c.record_id, c.database_id, c.action, c.commit_lsn,
+           c.commit_idx, c.commit_timestamp, c.old_row, c.new_row, c.unknown_old_columns, c.unknown_columns,
+           c.not_sent_before, coalesce(in_one.doubt, c.doubt)
+    FROM unnest(changes) AS c;
+  END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.replaced_since(
+    audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, OUT record_id text, OUT doubt text)
+  RETURNS SETOF record
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  doubt := audit_cdc_internal.not_published(audit_cdc_internal.table_facts(audited));
+  IF doubt IS NOT NULL THEN
+    FOR record_id IN
+      SELECT DISTINCT (e.event).record_key
+      FROM audit_cdc_internal.events_as_of(audited, at, lsn, NULL) AS e
+      WHERE NOT e.is_past
+        AND ((e.event).action = 'insert'
+          OR (e.event).action = 'update' AND (e.event).other_key <> (e.event).record_key)
+    LOOP
+      RETURN NEXT;
+    END LOOP;
+  END IF;
+  IF EXISTS (
+    SELECT FROM audit_cdc_internal.masks AS m
+    WHERE m.table_schema = audited.table_schema AND m.table_name = audited.table_name
+  ) THEN
+    FOR record_id, doubt IN
+      SELECT (e.event).record_key, audit_cdc_internal.masked_doubt(l.notes)
+      FROM audit_cdc_internal.events_as_of(audited, at, lsn, NULL) AS e
+      JOIN @extschema@.audit_logs AS l
+        ON l.id = (e.event).id AND l.commit_timestamp = (e.event).commit_timestamp
+      WHERE NOT e.is_past AND audit_cdc_internal.masked_doubt(l.notes) IS NOT NULL
+    LOOP
+      RETURN NEXT;
+    END LOOP;
+  END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.changes_since(
+    audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, first_number bigint)
+  RETURNS SETOF audit_cdc_internal.chosen
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+BEGIN ATOMIC
+  WITH changes AS (
+    SELECT
+      d.record_id, d.old_row, d.new_row, d.unknown_before, d.unknown_after,
+      coalesce(d.doubt, CASE WHEN d.old_row IS NOT NULL AND d.new_row IS NOT NULL THEN r.doubt END) AS doubt,
+      CASE WHEN d.old_row IS NULL THEN 'insert' WHEN d.new_row IS NULL THEN 'delete' ELSE 'update' END AS action,
+      first_number + row_number() OVER (
+        ORDER BY d.old_row IS NOT NULL AND d.new_row IS NULL DESC, d.old_row IS NULL, d.record_id DESC) AS number
+    FROM audit_cdc_internal.differences(audited, at, lsn, NULL, NULL) AS d
+    LEFT JOIN (
+      SELECT s.record_id, min(s.doubt) AS doubt
+      FROM audit_cdc_internal.replaced_since(audited, at, lsn) AS s
+      GROUP BY s.record_id
+    ) AS r ON r.record_id = d.record_id
+  )
+  SELECT ROW(
+    -c.number, audited.table_schema, audited.table_name, c.record_id, audited.database_id, c.action, 0, c.number,
+    NULL, c.old_row, c.new_row,
+    CASE
+      -- what came to be known later may have been something else then
+      WHEN c.old_row IS NOT NULL
+        THEN ARRAY(
+          SELECT unnest(c.unknown_before)
+          UNION
+          SELECT k FROM jsonb_object_keys(c.new_row) AS k WHERE NOT c.old_row ? k
+          ORDER BY 1
+        )
+      ELSE '{}'
+    END,
+    c.unknown_after, '{}', c.doubt)::audit_cdc_internal.chosen
+  FROM changes AS c;
+END;
 
 CREATE OR REPLACE FUNCTION audit_cdc_internal.last_loss(audited audit_cdc_internal.audited) RETURNS bigint[]
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -2582,15 +3333,19 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     '@extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean)',
     '@extschema@.audit_expired()',
     '@extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone)',
+    '@extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_release(pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.calls_more(pg_catalog.text)',
     'audit_cdc_internal.can_seal()',
     'audit_cdc_internal.changed_keys(audit_cdc_internal.audited)',
     'audit_cdc_internal.check_apply(boolean,integer)',
     'audit_cdc_internal.check_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.check_hold(pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.check_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.check_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.chosen_lines(@extschema@.audit_history_line[])',
     'audit_cdc_internal.clear_annotations()',
     'audit_cdc_internal.clear_contexts()',
     'audit_cdc_internal.clear_month(pg_catalog.date,integer)',
@@ -2617,11 +3372,19 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.is_held(audit_cdc_internal.log)',
     'audit_cdc_internal.is_in_key(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[])',
+    'audit_cdc_internal.kept_statement()',
     'audit_cdc_internal.keys_of_records(audit_cdc_internal.audited,pg_catalog.text[])',
     'audit_cdc_internal.last_settled_number()',
+    'audit_cdc_internal.make_mask_secret()',
+    'audit_cdc_internal.masked_columns(pg_catalog.jsonb)',
+    'audit_cdc_internal.masked_doubt(pg_catalog.jsonb)',
+    'audit_cdc_internal.masked_names(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.masked_relation(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.masks_follow(pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.oid)',
     'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
     'audit_cdc_internal.months_to_clear()',
     'audit_cdc_internal.not_sent(audit_cdc_internal.log)',
+    'audit_cdc_internal.not_sent_before(@extschema@.audit_history_line[])',
     'audit_cdc_internal.note_operation(pg_catalog.text,pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.noted(pg_catalog.jsonb,pg_catalog.text[],pg_catalog.text[],pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.parts_of_type(pg_catalog.oid)',
@@ -2629,6 +3392,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid)',
     'audit_cdc_internal.records_holding(integer[],pg_catalog.jsonb)',
     'audit_cdc_internal.refuse_held(bigint)',
+    'audit_cdc_internal.refuse_masked_key(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.rejects_to_erase(audit_cdc_internal.to_erase,pg_catalog.text[])',
     'audit_cdc_internal.removal_doubts(pg_catalog.text[],pg_catalog.text[],timestamp with time zone,timestamp with time zone,boolean)',
     'audit_cdc_internal.remove_rows(pg_catalog.tid[],pg_catalog.regclass)',
@@ -2636,8 +3400,10 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.rewrite_entries(pg_catalog.regclass,bigint[],audit_cdc_internal.to_erase,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.rows_of(pg_catalog.regclass,boolean,integer)',
     'audit_cdc_internal.say_busy(pg_catalog.text)',
+    'audit_cdc_internal.say_unknown_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.server_context()',
     'audit_cdc_internal.set_horizons()',
+    'audit_cdc_internal.settle_masks()',
     'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
     'audit_cdc_internal.told_key(pg_catalog.text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
@@ -2652,15 +3418,18 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
   FROM unnest(ARRAY[
     'audit_cdc_internal.erasures_id_seq',
     'audit_cdc_internal.holds_id_seq',
+    'audit_cdc_internal.masks_id_seq',
     'audit_cdc_internal.operations_id_seq',
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
+    'audit_cdc_internal.masks',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
     '@extschema@.audit_erasures',
     '@extschema@.audit_holds',
+    '@extschema@.audit_masks',
     '@extschema@.audit_operations',
     '@extschema@.audit_removed',
     '@extschema@.audit_retention_rules',
@@ -2677,15 +3446,18 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
   WHERE c.oid = ANY (ARRAY[
     'audit_cdc_internal.erasures_id_seq',
     'audit_cdc_internal.holds_id_seq',
+    'audit_cdc_internal.masks_id_seq',
     'audit_cdc_internal.operations_id_seq',
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
+    'audit_cdc_internal.masks',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
     '@extschema@.audit_erasures',
     '@extschema@.audit_holds',
+    '@extschema@.audit_masks',
     '@extschema@.audit_operations',
     '@extschema@.audit_removed',
     '@extschema@.audit_retention_rules',
@@ -2697,6 +3469,7 @@ SELECT audit_cdc_internal.keep_from_writers(o.it)
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
+    'audit_cdc_internal.masks',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules']::regclass[]) AS o(it);
@@ -2705,14 +3478,18 @@ GRANT EXECUTE ON ROUTINE @extschema@.audit_drop_retention(pg_catalog.text,pg_cat
 GRANT EXECUTE ON ROUTINE @extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_expired() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_release(pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.check_apply(boolean,integer) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_month(pg_catalog.date,integer) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(pg_catalog.text) TO audit_cdc_keeper;
 REVOKE EXECUTE ON ROUTINE audit_cdc_internal.code_owners(pg_catalog.oid) FROM audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[]) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(pg_catalog.jsonb) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(pg_catalog.jsonb) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.months_to_clear() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.parts_of_type(pg_catalog.oid) TO audit_cdc_reader;
@@ -2724,6 +3501,7 @@ GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_keeper;
 GRANT SELECT ON TABLE audit_cdc_internal.erasures TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.holds TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.horizons TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.masks TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.operations TO audit_cdc_worker;
 GRANT INSERT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
@@ -2731,6 +3509,7 @@ GRANT UPDATE ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.retention_rules TO audit_cdc_worker;
 GRANT SELECT ON TABLE @extschema@.audit_erasures TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_holds TO audit_cdc_reader;
+GRANT SELECT ON TABLE @extschema@.audit_masks TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_operations TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_removed TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_retention_rules TO audit_cdc_reader;

@@ -64,7 +64,8 @@ BEGIN
         'audit_create_history_projection', 'audit_create_activity']),
       -- views, and functions that run with the reader's rights, call them
       ('audit_cdc_reader', true, ARRAY[
-        'lifted', 'new_log', 'filling', 'typed_value', 'typed_row', 'told', 'told_row', 'told_as_of', 'plain_diff',
+        'lifted', 'masked_columns', 'new_log', 'filling', 'typed_value', 'typed_row', 'told', 'told_row',
+        'told_as_of', 'plain_diff',
         'plain', 'exact_texts', 'diff', 'keep_private', 'table_named', 'may_be_anothers', 'readable_as',
         'relation_of', 'columns_of', 'activity_rule', 'activity_told', 'diffs_together',
         'refuse_foreign_types', 'history_rule', 'create_history_table', 'rows_as_of', 'unknown_as_of', 'history',
@@ -85,13 +86,13 @@ BEGIN
         'backfilled']),
       ('audit_cdc_keeper', false, ARRAY[
         'audit_set_retention', 'audit_drop_retention', 'audit_expired', 'audit_apply_retention', 'audit_hold',
-        'audit_release', 'audit_erase']),
+        'audit_release', 'audit_erase', 'audit_mask', 'audit_unmask']),
       ('audit_cdc_keeper', true, ARRAY[
         'check_apply', 'set_horizons', 'months_to_clear', 'clear_month', 'clear_rejects',
         'clear_unnamed', 'say_busy']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
-        'note_captured', 'lifted', 'lock_capture',
+        'note_captured', 'lifted', 'masked_columns', 'lock_capture',
         'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'add_gap', 'note_truncated_partition',
         'settle_gaps', 'end_gaps', 'this_database',
         'current_timeline', 'last_look', 'note_break', 'end_breaks', 'note_skipped', 'note_fault']),
@@ -130,6 +131,7 @@ GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.
   @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps,
   @extschema@.audit_operations, @extschema@.audit_retention_rules, @extschema@.audit_holds, @extschema@.audit_removed,
   @extschema@.audit_erasures,
+  @extschema@.audit_masks,
   @extschema@.audit_continuations, @extschema@.audit_marks, @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 

@@ -8,6 +8,12 @@ use serde_json::json;
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.this_database() RETURNS json
   LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn this_database() -> String {
-    let (oid, name) = database();
-    json!({ "id": format!("{}.{oid}", system_identifier()), "name": name }).to_string()
+    let (_, name) = database();
+    json!({ "id": database_id(), "name": name }).to_string()
+}
+
+/// As in the log.
+pub fn database_id() -> String {
+    let (oid, _) = database();
+    format!("{}.{oid}", system_identifier())
 }

@@ -16,7 +16,12 @@ extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = ["annotate_
 extension_sql_file!("../sql/log/record_keys.sql", name = "record_keys", requires = ["log", "cast"]);
 extension_sql_file!("../sql/log/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
 // audit_new_logs is audit_logs over what new_log() returns
-extension_sql_file!("../sql/log/audit_logs.sql", name = "audit_logs", requires = ["described_tables", new_log]);
+extension_sql_file!("../sql/masking/masked.sql", name = "masked", requires = ["log"]);
+extension_sql_file!(
+    "../sql/log/audit_logs.sql",
+    name = "audit_logs",
+    requires = ["described_tables", "masked", new_log]
+);
 extension_sql_file!("../sql/log/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
 extension_sql_file!(
     "../sql/log/required_annotations.sql",
@@ -33,6 +38,10 @@ extension_sql_file!(
     name = "protection",
     requires = ["annotate_ends", own_writers_only, before_removal, audit_allow_removal, audit_rotate_secret]
 );
+
+// masking: what is never stored
+extension_sql_file!("../sql/masking/masks.sql", name = "masks", requires = ["operations", "described_tables"]);
+extension_sql_file!("../sql/masking/mask.sql", name = "mask", requires = ["masks", make_mask_secret]);
 
 // retention: what is kept, held and removed
 extension_sql_file!("../sql/retention/rules.sql", name = "retention_rules", requires = ["operations", "rejects"]);
@@ -131,7 +140,7 @@ extension_sql_file!("../sql/capture/schema_differences.sql", name = "schema_diff
 extension_sql_file!(
     "../sql/capture/ddl.sql",
     name = "ddl",
-    requires = ["schema_differences", note_schema_change, record_tables]
+    requires = ["schema_differences", "mask", note_schema_change, record_tables]
 );
 extension_sql_file!("../sql/capture/gap_ends.sql", name = "gap_ends", requires = ["schema_changes"]);
 extension_sql_file!("../sql/capture/audit_gaps.sql", name = "audit_gaps", requires = ["gap_ends"]);

@@ -129,7 +129,7 @@ CREATE FUNCTION audit_cdc_internal.record_schema_changes(
 DECLARE
   here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
   is_start CONSTANT boolean := tag = 'audit_capture_start';
-  whole CONSTANT text := current_query();
+  whole CONSTANT text := audit_cdc_internal.kept_statement(); -- null: masks keep it from the log
   one record;
 BEGIN
   INSERT INTO audit_cdc_internal.schema_changes (database_id, object_type, object, command_tag, before, after, parent,
@@ -147,6 +147,7 @@ BEGIN
         audit_cdc_internal.wanted_of(one.after, one.is_captured, one.wanted, is_start)),
       one.lost_before, audit_cdc_internal.lack_of(one.before, one.published_before, one.lost_before, one.wanted),
       excluded);
+    PERFORM audit_cdc_internal.masks_follow(one.before, one.after, one.parent);
     -- of what is gone nothing can be missing
     IF one.after IS NULL THEN
       PERFORM audit_cdc_internal.note_gap_ending_ddl(one.object, NULL, NULL);
@@ -189,7 +190,8 @@ END;
 
 CREATE FUNCTION audit_cdc_internal.record_rewrite(published_as oid, excluded oid[]) RETURNS void LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-  SELECT audit_cdc_internal.note_silent_change(published_as, 'rewritten', left(current_query(), 1000), excluded);
+  SELECT audit_cdc_internal.note_silent_change(
+    published_as, 'rewritten', left(audit_cdc_internal.kept_statement(), 1000), excluded);
 END;
 
 CREATE EVENT TRIGGER audit_cdc_schema_changes ON ddl_command_end

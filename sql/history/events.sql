@@ -238,9 +238,10 @@ BEGIN
           WHEN 'read' THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = 'null')
           WHEN 'delete' THEN ARRAY(SELECT c.key FROM jsonb_each(l.old_values) AS c WHERE c.value = 'null')
           ELSE '{}'
-        END) AS not_sent,
+        END || audit_cdc_internal.masked_columns(l.notes)) AS not_sent,
       CASE
-        WHEN l.action = 'update' AND l.unknown_old_columns IS NULL AND l.old_values <> '{}' THEN '{}'
+        WHEN l.action = 'update' AND l.unknown_old_columns IS NULL AND l.old_values <> '{}'
+          THEN audit_cdc_internal.masked_columns(l.notes)
         ELSE l.unknown_old_columns
       END AS not_sent_before
     FROM entries AS l

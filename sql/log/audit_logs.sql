@@ -38,6 +38,8 @@ DECLARE
                 OR (l.action = 'read' AND c.value = 'null' AND c.key = ANY (d.null_in_reads))
              UNION
              SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
+             UNION
+             SELECT m FROM unnest(audit_cdc_internal.masked_columns(l.notes)) AS m
              ORDER BY 1)
          END AS unknown_columns,
          CASE
@@ -50,6 +52,8 @@ DECLARE
                                  ELSE NOT coalesce(l.old_values ? c.key, false) END
              UNION
              SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
+             UNION
+             SELECT m FROM unnest(audit_cdc_internal.masked_columns(l.notes)) AS m
              ORDER BY 1)
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key,
@@ -136,11 +140,11 @@ COMMENT ON COLUMN @extschema@.audit_logs.replica_identity IS
   'of the table at commit time, as capture saw it or by the table''s description; null: not captured here, and not '
   'described then';
 COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS
-  'columns whose value in new_values (delete: old_values) was not sent, whatever stands there; null: not captured '
-  'here, and not described, so nobody can tell';
+  'columns whose value in new_values (delete: old_values) was not sent or is masked, whatever stands there; null: not '
+  'captured here, and not described, so nobody can tell';
 COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS
-  'columns whose value before the change was not sent; null: not captured here, and not described, so nobody can '
-  'tell';
+  'columns whose value before the change was not sent or is masked; null: not captured here, and not described, so '
+  'nobody can tell';
 COMMENT ON COLUMN @extschema@.audit_logs.origin IS
   'how the entry came: capture (from this server''s WAL), backfill (capture read the row) or ingest (delivered to '
   'audit_ingest)';
@@ -160,7 +164,8 @@ COMMENT ON COLUMN @extschema@.audit_logs.notes IS
   'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large '
   'to carry, with "bytes" and "sha256" of what was stored. row_filter: "left" or "entered", of an update after which '
   'the row is not or is one of those that the publication''s row filter lets through; what changes of it outside is '
-  'not captured. contested: somebody else has tried to annotate where the server''s own code had';
+  'not captured. contested: somebody else has tried to annotate where the server''s own code had. masked: '
+  'by column, how it is masked, what stands for its values (new, old), and whether an update has changed it';
 COMMENT ON COLUMN @extschema@.audit_logs.erased IS
   'null, as nearly always, or what audit_erase() has taken out of this entry. at, reason: when and why, the last time. '
   'columns: whose values are gone, and so count as not sent. changed: those of them that the update has changed. key: '

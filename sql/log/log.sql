@@ -173,8 +173,8 @@ CREATE TABLE audit_cdc_internal.tallies (
 ) WITH (fillfactor = 50);
 CREATE INDEX tallies_by_table ON audit_cdc_internal.tallies (audited_table);
 
--- What an ingest reads besides the log (projections, key types) is changed only by who holds the log IN SHARE MODE.
--- Under REPEATABLE READ an ingest might not see the change: it locks this row, and fails with 40001 if it was
+-- What an ingest reads besides the log (projections, key types, masks) is changed only by who holds the log IN SHARE
+-- MODE. Under REPEATABLE READ an ingest might not see the change: it locks this row, and fails with 40001 if it was
 -- updated since.
 CREATE TABLE audit_cdc_internal.ingest_reads (
   is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only), -- a publication FOR ALL TABLES wants a key

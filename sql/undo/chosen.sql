@@ -68,7 +68,7 @@ CREATE TYPE audit_cdc_internal.chosen AS (
 
 -- As events() tells it, of updates. A transaction's entries have one time, so that they are looked up at once.
 CREATE FUNCTION audit_cdc_internal.not_sent_before(
-    lines @extschema@.audit_history_line[], OUT id bigint, OUT not_sent text[])
+    lines @extschema@.audit_history_line[], OUT id bigint, OUT not_sent text[], OUT doubt text)
   RETURNS SETOF record
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
@@ -82,7 +82,13 @@ BEGIN
   FROM unnest(lines) AS l
   WHERE l.action = 'update';
   RETURN QUERY
-  SELECT e.id, CASE WHEN e.unknown_old_columns IS NULL AND e.old_values <> '{}' THEN '{}' ELSE e.unknown_old_columns END
+  SELECT
+    e.id,
+    CASE
+      WHEN e.unknown_old_columns IS NULL AND e.old_values <> '{}' THEN audit_cdc_internal.masked_columns(e.notes)
+      ELSE e.unknown_old_columns
+    END,
+    audit_cdc_internal.masked_doubt(e.notes)
   FROM @extschema@.audit_logs AS e
   WHERE e.id = ANY (ids) AND e.commit_timestamp BETWEEN first AND last;
 END
@@ -97,7 +103,7 @@ BEGIN ATOMIC
     l.id, l.table_schema, l.table_name, l.record_id, l.database_id, l.action,
     l.commit_lsn + coalesce(own.positions_before[array_position(own.ids, l.database_id)], 0), l.commit_idx,
     l.commit_timestamp, l.old_row, l.new_row, l.unknown_old_columns, l.unknown_columns,
-    CASE WHEN l.action = 'update' THEN n.not_sent ELSE '{}' END, NULL)::audit_cdc_internal.chosen
+    CASE WHEN l.action = 'update' THEN n.not_sent ELSE '{}' END, n.doubt)::audit_cdc_internal.chosen
   FROM audit_cdc_internal.own_databases() AS own
   CROSS JOIN unnest(lines) WITH ORDINALITY AS l
   LEFT JOIN audit_cdc_internal.not_sent_before(lines) AS n ON n.id = l.id
@@ -182,7 +188,7 @@ BEGIN
         ORDER BY 1
       )
     END;
-    last.doubt := doubt;
+    last.doubt := coalesce(doubt, (SELECT min(c.doubt) FROM unnest(changes) AS c));
     last.action := CASE
       WHEN last.old_row IS NULL THEN 'insert'
       WHEN last.new_row IS NULL THEN 'delete'
@@ -199,7 +205,7 @@ BEGIN
     RETURN QUERY
     SELECT c.change_id, c.table_schema, c.table_name, c.record_id, c.database_id, c.action, c.commit_lsn,
            c.commit_idx, c.commit_timestamp, c.old_row, c.new_row, c.unknown_old_columns, c.unknown_columns,
-           c.not_sent_before, in_one.doubt
+           c.not_sent_before, coalesce(in_one.doubt, c.doubt)
     FROM unnest(changes) AS c;
   END IF;
 END

@@ -1,7 +1,7 @@
 -- Whole tables back to a moment: what became of each record since, as one change.
 
--- Records of which another row has taken the place since, and why they do not become the row before. What is not
--- published would be of the row that is there now.
+-- Records that do not become the row before, and why. Where another row has taken the place since, what is not
+-- published would be of the row that is there now. What is masked would stay as it is, though it has changed.
 CREATE FUNCTION audit_cdc_internal.replaced_since(
     audited audit_cdc_internal.audited, at timestamptz, lsn pg_lsn, OUT record_id text, OUT doubt text)
   RETURNS SETOF record
@@ -15,6 +15,20 @@ BEGIN
       WHERE NOT e.is_past
         AND ((e.event).action = 'insert'
           OR (e.event).action = 'update' AND (e.event).other_key <> (e.event).record_key)
+    LOOP
+      RETURN NEXT;
+    END LOOP;
+  END IF;
+  IF EXISTS (
+    SELECT FROM audit_cdc_internal.masks AS m
+    WHERE m.table_schema = audited.table_schema AND m.table_name = audited.table_name
+  ) THEN
+    FOR record_id, doubt IN
+      SELECT (e.event).record_key, audit_cdc_internal.masked_doubt(l.notes)
+      FROM audit_cdc_internal.events_as_of(audited, at, lsn, NULL) AS e
+      JOIN @extschema@.audit_logs AS l
+        ON l.id = (e.event).id AND l.commit_timestamp = (e.event).commit_timestamp
+      WHERE NOT e.is_past AND audit_cdc_internal.masked_doubt(l.notes) IS NOT NULL
     LOOP
       RETURN NEXT;
     END LOOP;
@@ -37,7 +51,11 @@ BEGIN ATOMIC
       first_number + row_number() OVER (
         ORDER BY d.old_row IS NOT NULL AND d.new_row IS NULL DESC, d.old_row IS NULL, d.record_id DESC) AS number
     FROM audit_cdc_internal.differences(audited, at, lsn, NULL, NULL) AS d
-    LEFT JOIN audit_cdc_internal.replaced_since(audited, at, lsn) AS r ON r.record_id = d.record_id
+    LEFT JOIN (
+      SELECT s.record_id, min(s.doubt) AS doubt
+      FROM audit_cdc_internal.replaced_since(audited, at, lsn) AS s
+      GROUP BY s.record_id
+    ) AS r ON r.record_id = d.record_id
   )
   SELECT ROW(
     -c.number, audited.table_schema, audited.table_name, c.record_id, audited.database_id, c.action, 0, c.number,

@@ -9,6 +9,8 @@ use std::borrow::Cow;
 pub struct Entry<'c, 'a> {
     pub change: &'c Change<'a>,
     pub identity: Digest,
+    /// A read's while it had masks, or had none: the log may have it under that.
+    pub other_identity: Option<Digest>,
     pub origin: Origin,
     pub table: &'c AuditedTable,
 }

@@ -12,6 +12,8 @@ mod entry;
 mod expired;
 mod large;
 mod limits;
+mod lock;
+mod masks;
 mod month;
 mod names;
 mod numbers;
@@ -29,6 +31,7 @@ use crate::settings::{OnReject, on_reject};
 use counts::Counts;
 use delivery::Delivery;
 use limits::Limits;
+use masks::MaskedTexts;
 use pgrx::prelude::*;
 use take::{Taken, take};
 
@@ -96,7 +99,8 @@ fn ingest<'a>(bodies: impl IntoIterator<Item = Option<&'a str>>) -> Result<Count
     })?;
     let limits = Limits::of_a_call();
     let delivery = Delivery::by_caller(&limits);
-    let Taken { mut counts, rejected } = take(bodies, &delivery);
+    let texts = MaskedTexts::new();
+    let Taken { mut counts, rejected } = take(bodies, &delivery, &texts);
     if on_reject() == OnReject::error
         && let Some(first) = rejected.iter().min_by_key(|rejected| rejected.position)
     {

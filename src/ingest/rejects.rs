@@ -1,10 +1,12 @@
 //! What cannot be taken is set aside with its text, a SQLSTATE and a reason.
 
 use super::delivery::Delivery;
+use super::lock::lock;
+use super::masks::{Masks, WITHHELD};
 use crate::pg::{CaughtError, ErrorReport, Statement, subtransaction};
 use audit_core::Reject;
 use audit_core::SqlState;
-use audit_core::message::{Change, Digest, RawMessage, SourceTable, delivered_digest, text_digest};
+use audit_core::message::{Change, Digest, Origin, RawMessage, SourceTable, delivered_digest, text_digest};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::borrow::Cow;
@@ -29,6 +31,8 @@ thread_local! {
 
 /// Bytes up to which a text that was not understood is known again in another spelling.
 const LONGEST_RESPELLED: usize = 1 << 20;
+
+pub const NOT_KEPT: &str = "Its text was not kept: masks are set, and its table could not be read.";
 
 pub struct Rejected<'a> {
     text: Cow<'a, str>,
@@ -67,6 +71,26 @@ impl<'a> Rejected<'a> {
 
     pub fn with_text(self, text: Cow<'a, str>) -> Self {
         Self { text, ..self }
+    }
+
+    /// As it may be kept.
+    fn masked(self, masks: &Masks, origin: Origin) -> Self {
+        let text = match &self.table {
+            Some(table) => match masks.of(table) {
+                None => return self,
+                Some(masks) => masks.masked(&self.text),
+            },
+            None if origin == Origin::Ingest && !masks.may_be_of_any() => return self,
+            None => None,
+        };
+        match text {
+            Some(text) if *text == *self.text => self,
+            Some(text) => Self { text: text.into(), digest: self.digest.map(|digest| masks.hidden(digest)), ..self },
+            None => {
+                let digest = Some(masks.hidden(text_digest(&*self.text)));
+                Self { text: WITHHELD.into(), digest, reject: self.reject.hint(NOT_KEPT), ..self }
+            }
+        }
     }
 
     pub fn report(&self) -> ErrorReport {
@@ -125,13 +149,19 @@ pub fn refusal(error: &CaughtError) -> Option<Reject> {
 /// One row each, however often one role delivers it.
 pub fn set_aside(rejected: Vec<Rejected>, delivery: &Delivery) {
     let mut once: BTreeMap<Digest, (Rejected, i64)> = BTreeMap::new();
+    if rejected.is_empty() {
+        return;
+    }
+    lock();
+    let masks = Masks::read();
     for rejected in rejected {
+        let rejected = match &masks {
+            Some(masks) => rejected.masked(masks, delivery.origin),
+            None => rejected,
+        };
         once.entry(delivered_digest(&rejected.digest(), delivery.origin, delivery.by.as_deref()))
             .and_modify(|(_, deliveries)| *deliveries += 1)
             .or_insert((rejected, 1));
-    }
-    if once.is_empty() {
-        return;
     }
     let all = || once.values().map(|(rejected, _)| rejected);
     let table = |part: for<'t> fn(&'t SourceTable<'_>) -> &'t str| {

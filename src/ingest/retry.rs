@@ -3,13 +3,14 @@
 use super::counts::Counts;
 use super::delivery::Delivery;
 use super::limits::Limits;
-use super::rejects::set_aside;
+use super::masks::{MaskedTexts, WITHHELD};
+use super::rejects::{NOT_KEPT, set_aside};
 use super::take::{Taken, take, take_message};
 use crate::operations;
 use crate::pg::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTOID};
 use crate::pg::{Statement, lock_retry};
-use audit_core::Reject;
 use audit_core::message::Origin;
+use audit_core::{Reject, SqlState};
 use serde_json::json;
 
 thread_local! {
@@ -53,9 +54,18 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
                 },
             )
         });
+        if raw == WITHHELD {
+            total.rejected += 1;
+            still_open(
+                id,
+                &Reject::new(SqlState::INVALID_TEXT_REPRESENTATION, "there is no text to be read").hint(NOT_KEPT),
+            );
+            continue;
+        }
         let delivery = Delivery::again(origin, by, &limits);
+        let texts = MaskedTexts::new();
         let Taken { counts, rejected } =
-            if is_body { take([raw.as_str()], &delivery) } else { take_message(&raw, &delivery) };
+            if is_body { take([raw.as_str()], &delivery, &texts) } else { take_message(&raw, &delivery, &texts) };
         total.inserted += counts.inserted;
         total.duplicates += counts.duplicates;
         total.rejected += rejected.len() as i64;

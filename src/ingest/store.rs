@@ -100,9 +100,16 @@ pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> S
 /// Those that the partition does not hold.
 fn fresh<'c, 'a>(partition: &Partition, entries: &[Entry<'c, 'a>], stored: &mut Stored<'c, 'a>) -> Vec<Entry<'c, 'a>> {
     let mut known = vec![false; entries.len()];
-    let keys = entries.iter().map(|entry| (entry.postgres_time(), entry.identity));
+    // reads of tables with masks may be there under another identity
+    let twice: Vec<usize> = (0..entries.len()).filter(|index| entries[*index].other_identity.is_some()).collect();
+    let others =
+        twice.iter().map(|index| &entries[*index]).filter_map(|e| Some((e.postgres_time(), e.other_identity?)));
+    let keys = entries.iter().map(|entry| (entry.postgres_time(), entry.identity)).chain(others);
     partition.look_up(keys, |index, found| {
-        known[index] = true;
+        let index = if index < entries.len() { index } else { twice[index - entries.len()] };
+        if std::mem::replace(&mut known[index], true) {
+            return;
+        }
         if entries[index].change.agrees_with_logged(&logged(found, entries[index].change.action)) {
             stored.duplicates += 1;
         } else {

@@ -7,6 +7,8 @@ use super::entry::Entry;
 use super::expired::take_expired;
 use super::large;
 use super::limits::{too_many_months, too_many_tables};
+use super::lock::lock;
+use super::masks::{MaskedTexts, Masks};
 use super::month::Month;
 use super::names::{self, AuditedTable};
 use super::partitions::ensure_partitions;
@@ -14,10 +16,7 @@ use super::rejects::{Rejected, refusal, set_aside};
 use super::spelling::{image_digests, keep_record_keys};
 use super::store::{self, Stored};
 use super::tally::tally;
-use crate::pg::{
-    Isolation, Statement, at_once_or_isolated, check_for_interrupts, isolated, keep_freed_memory, lock_log,
-    snapshot_is_fixed,
-};
+use crate::pg::{Isolation, at_once_or_isolated, check_for_interrupts, isolated, keep_freed_memory, snapshot_is_fixed};
 use crate::projection::{self, Projection};
 use audit_core::Reject;
 use audit_core::SqlState;
@@ -30,18 +29,14 @@ use std::collections::{BTreeMap, BTreeSet};
 const CHUNK_MESSAGES: usize = 1_000;
 const CHUNK_BYTES: usize = 8 << 20;
 
-thread_local! {
-    static UNCHANGED: Statement = const { Statement::new(
-        "SELECT FROM audit_cdc_internal.ingest_reads FOR SHARE", &[]) };
-}
-
 pub struct Taken<'a> {
     pub counts: Counts,
     pub rejected: Vec<Rejected<'a>>,
 }
 
-/// Stores what can be stored of some bodies and says what cannot. Messages are counted through all of them.
-pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>, delivery: &Delivery) -> Taken<'a> {
+/// Stores what can be stored of some bodies and says what cannot. Messages are counted through all of them. `texts`
+/// keeps what masks make of them.
+pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>, delivery: &Delivery, texts: &'a MaskedTexts) -> Taken<'a> {
     let (mut changes, mut rejected, mut earlier) = (Vec::new(), Vec::new(), 0);
     for body in bodies {
         check_for_interrupts();
@@ -60,26 +55,26 @@ pub fn take<'a>(bodies: impl IntoIterator<Item = &'a str>, delivery: &Delivery) 
             Err(reject) => rejected.push(Rejected::body(body, reject)),
         }
     }
-    take_changes(changes, delivery, rejected)
+    take_changes(changes, delivery, rejected, texts)
 }
 
 /// The same for the text of one message.
-pub fn take_message<'a>(text: &'a str, delivery: &Delivery) -> Taken<'a> {
+pub fn take_message<'a>(text: &'a str, delivery: &Delivery, texts: &'a MaskedTexts) -> Taken<'a> {
     let mut rejected = Vec::new();
     let parsed = vec![RawMessage::alone(text).parsed()];
     let changes: Vec<Change> = understood(parsed, 0, delivery, &mut rejected).collect();
-    take_changes(changes, delivery, rejected)
+    take_changes(changes, delivery, rejected, texts)
 }
 
 /// Changes of capture or its backfill, all or none of which rules have caused: what cannot be taken is set aside
 /// in any case. Returns how many are new in the log.
 pub fn take_captured(captured: &[Captured], origin: Origin, isolation: Isolation) -> i64 {
-    let mut rejected = Vec::new();
+    let (mut rejected, texts) = (Vec::new(), MaskedTexts::new());
     let is_of_a_rule = captured.first().is_some_and(Captured::is_of_a_rule);
     let delivery = Delivery { is_of_a_rule, ..Delivery::captured(origin, isolation) };
     let parsed = captured.iter().zip(1..).map(|(change, position)| change.parsed(position));
     let changes: Vec<Change> = understood(parsed, 0, &delivery, &mut rejected).collect();
-    let Taken { counts, rejected } = take_changes(changes, &delivery, rejected);
+    let Taken { counts, rejected } = take_changes(changes, &delivery, rejected, &texts);
     let (with_large, others): (Vec<_>, Vec<_>) = rejected
         .into_iter()
         .map(|rejected| (with_large_annotations(captured, &rejected), rejected))
@@ -131,17 +126,27 @@ fn understood<'r, 'a: 'r>(
     })
 }
 
-fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejected: Vec<Rejected<'a>>) -> Taken<'a> {
+fn take_changes<'a>(
+    mut changes: Vec<Change<'a>>,
+    delivery: &Delivery,
+    mut rejected: Vec<Rejected<'a>>,
+    texts: &'a MaskedTexts,
+) -> Taken<'a> {
     if changes.is_empty() {
         return Taken { counts: Counts::default(), rejected };
     }
     keep_freed_memory();
     lock();
+    let masks = Masks::read();
+    if let Some(masks) = &masks {
+        let refused = masks.put_on(&mut changes, texts);
+        rejected.extend(refused.into_iter().map(|(message, reject)| Rejected::message(message, reject)));
+    }
     let large_annotations = large::large_annotations(&mut changes);
     let tables = names::audited_tables(&changes, delivery.limits);
     large::store(&large_annotations);
     contexts::store(&changes);
-    let mut waiting = identified(&changes, &tables, delivery, &mut rejected);
+    let mut waiting = identified(&changes, &tables, delivery, masks.as_ref(), &mut rejected);
     waiting.sort_by_key(|entry| (entry.key(), entry.change.original.position()));
     let expired = if delivery.was_rejected { 0 } else { take_expired(&mut waiting) };
     let refused = ensure_partitions(&waiting, delivery.limits);
@@ -184,26 +189,18 @@ fn take_changes<'a>(mut changes: Vec<Change<'a>>, delivery: &Delivery, mut rejec
     Taken { counts, rejected }
 }
 
-/// What ingest reads besides the log (projections, key types) does not change from here until the transaction ends.
-fn lock() {
-    lock_log();
-    if snapshot_is_fixed() {
-        UNCHANGED.with(|unchanged| unchanged.run(Vec::new, |_| Ok(())));
-    }
-}
-
 /// The identity of a read needs its image as PostgreSQL reads it, so that spelling does not matter.
 fn identified<'c, 'a>(
     changes: &'c [Change<'a>],
     tables: &'c BTreeMap<&'c SourceTable<'a>, AuditedTable>,
     delivery: &Delivery,
+    masks: Option<&Masks>,
     rejected: &mut Vec<Rejected<'a>>,
 ) -> Vec<Entry<'c, 'a>> {
-    let entry = |(change, table): (&'c Change<'a>, &'c AuditedTable), digest: Option<&str>| Entry {
-        change,
-        identity: change.identity(delivery.origin, digest),
-        origin: delivery.origin,
-        table,
+    let entry = |(change, table): (&'c Change<'a>, &'c AuditedTable), digest: Option<&str>| {
+        let came = change.identity(delivery.origin, digest);
+        let (identity, other_identity) = masks.map_or((came, None), |masks| masks.identities(change, came));
+        Entry { change, identity, other_identity, origin: delivery.origin, table }
     };
     let (mut reads, mut entries) = (Vec::new(), Vec::with_capacity(changes.len()));
     for change in changes {

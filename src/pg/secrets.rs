@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A process of the server works in its data directory.
 const FILE: &str = "audit_cdc_secrets";
-const NEW_FILE: &str = "audit_cdc_secrets.new";
 
 /// Empty until the first one is asked for.
 #[derive(Clone, Copy, Default)]
@@ -109,17 +108,22 @@ fn load() -> Result<(), Error> {
     Ok(())
 }
 
-/// Whole or not at all.
 fn write(secrets: &Secrets) -> Result<(), Error> {
-    let _ = fs::remove_file(NEW_FILE);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(NEW_FILE)?;
-    file.write_all(secrets.file().as_bytes())?;
+    write_new(FILE, &secrets.file())
+}
+
+/// A file of the data directory, whole or not at all, for nobody else to read.
+pub(super) fn write_new(name: &str, text: &str) -> Result<(), Error> {
+    let new = format!("{name}.new");
+    let _ = fs::remove_file(&new);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(NEW_FILE, FILE)?;
+    fs::rename(&new, name)?;
     File::open(Path::new("."))?.sync_all()
 }
 
-fn random() -> Result<[u8; SECRET_BYTES], Error> {
+pub(super) fn random() -> Result<[u8; SECRET_BYTES], Error> {
     let mut bytes = [0; SECRET_BYTES];
     // SAFETY: writes so many bytes.
     if unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) } {

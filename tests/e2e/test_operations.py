@@ -40,6 +40,8 @@ CALLS = {
     "audit_hold": ["SELECT audit_hold('h', 'lawsuit', table_name => 'u')"],
     "audit_release": ["SELECT audit_release('h', 'settled')"],
     "audit_apply_retention": [f"SELECT audit_ingest('{batch([change(time='2020-01-01T00:00:00Z')])}')", "CALL audit_apply_retention()"],
+    "audit_mask": ["SELECT audit_mask('public', 'u', '{v}')"],
+    "audit_unmask": ["SELECT audit_unmask('public', 'u')"],
     "audit_drop_retention": ["SELECT audit_drop_retention()"],
     "audit_backfill": [f"CALL audit_backfill('t', backfill_id => '{ID}')"],
     "audit_capture_stop": ["CALL audit_capture_stop()"],

@@ -1,0 +1,170 @@
+-- Which values are never stored. src/ingest/masks.rs puts masks on, crates/core/src/mask says what becomes of a value.
+
+CREATE SEQUENCE audit_cdc_internal.masks_id_seq CYCLE;
+CREATE TABLE audit_cdc_internal.masks (
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('masks'),
+  database_id text, -- null: any
+  table_schema text NOT NULL,
+  table_name text NOT NULL,
+  masked text NOT NULL, -- a column, or column->member
+  how text NOT NULL CHECK (how IN ('omit', 'hash', 'partial')),
+  reason text,
+  masked_by name NOT NULL DEFAULT session_user,
+  masked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  unmasked_reason text,
+  unmasked_by name,
+  unmasked_at timestamptz -- null: it is set
+);
+CREATE UNIQUE INDEX masks_now ON audit_cdc_internal.masks (database_id, table_schema, table_name, masked)
+  NULLS NOT DISTINCT WHERE unmasked_at IS NULL;
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.masks', '');
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.masks_id_seq', '');
+
+CREATE VIEW @extschema@.audit_masks AS
+  SELECT database_id, table_schema, table_name, masked, how, reason, masked_by, masked_at, unmasked_reason, unmasked_by,
+         unmasked_at
+  FROM audit_cdc_internal.masks;
+COMMENT ON VIEW @extschema@.audit_masks IS 'which values are masked before anything is stored, also masks that ended';
+COMMENT ON COLUMN @extschema@.audit_masks.database_id IS 'as in audit_logs; null: of any database';
+COMMENT ON COLUMN @extschema@.audit_masks.table_schema IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_masks.table_name IS 'as in audit_logs';
+COMMENT ON COLUMN @extschema@.audit_masks.masked IS 'a column, or a member of a json column: column->member';
+COMMENT ON COLUMN @extschema@.audit_masks.how IS 'omit, hash or partial, as given to audit_mask()';
+COMMENT ON COLUMN @extschema@.audit_masks.reason IS
+  'as given to audit_mask(); of a mask that follows a table or column: "renamed" or "partition"';
+COMMENT ON COLUMN @extschema@.audit_masks.masked_by IS 'who called that, or whose command the mask follows';
+COMMENT ON COLUMN @extschema@.audit_masks.masked_at IS 'when';
+COMMENT ON COLUMN @extschema@.audit_masks.unmasked_reason IS 'as given to audit_unmask(); null: it is set';
+COMMENT ON COLUMN @extschema@.audit_masks.unmasked_by IS 'who called that, or replaced the mask; null: it is set';
+COMMENT ON COLUMN @extschema@.audit_masks.unmasked_at IS 'when; null: it is set';
+
+-- What ingest reads changes: every ingest has ended, and the next sees it.
+CREATE FUNCTION audit_cdc_internal.settle_masks() RETURNS void
+  LANGUAGE plpgsql AS $$
+BEGIN
+  LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+  UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.check_mask(table_schema text, table_name text, columns text[], how text)
+  RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  missing CONSTANT text := CASE
+    WHEN table_schema IS NULL THEN 'table_schema'
+    WHEN table_name IS NULL THEN 'table_name'
+    WHEN columns IS NULL THEN 'columns'
+    WHEN how IS NULL THEN 'how'
+  END;
+BEGIN
+  IF missing IS NOT NULL OR array_position(columns, NULL) IS NOT NULL THEN
+    RAISE EXCEPTION '% must not %', coalesce(missing, 'columns'),
+        CASE WHEN missing IS NULL THEN 'hold null' ELSE 'be null' END
+      USING ERRCODE = 'null_value_not_allowed';
+  ELSIF how NOT IN ('omit', 'hash', 'partial') THEN
+    RAISE EXCEPTION 'how must be omit, hash or partial' USING ERRCODE = 'invalid_parameter_value';
+  ELSIF columns = '{}' OR EXISTS (
+    SELECT FROM unnest(columns) AS c, unnest(string_to_array(c, '->')) AS name WHERE name = '' OR c = ''
+  ) OR '' = ANY (columns) THEN
+    RAISE EXCEPTION 'columns must be names of columns, or column->member'
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM audit_cdc_internal.refuse_long('table_schema', table_schema);
+  PERFORM audit_cdc_internal.refuse_long('table_name', table_name);
+  PERFORM audit_cdc_internal.refuse_long('columns', c) FROM unnest(columns) AS c;
+END
+$$;
+
+-- The table here, if the mask is of this database; null: there is none.
+CREATE FUNCTION audit_cdc_internal.masked_relation(database_id text, table_schema text, table_name text)
+  RETURNS regclass LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT c.oid::regclass
+  FROM pg_class AS c
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE n.nspname = masked_relation.table_schema
+    AND c.relname = masked_relation.table_name
+    AND c.relkind IN ('r', 'p', 'f')
+    AND coalesce(masked_relation.database_id = audit_cdc_internal.this_database() ->> 'id', true);
+END;
+
+-- Under whose names changes of a table are told: it and, of a partition, its family.
+CREATE FUNCTION audit_cdc_internal.masked_names(
+    database_id text, table_schema text, table_name text, OUT schema text, OUT name text)
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT masked_names.table_schema, masked_names.table_name
+  UNION
+  SELECT n.nspname, c.relname
+  FROM audit_cdc_internal.masked_relation(database_id, table_schema, table_name) AS r(relation)
+  CROSS JOIN LATERAL pg_partition_tree(pg_partition_root(r.relation)) AS t
+  JOIN pg_class AS c ON c.oid = t.relid
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace;
+END;
+
+-- A record is found by its key, so no mask may change it.
+CREATE FUNCTION audit_cdc_internal.refuse_masked_key(
+    database_id text, table_schema text, table_name text, columns text[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  keys text[];
+BEGIN
+  keys := ARRAY(
+    SELECT a.attname::text
+    FROM pg_index AS i
+    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+    WHERE i.indrelid = audit_cdc_internal.masked_relation(database_id, table_schema, table_name) AND i.indisprimary
+    UNION
+    SELECT unnest(d.key_columns)
+    FROM (
+      SELECT DISTINCT ON (d.database_id) d.key_columns
+      FROM audit_cdc_internal.described_tables AS d
+      WHERE d.table_schema = table_schema
+        AND d.table_name = table_name
+        AND coalesce(d.database_id = database_id, true)
+      ORDER BY d.database_id, d.valid_from DESC
+    ) AS d
+  );
+  IF EXISTS (SELECT FROM unnest(columns) AS c WHERE split_part(c, '->', 1) = ANY (keys)) THEN
+    RAISE EXCEPTION 'a column of the primary key cannot be masked'
+      USING ERRCODE = 'feature_not_supported',
+            DETAIL = format('The key of the table: %s.', array_to_string(keys, ', ')),
+            HINT = 'The log finds a record by its key. Give the table a key that tells nothing.';
+  END IF;
+END
+$$;
+
+-- A name that is spelled wrongly masks nothing.
+CREATE FUNCTION audit_cdc_internal.say_unknown_columns(
+    database_id text, table_schema text, table_name text, columns text[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  relation CONSTANT regclass := audit_cdc_internal.masked_relation(database_id, table_schema, table_name);
+  known text[];
+  strange text;
+BEGIN
+  known := ARRAY(
+    SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT jsonb_object_keys(d.column_types)
+    FROM audit_cdc_internal.described_tables AS d
+    WHERE d.table_schema = table_schema AND d.table_name = table_name AND coalesce(d.database_id = database_id, true)
+  );
+  IF known = '{}' THEN
+    RAISE NOTICE 'nobody has described such a table: no name of a column is checked';
+    RETURN;
+  END IF;
+  SELECT string_agg(format('"%s"', c), ', ')
+  INTO strange
+  FROM unnest(columns) AS c
+  WHERE split_part(c, '->', 1) <> ALL (known);
+  IF strange IS NOT NULL THEN
+    RAISE NOTICE 'the table has no column %', strange USING HINT = 'Names are as PostgreSQL keeps them, case included.';
+  END IF;
+END
+$$;
