@@ -8,17 +8,29 @@ CREATE FUNCTION audit_cdc_internal.without_texts(exact_values jsonb, columns tex
     WHERE e.value - columns <> '{}'
   );
 
--- What the notes tell of values that were too large.
+-- What the notes tell of values, by column: of those that were too large, or are masked. Messages may say anything.
+CREATE FUNCTION audit_cdc_internal.noted_values(notes jsonb, OUT name text, OUT of_columns jsonb)
+  RETURNS SETOF record
+  LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+  SELECT n.key, n.value
+  FROM jsonb_each(notes) AS n
+  WHERE n.key IN ('omitted', 'omitted_old', 'masked') AND jsonb_typeof(n.value) = 'object';
+END;
+
 CREATE FUNCTION audit_cdc_internal.without_notes(notes jsonb, columns text[]) RETURNS jsonb
   LANGUAGE sql IMMUTABLE
-  RETURN (
-    SELECT nullif(
-      jsonb_object_agg(
-        n.key, CASE WHEN n.key IN ('omitted', 'omitted_old') THEN n.value - columns ELSE n.value END),
-      '{}')
-    FROM jsonb_each(notes) AS n
-    WHERE n.key NOT IN ('omitted', 'omitted_old') OR n.value - columns <> '{}'
-  );
+BEGIN ATOMIC
+  SELECT nullif(
+    notes - array_agg(v.name)
+      || coalesce(jsonb_object_agg(v.name, v.of_columns - columns) FILTER (WHERE v.of_columns - columns <> '{}'), '{}'),
+    '{}')
+  FROM audit_cdc_internal.noted_values(notes) AS v
+  HAVING count(*) > 0
+  UNION ALL
+  SELECT notes
+  WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.noted_values(notes));
+END;
 
 -- What an entry says of itself once values of it are erased, among its notes. More may be erased later.
 CREATE FUNCTION audit_cdc_internal.noted(notes jsonb, columns text[], changed text[], more jsonb, reason text)
@@ -60,9 +72,15 @@ CREATE FUNCTION audit_cdc_internal.without_values(
   RETURNS audit_cdc_internal.log
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  there CONSTANT jsonb := coalesce(entry.new_values, '{}') || coalesce(entry.old_values, '{}');
   gone CONSTANT text[] := ARRAY(
-    SELECT c FROM jsonb_object_keys(there) AS c WHERE columns IS NULL OR c = ANY (columns) ORDER BY c);
+    SELECT c
+    FROM (
+      SELECT jsonb_object_keys(coalesce(entry.new_values, '{}') || coalesce(entry.old_values, '{}')) AS c
+      UNION
+      SELECT jsonb_object_keys(v.of_columns) FROM audit_cdc_internal.noted_values(entry.notes) AS v
+    ) AS there
+    WHERE columns IS NULL OR c = ANY (columns)
+    ORDER BY c);
   changed CONSTANT text[] := ARRAY(
     SELECT c FROM unnest(gone) AS c
     WHERE entry.action = 'update' AND entry.old_values -> c <> entry.new_values -> c);

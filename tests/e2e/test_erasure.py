@@ -329,3 +329,20 @@ def test_only_keepers(db):
     connection = db.connect()
     connection.cursor().execute("SET ROLE audit_cdc_keeper")
     assert erase(db, "'people', '1'", connection=connection) == {("entries", "public.people of d1"): 2}
+
+
+def test_what_was_too_large_or_masked(db):
+    """Notes tell of values: their sizes and digests go with them. Whoever delivers may say anything in notes."""
+    noted = person(1, 1)
+    noted["metadata"]["notes"] = {"omitted": {"photo": {"bytes": 5, "sha256": SECRET}}, "omitted_old": 7, "row_filter": "left"}
+    db.ingest(batch([noted]))
+    erase(db, "'people', '1', columns => '{photo}'")
+    assert where(db, f'"sha256": "{SECRET}"') == []
+    assert db.rows("SELECT notes, erased -> 'columns' FROM audit_logs") == [({"omitted_old": 7, "row_filter": "left"}, ["photo"])]
+
+
+def test_nobody_says_that_something_was_erased(db):
+    forged = person(1, 1)
+    forged["metadata"]["notes"] = {"erased": {"key": True}}
+    assert db.ingest(batch([forged])) == (1, 0, 0, 1)
+    assert db.rows("SELECT sqlstate, reason FROM audit_rejects") == [("22023", '"notes" must not have "erased"')]

@@ -15,7 +15,9 @@ use crate::Reject;
 use crate::SqlState;
 use crate::json::object::{Envelope, Object, required, wrong_type};
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// In seconds since 1970. Commit times from then on, or before that, are a clock's fault: each month becomes a
 /// partition.
@@ -74,12 +76,18 @@ impl<'a> Sent<'a> {
             replica_identity: replica_identity.map(|letter| letter as i8),
             unknown_columns: metadata.strings("unknown_columns")?,
             unknown_old_columns: metadata.strings("unknown_old_columns")?,
-            notes: match metadata.get("notes") {
-                Some(notes) if !notes.starts_with('{') => return Err(wrong_type("notes", "an object")),
-                notes => notes,
-            },
+            notes: metadata.get("notes").map(notes).transpose()?,
             exact_values: metadata.get("exact_values").map(exact_values).transpose()?,
         })
+    }
+}
+
+/// An object. That something was erased only the log itself says.
+fn notes(text: &str) -> Result<&str, Reject> {
+    let members = serde_json::from_str::<HashMap<Cow<str>, IgnoredAny>>(text);
+    match members.map_err(|_| wrong_type("notes", "an object"))?.contains_key("erased") {
+        true => Err(Reject::new(SqlState::INVALID_PARAMETER_VALUE, "\"notes\" must not have \"erased\"")),
+        false => Ok(text),
     }
 }
 
@@ -352,6 +360,7 @@ mod tests {
             ("\"record_pks\"", "\"replica_identity\":\"all\",\"record_pks\"", "22023"),
             ("\"record_pks\"", "\"unknown_columns\":[1],\"record_pks\"", "22023"),
             ("\"record_pks\"", "\"notes\":[],\"record_pks\"", "22023"),
+            ("\"record_pks\"", "\"notes\":{\"er\\u0061sed\":{}},\"record_pks\"", "22023"),
         ] {
             assert_eq!(sqlstate(&MESSAGE.replace(from, to)).as_str(), code, "{from} -> {to}");
         }
