@@ -1970,6 +1970,7 @@ BEGIN ATOMIC
   CROSS JOIN LATERAL jsonb_each(i.image) AS v
   CROSS JOIN LATERAL jsonb_path_query(v.value, 'strict $.**') AS t(value)
   WHERE (wanted.columns IS NULL OR v.key = ANY (wanted.columns))
+    AND wanted.username IS NULL
     AND jsonb_typeof(t.value) = 'string'
     AND length(t.value::text) >= 6;
 END;
@@ -2133,18 +2134,26 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.erase_statistics(partitions regclass[]) RETURNS void
+CREATE FUNCTION audit_cdc_internal.erase_statistics(texts text[], names text[]) RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+  signs CONSTANT text := '{}[]()",\: ';
+  commas CONSTANT text := repeat(',', length(signs));
   relation regclass;
 BEGIN
   FOR relation IN
-    SELECT DISTINCT s.starelid::regclass
+    SELECT DISTINCT coalesce(i.indrelid, s.starelid)::regclass -- of an index: by its table
     FROM pg_statistic AS s
     JOIN pg_class AS c ON c.oid = s.starelid
+    LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
+    CROSS JOIN LATERAL (SELECT s::text AS noted, translate(s::text, signs, commas) AS values) AS n
     WHERE c.relnamespace = 'audit_cdc_internal'::regnamespace
-      AND c.relkind IN ('r', 'p')
-      AND (NOT c.relispartition OR c.oid = ANY (partitions))
+      AND (
+        cardinality(texts) > 1000 -- to look for all of them would take longer
+        OR EXISTS (SELECT FROM unnest(texts) AS u(text) WHERE position(u.text IN n.noted) > 0)
+        OR EXISTS (
+          SELECT FROM unnest(names) AS u(name)
+          WHERE position(',' || translate(u.name, signs, commas) || ',' IN n.values) > 0))
   LOOP
     EXECUTE format('ANALYZE %s', relation);
   END LOOP;
@@ -2190,8 +2199,6 @@ BEGIN
       wanted.username, pseudonym,
       ARRAY(SELECT unnest(p.large) FROM jsonb_to_recordset(parts) AS p(large uuid[])));
   END IF;
-  PERFORM audit_cdc_internal.erase_statistics(
-    ARRAY(SELECT p.partition FROM jsonb_to_recordset(parts) AS p(partition regclass)));
   INSERT INTO audit_cdc_internal.erasures (audited_table, columns, pseudonym, entries, oldest, newest, reason)
   SELECT p.audited_table, wanted.columns,
          CASE WHEN wanted.is_key_erased OR wanted.username IS NOT NULL THEN pseudonym END,
@@ -2297,7 +2304,8 @@ CREATE FUNCTION @extschema@.audit_erase(
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   wanted audit_cdc_internal.to_erase;
-  rejects bigint[] := '{}';
+  texts text[];
+  rejects bigint[];
   erased bigint;
 BEGIN
   PERFORM audit_cdc_internal.check_erase(reason, table_name, record_id, holding, username, columns);
@@ -2305,15 +2313,16 @@ BEGIN
     PERFORM audit_cdc_internal.lock_partitions(); -- nobody removes a month, or makes a hold, meanwhile
   END IF;
   wanted := audit_cdc_internal.find_to_erase(table_name, record_id, holding, username, columns, database_id);
-  IF EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.erased_at IS NULL) THEN
-    rejects := audit_cdc_internal.rejects_to_erase(wanted, audit_cdc_internal.erased_texts(wanted));
-  END IF;
+  texts := audit_cdc_internal.erased_texts(wanted);
+  rejects := audit_cdc_internal.rejects_to_erase(wanted, texts);
   RETURN QUERY SELECT l.* FROM audit_cdc_internal.erasure_lines(wanted, rejects) AS l;
   IF dry_run IS TRUE THEN
     RETURN;
   END IF;
   erased := audit_cdc_internal.erase_each(wanted, reason);
   PERFORM audit_cdc_internal.erase_rejects(rejects);
+  PERFORM audit_cdc_internal.erase_statistics(
+    texts, CASE WHEN wanted.is_key_erased THEN wanted.keys WHEN username IS NOT NULL THEN ARRAY[username] END);
   PERFORM audit_cdc_internal.note_operation(
     'audit_erase', jsonb_build_object('table_name', table_name, 'database_id', database_id, 'columns', columns),
     jsonb_build_object('entries', erased, 'rejects', cardinality(rejects)), reason);
@@ -3379,7 +3388,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.erase_found(audit_cdc_internal.to_erase,pg_catalog.text)',
     'audit_cdc_internal.erase_keys(audit_cdc_internal.audited,pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.erase_rejects(bigint[])',
-    'audit_cdc_internal.erase_statistics(pg_catalog.regclass[])',
+    'audit_cdc_internal.erase_statistics(pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.erase_user_elsewhere(pg_catalog.text,pg_catalog.text,pg_catalog.uuid[])',
     'audit_cdc_internal.erased_texts(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.erasure_doubts(pg_catalog.text[],pg_catalog.text[])',

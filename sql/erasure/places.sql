@@ -10,6 +10,7 @@ BEGIN ATOMIC
   CROSS JOIN LATERAL jsonb_each(i.image) AS v
   CROSS JOIN LATERAL jsonb_path_query(v.value, 'strict $.**') AS t(value)
   WHERE (wanted.columns IS NULL OR v.key = ANY (wanted.columns))
+    AND wanted.username IS NULL
     AND jsonb_typeof(t.value) = 'string'
     AND length(t.value::text) >= 6;
 END;
