@@ -2085,9 +2085,9 @@ BEGIN
   ELSIF username IS NULL AND table_name IS NULL THEN
     RAISE EXCEPTION 'table_name must not be null'
       USING ERRCODE = 'null_value_not_allowed', HINT = 'Only a user can be erased in all tables at once.';
-  ELSIF jsonb_typeof(holding) <> 'object' OR holding = '{}' THEN
+  ELSIF jsonb_typeof(holding) <> 'object' OR holding = '{}' AND columns IS NULL THEN
     RAISE EXCEPTION 'holding must be a JSON object of columns and their values'
-      USING ERRCODE = 'invalid_parameter_value';
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Where columns are given, {} stands for all records.';
   ELSIF columns = '{}' OR array_position(columns, NULL) > 0 OR array_ndims(columns) > 1 THEN
     RAISE EXCEPTION 'columns must be names of columns'
       USING ERRCODE = 'invalid_parameter_value', HINT = 'Null erases the values of all columns.';
@@ -2332,11 +2332,11 @@ $$;
 COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[], text, boolean) IS
   'Takes values out of the log for good; the entries stay. One of three is given. record_id: of a record of '
   'table_name, as audit_history() takes it, under all its keys. holding: of the records of table_name that have ever '
-  'had these values, as {"column": value}. username: who made changes, in their annotations, of all tables or of '
-  'table_name. columns: whose values go; null: of all. Where the key goes, a pseudonym takes its place. dry_run: true '
-  'only tells. Gives what is erased where, and what the caller is to do: place is entries, held, rejects or '
-  'projection. reason: for audit_erasures. Errors: 22004 (null reason or table_name), 22023 (an argument that does not '
-  'fit), 25001 (not READ COMMITTED), 42P01 (the log has no such table), 55000 (a hold keeps an entry).';
+  'had these values, as {"column": value}, or for {} of all. username: who made changes, in their annotations, of all '
+  'tables or of table_name. columns: whose values go; null: of all. Where the key goes, a pseudonym takes its place. '
+  'dry_run: true only tells. Gives what is erased where, and what the caller is to do: place is entries, held, rejects '
+  'or projection. reason: for audit_erasures. Errors: 22004 (null reason or table_name), 22023 (an argument that does '
+  'not fit), 25001 (not READ COMMITTED), 42P01 (the log has no such table), 55000 (a hold keeps an entry).';
 
 CREATE OR REPLACE FUNCTION audit_cdc_internal.record_schema_changes(
     tag text, user_name name, differences jsonb, excluded oid[]) RETURNS void

@@ -341,6 +341,14 @@ def test_what_was_too_large_or_masked(db):
     assert db.rows("SELECT notes, erased -> 'columns' FROM audit_logs") == [({"omitted_old": 7, "row_filter": "left"}, ["photo"])]
 
 
+def test_a_column_of_all_records(db):
+    people(db)
+    assert code(db.connect(), "SELECT audit_erase('x', 'people', holding => '{}')") == "22023"
+    assert erase(db, "'people', holding => '{}', columns => '{email,name}'") == {("entries", "public.people of d1"): 3}
+    assert where(db) == where(db, "countess") == []
+    assert db.rows("SELECT record_id, new_values FROM audit_logs ORDER BY id") == [(key, {"id": int(key), "city": "Turin"}) for key in "121"]
+
+
 def test_nobody_says_that_something_was_erased(db):
     forged = person(1, 1)
     forged["metadata"]["notes"] = {"erased": {"key": True}}
