@@ -54,6 +54,15 @@ CREATE FUNCTION audit_cdc_internal.server_context() RETURNS json
 COMMENT ON COLUMN audit_cdc_internal.log.notes IS
   'what else is to be known of the change, and what of it was erased; null, as nearly always: nothing';
 
+CREATE OR REPLACE FUNCTION audit_cdc_internal.refuse_change() RETURNS trigger
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION 'the audit log is append-only: % is refused', TG_OP
+    USING ERRCODE = 'object_not_in_prerequisite_state',
+          DETAIL = 'No statement changes or removes an entry of the log.';
+END
+$$;
+
 CREATE SEQUENCE audit_cdc_internal.operations_id_seq CYCLE;
 
 CREATE TABLE audit_cdc_internal.operations (

@@ -140,7 +140,7 @@ CREATE FUNCTION audit_cdc_internal.refuse_change() RETURNS trigger
 BEGIN
   RAISE EXCEPTION 'the audit log is append-only: % is refused', TG_OP
     USING ERRCODE = 'object_not_in_prerequisite_state',
-          DETAIL = 'Entries of the log are never changed or removed.';
+          DETAIL = 'No statement changes or removes an entry of the log.';
 END
 $$;
 
