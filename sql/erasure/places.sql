@@ -58,24 +58,37 @@ BEGIN ATOMIC
   UPDATE audit_cdc_internal.rejects SET raw = 'erased', erased_at = now() WHERE id = ANY (ids);
 END;
 
+-- Where a key stands beside names of its table. Where none is given, it may be of this one.
+CREATE FUNCTION audit_cdc_internal.may_name(
+    audited audit_cdc_internal.audited, database_id text, table_schema text, table_name text) RETURNS boolean
+  LANGUAGE sql IMMUTABLE
+  RETURN coalesce(may_name.database_id = ANY (audited.databases), true)
+    AND coalesce(may_name.table_schema = audited.table_schema, true)
+    AND coalesce(may_name.table_name = audited.table_name, true);
+
 -- A key that goes is also in spellings, in holds that were released, in the record of operations, and of backfills.
 CREATE FUNCTION audit_cdc_internal.erase_keys(
     audited audit_cdc_internal.audited, keys text[], pseudonym text) RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   operations audit_cdc_internal.operations[];
+  places tid[];
   one audit_cdc_internal.operations;
 BEGIN
   DELETE FROM audit_cdc_internal.record_keys AS k
   WHERE k.audited_table = ANY (audited.numbers) AND (k.record_id = ANY (keys) OR k.record_key = ANY (keys));
-  UPDATE audit_cdc_internal.holds SET record_id = pseudonym
-  WHERE record_id = ANY (keys) AND released_at IS NOT NULL AND coalesce(table_name = audited.table_name, true);
+  UPDATE audit_cdc_internal.holds AS h SET record_id = pseudonym
+  WHERE h.record_id = ANY (keys)
+    AND h.released_at IS NOT NULL
+    AND audit_cdc_internal.may_name(audited, h.database_id, h.table_schema, h.table_name);
   UPDATE audit_cdc_internal.backfills SET after = NULL WHERE finished_at IS NOT NULL AND after && keys;
-  operations := ARRAY(
-    SELECT o FROM audit_cdc_internal.operations AS o WHERE o.arguments ->> 'record_id' = ANY (keys) ORDER BY o.id);
-  PERFORM audit_cdc_internal.remove_rows(
-    ARRAY(SELECT o.ctid FROM audit_cdc_internal.operations AS o WHERE o.arguments ->> 'record_id' = ANY (keys)),
-    'audit_cdc_internal.operations');
+  SELECT coalesce(array_agg(o), '{}'), coalesce(array_agg(o.ctid), '{}')
+  INTO operations, places
+  FROM audit_cdc_internal.operations AS o
+  WHERE o.arguments ->> 'record_id' = ANY (keys)
+    AND audit_cdc_internal.may_name(
+      audited, o.arguments ->> 'database_id', o.arguments ->> 'table_schema', o.arguments ->> 'table_name');
+  PERFORM audit_cdc_internal.remove_rows(places, 'audit_cdc_internal.operations');
   FOREACH one IN ARRAY operations LOOP
     one.arguments := one.arguments || jsonb_build_object('record_id', pseudonym);
     INSERT INTO audit_cdc_internal.operations SELECT one.*;

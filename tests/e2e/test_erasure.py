@@ -143,6 +143,15 @@ def test_a_hold_keeps_all_of_it(db):
     assert db.rows("SELECT operation, arguments ->> 'record_id' LIKE 'erased:%' FROM audit_operations ORDER BY id") == [("audit_hold", True), ("audit_release", None), ("audit_erase", None)]
 
 
+def test_keys_of_other_tables_stay(db):
+    """The record of operations, and holds, name records of other tables by the same key."""
+    people(db)
+    db.run("SELECT audit_hold('case 2', 'x', table_name => 'orders', record_id => '1'), audit_release('case 2', 'y')")
+    before = db.rows("SELECT * FROM audit_operations"), db.rows("SELECT * FROM audit_holds")
+    erase(db, "'people', '1'")
+    assert (db.rows("SELECT * FROM audit_operations WHERE operation <> 'audit_erase'"), db.rows("SELECT * FROM audit_holds")) == before
+
+
 def test_a_dry_run_changes_nothing(db):
     people(db)
     before = db.rows("TABLE audit_logs"), db.rows("TABLE audit_cdc_internal.rejects")
