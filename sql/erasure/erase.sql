@@ -133,7 +133,7 @@ BEGIN
   END IF;
   IF wanted.username IS NOT NULL THEN
     PERFORM audit_cdc_internal.erase_user_elsewhere(
-      wanted.username, pseudonym,
+      CASE WHEN wanted.numbers IS NULL THEN wanted.username END, pseudonym,
       ARRAY(SELECT unnest(p.large) FROM jsonb_to_recordset(parts) AS p(large uuid[])));
   END IF;
   INSERT INTO audit_cdc_internal.erasures (audited_table, columns, pseudonym, entries, oldest, newest, reason)

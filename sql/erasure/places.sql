@@ -96,7 +96,7 @@ BEGIN
 END
 $$;
 
--- Annotations of DDL name users too. A large one goes with the last entry that named it.
+-- Annotations of DDL name users too; username null: they stay. A large one goes with the last entry that named it.
 CREATE FUNCTION audit_cdc_internal.erase_user_elsewhere(username text, pseudonym text, large uuid[]) RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

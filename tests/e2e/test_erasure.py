@@ -16,7 +16,7 @@ from test_retention import said
 
 SECRET = "adalovelace"
 TABLES = """
-    SELECT c.oid::regclass::text FROM pg_class AS c WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p'"""
+    SELECT c.oid::regclass::text FROM pg_class AS c WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' ORDER BY 1"""
 
 
 def where(db, text=SECRET):
@@ -126,6 +126,22 @@ def test_who_somebody_was(db):
     assert found[2] == ({"username": "mary", "metadata": {"a": 1}}, "mary", None, None, {"a": 1}, "3", None)
     assert [row[5:] for row in found[:2]] == [("1", "true"), ("2", "true")]
     assert db.rows("SELECT count(*) FROM audit_unannotated('2000-01-01')") == [(0,)]
+
+
+def test_who_changed_the_tables(source):
+    """Annotations of DDL too; but for one table alone they stay."""
+    table(source)
+    begin(source)
+    with source.connect().cursor() as cursor:
+        for statement in ("BEGIN", f"SELECT audit_annotate(username => '{SECRET}', metadata => '{{\"a\": 1}}')", "ALTER TABLE t ADD w int", "INSERT INTO t VALUES (1)", "COMMIT"):
+            cursor.execute(statement)
+    capture(source)
+    assert where(source) == ["audit_cdc_internal.log_" + source.value("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')"), "audit_cdc_internal.schema_change_positions"]
+    erase(source, f"'t', username => '{SECRET}'")
+    assert where(source) == ["audit_cdc_internal.schema_change_positions"]
+    erase(source, f"username => '{SECRET}'")
+    assert where(source) == []
+    assert source.value("SELECT username LIKE 'erased:%' FROM audit_logs WHERE action = 'insert'")
 
 
 def test_a_hold_keeps_all_of_it(db):
