@@ -165,7 +165,7 @@ def begins_with(new, old):
 def to_be_dropped(old, new):
     """What is gone, what cannot be replaced in place, and all that names it."""
     dropped = {key for key, one in old.objects.items() if key not in new.objects or one.signature != new.objects[key].signature
-               or one.kind in ("view", "composite type") and not begins_with(new.objects[key].columns, one.columns)}
+               or one.kind in ("view", "type") and not begins_with(new.objects[key].columns, one.columns)}
     ahead = list(dropped)
     while ahead:
         for key in old.dependents[ahead.pop()] - dropped:
@@ -193,7 +193,7 @@ def replaced(statement):
 
 
 def added_columns(old, new):
-    kind = "TYPE" if new.kind == "composite type" else "TABLE"
+    kind = "TYPE" if new.kind == "type" else "TABLE"
     if not begins_with(new.columns, old.columns):
         sys.exit(f"{new.identity}: columns may only be added, and come last\n{old.columns}\n{new.columns}")
     for column in new.columns[len(old.columns):]:
@@ -291,7 +291,7 @@ def main(scripts, old_version, new_version):
         tables = {"audit_cdc_internal.log": None} | altered
         print(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE;")
     for kind, identity in order:
-        print(f"DROP {'TYPE' if kind == 'composite type' else kind.upper()} {identity};")
+        print(f"DROP {kind.upper()} {identity};")
     for statement, needed in all_changes:
         if needed != now:
             print(f"\n{needed}")

@@ -2942,6 +2942,93 @@ BEGIN ATOMIC
   GROUP BY k.key;
 END;
 
+ALTER TYPE @extschema@.audit_history_line ADD ATTRIBUTE server_context jsonb;
+
+ALTER TYPE @extschema@.audit_history_line ADD ATTRIBUTE attested boolean;
+
+COMMENT ON COLUMN @extschema@.audit_history_line.server_context IS
+  'as in audit_logs; of action drop or rename session_user, application_name and client_address';
+
+COMMENT ON COLUMN @extschema@.audit_history_line.attested IS
+  'as in audit_logs; null for a line of action drop or rename';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.plain_line(line @extschema@.audit_history_line)
+  RETURNS SETOF @extschema@.audit_history_line
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT line.id, line.database_id, line.table_schema, line.table_name, line.record_id, line.action, line.commit_lsn,
+         line.commit_idx, line.commit_timestamp, line.username, line.source, line.request_id, line.metadata,
+         audit_cdc_internal.plain(line.old_row), audit_cdc_internal.plain(line.new_row),
+         CASE WHEN e.texts IS NULL THEN line.changed ELSE audit_cdc_internal.plain_diff(line.changed) END,
+         line.unknown_old_columns, line.unknown_columns, line.note, line.cursor, e.texts, line.server_context,
+         line.attested
+  FROM (
+    SELECT nullif(
+      jsonb_strip_nulls(
+        jsonb_build_object(
+          'old', audit_cdc_internal.exact_texts(line.old_row), 'new', audit_cdc_internal.exact_texts(line.new_row))),
+      '{}') AS texts
+  ) AS e;
+END;
+
+CREATE FUNCTION audit_cdc_internal.server_word(
+    e audit_cdc_internal.event, OUT server_context jsonb, OUT attested boolean)
+  LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  IF e.id > 0 THEN
+    SELECT
+      s.context || jsonb_strip_nulls(jsonb_build_object('transaction_start', l.transaction_start)),
+      l.attested
+    INTO server_context, attested
+    FROM audit_cdc_internal.log AS l
+    LEFT JOIN audit_cdc_internal.server_contexts AS s ON s.id = l.server_context
+    WHERE l.id = e.id AND l.commit_timestamp = e.commit_timestamp;
+  ELSE
+    SELECT jsonb_strip_nulls(
+      jsonb_build_object(
+        'session_user', s.session_user_name, 'application_name', s.application_name,
+        'client_address', host(s.client_address)))
+    INTO server_context
+    FROM audit_cdc_internal.schema_changes AS s
+    WHERE s.id = -e.id;
+  END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.line(
+    audited audit_cdc_internal.audited, e audit_cdc_internal.event, old_row jsonb, new_row jsonb,
+    unknown_old_columns text[], unknown_columns text[], note text)
+  RETURNS @extschema@.audit_history_line
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT ROW(
+    CASE WHEN e.id > 0 THEN e.id END, e.database_id, audited.table_schema, audited.table_name, e.record_id,
+    CASE
+      WHEN e.id > 0 THEN e.action
+      WHEN EXISTS (
+        SELECT FROM audit_cdc_internal.schema_changes AS s
+        WHERE s.id = -e.id AND s.after IS NULL
+      )
+        THEN 'drop'
+      ELSE 'rename'
+    END,
+    e.commit_lsn, CASE WHEN e.idx < 2147483647 THEN e.idx END, e.commit_timestamp, e.username, e.source,
+    e.request_id, e.metadata, old_row, new_row,
+    CASE
+      WHEN e.action = 'update'
+        THEN (
+          SELECT coalesce(jsonb_object_agg(d.key, d.value), '{}')
+          FROM jsonb_each(audit_cdc_internal.diff(old_row, new_row)) AS d
+          WHERE d.value ?& ARRAY['old', 'new']
+        )
+      WHEN e.action <> 'read' THEN audit_cdc_internal.diff(old_row, new_row)
+    END,
+    unknown_old_columns, unknown_columns, note,
+    format('%s.%s.%s.%s', e.run, e.lsn, e.idx, e.id), NULL, w.server_context,
+    w.attested)::@extschema@.audit_history_line
+  FROM audit_cdc_internal.server_word(e) AS w;
+END;
+
 CREATE FUNCTION audit_cdc_internal.told_of(
     audited audit_cdc_internal.audited, has_keys boolean,
     OUT is_described boolean,
@@ -2996,6 +3083,98 @@ BEGIN
   ) AS r;
 END
 $$;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_history(
+    table_name text DEFAULT NULL, key text DEFAULT NULL, username text DEFAULT NULL, request_id text DEFAULT NULL,
+    commit_lsn bigint DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+    database_id text DEFAULT NULL, after text DEFAULT NULL, newest_first boolean DEFAULT false,
+    max_rows integer DEFAULT NULL)
+  RETURNS SETOF @extschema@.audit_history_line
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT l.* FROM audit_cdc_internal.history($1, NULL, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS l;
+END;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_history(
+    row_type regtype, key text DEFAULT NULL, username text DEFAULT NULL, request_id text DEFAULT NULL,
+    commit_lsn bigint DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+    database_id text DEFAULT NULL, after text DEFAULT NULL, newest_first boolean DEFAULT false,
+    max_rows integer DEFAULT NULL, table_name text DEFAULT NULL)
+  RETURNS SETOF @extschema@.audit_history_line
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT l.*
+  FROM audit_cdc_internal.history(
+    $12, audit_cdc_internal.relation_of($1), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS l;
+END;
+
+CREATE OR REPLACE VIEW @extschema@.audit_last_changes AS
+  SELECT
+    l.commit_timestamp AS at, l.username AS who, l.source, l.action, l.table_schema, l.table_name,
+    l.record_key AS record,
+    CASE l.action
+      WHEN 'update'
+        THEN @extschema@.audit_diff_text(
+          @extschema@.audit_diff(
+            l.old_values,
+            (
+              SELECT jsonb_object_agg(n.key, n.value)
+              FROM jsonb_each(l.new_values) AS n
+              WHERE l.old_values ? n.key
+            ),
+            l.exact_values -> 'old', l.exact_values -> 'new'))
+    END AS change,
+    l.metadata ->> 'reason' AS why, l.request_id, l.id, l.server_context ->> 'session_user' AS role,
+    l.server_context ->> 'application_name' AS program
+  FROM @extschema@.audit_logs AS l
+  WHERE l.action NOT IN ('read', 'complete')
+  ORDER BY l.commit_timestamp DESC, l.commit_lsn DESC, l.commit_idx DESC;
+
+COMMENT ON COLUMN @extschema@.audit_last_changes.role IS
+  'session_user of server_context: who logged in, by the server''s word; null: not told';
+
+COMMENT ON COLUMN @extschema@.audit_last_changes.program IS
+  'application_name of server_context: as the client named itself; null: not told';
+
+CREATE OR REPLACE VIEW @extschema@.audit_deletions AS
+  SELECT l.commit_timestamp AS at, l.username AS who, l.source, l.action, l.table_schema, l.table_name,
+         l.record_key AS record, l.old_values - coalesce(l.unknown_columns, '{}') AS row,
+         l.metadata ->> 'reason' AS why, l.request_id, l.id, l.server_context ->> 'session_user' AS role,
+         l.server_context ->> 'application_name' AS program
+  FROM @extschema@.audit_logs AS l
+  WHERE l.action IN ('delete', 'truncate')
+  ORDER BY l.commit_timestamp DESC, l.commit_lsn DESC, l.commit_idx DESC;
+
+COMMENT ON COLUMN @extschema@.audit_deletions.role IS 'as in audit_last_changes';
+
+COMMENT ON COLUMN @extschema@.audit_deletions.program IS 'as in audit_last_changes';
+
+COMMENT ON FUNCTION @extschema@.audit_changes_by_user(timestamptz, timestamptz) IS
+  'The view of this name, of what was committed from since up to, not including, until: it reads no more. What nobody '
+  'signed is one line a table. Null: without that bound. Errors: none.';
+
+CREATE OR REPLACE VIEW @extschema@.audit_changes_by_user AS
+  SELECT t.username AS who, t.table_schema, t.table_name, sum(t.inserts)::bigint AS inserts,
+         sum(t.updates)::bigint AS updates, sum(t.deletes)::bigint AS deletes, count(*) AS transactions,
+         min(t.first) AS first, max(t.last) AS last, t.role
+  FROM (
+    SELECT l.username, l.table_schema, l.table_name, count(*) FILTER (WHERE l.action = 'insert') AS inserts,
+           count(*) FILTER (WHERE l.action = 'update') AS updates,
+           count(*) FILTER (WHERE l.action = 'delete') AS deletes, min(l.commit_timestamp) AS first,
+           max(l.commit_timestamp) AS last,
+           CASE WHEN l.username IS NULL THEN l.server_context ->> 'session_user' END AS role
+    FROM @extschema@.audit_logs AS l
+    WHERE l.action NOT IN ('read', 'complete')
+    GROUP BY l.username, l.table_schema, l.table_name, l.database_id, l.commit_lsn, role
+  ) AS t
+  GROUP BY t.username, t.table_schema, t.table_name, t.role
+  ORDER BY t.username, t.table_schema, t.table_name, t.role;
+
+COMMENT ON VIEW @extschema@.audit_changes_by_user IS
+  'how much each user changed in each table, and each role without saying for whom: then who is null';
+
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.role IS
+  'of changes that nobody signed, session_user of server_context; null: somebody signed, or not told';
 
 CREATE FUNCTION audit_cdc_internal.not_sent_before(
     lines @extschema@.audit_history_line[], OUT id bigint, OUT not_sent text[], OUT doubt text)
@@ -3452,6 +3631,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.say_busy(pg_catalog.text)',
     'audit_cdc_internal.say_unknown_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.server_context()',
+    'audit_cdc_internal.server_word(audit_cdc_internal.event)',
     'audit_cdc_internal.set_horizons()',
     'audit_cdc_internal.settle_masks()',
     'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',

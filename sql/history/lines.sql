@@ -21,7 +21,9 @@ CREATE TYPE @extschema@.audit_history_line AS (
   unknown_columns text[],
   note text,
   cursor text,
-  exact_values jsonb
+  exact_values jsonb,
+  server_context jsonb,
+  attested boolean
 );
 COMMENT ON TYPE @extschema@.audit_history_line IS
   'a change as audit_history() tells it, with the whole row before and after it';
@@ -56,6 +58,10 @@ COMMENT ON COLUMN @extschema@.audit_history_line.cursor IS
   'for the parameter after: the next page begins behind this line';
 COMMENT ON COLUMN @extschema@.audit_history_line.exact_values IS
   'as in audit_logs, for new_row and old_row; null, as nearly always: they hold everything';
+COMMENT ON COLUMN @extschema@.audit_history_line.server_context IS
+  'as in audit_logs; of action drop or rename session_user, application_name and client_address';
+COMMENT ON COLUMN @extschema@.audit_history_line.attested IS
+  'as in audit_logs; null for a line of action drop or rename';
 
 -- Within the extension rows are told: exact values stand in them, and exact_values is null. For who reads lines they
 -- stand beside.
@@ -67,7 +73,8 @@ BEGIN ATOMIC
          line.commit_idx, line.commit_timestamp, line.username, line.source, line.request_id, line.metadata,
          audit_cdc_internal.plain(line.old_row), audit_cdc_internal.plain(line.new_row),
          CASE WHEN e.texts IS NULL THEN line.changed ELSE audit_cdc_internal.plain_diff(line.changed) END,
-         line.unknown_old_columns, line.unknown_columns, line.note, line.cursor, e.texts
+         line.unknown_old_columns, line.unknown_columns, line.note, line.cursor, e.texts, line.server_context,
+         line.attested
   FROM (
     SELECT nullif(
       jsonb_strip_nulls(
@@ -77,13 +84,39 @@ BEGIN ATOMIC
   ) AS e;
 END;
 
+-- Who made an event, by the server's word.
+CREATE FUNCTION audit_cdc_internal.server_word(
+    e audit_cdc_internal.event, OUT server_context jsonb, OUT attested boolean)
+  LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  IF e.id > 0 THEN
+    SELECT
+      s.context || jsonb_strip_nulls(jsonb_build_object('transaction_start', l.transaction_start)),
+      l.attested
+    INTO server_context, attested
+    FROM audit_cdc_internal.log AS l
+    LEFT JOIN audit_cdc_internal.server_contexts AS s ON s.id = l.server_context
+    WHERE l.id = e.id AND l.commit_timestamp = e.commit_timestamp;
+  ELSE
+    SELECT jsonb_strip_nulls(
+      jsonb_build_object(
+        'session_user', s.session_user_name, 'application_name', s.application_name,
+        'client_address', host(s.client_address)))
+    INTO server_context
+    FROM audit_cdc_internal.schema_changes AS s
+    WHERE s.id = -e.id;
+  END IF;
+END
+$$;
+
 -- An event of a life, as a line.
 CREATE FUNCTION audit_cdc_internal.line(
     audited audit_cdc_internal.audited, e audit_cdc_internal.event, old_row jsonb, new_row jsonb,
     unknown_old_columns text[], unknown_columns text[], note text)
   RETURNS @extschema@.audit_history_line
   LANGUAGE sql STABLE
-  RETURN ROW(
+BEGIN ATOMIC
+  SELECT ROW(
     CASE WHEN e.id > 0 THEN e.id END, e.database_id, audited.table_schema, audited.table_name, e.record_id,
     CASE
       WHEN e.id > 0 THEN e.action
@@ -106,7 +139,10 @@ CREATE FUNCTION audit_cdc_internal.line(
       WHEN e.action <> 'read' THEN audit_cdc_internal.diff(old_row, new_row)
     END,
     unknown_old_columns, unknown_columns, note,
-    format('%s.%s.%s.%s', e.run, e.lsn, e.idx, e.id), NULL)::@extschema@.audit_history_line;
+    format('%s.%s.%s.%s', e.run, e.lsn, e.idx, e.id), NULL, w.server_context,
+    w.attested)::@extschema@.audit_history_line
+  FROM audit_cdc_internal.server_word(e) AS w;
+END;
 
 -- One entry as a line, with what its record's life tells.
 CREATE FUNCTION audit_cdc_internal.line_of(

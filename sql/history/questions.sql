@@ -16,7 +16,8 @@ CREATE VIEW @extschema@.audit_last_changes AS
             ),
             l.exact_values -> 'old', l.exact_values -> 'new'))
     END AS change,
-    l.metadata ->> 'reason' AS why, l.request_id, l.id
+    l.metadata ->> 'reason' AS why, l.request_id, l.id, l.server_context ->> 'session_user' AS role,
+    l.server_context ->> 'application_name' AS program
   FROM @extschema@.audit_logs AS l
   WHERE l.action NOT IN ('read', 'complete')
   ORDER BY l.commit_timestamp DESC, l.commit_lsn DESC, l.commit_idx DESC;
@@ -35,11 +36,16 @@ COMMENT ON COLUMN @extschema@.audit_last_changes.change IS
 COMMENT ON COLUMN @extschema@.audit_last_changes.why IS 'reason in the metadata of the annotations; null: not said';
 COMMENT ON COLUMN @extschema@.audit_last_changes.request_id IS 'as in audit_logs; null: not said';
 COMMENT ON COLUMN @extschema@.audit_last_changes.id IS 'number of the entry in audit_logs, for audit_undo()';
+COMMENT ON COLUMN @extschema@.audit_last_changes.role IS
+  'session_user of server_context: who logged in, by the server''s word; null: not told';
+COMMENT ON COLUMN @extschema@.audit_last_changes.program IS
+  'application_name of server_context: as the client named itself; null: not told';
 
 CREATE VIEW @extschema@.audit_deletions AS
   SELECT l.commit_timestamp AS at, l.username AS who, l.source, l.action, l.table_schema, l.table_name,
          l.record_key AS record, l.old_values - coalesce(l.unknown_columns, '{}') AS row,
-         l.metadata ->> 'reason' AS why, l.request_id, l.id
+         l.metadata ->> 'reason' AS why, l.request_id, l.id, l.server_context ->> 'session_user' AS role,
+         l.server_context ->> 'application_name' AS program
   FROM @extschema@.audit_logs AS l
   WHERE l.action IN ('delete', 'truncate')
   ORDER BY l.commit_timestamp DESC, l.commit_lsn DESC, l.commit_idx DESC;
@@ -58,6 +64,8 @@ COMMENT ON COLUMN @extschema@.audit_deletions.row IS 'the row as far as the log 
 COMMENT ON COLUMN @extschema@.audit_deletions.why IS 'reason in the metadata of the annotations; null: not said';
 COMMENT ON COLUMN @extschema@.audit_deletions.request_id IS 'as in audit_logs; null: not said';
 COMMENT ON COLUMN @extschema@.audit_deletions.id IS 'number of the entry in audit_logs, for audit_undo()';
+COMMENT ON COLUMN @extschema@.audit_deletions.role IS 'as in audit_last_changes';
+COMMENT ON COLUMN @extschema@.audit_deletions.program IS 'as in audit_last_changes';
 
 CREATE FUNCTION @extschema@.audit_changes_by_user(
     since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
@@ -82,13 +90,27 @@ BEGIN ATOMIC
   ORDER BY t.username, t.table_schema, t.table_name;
 END;
 COMMENT ON FUNCTION @extschema@.audit_changes_by_user(timestamptz, timestamptz) IS
-  'The view of this name, of what was committed from since up to, not including, until: it reads no more. Null: '
-  'without that bound. Errors: none.';
+  'The view of this name, of what was committed from since up to, not including, until: it reads no more. What nobody '
+  'signed is one line a table. Null: without that bound. Errors: none.';
 
 CREATE VIEW @extschema@.audit_changes_by_user AS
-  SELECT c.* FROM @extschema@.audit_changes_by_user() AS c;
+  SELECT t.username AS who, t.table_schema, t.table_name, sum(t.inserts)::bigint AS inserts,
+         sum(t.updates)::bigint AS updates, sum(t.deletes)::bigint AS deletes, count(*) AS transactions,
+         min(t.first) AS first, max(t.last) AS last, t.role
+  FROM (
+    SELECT l.username, l.table_schema, l.table_name, count(*) FILTER (WHERE l.action = 'insert') AS inserts,
+           count(*) FILTER (WHERE l.action = 'update') AS updates,
+           count(*) FILTER (WHERE l.action = 'delete') AS deletes, min(l.commit_timestamp) AS first,
+           max(l.commit_timestamp) AS last,
+           CASE WHEN l.username IS NULL THEN l.server_context ->> 'session_user' END AS role
+    FROM @extschema@.audit_logs AS l
+    WHERE l.action NOT IN ('read', 'complete')
+    GROUP BY l.username, l.table_schema, l.table_name, l.database_id, l.commit_lsn, role
+  ) AS t
+  GROUP BY t.username, t.table_schema, t.table_name, t.role
+  ORDER BY t.username, t.table_schema, t.table_name, t.role;
 COMMENT ON VIEW @extschema@.audit_changes_by_user IS
-  'how much each user changed in each table; who is null for changes that nobody signed';
+  'how much each user changed in each table, and each role without saying for whom: then who is null';
 COMMENT ON COLUMN @extschema@.audit_changes_by_user.who IS
   'username of the annotations; null: nobody signed the change';
 COMMENT ON COLUMN @extschema@.audit_changes_by_user.table_schema IS 'schema of the table in the source';
@@ -99,6 +121,8 @@ COMMENT ON COLUMN @extschema@.audit_changes_by_user.deletes IS 'how many were de
 COMMENT ON COLUMN @extschema@.audit_changes_by_user.transactions IS 'in how many transactions';
 COMMENT ON COLUMN @extschema@.audit_changes_by_user.first IS 'commit time of the first change';
 COMMENT ON COLUMN @extschema@.audit_changes_by_user.last IS 'commit time of the last one';
+COMMENT ON COLUMN @extschema@.audit_changes_by_user.role IS
+  'of changes that nobody signed, session_user of server_context; null: somebody signed, or not told';
 
 CREATE FUNCTION @extschema@.audit_changes_by_table(
     since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,

@@ -1,6 +1,6 @@
 //! `audit_history()`, and what undo asks the log for.
 
-use super::page::Page;
+use super::page::{COLUMNS, Page};
 use super::told::{Form, put_record};
 use super::told_tables::{facts, undisturbed};
 use crate::pg::{BuiltinOid, Call, Cursor, ErrorReport, PassedRow, ResultSet, passed_bigint};
@@ -52,7 +52,6 @@ const OF_RECORD: &CStr = c"
       AND ($8 IS NULL OR CASE WHEN $9 THEN p.place < $8 ELSE p.place > $8 END)
     ORDER BY CASE WHEN $9 THEN NULL ELSE p.place END, p.place DESC
     LIMIT $10";
-const COLUMNS: usize = 21;
 
 /// Arguments of `history`.
 mod argument {

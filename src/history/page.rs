@@ -40,9 +40,11 @@ static OF_RECORDS: LazyLock<CString> = LazyLock::new(|| {
 
 /// The line of an entry whose record's life has to be read.
 const LINE_OF: &CStr = c"SELECT l.* FROM audit_cdc_internal.line_of($1, $2, $3, $4) AS l";
-const COLUMNS: usize = 21;
-/// old_row, new_row, changed; the last column is exact_values.
+/// Of a line.
+pub const COLUMNS: usize = 23;
+/// old_row, new_row, changed.
 const IMAGES: [usize; 3] = [13, 14, 15];
+const EXACT_VALUES: usize = 20;
 
 /// What is asked for; null is not.
 pub struct Page {
@@ -191,7 +193,7 @@ fn put_of_life(row: &Row, table: &ToldTable, form: Form, rows: &mut ResultSet) {
         let told = IMAGES.map(|column| line.jsonb(column));
         let [old, new, changed, exact] = images(told, form);
         (values[IMAGES[0]], values[IMAGES[1]], values[IMAGES[2]]) = (old, new, changed);
-        values[COLUMNS - 1] = exact;
+        values[EXACT_VALUES] = exact;
         rows.put(&values);
     });
 }

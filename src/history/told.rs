@@ -30,10 +30,12 @@ pub mod column {
     pub const SOURCE: usize = 13;
     pub const REQUEST: usize = 14;
     pub const METADATA: usize = 15;
-    pub const CURSOR: usize = 16;
-    pub const DATABASE: usize = 17;
-    pub const SCHEMA: usize = 18;
-    pub const NAME: usize = 19;
+    pub const SERVER_CONTEXT: usize = 16;
+    pub const ATTESTED: usize = 17;
+    pub const CURSOR: usize = 18;
+    pub const DATABASE: usize = 19;
+    pub const SCHEMA: usize = 20;
+    pub const NAME: usize = 21;
 }
 
 /// Did some update bring another record to the record $2, or was the source restored?
@@ -146,6 +148,8 @@ pub fn put(row: &Row, named: Named, (event, before): (&Event, Option<&State>), f
         line.note.map(|note| note.text("")).into_datum(),
         row.datum(column::CURSOR),
         exact,
+        row.datum(column::SERVER_CONTEXT),
+        row.datum(column::ATTESTED),
     ]);
 }
 

@@ -42,7 +42,13 @@ pub const SIGNED: &str = "l.may_change_key,
         WHERE g.id = l.large_annotations
       )
     END,
-    'null') AS metadata";
+    'null') AS metadata,
+  CASE WHEN l.server_context IS NOT NULL THEN (
+    SELECT s.context || jsonb_strip_nulls(jsonb_build_object('transaction_start', l.transaction_start))
+    FROM audit_cdc_internal.server_contexts AS s
+    WHERE s.id = l.server_context
+  ) END AS server_context,
+  l.attested";
 
 impl Question {
     /// Its parameters: 1 id, 2 numbers of tables, 3 username, 4 request_id, 5 commit_lsn, 6 since, 7 until.
