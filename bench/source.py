@@ -4,6 +4,7 @@ All share the cores: pgbench, the server, and who reads the slot. Each way start
 """
 
 import contextlib
+import os
 import re
 import subprocess
 import tempfile
@@ -126,13 +127,18 @@ def table_log():
     yield lambda transactions: check(value(f"SELECT count(*) FROM ({union}) AS x"), 7 * transactions, "rows of table_log")
 
 
-def pgbench(script):
-    """Transactions, and how many a second."""
+def made_tables(scale):
+    subprocess.run(["pgbench", "-iqs", str(scale)], check=True, capture_output=True)
+
+
+def pgbench(script, duration=SECONDS, options=""):
+    """Transactions, and how many a second. `options` are of its sessions."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
-        command = ["pgbench", "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", str(CLIENTS), "-T", str(SECONDS), "-s", str(SCALE), "-f", file.name]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command = ["pgbench", "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", str(CLIENTS), "-T", str(duration), "-s", str(SCALE), "-f", file.name]
+        environment = {**os.environ, "PGOPTIONS": options}
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return int(re.search(r"actually processed: (\d+)", printed)[1]), float(re.search(r"tps = ([\d.]+)", printed)[1])
 
 
@@ -146,7 +152,7 @@ def measure():
 
     def rate(way):
         log.emptied()
-        subprocess.run(["pgbench", "-iqs", str(SCALE)], check=True, capture_output=True)
+        made_tables(SCALE)
         with ways[way]() as audited:
             execute("CHECKPOINT")
             annotate = ANNOTATE if way in ("annotate", "capture", "slot") else ""
