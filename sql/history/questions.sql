@@ -98,14 +98,16 @@ CREATE VIEW @extschema@.audit_changes_by_user AS
          sum(t.updates)::bigint AS updates, sum(t.deletes)::bigint AS deletes, count(*) AS transactions,
          min(t.first) AS first, max(t.last) AS last, t.role
   FROM (
-    SELECT l.username, l.table_schema, l.table_name, count(*) FILTER (WHERE l.action = 'insert') AS inserts,
+    SELECT u.username, a.table_schema, a.table_name, count(*) FILTER (WHERE l.action = 'insert') AS inserts,
            count(*) FILTER (WHERE l.action = 'update') AS updates,
            count(*) FILTER (WHERE l.action = 'delete') AS deletes, min(l.commit_timestamp) AS first,
-           max(l.commit_timestamp) AS last,
-           CASE WHEN l.username IS NULL THEN l.server_context ->> 'session_user' END AS role
-    FROM @extschema@.audit_logs AS l
+           max(l.commit_timestamp) AS last, CASE WHEN u.username IS NULL THEN s.context ->> 'session_user' END AS role
+    FROM audit_cdc_internal.log AS l
+    CROSS JOIN LATERAL audit_cdc_internal.lifted(l.annotations, 'username') AS u(username)
+    JOIN audit_cdc_internal.audited_tables AS a ON a.id = l.audited_table
+    LEFT JOIN audit_cdc_internal.server_contexts AS s ON s.id = l.server_context
     WHERE l.action NOT IN ('read', 'complete')
-    GROUP BY l.username, l.table_schema, l.table_name, l.database_id, l.commit_lsn, role
+    GROUP BY u.username, a.table_schema, a.table_name, a.database_id, l.commit_lsn, role
   ) AS t
   GROUP BY t.username, t.table_schema, t.table_name, t.role
   ORDER BY t.username, t.table_schema, t.table_name, t.role;
