@@ -157,12 +157,17 @@ def test_every_row_is_kept(filled):
     assert filled.rows("SELECT action FROM audit_history('stock', 'sku 3', database_id => %s)", one) == [("insert",), ("update",), ("read",)]
 
 
+WHOLE = "VIEW whole AS SELECT l FROM audit_history(since => '2000-01-01') AS l"
+
+
 def test_views_of_lines_go_on(filled):
-    """Of a type that got columns."""
-    filled.run("""CREATE VIEW lines AS SELECT * FROM audit_history(since => '2000-01-01'); CREATE VIEW whole AS SELECT l FROM audit_history(since => '2000-01-01') AS l""")
-    filled.run("ALTER EXTENSION audit_cdc UPDATE")
-    assert filled.value("SELECT count(id) FROM lines") == filled.value("SELECT count((l).id) FROM whole WHERE (l).attested IS NOT TRUE") > 100
+    """Their type got columns. PostgreSQL 18 wants those anew that have whole lines."""
+    filled.run(f"CREATE VIEW lines AS SELECT * FROM audit_history(since => '2000-01-01'); CREATE {WHOLE}")
+    update(filled)
     assert len(filled.rows("SELECT * FROM lines LIMIT 1")[0]) == 21
+    if filled.connect().server_version >= 180000:
+        filled.run(f"CREATE OR REPLACE {WHOLE}")
+    assert filled.value("SELECT count(id) FROM lines") == filled.value("SELECT count((l).id) FROM whole") > 100
 
 
 def test_a_dump_of_the_release_before_is_restored(filled, another):
