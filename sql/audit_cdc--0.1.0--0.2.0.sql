@@ -15,6 +15,7 @@ DROP FUNCTION audit_cdc_internal.told_table(integer,pg_catalog.text,pg_catalog.t
 DROP FUNCTION audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean);
 DROP TYPE audit_cdc_internal.told_table;
 DROP FUNCTION @extschema@.audit_capture_status();
+DROP FUNCTION audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone);
 
 CREATE FUNCTION audit_cdc_internal.can_seal() RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'can_seal_wrapper';
@@ -115,6 +116,129 @@ COMMENT ON COLUMN @extschema@.audit_operations.reason IS 'as given to it; null: 
 
 COMMENT ON COLUMN @extschema@.audit_operations.server_context IS
   'who did it, as the server knows: session_user, current_user, application_name, client_address, backend_start';
+
+CREATE FUNCTION audit_cdc_internal.add_partition(name text, first timestamptz, width interval) RETURNS void
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp
+  SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' -- the bounds are written as text
+  SET default_tablespace = ''
+  SET default_table_access_method = 'heap'
+AS $$
+BEGIN
+  PERFORM audit_cdc_internal.lock_partitions();
+  IF audit_cdc_internal.is_partition(name) THEN
+    RETURN;
+  END IF;
+
+  BEGIN
+    EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
+  EXCEPTION WHEN duplicate_table THEN
+    -- made by another session, and a snapshot of REPEATABLE READ or above does not show it
+    IF 'audit_cdc_internal.log'::regclass
+      <> ALL (ARRAY(SELECT pg_partition_ancestors(('audit_cdc_internal.' || name)::regclass))) THEN
+      RAISE;
+    END IF;
+    RETURN;
+  END;
+  -- each change once; a time range
+  EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
+                 name || '_once', name);
+  -- one record's history
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
+                 name || '_record', name);
+  -- what one user did, and when
+  EXECUTE format(
+    'CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
+                  WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
+    name || '_username', name);
+  -- what one request did
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
+                  WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
+                 name || '_request', name);
+  -- where the rows of a table went that were given another key
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audited_table, commit_timestamp) WHERE may_change_key',
+                 name || '_rekeyed', name);
+  -- one entry, by its number; what one transaction did; which commits of a second went ahead of a position. Of times
+  -- alone _once is better, which is asked for by the column itself
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I
+                  USING brin (id, commit_lsn, (commit_timestamp - ''2000-01-01 00:00+00''::timestamptz))
+                  WITH (pages_per_range = 32)',
+                 name || '_id', name);
+  EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
+                  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', name);
+  EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', name);
+  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, to_regclass(format('audit_cdc_internal.%I', name)));
+  PERFORM audit_cdc_internal.keep_from_writers(format('audit_cdc_internal.%I', name)::regclass);
+  EXECUTE format(
+    'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
+    first, (first AT TIME ZONE 'UTC' + width) AT TIME ZONE 'UTC');
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.is_to_be_divided(month timestamptz) RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT coalesce(bool_or(m.bytes >= s.large), false)
+  FROM (SELECT pg_size_bytes(nullif(current_setting('audit_cdc.large_month', true), '0')) AS large) AS s
+  CROSS JOIN LATERAL (
+    SELECT sum(pg_total_relation_size(c.oid)) AS bytes
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+      AND left(c.relname, 11) IN (to_char(month AT TIME ZONE 'UTC' - interval '1 month', '"log_"YYYY_MM'),
+                                  to_char(month AT TIME ZONE 'UTC' - interval '2 months', '"log_"YYYY_MM'))
+    GROUP BY left(c.relname, 11)
+  ) AS m;
+END;
+
+CREATE FUNCTION audit_cdc_internal.has_days(month timestamptz) RETURNS boolean
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN EXISTS (
+    SELECT FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+      AND c.relname LIKE to_char(month AT TIME ZONE 'UTC', '"log\_"YYYY"\_"MM"\_%"'));
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.add_days(month timestamptz, asked timestamptz[]) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  day timestamp;
+BEGIN
+  FOR day IN
+    SELECT d.day
+    FROM generate_series(month AT TIME ZONE 'UTC', month AT TIME ZONE 'UTC' + interval '1 month - 1 day',
+                         interval '1 day') AS d(day)
+    WHERE NOT audit_cdc_internal.has_days(month)
+       OR d.day = ANY (SELECT date_trunc('day', a.time AT TIME ZONE 'UTC') FROM unnest(asked) AS a(time))
+    ORDER BY 1
+  LOOP
+    PERFORM audit_cdc_internal.add_partition(to_char(day, '"log_"YYYY_MM_DD'), day AT TIME ZONE 'UTC', '1 day');
+  END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.ensure_partitions(times timestamptz[]) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  month timestamptz;
+  name text;
+BEGIN
+  FOR month IN SELECT DISTINCT date_trunc('month', t, 'UTC') AS first FROM unnest(times) AS t ORDER BY first LOOP
+    name := to_char(month AT TIME ZONE 'UTC', '"log_"YYYY_MM');
+    CONTINUE WHEN audit_cdc_internal.is_partition(name);
+    PERFORM audit_cdc_internal.lock_partitions(); -- nobody decides otherwise meanwhile
+    IF audit_cdc_internal.is_partition(name) THEN
+      CONTINUE;
+    ELSIF audit_cdc_internal.has_days(month) OR audit_cdc_internal.is_to_be_divided(month) THEN
+      PERFORM audit_cdc_internal.add_days(month, times);
+    ELSE
+      PERFORM audit_cdc_internal.add_partition(name, month, '1 month');
+    END IF;
+  END LOOP;
+END
+$$;
 
 ALTER TABLE audit_cdc_internal.rejects ADD COLUMN erased_at timestamp with time zone;
 
@@ -691,6 +815,8 @@ CREATE TABLE audit_cdc_internal.retention_rules (
   keep interval, -- null: for ever
   UNIQUE NULLS NOT DISTINCT (database_id, table_schema, table_name)
 );
+
+ALTER TABLE audit_cdc_internal.retention_rules REPLICA IDENTITY FULL;
 
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.retention_rules', '');
 
@@ -1404,17 +1530,17 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.months_to_clear() RETURNS date[]
+CREATE FUNCTION audit_cdc_internal.partitions_to_clear() RETURNS text[]
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  SELECT coalesce(array_agg(m.month ORDER BY m.month), '{}')
+  SELECT coalesce(array_agg(p.name ORDER BY p.name), '{}')
   FROM (
-    SELECT to_date(substr(c.relname, 5), 'YYYY_MM') AS month
+    SELECT c.relname::text AS name, to_date(substr(c.relname, 5), 'YYYY_MM_DD') AS first
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
-  ) AS m
-  WHERE m.month AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
+  ) AS p
+  WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
 END;
 
 CREATE FUNCTION audit_cdc_internal.rows_of(partition regclass, is_kept boolean, most integer) RETURNS tid[]
@@ -1438,12 +1564,13 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.clear_month(
-    month date, batch_size integer, OUT removed bigint, OUT is_done boolean)
+CREATE FUNCTION audit_cdc_internal.clear_partition(
+    name text, batch_size integer, OUT removed bigint, OUT is_done boolean)
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   partition regclass;
-  is_over CONSTANT boolean := (month + interval '1 month') AT TIME ZONE 'UTC' < now();
+  month date;
+  is_over boolean;
   rows tid[] := '{}';
   is_whole boolean := false;
 BEGIN
@@ -1452,12 +1579,13 @@ BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
-  -- to_regclass() alone may remember what another run has just dropped
-  partition := CASE WHEN audit_cdc_internal.is_partition(to_char(month, '"log_"YYYY_MM'))
-    THEN to_regclass(format('audit_cdc_internal.%I', to_char(month, '"log_"YYYY_MM'))) END;
-  IF partition IS NULL OR month <> date_trunc('month', month::timestamp) OR extract(year FROM month) < 1 THEN
+  IF audit_cdc_internal.is_partition(name) IS NOT TRUE THEN
     RETURN;
   END IF;
+  partition := format('audit_cdc_internal.%I', name)::regclass;
+  month := to_date(substr(name, 5, 7), 'YYYY_MM');
+  is_over := to_date(substr(name, 5), 'YYYY_MM_DD') + CASE WHEN length(name) > 11 THEN interval '1 day'
+               ELSE interval '1 month' END < now() AT TIME ZONE 'UTC';
   IF is_over AND audit_cdc_internal.rows_of(partition, true, 1) = '{}' THEN
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', partition);
     is_whole := audit_cdc_internal.rows_of(partition, true, 1) = '{}';
@@ -1476,7 +1604,7 @@ BEGIN
   is_done := cardinality(rows) < batch_size;
   IF removed > 0 THEN
     PERFORM audit_cdc_internal.note_operation(
-      'audit_apply_retention', jsonb_build_object('month', month, 'is_whole', is_whole),
+      'audit_apply_retention', jsonb_build_object('month', month, 'partition', name, 'is_whole', is_whole),
       jsonb_build_object('entries', removed));
   END IF;
 EXCEPTION WHEN lock_not_available THEN
@@ -1643,7 +1771,7 @@ CREATE PROCEDURE @extschema@.audit_apply_retention(
   LANGUAGE plpgsql AS $$
 DECLARE
   one pg_catalog.record;
-  month pg_catalog.date;
+  partition pg_catalog.text;
   waits pg_catalog.int4 := 0;
   busy pg_catalog.text[] := '{}';
   kind pg_catalog.text;
@@ -1669,22 +1797,22 @@ BEGIN
     PERFORM pg_catalog.pg_sleep(0.05);
   END LOOP;
   COMMIT;
-  FOREACH month IN ARRAY audit_cdc_internal.months_to_clear() LOOP
+  FOREACH partition IN ARRAY audit_cdc_internal.partitions_to_clear() LOOP
     waits := 0;
     LOOP
-      SELECT s.* INTO one FROM audit_cdc_internal.clear_month(month, batch_size) AS s;
+      SELECT s.* INTO one FROM audit_cdc_internal.clear_partition(partition, batch_size) AS s;
       COMMIT;
       entries := entries OPERATOR(pg_catalog.+) coalesce(one.removed, 0);
       EXIT WHEN one.is_done;
       IF one.removed IS NULL THEN
         waits := waits OPERATOR(pg_catalog.+) 1;
         IF waits OPERATOR(pg_catalog.>) 100 THEN
-          busy := pg_catalog.array_append(busy, month::pg_catalog.text);
+          busy := pg_catalog.array_append(busy, partition);
           EXIT;
         END IF;
         PERFORM pg_catalog.pg_sleep(0.05);
       ELSE
-        RAISE NOTICE 'removed % entries so far, now of month %', entries, month;
+        RAISE NOTICE 'removed % entries so far, now of %', entries, partition;
       END IF;
     END LOOP;
   END LOOP;
@@ -3566,6 +3694,8 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     '@extschema@.audit_release(pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.add_days(timestamp with time zone,timestamp with time zone[])',
+    'audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone,interval)',
     'audit_cdc_internal.calls_more(pg_catalog.text)',
     'audit_cdc_internal.can_seal()',
     'audit_cdc_internal.changed_keys(audit_cdc_internal.audited)',
@@ -3577,7 +3707,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.chosen_lines(@extschema@.audit_history_line[])',
     'audit_cdc_internal.clear_annotations()',
     'audit_cdc_internal.clear_contexts()',
-    'audit_cdc_internal.clear_month(pg_catalog.date,integer)',
+    'audit_cdc_internal.clear_partition(pg_catalog.text,integer)',
     'audit_cdc_internal.clear_record_keys()',
     'audit_cdc_internal.clear_rejects()',
     'audit_cdc_internal.clear_shared(pg_catalog.regclass,pg_catalog.text,pg_catalog.text)',
@@ -3596,11 +3726,13 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.erasure_doubts(pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.erasure_lines(audit_cdc_internal.to_erase,bigint[])',
     'audit_cdc_internal.find_to_erase(pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
+    'audit_cdc_internal.has_days(timestamp with time zone)',
     'audit_cdc_internal.has_strangers_code(pg_catalog.oid,pg_catalog.oid)',
     'audit_cdc_internal.holds_of(audit_cdc_internal.log)',
     'audit_cdc_internal.is_held(audit_cdc_internal.log)',
     'audit_cdc_internal.is_in_key(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[])',
+    'audit_cdc_internal.is_to_be_divided(timestamp with time zone)',
     'audit_cdc_internal.kept_statement()',
     'audit_cdc_internal.keys_of_records(audit_cdc_internal.audited,pg_catalog.text[])',
     'audit_cdc_internal.last_settled_number()',
@@ -3612,12 +3744,12 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.masks_follow(pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.oid)',
     'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
     'audit_cdc_internal.may_name(audit_cdc_internal.audited,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.months_to_clear()',
     'audit_cdc_internal.not_sent(audit_cdc_internal.log)',
     'audit_cdc_internal.not_sent_before(@extschema@.audit_history_line[])',
     'audit_cdc_internal.note_operation(pg_catalog.text,pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.noted(pg_catalog.jsonb,pg_catalog.text[],pg_catalog.text[],pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.noted_values(pg_catalog.jsonb)',
+    'audit_cdc_internal.partitions_to_clear()',
     'audit_cdc_internal.parts_of_type(pg_catalog.oid)',
     'audit_cdc_internal.parts_to_erase(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid)',
@@ -3715,19 +3847,24 @@ GRANT EXECUTE ON ROUTINE @extschema@.audit_release(pg_catalog.text,pg_catalog.te
 GRANT EXECUTE ON ROUTINE @extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.check_apply(boolean,integer) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_month(pg_catalog.date,integer) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(pg_catalog.text,integer) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(pg_catalog.text,integer) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(pg_catalog.text) TO audit_cdc_worker;
 REVOKE EXECUTE ON ROUTINE audit_cdc_internal.code_owners(pg_catalog.oid) FROM audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[]) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(pg_catalog.jsonb) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(pg_catalog.jsonb) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited) TO audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.months_to_clear() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_clear() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_clear() TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.parts_of_type(pg_catalog.oid) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_busy(pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_apply_retention(boolean,integer,bigint) TO audit_cdc_keeper;
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_keeper;
 GRANT SELECT ON TABLE audit_cdc_internal.erasures TO audit_cdc_worker;

@@ -2,6 +2,7 @@
 //! caller.
 
 use crate::pg::{self, Checked};
+use crate::retention::TimeOfDay;
 use audit_core::context::{Fields, is_object};
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -37,6 +38,8 @@ static METADATA: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::ne
 static RULE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_NEW_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
 static MAX_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(240);
+static RETENTION_AT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static LARGE_MONTH: GucSetting<i32> = GucSetting::<i32>::new(200 * 1024);
 static MAX_NEW_TABLES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
 pub fn init() {
@@ -117,12 +120,28 @@ pub fn init() {
         c"What is beyond is set aside. Queries over the whole log lock each month's table.",
         &MAX_MONTHS,
     );
+    GucRegistry::define_int_guc(
+        c"audit_cdc.large_month",
+        c"From which size of a month on the next that are made are divided into days.",
+        c"With its indexes; of the two months before the new one. 0: months are never divided.",
+        &LARGE_MONTH,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MB,
+    );
     define_limit(
         c"audit_cdc.max_new_tables",
         c"How many source tables one call of audit_ingest may name that the log does not know.",
         c"What is beyond is set aside.",
         &MAX_NEW_TABLES,
     );
+    let retention_at = (
+        c"audit_cdc.retention_at",
+        c"When the capture worker applies retention each day.",
+        c"A time of day in UTC, such as 03:30. Empty: never.",
+    );
+    pg::define_checked::<DailyTime>(retention_at, &RETENTION_AT, GucContext::Sighup);
     crate::pg::reserve_setting_prefix();
 }
 
@@ -188,6 +207,19 @@ impl Checked for Metadata {
         let is_fine = text.is_empty() || is_object(text) && is_object(&format!("{{\"metadata\": {text}}}"));
         if is_fine { Ok(()) } else { Err("It must be a JSON object that jsonb takes.".to_owned()) }
     }
+}
+
+struct DailyTime;
+impl Checked for DailyTime {
+    fn check(text: &str) -> Result<(), String> {
+        let is_fine = text.is_empty() || TimeOfDay::parse(text).is_some();
+        if is_fine { Ok(()) } else { Err("It must be a time of day such as 03:30.".to_owned()) }
+    }
+}
+
+/// `None`: the worker applies no retention.
+pub fn retention_at() -> Option<TimeOfDay> {
+    TimeOfDay::parse(&RETENTION_AT.get()?.to_string_lossy())
 }
 
 pub fn server_context() -> bool {

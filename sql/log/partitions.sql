@@ -12,7 +12,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.add_partition(name text, month timestamptz) RETURNS void
+CREATE FUNCTION audit_cdc_internal.add_partition(name text, first timestamptz, width interval) RETURNS void
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp
   SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' -- the bounds are written as text
@@ -66,11 +66,59 @@ BEGIN
   PERFORM audit_cdc_internal.keep_from_writers(format('audit_cdc_internal.%I', name)::regclass);
   EXECUTE format(
     'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
-    month, (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC');
+    first, (first AT TIME ZONE 'UTC' + width) AT TIME ZONE 'UTC');
 END
 $$;
 
--- Called for a batch that has months which are new. The capture worker's role does not own the log.
+-- A month is divided into days if one of the two before it has become large. The next month is made ahead, when the
+-- present one has just begun: so it is the one before that tells.
+CREATE FUNCTION audit_cdc_internal.is_to_be_divided(month timestamptz) RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT coalesce(bool_or(m.bytes >= s.large), false)
+  FROM (SELECT pg_size_bytes(nullif(current_setting('audit_cdc.large_month', true), '0')) AS large) AS s
+  CROSS JOIN LATERAL (
+    SELECT sum(pg_total_relation_size(c.oid)) AS bytes
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+      AND left(c.relname, 11) IN (to_char(month AT TIME ZONE 'UTC' - interval '1 month', '"log_"YYYY_MM'),
+                                  to_char(month AT TIME ZONE 'UTC' - interval '2 months', '"log_"YYYY_MM'))
+    GROUP BY left(c.relname, 11)
+  ) AS m;
+END;
+
+-- Its days that are partitions.
+CREATE FUNCTION audit_cdc_internal.has_days(month timestamptz) RETURNS boolean
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN EXISTS (
+    SELECT FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+      AND c.relname LIKE to_char(month AT TIME ZONE 'UTC', '"log\_"YYYY"\_"MM"\_%"'));
+END
+$$;
+
+-- Of a month that is divided already only what is asked for: retention may have removed the others.
+CREATE FUNCTION audit_cdc_internal.add_days(month timestamptz, asked timestamptz[]) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  day timestamp;
+BEGIN
+  FOR day IN
+    SELECT d.day
+    FROM generate_series(month AT TIME ZONE 'UTC', month AT TIME ZONE 'UTC' + interval '1 month - 1 day',
+                         interval '1 day') AS d(day)
+    WHERE NOT audit_cdc_internal.has_days(month)
+       OR d.day = ANY (SELECT date_trunc('day', a.time AT TIME ZONE 'UTC') FROM unnest(asked) AS a(time))
+    ORDER BY 1
+  LOOP
+    PERFORM audit_cdc_internal.add_partition(to_char(day, '"log_"YYYY_MM_DD'), day AT TIME ZONE 'UTC', '1 day');
+  END LOOP;
+END
+$$;
+
+-- Called for a batch that has months or days which are new. The capture worker's role does not own the log.
 CREATE FUNCTION audit_cdc_internal.ensure_partitions(times timestamptz[]) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -79,8 +127,14 @@ DECLARE
 BEGIN
   FOR month IN SELECT DISTINCT date_trunc('month', t, 'UTC') AS first FROM unnest(times) AS t ORDER BY first LOOP
     name := to_char(month AT TIME ZONE 'UTC', '"log_"YYYY_MM');
-    IF NOT audit_cdc_internal.is_partition(name) THEN
-      PERFORM audit_cdc_internal.add_partition(name, month);
+    CONTINUE WHEN audit_cdc_internal.is_partition(name);
+    PERFORM audit_cdc_internal.lock_partitions(); -- nobody decides otherwise meanwhile
+    IF audit_cdc_internal.is_partition(name) THEN
+      CONTINUE;
+    ELSIF audit_cdc_internal.has_days(month) OR audit_cdc_internal.is_to_be_divided(month) THEN
+      PERFORM audit_cdc_internal.add_days(month, times);
+    ELSE
+      PERFORM audit_cdc_internal.add_partition(name, month, '1 month');
     END IF;
   END LOOP;
 END

@@ -73,22 +73,22 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
--- Months that may have something to remove, the oldest first.
-CREATE FUNCTION audit_cdc_internal.months_to_clear() RETURNS date[]
+-- Months and days that may have something to remove, the oldest first.
+CREATE FUNCTION audit_cdc_internal.partitions_to_clear() RETURNS text[]
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  SELECT coalesce(array_agg(m.month ORDER BY m.month), '{}')
+  SELECT coalesce(array_agg(p.name ORDER BY p.name), '{}')
   FROM (
-    SELECT to_date(substr(c.relname, 5), 'YYYY_MM') AS month
+    SELECT c.relname::text AS name, to_date(substr(c.relname, 5), 'YYYY_MM_DD') AS first
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
-  ) AS m
-  WHERE m.month AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
+  ) AS p
+  WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
 END;
 
--- What a month keeps: what the rules of now keep, what is not beyond the horizon of its table, or is held. Otherwise,
--- what may go.
+-- What a partition keeps: what the rules of now keep, what is not beyond the horizon of its table, or is held.
+-- Otherwise, what may go.
 CREATE FUNCTION audit_cdc_internal.rows_of(partition regclass, is_kept boolean, most integer) RETURNS tid[]
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -110,13 +110,14 @@ BEGIN
 END
 $$;
 
--- Removes up to so many entries of a month, or the whole month where it keeps nothing. removed null: others use it.
-CREATE FUNCTION audit_cdc_internal.clear_month(
-    month date, batch_size integer, OUT removed bigint, OUT is_done boolean)
+-- Removes up to so many entries of a partition, or all of it where it keeps nothing. removed null: others use it.
+CREATE FUNCTION audit_cdc_internal.clear_partition(
+    name text, batch_size integer, OUT removed bigint, OUT is_done boolean)
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   partition regclass;
-  is_over CONSTANT boolean := (month + interval '1 month') AT TIME ZONE 'UTC' < now();
+  month date;
+  is_over boolean;
   rows tid[] := '{}';
   is_whole boolean := false;
 BEGIN
@@ -125,12 +126,13 @@ BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
-  -- to_regclass() alone may remember what another run has just dropped
-  partition := CASE WHEN audit_cdc_internal.is_partition(to_char(month, '"log_"YYYY_MM'))
-    THEN to_regclass(format('audit_cdc_internal.%I', to_char(month, '"log_"YYYY_MM'))) END;
-  IF partition IS NULL OR month <> date_trunc('month', month::timestamp) OR extract(year FROM month) < 1 THEN
+  IF audit_cdc_internal.is_partition(name) IS NOT TRUE THEN
     RETURN;
   END IF;
+  partition := format('audit_cdc_internal.%I', name)::regclass;
+  month := to_date(substr(name, 5, 7), 'YYYY_MM');
+  is_over := to_date(substr(name, 5), 'YYYY_MM_DD') + CASE WHEN length(name) > 11 THEN interval '1 day'
+               ELSE interval '1 month' END < now() AT TIME ZONE 'UTC';
   IF is_over AND audit_cdc_internal.rows_of(partition, true, 1) = '{}' THEN
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', partition);
     is_whole := audit_cdc_internal.rows_of(partition, true, 1) = '{}';
@@ -149,7 +151,7 @@ BEGIN
   is_done := cardinality(rows) < batch_size;
   IF removed > 0 THEN
     PERFORM audit_cdc_internal.note_operation(
-      'audit_apply_retention', jsonb_build_object('month', month, 'is_whole', is_whole),
+      'audit_apply_retention', jsonb_build_object('month', month, 'partition', name, 'is_whole', is_whole),
       jsonb_build_object('entries', removed));
   END IF;
 EXCEPTION WHEN lock_not_available THEN
@@ -324,7 +326,7 @@ CREATE PROCEDURE @extschema@.audit_apply_retention(
   LANGUAGE plpgsql AS $$
 DECLARE
   one pg_catalog.record;
-  month pg_catalog.date;
+  partition pg_catalog.text;
   waits pg_catalog.int4 := 0;
   busy pg_catalog.text[] := '{}';
   kind pg_catalog.text;
@@ -350,22 +352,22 @@ BEGIN
     PERFORM pg_catalog.pg_sleep(0.05);
   END LOOP;
   COMMIT;
-  FOREACH month IN ARRAY audit_cdc_internal.months_to_clear() LOOP
+  FOREACH partition IN ARRAY audit_cdc_internal.partitions_to_clear() LOOP
     waits := 0;
     LOOP
-      SELECT s.* INTO one FROM audit_cdc_internal.clear_month(month, batch_size) AS s;
+      SELECT s.* INTO one FROM audit_cdc_internal.clear_partition(partition, batch_size) AS s;
       COMMIT;
       entries := entries OPERATOR(pg_catalog.+) coalesce(one.removed, 0);
       EXIT WHEN one.is_done;
       IF one.removed IS NULL THEN
         waits := waits OPERATOR(pg_catalog.+) 1;
         IF waits OPERATOR(pg_catalog.>) 100 THEN
-          busy := pg_catalog.array_append(busy, month::pg_catalog.text);
+          busy := pg_catalog.array_append(busy, partition);
           EXIT;
         END IF;
         PERFORM pg_catalog.pg_sleep(0.05);
       ELSE
-        RAISE NOTICE 'removed % entries so far, now of month %', entries, month;
+        RAISE NOTICE 'removed % entries so far, now of %', entries, partition;
       END IF;
     END LOOP;
   END LOOP;

@@ -7,6 +7,7 @@ CREATE TABLE audit_cdc_internal.retention_rules (
   keep interval, -- null: for ever
   UNIQUE NULLS NOT DISTINCT (database_id, table_schema, table_name)
 );
+ALTER TABLE audit_cdc_internal.retention_rules REPLICA IDENTITY FULL; -- a publication FOR ALL TABLES wants a key
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.retention_rules', '');
 
 CREATE VIEW @extschema@.audit_retention_rules AS

@@ -1,9 +1,9 @@
 //! The background worker of a database: captures what is committed, soon after it is.
 
-use crate::pg::{self, CaptureWorker, CaughtError, Mismatch, Statement, Woken, flushed_lsn};
+use crate::pg::{self, CaptureWorker, CaughtError, Mismatch, Statement, Woken, flushed_lsn, report_of};
+use crate::retention::Daily;
 use crate::settings;
 use audit_core::SqlState;
-use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::time::Duration;
 
 use pg::BuiltinOid::{INT4OID, TEXTOID};
@@ -43,6 +43,7 @@ enum Looked {
 fn run(worker: &CaptureWorker) {
     let mut retry = SHORTEST_RETRY;
     let mut has_told = false;
+    let mut retention = Daily::new();
     loop {
         if let Ok(Some(mismatch)) = worker.transaction("waiting for an update", Mismatch::found) {
             tell_once(&mut has_told, &mismatch);
@@ -59,13 +60,16 @@ fn run(worker: &CaptureWorker) {
         }
         let began_at = worker.begins_to_look();
         let flushed = flushed_lsn();
+        retention.step(worker);
         match look(worker) {
             Looked::Partly => retry = SHORTEST_RETRY,
             Looked::Complete(position) => {
                 retry = SHORTEST_RETRY;
                 worker.has_looked(began_at, position);
                 worker.pause(settings::capture_delay());
-                rest(worker, flushed);
+                if !retention.is_running() {
+                    rest(worker, flushed, &retention);
+                }
             }
             Looked::Failed => {
                 worker.pause(retry);
@@ -84,7 +88,7 @@ fn tell_once(has_told: &mut bool, mismatch: &Mismatch) {
 
 /// Until somebody commits, or after a nap the WAL on disk goes beyond `flushed`. What the look itself has written
 /// counts too: it is to be let go of. What nobody else has brought to disk is brought there first.
-fn rest(worker: &CaptureWorker, flushed: u64) {
+fn rest(worker: &CaptureWorker, flushed: u64, retention: &Daily) {
     if pg::awaits_disk() {
         pg::flush_wal();
         if let Err(error) = advance(worker) {
@@ -92,7 +96,8 @@ fn rest(worker: &CaptureWorker, flushed: u64) {
             return;
         }
     }
-    while worker.sleep(settings::capture_naptime()) == Woken::ByNobody && flushed_lsn() == flushed {}
+    let is_idle = || flushed_lsn() == flushed && !retention.rest().is_zero();
+    while worker.sleep(settings::capture_naptime().min(retention.rest())) == Woken::ByNobody && is_idle() {}
 }
 
 /// One pass, which does not wait for the disk, and then the slot is advanced to what is there, each in its transaction.
@@ -138,7 +143,7 @@ fn flag(statement: &'static std::thread::LocalKey<Statement>) -> bool {
 
 /// Tells the server's log and `audit_capture_status()`.
 fn failed(worker: &CaptureWorker, error: &CaughtError) -> Looked {
-    let report = report(error);
+    let report = report_of(error);
     let sqlstate = SqlState::unpacked(report.sql_error_code() as i32);
     worker.has_failed(sqlstate.packed());
     pgrx::log!("audit_cdc capture: {}: {}", sqlstate.as_str(), report.message());
@@ -146,14 +151,7 @@ fn failed(worker: &CaptureWorker, error: &CaughtError) -> Looked {
         FAILED.with(|failed| failed.run(|| vec![sqlstate.as_str().into(), report.message().into()], |_| Ok(())));
     });
     if let Err(error) = noted {
-        pgrx::log!("audit_cdc capture: the error could not be noted: {}", self::report(&error).message());
+        pgrx::log!("audit_cdc capture: the error could not be noted: {}", report_of(&error).message());
     }
     Looked::Failed
-}
-
-fn report(error: &CaughtError) -> &ErrorReportWithLevel {
-    match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
-        CaughtError::RustPanic { ereport, .. } => ereport,
-    }
 }

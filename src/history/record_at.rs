@@ -22,15 +22,15 @@ static MOMENT: LazyLock<CString> = LazyLock::new(|| {
                         WHERE l.commit_timestamp > $2 AND l.audited_table = ANY (d.numbers)
                           AND l.origin <> 'i' AND l.commit_lsn IS NOT NULL),
            d.numbers, ($1).positions_before[1],
-           CASE WHEN date_trunc('month', m.commit_timestamp, 'UTC')
-                     = date_trunc('month', m.commit_timestamp - audit_cdc_internal.overtaking(), 'UTC')
-                THEN m.month::text ELSE 'audit_cdc_internal.log' END
+           CASE WHEN date_trunc('day', m.commit_timestamp, 'UTC')
+                     = date_trunc('day', m.commit_timestamp - audit_cdc_internal.overtaking(), 'UTC')
+                THEN m.partition::text ELSE 'audit_cdc_internal.log' END
     FROM audit_cdc_internal.captures AS c
     CROSS JOIN LATERAL (
       SELECT ARRAY(SELECT t.id FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = ($1).database_id)
     ) AS d(numbers)
     LEFT JOIN LATERAL (
-      SELECT l.commit_lsn + ($1).positions_before[1] AS lsn, l.id, l.commit_timestamp, l.tableoid::regclass AS month
+      SELECT l.commit_lsn + ($1).positions_before[1] AS lsn, l.id, l.commit_timestamp, l.tableoid::regclass AS partition
       FROM audit_cdc_internal.log AS l
       WHERE l.commit_timestamp <= coalesce($2::timestamptz, 'infinity')
         AND l.audited_table = ANY (d.numbers)
@@ -54,7 +54,7 @@ mod moment {
     pub const IS_SETTLED: usize = 5;
     pub const NUMBERS: usize = 6;
     pub const POSITION_BEFORE: usize = 7;
-    pub const MONTH: usize = 8;
+    pub const PARTITION: usize = 8;
 }
 
 /// Its entries, as [`column`] says, and whether each can be read so. Parameters 3 to 5 are the last commit up to the
@@ -88,12 +88,12 @@ const TELLS_ITSELF: usize = column::NEXT_STRAY + 1;
 const MAY_BE_OVERTAKEN: usize = TELLS_ITSELF + 1;
 
 /// The furthest position, from $2 on, of commits up to the time $1: they may overtake it. None stands there mostly, and
-/// the BRIN index tells it by these conditions. $3: the database's tables. The month is named: so the statement is
+/// the BRIN index tells it by these conditions. $3: the database's tables. The partition is named: so the statement is
 /// planned once, for it alone.
-fn furthest_in(month: &str) -> String {
+fn furthest_in(partition: &str) -> String {
     const SINCE: &str = "'2000-01-01 00:00+00'::timestamptz";
     format!(
-        "SELECT max(l.commit_lsn) FROM {month} AS l
+        "SELECT max(l.commit_lsn) FROM {partition} AS l
          WHERE l.commit_lsn >= $2
            AND l.commit_timestamp - {SINCE} <= $1 - {SINCE}
            AND l.commit_timestamp - {SINCE} > $1 - {SINCE} - audit_cdc_internal.overtaking()
@@ -131,7 +131,7 @@ struct Moment {
     numbers: Vec<i32>,
     position_before: i64,
     /// Which part of the log has the commits of the second up to it.
-    month: String,
+    partition: String,
 }
 
 /// None: more than its entries has to be read.
@@ -151,7 +151,7 @@ pub fn record_at(asked: Asked) -> Option<RecordAt> {
             is_settled: row.boolean(moment::IS_SETTLED),
             numbers: row.integers(moment::NUMBERS).unwrap_or_default(),
             position_before: row.bigint(moment::POSITION_BEFORE).unwrap_or(0),
-            month: row.text(moment::MONTH).unwrap_or_default(),
+            partition: row.text(moment::PARTITION).unwrap_or_default(),
         };
         found = Some((row.texts(moment::KEY_COLUMNS).unwrap_or_default(), moment));
     });
@@ -169,7 +169,7 @@ pub fn record_at(asked: Asked) -> Option<RecordAt> {
 
 fn furthest(moment: &Moment, next: i64) -> Option<i64> {
     let mut furthest = None;
-    let statement = CString::new(furthest_in(&moment.month)).ok()?;
+    let statement = CString::new(furthest_in(&moment.partition)).ok()?;
     let arguments = [passed(moment.time), (next - moment.position_before).into(), moment.numbers.clone().into()];
     Cursor::kept(&statement, &arguments).fetch_rows(1, |row, _| furthest = row.bigint(0));
     furthest.map(|furthest| furthest + moment.position_before)

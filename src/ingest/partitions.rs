@@ -1,15 +1,19 @@
-//! The log's partitions, one a month: made when they are needed, and ahead.
+//! The log's partitions, one a month or, where it is divided, one a day: made when they are needed, and ahead.
 
 use super::entry::{Entry, timestamp};
 use super::limits::Limits;
-use super::month::{Month, months};
+use super::month::{Day, Month, days, months};
 use crate::pg::BuiltinOid::TIMESTAMPTZARRAYOID;
 use crate::pg::{self, Statement, is_partition, try_lock_partitions};
+use jiff::Timestamp;
 use pgrx::prelude::*;
+use std::ffi::CString;
 
 thread_local! {
     static COUNT_MONTHS: Statement = const { Statement::new(
-        "SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_cdc_internal.log'::regclass", &[]) };
+        "SELECT count(DISTINCT left(c.relname, length('log_2000_01')))
+         FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'audit_cdc_internal.log'::regclass", &[]) };
 
     static PARTITIONS: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.ensure_partitions($1)", &[TIMESTAMPTZARRAYOID]) };
@@ -29,16 +33,15 @@ pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Mont
     if named().any(|(month, _)| month == present) {
         make_months_ahead();
     }
-    let mut missing: Vec<_> = named()
-        .filter(|(month, _)| !is_partition(&month.partition()))
-        .map(|(month, entries)| (month, timestamp(entries[0].change.commit_microseconds)))
-        .collect();
+    let mut missing: Vec<_> =
+        named().filter(|(month, _)| !is_partition(&month.partition())).flat_map(missing_days).collect();
     if missing.is_empty() {
         return Vec::new();
     }
     let mut refused = Vec::new();
     if let Some(limits) = limits {
-        let names: Vec<_> = missing.iter().map(|(month, _)| *month).collect();
+        let mut names: Vec<_> = missing.iter().map(|(month, _)| *month).collect();
+        names.dedup();
         let in_log = COUNT_MONTHS.with(|count| count.read(Vec::new, |rows| rows.first().get_one::<i64>()));
         let made = limits.take_months(&names, present, in_log.unwrap_or_default() as usize);
         refused = names.into_iter().filter(|month| !made.contains(month)).collect();
@@ -52,12 +55,38 @@ pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Mont
     refused
 }
 
+/// Of entries of a month that has no partition of its own: a time of each day that has none either.
+fn missing_days((month, entries): (Month, &[Entry])) -> Vec<(Month, TimestampWithTimeZone)> {
+    let named = days(entries, |entry| entry.change.commit_microseconds);
+    let missing = named.filter(|(day, _)| !is_partition(&day.partition()));
+    missing.map(|(_, entries)| (month, timestamp(entries[0].change.commit_microseconds))).collect()
+}
+
+fn has_partition(time: i64) -> bool {
+    is_partition(&Month::of(time).partition()) || is_partition(&Day::of(time).partition())
+}
+
+/// What lies in the same partition, of entries in the order of their times. Each has one.
+pub fn by_partition<'e, 'c, 'a>(entries: &'e [Entry<'c, 'a>]) -> Vec<(CString, &'e [Entry<'c, 'a>])> {
+    let time = |entry: &Entry| entry.change.commit_microseconds;
+    let mut parts = Vec::new();
+    for (month, entries) in months(entries, time) {
+        let name = month.partition();
+        if is_partition(&name) {
+            parts.push((name, entries));
+        } else {
+            parts.extend(days(entries, time).map(|(day, entries)| (day.partition(), entries)));
+        }
+    }
+    parts
+}
+
 /// Makes the present month and the next, unless somebody is just making others. So who needs them later waits for
 /// nobody.
 pub fn make_months_ahead() {
     let present = Month::present();
-    let missing = [present, present.next()].into_iter().filter(|month| !is_partition(&month.partition()));
-    let starts: Vec<_> = missing.map(|month| timestamp(month.start())).collect();
+    let times = [Timestamp::now().as_microsecond(), present.next().start()];
+    let starts: Vec<_> = times.into_iter().filter(|time| !has_partition(*time)).map(timestamp).collect();
     if !starts.is_empty() && try_lock_partitions() {
         PARTITIONS.with(|partitions| partitions.run(|| vec![starts.into()], |_| Ok(())));
         crate::pg::notice_new_tables();

@@ -1,8 +1,8 @@
 //! Entries that are not in the log yet go into its partitions.
 
 use super::entry::{Entry, record_id, record_pks};
-use super::month::months;
 use super::numbers::Numbers;
+use super::partitions::by_partition;
 use crate::pg::{ErrorReport, Found, LogValue, Partition, with_partition};
 use crate::projection::{Projection, feed};
 use audit_core::message::{Action, Annotations, Logged, Told, ToldImage};
@@ -75,8 +75,8 @@ impl<'c, 'a> Stored<'c, 'a> {
 /// the unique index raises 23505.
 pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> Stored<'c, 'a> {
     let (mut stored, numbers) = (Stored::default(), Numbers::begin());
-    for (month, entries) in months(entries, |entry| entry.change.commit_microseconds) {
-        with_partition(&month.partition(), COLUMNS, |partition| {
+    for (name, entries) in by_partition(entries) {
+        with_partition(&name, COLUMNS, |partition| {
             let fresh = fresh(partition, entries, &mut stored);
             let (count, rows) =
                 partition.insert(fresh.iter().map(|entry| row(entry, &numbers)), !projections.is_empty());

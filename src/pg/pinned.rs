@@ -49,7 +49,7 @@ const PINNED: &[Setting] = &[
 /// so that nothing decides.
 const READING: &[Setting] = &[("array_nulls", Some("on")), ("xmloption", Some("content"))];
 
-/// Those that would keep the capture worker from its work for good.
+/// Those that would keep the capture worker from its work for good; and who it says it is.
 const WORKING: &[Setting] = &[
     ("role", Some("none")),
     ("default_transaction_read_only", Some("off")),
@@ -61,6 +61,7 @@ const WORKING: &[Setting] = &[
     ("idle_session_timeout", Some("0")),
     ("transaction_timeout", Some("0")),
     ("exit_on_error", Some("off")),
+    ("application_name", Some("audit_cdc capture")),
 ];
 
 /// Runs `work` under the pinned settings.

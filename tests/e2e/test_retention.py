@@ -391,7 +391,7 @@ def test_after_any_order_it_is_as_a_model_says(db, seed):
 
 
 @pytest.mark.parametrize("call", ["audit_set_retention('1 year')", "audit_drop_retention()", "audit_hold('a', 'b')", "audit_release('a', 'b')", "audit_expired()",
-                                  "audit_cdc_internal.set_horizons()", "audit_cdc_internal.clear_month('2001-01-01', 1)", "audit_cdc_internal.clear_rejects()"])
+                                  "audit_cdc_internal.set_horizons()", "audit_cdc_internal.clear_partition('log_2001_01', 1)", "audit_cdc_internal.clear_rejects()"])
 def test_only_keepers_may(db, call):
     for role in ("audit_cdc_admin", "audit_cdc_reader", "audit_cdc_ingest"):
         assert refused(db, f"SELECT {call}", role) == "42501"

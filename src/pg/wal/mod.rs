@@ -15,4 +15,4 @@ pub use new_slot::new_slot;
 pub use peek::Peek;
 pub use position::{commit_to_disk, flush_wal, flushed_lsn, is_in_recovery, log_running_transactions};
 pub use slot::{Pass, awaits_disk, confirm_slot, note_read, stored_pass};
-pub use worker::{CaptureWorker, Woken, init_workers, is_capture_worker, start_capture_worker};
+pub use worker::{CaptureWorker, Woken, init_workers, is_capture_worker, report_of, start_capture_worker};

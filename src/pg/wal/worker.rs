@@ -4,7 +4,8 @@ use super::board::{self, Desk};
 use crate::pg::pinned::pin_worker;
 use crate::pg::role::{Setting, as_worker, set};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
-use pgrx::pg_sys::{self, panic::CaughtError};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{IntoDatum, PgTryBuilder};
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
@@ -234,6 +235,14 @@ impl CaptureWorker {
             // SAFETY: between transactions.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
+    }
+}
+
+/// What the error says.
+pub fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
+    match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+        CaughtError::RustPanic { ereport, .. } => ereport,
     }
 }
 
