@@ -1090,6 +1090,31 @@ CREATE FUNCTION audit_cdc_internal.is_held(entry audit_cdc_internal.log) RETURNS
   LANGUAGE sql STABLE COST 1000
   RETURN EXISTS (SELECT FROM audit_cdc_internal.holds_of(entry));
 
+CREATE FUNCTION audit_cdc_internal.told_key(message text) RETURNS text
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pks CONSTANT text[] := ARRAY(
+    SELECT k FROM json_array_elements_text(message::json -> 'metadata' -> 'record_pks') WITH ORDINALITY AS u(k, place)
+    ORDER BY place);
+BEGIN
+  RETURN CASE cardinality(pks) WHEN 0 THEN NULL WHEN 1 THEN pks[1] ELSE array_to_json(pks)::text END;
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.holds_of_reject(reject audit_cdc_internal.rejects) RETURNS SETOF text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name
+  FROM audit_cdc_internal.holds AS h
+  WHERE h.released_at IS NULL
+    AND coalesce(h.database_id = reject.database_id, true)
+    AND coalesce(h.table_schema = reject.table_schema, true)
+    AND coalesce(h.table_name = reject.table_name, true)
+    AND (h.record_id IS NULL OR coalesce(h.record_id = audit_cdc_internal.told_key(reject.raw), true));
+END;
+
 CREATE SEQUENCE audit_cdc_internal.erasures_id_seq CYCLE;
 
 CREATE TABLE audit_cdc_internal.erasures (
@@ -1212,19 +1237,39 @@ BEGIN ATOMIC
     AND (l.new_values @> holding OR l.old_values @> holding);
 END;
 
+CREATE FUNCTION audit_cdc_internal.noted_values(notes jsonb, OUT name text, OUT of_columns jsonb)
+  RETURNS SETOF record
+  LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+  SELECT n.key, n.value
+  FROM jsonb_each(notes) AS n
+  WHERE n.key IN ('omitted', 'omitted_old', 'masked') AND jsonb_typeof(n.value) = 'object';
+END;
+
+CREATE FUNCTION audit_cdc_internal.has_columns(entry audit_cdc_internal.log, columns text[]) RETURNS boolean
+  LANGUAGE sql IMMUTABLE
+  RETURN coalesce(entry.new_values ?| columns, false)
+    OR coalesce(entry.old_values ?| columns, false)
+    OR coalesce(entry.exact_values -> 'new' ?| columns, false)
+    OR coalesce(entry.exact_values -> 'old' ?| columns, false)
+    OR EXISTS (SELECT FROM audit_cdc_internal.noted_values(entry.notes) AS n WHERE n.of_columns ?| columns);
+
 CREATE FUNCTION audit_cdc_internal.entries_to_erase(wanted audit_cdc_internal.to_erase)
   RETURNS SETOF audit_cdc_internal.log
   LANGUAGE sql STABLE
 BEGIN ATOMIC
   SELECT *
   FROM audit_cdc_internal.log AS l
-  WHERE l.audited_table = ANY (wanted.numbers) AND l.record_id = ANY (wanted.keys)
+  WHERE l.audited_table = ANY (wanted.numbers)
+    AND l.record_id = ANY (wanted.keys)
+    AND (wanted.columns IS NULL OR wanted.is_key_erased OR audit_cdc_internal.has_columns(l, wanted.columns))
   UNION ALL
   SELECT *
   FROM audit_cdc_internal.log AS l
   WHERE l.audited_table = ANY (wanted.numbers)
     AND l.record_id IS NULL
     AND (l.new_values @> wanted.holding OR l.old_values @> wanted.holding)
+    AND (wanted.columns IS NULL OR audit_cdc_internal.has_columns(l, wanted.columns))
   UNION ALL
   SELECT *
   FROM audit_cdc_internal.log AS l
@@ -1253,13 +1298,17 @@ CREATE FUNCTION audit_cdc_internal.without_texts(exact_values jsonb, columns tex
     WHERE e.value - columns <> '{}'
   );
 
-CREATE FUNCTION audit_cdc_internal.noted_values(notes jsonb, OUT name text, OUT of_columns jsonb)
-  RETURNS SETOF record
+CREATE FUNCTION audit_cdc_internal.own_notes(entry audit_cdc_internal.log) RETURNS jsonb
   LANGUAGE sql IMMUTABLE
 BEGIN ATOMIC
-  SELECT n.key, n.value
-  FROM jsonb_each(notes) AS n
-  WHERE n.key IN ('omitted', 'omitted_old', 'masked') AND jsonb_typeof(n.value) = 'object';
+  SELECT CASE WHEN (entry).origin <> 'i' THEN (entry).notes ELSE (
+    SELECT jsonb_object_agg(n.key, n.value)
+    FROM jsonb_each((entry).notes) AS n
+    WHERE n.key = 'erased'
+       OR n.key = 'contested' AND jsonb_typeof(n.value) = 'boolean'
+       OR n.key = 'row_filter' AND n.value IN ('"entered"', '"left"')
+       OR n.key IN (SELECT v.name FROM audit_cdc_internal.noted_values((entry).notes) AS v)
+  ) END;
 END;
 
 CREATE FUNCTION audit_cdc_internal.without_notes(notes jsonb, columns text[]) RETURNS jsonb
@@ -1319,6 +1368,8 @@ DECLARE
       SELECT jsonb_object_keys(coalesce(entry.new_values, '{}') || coalesce(entry.old_values, '{}')) AS c
       UNION
       SELECT jsonb_object_keys(v.of_columns) FROM audit_cdc_internal.noted_values(entry.notes) AS v
+      UNION
+      SELECT jsonb_object_keys(e.value) FROM jsonb_each(entry.exact_values) AS e WHERE jsonb_typeof(e.value) = 'object'
     ) AS there
     WHERE columns IS NULL OR c = ANY (columns)
     ORDER BY c);
@@ -1341,7 +1392,7 @@ BEGIN
   entry.new_values := entry.new_values - gone;
   entry.old_values := entry.old_values - gone;
   entry.exact_values := audit_cdc_internal.without_texts(entry.exact_values, gone);
-  entry.notes := audit_cdc_internal.without_notes(entry.notes, gone);
+  entry.notes := audit_cdc_internal.without_notes(audit_cdc_internal.own_notes(entry), gone);
   IF pseudonym IS NOT NULL THEN
     entry.record_id := pseudonym;
     entry.record_pks := NULL;
@@ -1630,13 +1681,7 @@ BEGIN
       ORDER BY u.table_name IS NULL, u.table_schema IS NULL, u.database_id IS NULL
       LIMIT 1
     )
-    AND NOT EXISTS (
-      SELECT FROM audit_cdc_internal.holds AS h
-      WHERE h.released_at IS NULL
-        AND coalesce(h.database_id = r.database_id, true)
-        AND coalesce(h.table_schema = r.table_schema, true)
-        AND coalesce(h.table_name = r.table_name, true)
-    );
+    AND NOT EXISTS (SELECT FROM audit_cdc_internal.holds_of_reject(r));
   GET DIAGNOSTICS removed = ROW_COUNT;
   IF removed > 0 THEN
     PERFORM audit_cdc_internal.note_operation(
@@ -2112,19 +2157,6 @@ BEGIN ATOMIC
     AND length(t.value::text) >= 6;
 END;
 
-CREATE FUNCTION audit_cdc_internal.told_key(message text) RETURNS text
-  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  pks CONSTANT text[] := ARRAY(
-    SELECT k FROM json_array_elements_text(message::json -> 'metadata' -> 'record_pks') WITH ORDINALITY AS u(k, place)
-    ORDER BY place);
-BEGIN
-  RETURN CASE cardinality(pks) WHEN 0 THEN NULL WHEN 1 THEN pks[1] ELSE array_to_json(pks)::text END;
-EXCEPTION WHEN data_exception OR statement_too_complex THEN
-  RETURN NULL;
-END
-$$;
-
 CREATE FUNCTION audit_cdc_internal.rejects_to_erase(wanted audit_cdc_internal.to_erase, texts text[])
   RETURNS bigint[]
   LANGUAGE sql STABLE
@@ -2160,14 +2192,32 @@ CREATE FUNCTION audit_cdc_internal.may_name(
     AND coalesce(may_name.table_schema = audited.table_schema, true)
     AND coalesce(may_name.table_name = audited.table_name, true);
 
-CREATE FUNCTION audit_cdc_internal.erase_keys(
-    audited audit_cdc_internal.audited, keys text[], pseudonym text) RETURNS void
+CREATE FUNCTION audit_cdc_internal.erase_argument(
+    argument text, gone text[], pseudonym text, audited audit_cdc_internal.audited) RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   operations audit_cdc_internal.operations[];
   places tid[];
   one audit_cdc_internal.operations;
 BEGIN
+  SELECT coalesce(array_agg(o), '{}'), coalesce(array_agg(o.ctid), '{}')
+  INTO operations, places
+  FROM audit_cdc_internal.operations AS o
+  WHERE o.arguments ->> argument = ANY (gone)
+    AND audit_cdc_internal.may_name(
+      audited, o.arguments ->> 'database_id', o.arguments ->> 'table_schema', o.arguments ->> 'table_name');
+  PERFORM audit_cdc_internal.remove_rows(places, 'audit_cdc_internal.operations');
+  FOREACH one IN ARRAY operations LOOP
+    one.arguments := one.arguments || jsonb_build_object(argument, pseudonym);
+    INSERT INTO audit_cdc_internal.operations SELECT one.*;
+  END LOOP;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.erase_keys(
+    audited audit_cdc_internal.audited, keys text[], pseudonym text) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
   DELETE FROM audit_cdc_internal.record_keys AS k
   WHERE k.audited_table = ANY (audited.numbers) AND (k.record_id = ANY (keys) OR k.record_key = ANY (keys));
   UPDATE audit_cdc_internal.holds AS h SET record_id = pseudonym
@@ -2175,38 +2225,64 @@ BEGIN
     AND h.released_at IS NOT NULL
     AND audit_cdc_internal.may_name(audited, h.database_id, h.table_schema, h.table_name);
   UPDATE audit_cdc_internal.backfills SET after = NULL WHERE finished_at IS NOT NULL AND after && keys;
-  SELECT coalesce(array_agg(o), '{}'), coalesce(array_agg(o.ctid), '{}')
-  INTO operations, places
-  FROM audit_cdc_internal.operations AS o
-  WHERE o.arguments ->> 'record_id' = ANY (keys)
-    AND audit_cdc_internal.may_name(
-      audited, o.arguments ->> 'database_id', o.arguments ->> 'table_schema', o.arguments ->> 'table_name');
-  PERFORM audit_cdc_internal.remove_rows(places, 'audit_cdc_internal.operations');
-  FOREACH one IN ARRAY operations LOOP
-    one.arguments := one.arguments || jsonb_build_object('record_id', pseudonym);
-    INSERT INTO audit_cdc_internal.operations SELECT one.*;
-  END LOOP;
+  SELECT audit_cdc_internal.erase_argument('record_id', keys, pseudonym, audited);
+END;
+
+CREATE FUNCTION audit_cdc_internal.ddl_to_erase(wanted audit_cdc_internal.to_erase)
+  RETURNS SETOF audit_cdc_internal.schema_change_positions
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT *
+  FROM audit_cdc_internal.schema_change_positions AS p
+  WHERE wanted.numbers IS NULL AND audit_cdc_internal.lifted(p.annotations, 'username') = wanted.username;
+END;
+
+CREATE FUNCTION audit_cdc_internal.holds_of_ddl(ddl audit_cdc_internal.schema_change_positions) RETURNS SETOF text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name
+  FROM audit_cdc_internal.holds AS h
+  WHERE h.released_at IS NULL
+    AND h.record_id IS NULL
+    AND (h.username IS NULL OR h.username = audit_cdc_internal.lifted(ddl.annotations, 'username'))
+    AND (h.request_id IS NULL OR h.request_id = audit_cdc_internal.lifted(ddl.annotations, 'request_id'))
+    AND (h.since IS NULL OR ddl.commit_timestamp >= h.since)
+    AND (h.until IS NULL OR ddl.commit_timestamp < h.until);
+END;
+
+CREATE FUNCTION audit_cdc_internal.told_user(message text) RETURNS text
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN message::json #>> '{metadata,transaction_annotations,username}';
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
+  RETURN NULL;
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.erase_user_elsewhere(username text, pseudonym text, large uuid[]) RETURNS void
+CREATE FUNCTION audit_cdc_internal.erase_user_elsewhere(
+    wanted audit_cdc_internal.to_erase, pseudonym text, large uuid[]) RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  positions audit_cdc_internal.schema_change_positions[];
-  places tid[];
+  ddl audit_cdc_internal.schema_change_positions[] := ARRAY(
+    SELECT d FROM audit_cdc_internal.ddl_to_erase(wanted) AS d);
   one audit_cdc_internal.schema_change_positions;
 BEGIN
-  SELECT coalesce(array_agg(p), '{}'), coalesce(array_agg(p.ctid), '{}')
-  INTO positions, places
-  FROM audit_cdc_internal.schema_change_positions AS p
-  WHERE audit_cdc_internal.lifted(p.annotations, 'username') = erase_user_elsewhere.username;
-  PERFORM audit_cdc_internal.remove_rows(places, 'audit_cdc_internal.schema_change_positions');
-  FOREACH one IN ARRAY positions LOOP
+  PERFORM audit_cdc_internal.remove_rows(
+    ARRAY(
+      SELECT p.ctid FROM audit_cdc_internal.schema_change_positions AS p
+      WHERE p.id = ANY (ARRAY(SELECT d.id FROM unnest(ddl) AS d))),
+    'audit_cdc_internal.schema_change_positions');
+  FOREACH one IN ARRAY ddl LOOP
     large := large || one.large_annotations;
     one.annotations := audit_cdc_internal.without_user(one.annotations, pseudonym);
     one.large_annotations := NULL;
     INSERT INTO audit_cdc_internal.schema_change_positions SELECT one.*;
   END LOOP;
+  IF wanted.numbers IS NULL THEN
+    UPDATE audit_cdc_internal.holds AS h SET username = pseudonym
+    WHERE h.username = wanted.username AND h.released_at IS NOT NULL;
+    PERFORM audit_cdc_internal.erase_argument('username', ARRAY[wanted.username], pseudonym, NULL);
+  END IF;
   PERFORM audit_cdc_internal.remove_rows(
     ARRAY(
       SELECT g.ctid FROM audit_cdc_internal.large_annotations AS g
@@ -2280,17 +2356,19 @@ BEGIN
         wanted.is_key_erased, ids;
   PERFORM audit_cdc_internal.remove_rows(places, partition);
   INSERT INTO audit_cdc_internal.log SELECT r.* FROM unnest(rows) AS r;
+  -- an error of a rule may quote a value
+  UPDATE audit_cdc_internal.unprojected AS u SET reason = 'erased'
+  WHERE wanted.username IS NULL AND u.log_id = ANY (ids) AND u.reason IS NOT NULL;
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.erase_statistics(texts text[], names text[]) RETURNS void
-  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION audit_cdc_internal.with_statistics(changed oid[], texts text[], names text[]) RETURNS regclass[]
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   signs CONSTANT text := '{}[]()",\: ';
   commas CONSTANT text := repeat(',', length(signs));
-  relation regclass;
 BEGIN
-  FOR relation IN
+  RETURN ARRAY(
     SELECT DISTINCT coalesce(i.indrelid, s.starelid)::regclass -- of an index: by its table
     FROM pg_statistic AS s
     JOIN pg_class AS c ON c.oid = s.starelid
@@ -2298,12 +2376,25 @@ BEGIN
     CROSS JOIN LATERAL (SELECT s::text AS noted, translate(s::text, signs, commas) AS values) AS n
     WHERE c.relnamespace = 'audit_cdc_internal'::regnamespace
       AND (
-        cardinality(texts) > 1000 -- to look for all of them would take longer
+        coalesce(i.indrelid, c.oid) = ANY (changed)
+        OR cardinality(texts) > 1000 -- to look for all of them would take longer
         OR EXISTS (SELECT FROM unnest(texts) AS u(text) WHERE position(u.text IN n.noted) > 0)
         OR EXISTS (
           SELECT FROM unnest(names) AS u(name)
-          WHERE position(',' || translate(u.name, signs, commas) || ',' IN n.values) > 0))
-  LOOP
+          WHERE position(',' || translate(u.name, signs, commas) || ',' IN n.values) > 0)));
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.erase_statistics(changed oid[], texts text[], names text[]) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  log CONSTANT regclass := 'audit_cdc_internal.log';
+  relations CONSTANT regclass[] := audit_cdc_internal.with_statistics(changed || log::oid, texts, names);
+  relation regclass;
+BEGIN
+  FOREACH relation IN ARRAY relations LOOP
+    CONTINUE WHEN log = ANY (relations)
+      AND EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = relation AND i.inhparent = log);
     EXECUTE format('ANALYZE %s', relation);
   END LOOP;
 END
@@ -2345,8 +2436,7 @@ BEGIN
   END IF;
   IF wanted.username IS NOT NULL THEN
     PERFORM audit_cdc_internal.erase_user_elsewhere(
-      CASE WHEN wanted.numbers IS NULL THEN wanted.username END, pseudonym,
-      ARRAY(SELECT unnest(p.large) FROM jsonb_to_recordset(parts) AS p(large uuid[])));
+      wanted, pseudonym, ARRAY(SELECT unnest(p.large) FROM jsonb_to_recordset(parts) AS p(large uuid[])));
   END IF;
   INSERT INTO audit_cdc_internal.erasures (audited_table, columns, pseudonym, entries, oldest, newest, reason)
   SELECT p.audited_table, wanted.columns,
@@ -2420,6 +2510,50 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.held_of_erasure(
+    wanted audit_cdc_internal.to_erase, rejects bigint[], OUT name text, OUT count bigint) RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name, count(*)
+  FROM audit_cdc_internal.entries_to_erase(wanted) AS e
+  CROSS JOIN LATERAL audit_cdc_internal.holds_of(e) AS h(name)
+  GROUP BY h.name
+  UNION ALL
+  SELECT h.name, count(*)
+  FROM audit_cdc_internal.rejects AS r
+  CROSS JOIN LATERAL audit_cdc_internal.holds_of_reject(r) AS h(name)
+  WHERE r.id = ANY (held_of_erasure.rejects)
+  GROUP BY h.name
+  UNION ALL
+  SELECT h.name, count(*)
+  FROM audit_cdc_internal.ddl_to_erase(wanted) AS d
+  CROSS JOIN LATERAL audit_cdc_internal.holds_of_ddl(d) AS h(name)
+  GROUP BY h.name;
+END;
+
+CREATE FUNCTION audit_cdc_internal.say_not_found(wanted audit_cdc_internal.to_erase, is_anything boolean) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  all_columns audit_cdc_internal.to_erase := wanted;
+  missing text;
+BEGIN
+  IF NOT is_anything THEN
+    RAISE NOTICE 'the log holds nothing that is to be erased'
+      USING HINT = 'Look whether names, key and values are spelled as audit_logs has them.';
+  END IF;
+  all_columns.columns := NULL;
+  FOR missing IN
+    SELECT c FROM unnest(wanted.columns) AS c
+    WHERE NOT EXISTS (
+      SELECT FROM audit_cdc_internal.entries_to_erase(all_columns) AS e
+      WHERE audit_cdc_internal.has_columns(e, ARRAY[c]))
+  LOOP
+    RAISE NOTICE 'no entry that was found has a value of the column "%"', missing
+      USING HINT = 'Whole columns are erased, also of json.';
+  END LOOP;
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.erasure_lines(
     wanted audit_cdc_internal.to_erase, rejects bigint[],
     OUT place text, OUT name text, OUT count bigint, OUT note text)
@@ -2432,13 +2566,26 @@ BEGIN ATOMIC
   JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
   GROUP BY t.database_id, t.table_schema, t.table_name
   UNION ALL
-  SELECT 'held', h.name, count(*), 'nothing is erased until audit_release()'
+  SELECT 'key', e.record_id, count(*), format('from %s to %s', min(e.commit_timestamp), max(e.commit_timestamp))
   FROM audit_cdc_internal.entries_to_erase(wanted) AS e
-  CROSS JOIN LATERAL audit_cdc_internal.holds_of(e) AS h(name)
+  WHERE cardinality(wanted.keys) BETWEEN 2 AND 100 AND wanted.holding IS NULL
+  GROUP BY e.record_id
+  UNION ALL
+  SELECT 'schema changes', NULL, count(*), NULL
+  FROM audit_cdc_internal.ddl_to_erase(wanted)
+  HAVING count(*) > 0
+  UNION ALL
+  SELECT 'held', h.name, sum(h.count), 'nothing is erased until audit_release()'
+  FROM audit_cdc_internal.held_of_erasure(wanted, rejects) AS h
   GROUP BY h.name
   UNION ALL
   SELECT 'rejects', NULL, cardinality(rejects), NULL
   WHERE rejects <> '{}'
+  UNION ALL
+  SELECT 'rejects', NULL, count(*), 'not erased: audit_retry_rejects(), then erase again'
+  FROM audit_cdc_internal.rejects AS r
+  WHERE audit_cdc_internal.told_user(r.raw) = wanted.username
+  HAVING count(*) > 0
   UNION ALL
   SELECT 'projection', p.name, NULL, format('not erased: SELECT audit_rebuild_projection(%L)', p.name)
   FROM audit_cdc_internal.projections AS p
@@ -2455,6 +2602,8 @@ DECLARE
   wanted audit_cdc_internal.to_erase;
   texts text[];
   rejects bigint[];
+  changed oid[];
+  ddl bigint;
   erased bigint;
 BEGIN
   PERFORM audit_cdc_internal.check_erase(reason, table_name, record_id, holding, username, columns);
@@ -2465,16 +2614,22 @@ BEGIN
   texts := audit_cdc_internal.erased_texts(wanted);
   rejects := audit_cdc_internal.rejects_to_erase(wanted, texts);
   RETURN QUERY SELECT l.* FROM audit_cdc_internal.erasure_lines(wanted, rejects) AS l;
+  PERFORM audit_cdc_internal.say_not_found(wanted, FOUND);
   IF dry_run IS TRUE THEN
     RETURN;
   END IF;
+  PERFORM audit_cdc_internal.refuse_held(
+    (SELECT count(*) FROM audit_cdc_internal.held_of_erasure(wanted, rejects)));
+  changed := ARRAY(SELECT p.partition FROM audit_cdc_internal.parts_to_erase(wanted) AS p);
+  ddl := (SELECT count(*) FROM audit_cdc_internal.ddl_to_erase(wanted));
   erased := audit_cdc_internal.erase_each(wanted, reason);
   PERFORM audit_cdc_internal.erase_rejects(rejects);
   PERFORM audit_cdc_internal.erase_statistics(
-    texts, CASE WHEN wanted.is_key_erased THEN wanted.keys WHEN username IS NOT NULL THEN ARRAY[username] END);
+    changed, texts, CASE WHEN wanted.is_key_erased THEN wanted.keys WHEN username IS NOT NULL THEN ARRAY[username] END);
   PERFORM audit_cdc_internal.note_operation(
     'audit_erase', jsonb_build_object('table_name', table_name, 'database_id', database_id, 'columns', columns),
-    jsonb_build_object('entries', erased, 'rejects', cardinality(rejects)), reason);
+    jsonb_strip_nulls(jsonb_build_object(
+      'entries', erased, 'rejects', cardinality(rejects), 'schema_changes', nullif(ddl, 0))), reason);
 END
 $$;
 
@@ -2483,9 +2638,10 @@ COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[
   'table_name, as audit_history() takes it, under all its keys. holding: of the records of table_name that have ever '
   'had these values, as {"column": value}, or for {} of all. username: who made changes, in their annotations, of all '
   'tables or of table_name. columns: whose values go; null: of all. Where the key goes, a pseudonym takes its place. '
-  'dry_run: true only tells. Gives what is erased where, and what the caller is to do: place is entries, held, rejects '
-  'or projection. reason: for audit_erasures. Errors: 22004 (null reason or table_name), 22023 (an argument that does '
-  'not fit), 25001 (not READ COMMITTED), 42P01 (the log has no such table), 55000 (a hold keeps an entry).';
+  'dry_run: true only tells. Gives what is erased where, and what the caller is to do: place is entries, key, schema '
+  'changes, held, rejects or projection. Notices tell of what is not found. reason: for audit_erasures. Errors: 22004 '
+  '(null reason or table_name), 22023 (an argument that does not fit), 25001 (not READ COMMITTED), 42P01 (the log has '
+  'no such table), 55000 (a hold keeps some of it).';
 
 CREATE OR REPLACE FUNCTION audit_cdc_internal.record_schema_changes(
     tag text, user_name name, differences jsonb, excluded oid[]) RETURNS void
@@ -3714,21 +3870,27 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.clear_unnamed(pg_catalog.text)',
     'audit_cdc_internal.code_of(pg_catalog.oid)',
     'audit_cdc_internal.count_removed(pg_catalog.regclass,pg_catalog.tid[],pg_catalog.date)',
+    'audit_cdc_internal.ddl_to_erase(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.drop_month(pg_catalog.regclass)',
     'audit_cdc_internal.entries_to_erase(audit_cdc_internal.to_erase)',
+    'audit_cdc_internal.erase_argument(pg_catalog.text,pg_catalog.text[],pg_catalog.text,audit_cdc_internal.audited)',
     'audit_cdc_internal.erase_each(audit_cdc_internal.to_erase,pg_catalog.text)',
     'audit_cdc_internal.erase_found(audit_cdc_internal.to_erase,pg_catalog.text)',
     'audit_cdc_internal.erase_keys(audit_cdc_internal.audited,pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.erase_rejects(bigint[])',
-    'audit_cdc_internal.erase_statistics(pg_catalog.text[],pg_catalog.text[])',
-    'audit_cdc_internal.erase_user_elsewhere(pg_catalog.text,pg_catalog.text,pg_catalog.uuid[])',
+    'audit_cdc_internal.erase_statistics(pg_catalog.oid[],pg_catalog.text[],pg_catalog.text[])',
+    'audit_cdc_internal.erase_user_elsewhere(audit_cdc_internal.to_erase,pg_catalog.text,pg_catalog.uuid[])',
     'audit_cdc_internal.erased_texts(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.erasure_doubts(pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.erasure_lines(audit_cdc_internal.to_erase,bigint[])',
     'audit_cdc_internal.find_to_erase(pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
+    'audit_cdc_internal.has_columns(audit_cdc_internal.log,pg_catalog.text[])',
     'audit_cdc_internal.has_days(timestamp with time zone)',
     'audit_cdc_internal.has_strangers_code(pg_catalog.oid,pg_catalog.oid)',
+    'audit_cdc_internal.held_of_erasure(audit_cdc_internal.to_erase,bigint[])',
     'audit_cdc_internal.holds_of(audit_cdc_internal.log)',
+    'audit_cdc_internal.holds_of_ddl(audit_cdc_internal.schema_change_positions)',
+    'audit_cdc_internal.holds_of_reject(audit_cdc_internal.rejects)',
     'audit_cdc_internal.is_held(audit_cdc_internal.log)',
     'audit_cdc_internal.is_in_key(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[])',
@@ -3749,6 +3911,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.note_operation(pg_catalog.text,pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.noted(pg_catalog.jsonb,pg_catalog.text[],pg_catalog.text[],pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.noted_values(pg_catalog.jsonb)',
+    'audit_cdc_internal.own_notes(audit_cdc_internal.log)',
     'audit_cdc_internal.partitions_to_clear()',
     'audit_cdc_internal.parts_of_type(pg_catalog.oid)',
     'audit_cdc_internal.parts_to_erase(audit_cdc_internal.to_erase)',
@@ -3763,6 +3926,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.rewrite_entries(pg_catalog.regclass,bigint[],audit_cdc_internal.to_erase,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.rows_of(pg_catalog.regclass,boolean,integer)',
     'audit_cdc_internal.say_busy(pg_catalog.text)',
+    'audit_cdc_internal.say_not_found(audit_cdc_internal.to_erase,boolean)',
     'audit_cdc_internal.say_unknown_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.server_context()',
     'audit_cdc_internal.server_word(audit_cdc_internal.event)',
@@ -3771,6 +3935,8 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
     'audit_cdc_internal.told_key(pg_catalog.text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
+    'audit_cdc_internal.told_user(pg_catalog.text)',
+    'audit_cdc_internal.with_statistics(pg_catalog.oid[],pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.without_annotations(audit_cdc_internal.log,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.without_notes(pg_catalog.jsonb,pg_catalog.text[])',
     'audit_cdc_internal.without_texts(pg_catalog.jsonb,pg_catalog.text[])',

@@ -56,7 +56,7 @@ extension_sql_file!(
 // erasure: values that are taken out
 extension_sql_file!("../sql/erasure/erasures.sql", name = "erasures", requires = ["operations"]);
 extension_sql_file!("../sql/erasure/records.sql", name = "erasure_records", requires = ["erasures", "history"]);
-extension_sql_file!("../sql/erasure/values.sql", name = "erasure_values", requires = ["audit_logs"]);
+extension_sql_file!("../sql/erasure/values.sql", name = "erasure_values", requires = ["audit_logs", "erasure_records"]);
 extension_sql_file!(
     "../sql/erasure/places.sql",
     name = "erasure_places",

@@ -29,7 +29,7 @@ BEGIN
 END
 $$;
 
--- Entries that holds keep are not erased, and then nothing is.
+-- What holds keep is not erased, and then nothing is.
 CREATE FUNCTION audit_cdc_internal.refuse_held(entries bigint) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -64,18 +64,21 @@ BEGIN
         wanted.is_key_erased, ids;
   PERFORM audit_cdc_internal.remove_rows(places, partition);
   INSERT INTO audit_cdc_internal.log SELECT r.* FROM unnest(rows) AS r;
+  -- an error of a rule may quote a value
+  UPDATE audit_cdc_internal.unprojected AS u SET reason = 'erased'
+  WHERE wanted.username IS NULL AND u.log_id = ANY (ids) AND u.reason IS NOT NULL;
 END
 $$;
 
--- What the planner has noted of such values goes too. Keys and names count only as whole values.
-CREATE FUNCTION audit_cdc_internal.erase_statistics(texts text[], names text[]) RETURNS void
-  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+-- Tables of which the planner has noted such values: partitions that lost some, and others with such a text. Keys and
+-- names count only as whole values.
+CREATE FUNCTION audit_cdc_internal.with_statistics(changed oid[], texts text[], names text[]) RETURNS regclass[]
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   signs CONSTANT text := '{}[]()",\: ';
   commas CONSTANT text := repeat(',', length(signs));
-  relation regclass;
 BEGIN
-  FOR relation IN
+  RETURN ARRAY(
     SELECT DISTINCT coalesce(i.indrelid, s.starelid)::regclass -- of an index: by its table
     FROM pg_statistic AS s
     JOIN pg_class AS c ON c.oid = s.starelid
@@ -83,12 +86,26 @@ BEGIN
     CROSS JOIN LATERAL (SELECT s::text AS noted, translate(s::text, signs, commas) AS values) AS n
     WHERE c.relnamespace = 'audit_cdc_internal'::regnamespace
       AND (
-        cardinality(texts) > 1000 -- to look for all of them would take longer
+        coalesce(i.indrelid, c.oid) = ANY (changed)
+        OR cardinality(texts) > 1000 -- to look for all of them would take longer
         OR EXISTS (SELECT FROM unnest(texts) AS u(text) WHERE position(u.text IN n.noted) > 0)
         OR EXISTS (
           SELECT FROM unnest(names) AS u(name)
-          WHERE position(',' || translate(u.name, signs, commas) || ',' IN n.values) > 0))
-  LOOP
+          WHERE position(',' || translate(u.name, signs, commas) || ',' IN n.values) > 0)));
+END
+$$;
+
+-- It is gathered anew. Of the whole log it comes with that of each partition.
+CREATE FUNCTION audit_cdc_internal.erase_statistics(changed oid[], texts text[], names text[]) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  log CONSTANT regclass := 'audit_cdc_internal.log';
+  relations CONSTANT regclass[] := audit_cdc_internal.with_statistics(changed || log::oid, texts, names);
+  relation regclass;
+BEGIN
+  FOREACH relation IN ARRAY relations LOOP
+    CONTINUE WHEN log = ANY (relations)
+      AND EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = relation AND i.inhparent = log);
     EXECUTE format('ANALYZE %s', relation);
   END LOOP;
 END
@@ -133,8 +150,7 @@ BEGIN
   END IF;
   IF wanted.username IS NOT NULL THEN
     PERFORM audit_cdc_internal.erase_user_elsewhere(
-      CASE WHEN wanted.numbers IS NULL THEN wanted.username END, pseudonym,
-      ARRAY(SELECT unnest(p.large) FROM jsonb_to_recordset(parts) AS p(large uuid[])));
+      wanted, pseudonym, ARRAY(SELECT unnest(p.large) FROM jsonb_to_recordset(parts) AS p(large uuid[])));
   END IF;
   INSERT INTO audit_cdc_internal.erasures (audited_table, columns, pseudonym, entries, oldest, newest, reason)
   SELECT p.audited_table, wanted.columns,
@@ -209,6 +225,52 @@ BEGIN
 END
 $$;
 
+-- How much of it each hold keeps.
+CREATE FUNCTION audit_cdc_internal.held_of_erasure(
+    wanted audit_cdc_internal.to_erase, rejects bigint[], OUT name text, OUT count bigint) RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name, count(*)
+  FROM audit_cdc_internal.entries_to_erase(wanted) AS e
+  CROSS JOIN LATERAL audit_cdc_internal.holds_of(e) AS h(name)
+  GROUP BY h.name
+  UNION ALL
+  SELECT h.name, count(*)
+  FROM audit_cdc_internal.rejects AS r
+  CROSS JOIN LATERAL audit_cdc_internal.holds_of_reject(r) AS h(name)
+  WHERE r.id = ANY (held_of_erasure.rejects)
+  GROUP BY h.name
+  UNION ALL
+  SELECT h.name, count(*)
+  FROM audit_cdc_internal.ddl_to_erase(wanted) AS d
+  CROSS JOIN LATERAL audit_cdc_internal.holds_of_ddl(d) AS h(name)
+  GROUP BY h.name;
+END;
+
+-- Who has mistyped a name is not to believe that it is done.
+CREATE FUNCTION audit_cdc_internal.say_not_found(wanted audit_cdc_internal.to_erase, is_anything boolean) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  all_columns audit_cdc_internal.to_erase := wanted;
+  missing text;
+BEGIN
+  IF NOT is_anything THEN
+    RAISE NOTICE 'the log holds nothing that is to be erased'
+      USING HINT = 'Look whether names, key and values are spelled as audit_logs has them.';
+  END IF;
+  all_columns.columns := NULL;
+  FOR missing IN
+    SELECT c FROM unnest(wanted.columns) AS c
+    WHERE NOT EXISTS (
+      SELECT FROM audit_cdc_internal.entries_to_erase(all_columns) AS e
+      WHERE audit_cdc_internal.has_columns(e, ARRAY[c]))
+  LOOP
+    RAISE NOTICE 'no entry that was found has a value of the column "%"', missing
+      USING HINT = 'Whole columns are erased, also of json.';
+  END LOOP;
+END
+$$;
+
 -- What goes where, and what stays for the caller to do.
 CREATE FUNCTION audit_cdc_internal.erasure_lines(
     wanted audit_cdc_internal.to_erase, rejects bigint[],
@@ -222,13 +284,26 @@ BEGIN ATOMIC
   JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
   GROUP BY t.database_id, t.table_schema, t.table_name
   UNION ALL
-  SELECT 'held', h.name, count(*), 'nothing is erased until audit_release()'
+  SELECT 'key', e.record_id, count(*), format('from %s to %s', min(e.commit_timestamp), max(e.commit_timestamp))
   FROM audit_cdc_internal.entries_to_erase(wanted) AS e
-  CROSS JOIN LATERAL audit_cdc_internal.holds_of(e) AS h(name)
+  WHERE cardinality(wanted.keys) BETWEEN 2 AND 100 AND wanted.holding IS NULL
+  GROUP BY e.record_id
+  UNION ALL
+  SELECT 'schema changes', NULL, count(*), NULL
+  FROM audit_cdc_internal.ddl_to_erase(wanted)
+  HAVING count(*) > 0
+  UNION ALL
+  SELECT 'held', h.name, sum(h.count), 'nothing is erased until audit_release()'
+  FROM audit_cdc_internal.held_of_erasure(wanted, rejects) AS h
   GROUP BY h.name
   UNION ALL
   SELECT 'rejects', NULL, cardinality(rejects), NULL
   WHERE rejects <> '{}'
+  UNION ALL
+  SELECT 'rejects', NULL, count(*), 'not erased: audit_retry_rejects(), then erase again'
+  FROM audit_cdc_internal.rejects AS r
+  WHERE audit_cdc_internal.told_user(r.raw) = wanted.username
+  HAVING count(*) > 0
   UNION ALL
   SELECT 'projection', p.name, NULL, format('not erased: SELECT audit_rebuild_projection(%L)', p.name)
   FROM audit_cdc_internal.projections AS p
@@ -245,6 +320,8 @@ DECLARE
   wanted audit_cdc_internal.to_erase;
   texts text[];
   rejects bigint[];
+  changed oid[];
+  ddl bigint;
   erased bigint;
 BEGIN
   PERFORM audit_cdc_internal.check_erase(reason, table_name, record_id, holding, username, columns);
@@ -255,16 +332,22 @@ BEGIN
   texts := audit_cdc_internal.erased_texts(wanted);
   rejects := audit_cdc_internal.rejects_to_erase(wanted, texts);
   RETURN QUERY SELECT l.* FROM audit_cdc_internal.erasure_lines(wanted, rejects) AS l;
+  PERFORM audit_cdc_internal.say_not_found(wanted, FOUND);
   IF dry_run IS TRUE THEN
     RETURN;
   END IF;
+  PERFORM audit_cdc_internal.refuse_held(
+    (SELECT count(*) FROM audit_cdc_internal.held_of_erasure(wanted, rejects)));
+  changed := ARRAY(SELECT p.partition FROM audit_cdc_internal.parts_to_erase(wanted) AS p);
+  ddl := (SELECT count(*) FROM audit_cdc_internal.ddl_to_erase(wanted));
   erased := audit_cdc_internal.erase_each(wanted, reason);
   PERFORM audit_cdc_internal.erase_rejects(rejects);
   PERFORM audit_cdc_internal.erase_statistics(
-    texts, CASE WHEN wanted.is_key_erased THEN wanted.keys WHEN username IS NOT NULL THEN ARRAY[username] END);
+    changed, texts, CASE WHEN wanted.is_key_erased THEN wanted.keys WHEN username IS NOT NULL THEN ARRAY[username] END);
   PERFORM audit_cdc_internal.note_operation(
     'audit_erase', jsonb_build_object('table_name', table_name, 'database_id', database_id, 'columns', columns),
-    jsonb_build_object('entries', erased, 'rejects', cardinality(rejects)), reason);
+    jsonb_strip_nulls(jsonb_build_object(
+      'entries', erased, 'rejects', cardinality(rejects), 'schema_changes', nullif(ddl, 0))), reason);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[], text, boolean) IS
@@ -272,6 +355,7 @@ COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[
   'table_name, as audit_history() takes it, under all its keys. holding: of the records of table_name that have ever '
   'had these values, as {"column": value}, or for {} of all. username: who made changes, in their annotations, of all '
   'tables or of table_name. columns: whose values go; null: of all. Where the key goes, a pseudonym takes its place. '
-  'dry_run: true only tells. Gives what is erased where, and what the caller is to do: place is entries, held, rejects '
-  'or projection. reason: for audit_erasures. Errors: 22004 (null reason or table_name), 22023 (an argument that does '
-  'not fit), 25001 (not READ COMMITTED), 42P01 (the log has no such table), 55000 (a hold keeps an entry).';
+  'dry_run: true only tells. Gives what is erased where, and what the caller is to do: place is entries, key, schema '
+  'changes, held, rejects or projection. Notices tell of what is not found. reason: for audit_erasures. Errors: 22004 '
+  '(null reason or table_name), 22023 (an argument that does not fit), 25001 (not READ COMMITTED), 42P01 (the log has '
+  'no such table), 55000 (a hold keeps some of it).';

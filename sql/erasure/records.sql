@@ -66,6 +66,25 @@ BEGIN ATOMIC
     AND (l.new_values @> holding OR l.old_values @> holding);
 END;
 
+-- What the notes tell of values, by column: of those that were too large, or are masked. Messages may say anything.
+CREATE FUNCTION audit_cdc_internal.noted_values(notes jsonb, OUT name text, OUT of_columns jsonb)
+  RETURNS SETOF record
+  LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+  SELECT n.key, n.value
+  FROM jsonb_each(notes) AS n
+  WHERE n.key IN ('omitted', 'omitted_old', 'masked') AND jsonb_typeof(n.value) = 'object';
+END;
+
+-- Has the entry a value of one of these columns?
+CREATE FUNCTION audit_cdc_internal.has_columns(entry audit_cdc_internal.log, columns text[]) RETURNS boolean
+  LANGUAGE sql IMMUTABLE
+  RETURN coalesce(entry.new_values ?| columns, false)
+    OR coalesce(entry.old_values ?| columns, false)
+    OR coalesce(entry.exact_values -> 'new' ?| columns, false)
+    OR coalesce(entry.exact_values -> 'old' ?| columns, false)
+    OR EXISTS (SELECT FROM audit_cdc_internal.noted_values(entry.notes) AS n WHERE n.of_columns ?| columns);
+
 -- Entries of these records, and those of a table without a key that hold the values; or those of the user.
 CREATE FUNCTION audit_cdc_internal.entries_to_erase(wanted audit_cdc_internal.to_erase)
   RETURNS SETOF audit_cdc_internal.log
@@ -73,13 +92,16 @@ CREATE FUNCTION audit_cdc_internal.entries_to_erase(wanted audit_cdc_internal.to
 BEGIN ATOMIC
   SELECT *
   FROM audit_cdc_internal.log AS l
-  WHERE l.audited_table = ANY (wanted.numbers) AND l.record_id = ANY (wanted.keys)
+  WHERE l.audited_table = ANY (wanted.numbers)
+    AND l.record_id = ANY (wanted.keys)
+    AND (wanted.columns IS NULL OR wanted.is_key_erased OR audit_cdc_internal.has_columns(l, wanted.columns))
   UNION ALL
   SELECT *
   FROM audit_cdc_internal.log AS l
   WHERE l.audited_table = ANY (wanted.numbers)
     AND l.record_id IS NULL
     AND (l.new_values @> wanted.holding OR l.old_values @> wanted.holding)
+    AND (wanted.columns IS NULL OR audit_cdc_internal.has_columns(l, wanted.columns))
   UNION ALL
   SELECT *
   FROM audit_cdc_internal.log AS l

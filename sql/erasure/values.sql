@@ -8,14 +8,18 @@ CREATE FUNCTION audit_cdc_internal.without_texts(exact_values jsonb, columns tex
     WHERE e.value - columns <> '{}'
   );
 
--- What the notes tell of values, by column: of those that were too large, or are masked. Messages may say anything.
-CREATE FUNCTION audit_cdc_internal.noted_values(notes jsonb, OUT name text, OUT of_columns jsonb)
-  RETURNS SETOF record
+-- What a message has brought besides goes whole: nobody knows what it holds.
+CREATE FUNCTION audit_cdc_internal.own_notes(entry audit_cdc_internal.log) RETURNS jsonb
   LANGUAGE sql IMMUTABLE
 BEGIN ATOMIC
-  SELECT n.key, n.value
-  FROM jsonb_each(notes) AS n
-  WHERE n.key IN ('omitted', 'omitted_old', 'masked') AND jsonb_typeof(n.value) = 'object';
+  SELECT CASE WHEN (entry).origin <> 'i' THEN (entry).notes ELSE (
+    SELECT jsonb_object_agg(n.key, n.value)
+    FROM jsonb_each((entry).notes) AS n
+    WHERE n.key = 'erased'
+       OR n.key = 'contested' AND jsonb_typeof(n.value) = 'boolean'
+       OR n.key = 'row_filter' AND n.value IN ('"entered"', '"left"')
+       OR n.key IN (SELECT v.name FROM audit_cdc_internal.noted_values((entry).notes) AS v)
+  ) END;
 END;
 
 CREATE FUNCTION audit_cdc_internal.without_notes(notes jsonb, columns text[]) RETURNS jsonb
@@ -78,6 +82,8 @@ DECLARE
       SELECT jsonb_object_keys(coalesce(entry.new_values, '{}') || coalesce(entry.old_values, '{}')) AS c
       UNION
       SELECT jsonb_object_keys(v.of_columns) FROM audit_cdc_internal.noted_values(entry.notes) AS v
+      UNION
+      SELECT jsonb_object_keys(e.value) FROM jsonb_each(entry.exact_values) AS e WHERE jsonb_typeof(e.value) = 'object'
     ) AS there
     WHERE columns IS NULL OR c = ANY (columns)
     ORDER BY c);
@@ -100,7 +106,7 @@ BEGIN
   entry.new_values := entry.new_values - gone;
   entry.old_values := entry.old_values - gone;
   entry.exact_values := audit_cdc_internal.without_texts(entry.exact_values, gone);
-  entry.notes := audit_cdc_internal.without_notes(entry.notes, gone);
+  entry.notes := audit_cdc_internal.without_notes(audit_cdc_internal.own_notes(entry), gone);
   IF pseudonym IS NOT NULL THEN
     entry.record_id := pseudonym;
     entry.record_pks := NULL;

@@ -178,13 +178,7 @@ BEGIN
       ORDER BY u.table_name IS NULL, u.table_schema IS NULL, u.database_id IS NULL
       LIMIT 1
     )
-    AND NOT EXISTS (
-      SELECT FROM audit_cdc_internal.holds AS h
-      WHERE h.released_at IS NULL
-        AND coalesce(h.database_id = r.database_id, true)
-        AND coalesce(h.table_schema = r.table_schema, true)
-        AND coalesce(h.table_name = r.table_name, true)
-    );
+    AND NOT EXISTS (SELECT FROM audit_cdc_internal.holds_of_reject(r));
   GET DIAGNOSTICS removed = ROW_COUNT;
   IF removed > 0 THEN
     PERFORM audit_cdc_internal.note_operation(

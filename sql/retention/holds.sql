@@ -147,3 +147,30 @@ END;
 CREATE FUNCTION audit_cdc_internal.is_held(entry audit_cdc_internal.log) RETURNS boolean
   LANGUAGE sql STABLE COST 1000
   RETURN EXISTS (SELECT FROM audit_cdc_internal.holds_of(entry));
+
+-- The key that a message tells, as record_id has it; null: it tells none.
+CREATE FUNCTION audit_cdc_internal.told_key(message text) RETURNS text
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pks CONSTANT text[] := ARRAY(
+    SELECT k FROM json_array_elements_text(message::json -> 'metadata' -> 'record_pks') WITH ORDINALITY AS u(k, place)
+    ORDER BY place);
+BEGIN
+  RETURN CASE cardinality(pks) WHEN 0 THEN NULL WHEN 1 THEN pks[1] ELSE array_to_json(pks)::text END;
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
+  RETURN NULL;
+END
+$$;
+
+-- Holds that may keep a message which was set aside.
+CREATE FUNCTION audit_cdc_internal.holds_of_reject(reject audit_cdc_internal.rejects) RETURNS SETOF text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name
+  FROM audit_cdc_internal.holds AS h
+  WHERE h.released_at IS NULL
+    AND coalesce(h.database_id = reject.database_id, true)
+    AND coalesce(h.table_schema = reject.table_schema, true)
+    AND coalesce(h.table_name = reject.table_name, true)
+    AND (h.record_id IS NULL OR coalesce(h.record_id = audit_cdc_internal.told_key(reject.raw), true));
+END;

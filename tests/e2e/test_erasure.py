@@ -93,7 +93,8 @@ def test_all_keys_of_a_record(db):
     db.ingest(batch([change(lsn=1, pks=(SECRET,), table="people", record={"name": SECRET, "city": "Rome"}),
                      change(lsn=2, pks=("mary",), table="people", record={"name": "mary", "city": "Rome"}),
                      renamed(3, SECRET, "countess"), renamed(4, "countess", "babbage")]))
-    assert erase(db, "'people', 'countess', columns => '{name}'") == {("entries", "public.people of d1"): 3}
+    assert erase(db, "'people', 'countess', columns => '{name}'") == {
+        ("entries", "public.people of d1"): 3, ("key", SECRET): 1, ("key", "countess"): 1, ("key", "babbage"): 1}
     assert where(db) == where(db, "countess") == where(db, "babbage") == []
     assert db.rows("SELECT count(*), count(DISTINCT record_id), array_agg(DISTINCT new_values) FROM audit_logs WHERE erased IS NOT NULL") == [(3, 1, [{"city": "Rome"}])]
     assert db.rows("SELECT record_id FROM audit_as_of_unknown('people')") == db.rows("SELECT DISTINCT record_id FROM audit_logs WHERE erased IS NOT NULL")
@@ -204,7 +205,8 @@ def test_a_captured_record(source):
     lines = source.rows("SELECT * FROM audit_history('t', '3')")
     source.run("DELETE FROM t WHERE id = 31")
     capture(source)
-    assert erase(source, "'t', '1'") == {("entries", source.value("SELECT format('public.t of %s', audit_cdc_internal.this_database() ->> 'id')")): 4}
+    told = source.value("SELECT format('public.t of %s', audit_cdc_internal.this_database() ->> 'id')")
+    assert erase(source, "'t', '1'") == {("entries", told): 4, ("key", "1"): 2, ("key", "31"): 2}
     assert where(source, SECRET + "1") == []
     assert source.rows("SELECT t.* FROM audit_as_of(NULL::t) AS t ORDER BY 1") == rows
     assert source.rows("SELECT * FROM audit_history('t', '3')") == lines
@@ -363,7 +365,93 @@ def test_what_was_too_large_or_masked(db):
     db.ingest(batch([noted]))
     erase(db, "'people', '1', columns => '{photo}'")
     assert where(db, f'"sha256": "{SECRET}"') == []
-    assert db.rows("SELECT notes, erased -> 'columns' FROM audit_logs") == [({"omitted_old": 7, "row_filter": "left"}, ["photo"])]
+    assert db.rows("SELECT notes, erased -> 'columns' FROM audit_logs") == [({"row_filter": "left"}, ["photo"])]
+
+
+def test_what_a_message_says_of_values_elsewhere(db):
+    lying = person(1, 1)
+    lying["metadata"] |= {"exact_values": {"new": {"hidden": SECRET + "-exact"}}, "notes": {"free": SECRET + "-note"}}
+    db.ingest(batch([lying]))
+    assert len(where(db, SECRET + "-")) == 1
+    erase(db, "'people', '1', columns => '{hidden}'")
+    assert where(db, SECRET + "-") == []
+    assert db.rows("SELECT erased -> 'columns' FROM audit_logs") == [(["hidden"],)]
+
+
+def test_what_is_not_found_is_said(db):
+    people(db)
+    for arguments in ("'people', '77'", "'people', holding => '{\"nmae\": \"x\"}'", "username => 'nobody'", "'people', '1', columns => '{emial}'"):
+        assert "the log holds nothing that is to be erased" in said(db, f"SELECT * FROM audit_erase('a test', {arguments})"), arguments
+    before = db.rows("TABLE audit_logs")
+    assert 'has a value of the column "city->part"' in said(db, "SELECT * FROM audit_erase('a test', 'people', '1', columns => '{name,city->part}', dry_run => true)")
+    assert erase(db, "'people', '1', columns => '{emial}'") == {} and db.rows("SELECT FROM audit_erasures") == [] and db.rows("TABLE audit_logs") == before
+    assert erase(db, "'people', '1', columns => '{email}'") == {("entries", "public.people of d1"): 2}
+    # what is gone already does not count again
+    assert erase(db, "'people', '1', columns => '{email}'") == {}
+
+
+def test_a_hold_keeps_what_was_set_aside(db):
+    bad = person(1, 2001)
+    bad["metadata"]["commit_timestamp"] = "no time"
+    people(db)
+    db.ingest(batch([bad]))
+    db.run("DELETE FROM audit_cdc_internal.holds")
+    db.run("SELECT audit_hold('all', 'keep everything', since => '2030-01-01')")
+    assert erase(db, "'people', '1', dry_run => true")["held", "all"] == 1
+    assert code(db.connect(), "SELECT audit_erase('a test', 'people', '1')") == "55000"
+    assert [SECRET in raw for (raw,) in db.rows("SELECT raw FROM audit_rejects")] == [True]
+    db.run("SELECT audit_release('all', 'settled'); SELECT audit_hold('other', 'another', table_name => 'people', record_id => '2')")
+    erase(db, "'people', '1'")
+    assert db.rows("SELECT raw FROM audit_rejects") == [("erased",)]
+
+
+def test_a_hold_keeps_who_changed_the_tables(source):
+    table(source)
+    begin(source)
+    with source.connect().cursor() as cursor:
+        for statement in ("BEGIN", f"SELECT audit_annotate(username => '{SECRET}')", "ALTER TABLE t ADD w int", "COMMIT"):
+            cursor.execute(statement)
+    capture(source)
+    source.run("SELECT audit_hold('all', 'keep everything')")
+    call = f"SELECT audit_erase('a test', username => '{SECRET}')"
+    assert erase(source, f"username => '{SECRET}', dry_run => true") == {"schema changes": 1, ("held", "all"): 1}
+    assert code(source.connect(), call) == "55000"
+    source.run("SELECT audit_release('all', 'settled')")
+    source.run(f"SELECT audit_hold('of the user', 'a case', username => '{SECRET}')")
+    assert code(source.connect(), call) == "55000"
+    source.run("SELECT audit_release('of the user', 'settled')")
+    assert erase(source, f"username => '{SECRET}'") == {"schema changes": 1}
+    # holds that were released and the record of operations named the user too
+    assert where(source) == []
+    assert source.value("SELECT counts FROM audit_operations WHERE operation = 'audit_erase'") == {"entries": 0, "rejects": 0, "schema_changes": 1}
+
+
+def test_a_user_in_messages_that_were_set_aside(db):
+    """They may still become entries, so they stay, and the answer says it."""
+    bad = person(1, 2001, annotations={"username": SECRET})
+    bad["metadata"]["commit_timestamp"] = "no time"
+    db.ingest(batch([bad]))
+    [(place, note)] = db.rows(f"SELECT place, note FROM audit_erase('a test', username => '{SECRET}')")
+    assert place == "rejects" and "not erased" in note and "erased" not in db.value("SELECT raw FROM audit_rejects")
+
+
+def test_numbers_and_quotes_in_statistics(db):
+    record = {"id": 1, "ssn": 123456789, "name": 'A "Qxq\\ Lovelace'}
+    db.ingest(batch([change(lsn=1, pks=("1",), table="people", record=record)] + [change(lsn=n, action="update", pks=("1",), table="people", record=record, changes={}) for n in range(2, 9)]))
+    db.run("ANALYZE")
+    noted = "SELECT count(*) FROM pg_stats WHERE schemaname = 'audit_cdc_internal' AND most_common_vals::text ~ %s"
+    assert db.value(noted, "123456789") > 0 and db.value(noted, "Qxq") > 0
+    erase(db, "'people', '1', columns => '{ssn,name}'")
+    assert db.value(noted, "123456789") == db.value(noted, "Qxq") == 0
+
+
+def test_a_reason_of_a_projection_quotes_no_value(db):
+    db.run("CREATE TABLE numbers (log_id bigint PRIMARY KEY, n int)")
+    db.run("SELECT audit_create_projection('numbers', $$SELECT id AS log_id, (new_values ->> 'name')::int AS n FROM audit_new_logs$$)")
+    people(db)
+    assert db.value(f"SELECT count(*) FROM audit_projection_failures WHERE reason LIKE '%{SECRET}1%'") == 2
+    erase(db, "'people', '1', columns => '{name}'")
+    assert where(db, SECRET + "1\"") == []
 
 
 def test_a_column_of_all_records(db):
