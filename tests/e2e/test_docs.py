@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from capture_helpers import stop
 from conftest import TOP, Database, admin, batch, server
-from relay_helpers import Relay, free_port, messages, post, run, stored
+from relay_helpers import Relay, free_port, messages, post, role, run, stored, url
 
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
 # what a page needs and its reader has stands in a comment of the page: <!-- sql … -->
@@ -153,7 +153,7 @@ def test_every_function_column_and_setting_is_documented(db):
 
 def test_the_relay_as_configured_here_and_as_systemd_starts_it(db, tmp_path):
     """Only the addresses are others; they come from the environment, which goes before the file."""
-    [configuration] = [text for kind, text in all_blocks() if kind == "toml"]
+    [configuration] = [text for kind, text in all_blocks() if kind == "toml" and "[sqs]" in text]
     [shown] = [text for kind, text in all_blocks() if kind == "" and text.startswith("ok      database")]
     (tmp_path / "audit-relay.toml").write_text(configuration)
     secret = re.search(r'Authorization: Bearer ([^"]+)"', configuration)[1]
@@ -172,6 +172,15 @@ def test_the_relay_as_configured_here_and_as_systemd_starts_it(db, tmp_path):
     (tmp_path / "audit-relay@webhook.service").write_text(unit.replace(words[0], "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", tmp_path / "audit-relay@webhook.service"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_relay_of_several_databases_as_configured_here(db, tmp_path):
+    """But for their addresses."""
+    [configuration] = [text for kind, text in all_blocks() if kind == "toml" and "[database." in text]
+    role(db)
+    (tmp_path / "audit-relay.toml").write_text(re.sub("postgres://[^\"]+", url(db), configuration))
+    found = run("check", "webhook", "--config", tmp_path / "audit-relay.toml", AUDIT_RELAY_WEBHOOK_LISTEN=f"127.0.0.1:{free_port()}")
+    assert found.returncode == 0 and "[database.eu] takes 1f0c" in found.stdout and "[database.us] takes billing, and what names no source" in found.stdout
 
 
 def test_every_option_of_the_relay_that_is_named_here_exists():

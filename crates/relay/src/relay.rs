@@ -1,14 +1,14 @@
 //! What every source works with.
 
 use crate::batch::Limits;
-use crate::database::Database;
+use crate::database::Databases;
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use std::sync::Arc;
 
 #[derive(Clone)]
 pub struct Relay {
-    pub database: Arc<Database>,
+    pub databases: Arc<Databases>,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
     pub connections: usize,

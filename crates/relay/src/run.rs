@@ -2,7 +2,7 @@
 
 use crate::batch::Limits;
 use crate::config::Source;
-use crate::database::Database;
+use crate::database::Databases;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::service;
@@ -13,13 +13,16 @@ pub async fn run(source: &Source) -> anyhow::Result<ExitCode> {
     let common = source.common();
     let metrics = Metrics::new();
     let relay = Relay {
-        database: Database::of(common, metrics.clone())?,
+        databases: Databases::of(common, &metrics)?,
         metrics,
         limits: Limits::of(common),
         connections: common.connections.into(),
         stop: Stop::on_signal(*common.stop_timeout)?,
     };
-    tracing::info!("relaying to {}", relay.database.address());
+    for (database, taken) in relay.databases.each() {
+        let taken = taken.map(|taken| format!(": {taken}")).unwrap_or_default();
+        tracing::info!("relaying to {}{taken}", database.address());
+    }
     service::start(common.metrics, &relay).await?;
     source.run(relay).await
 }

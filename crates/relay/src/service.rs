@@ -1,6 +1,5 @@
 //! Health, readiness and metrics, for whoever watches the relay.
 
-use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use anyhow::Context;
@@ -51,7 +50,7 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub async fn start(address: Option<SocketAddr>, relay: &Relay) -> anyhow::Result<()> {
     let Some(address) = address else { return Ok(()) };
     let (listener, router, stop) = (listen(address).await?, router(&relay.metrics), relay.stop.now.clone());
-    watch(relay.database.clone(), relay.metrics.clone());
+    watch(relay);
     tokio::spawn(serve(listener, router, stop));
     Ok(())
 }
@@ -79,18 +78,25 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     graceful.shutdown().await;
 }
 
-/// Asks the database now and then, over a connection of its own: busy writers are no sign of a database that is away.
-pub fn watch(database: Arc<Database>, metrics: Arc<Metrics>) {
+/// Asks the databases now and then, over connections of its own: busy writers are no sign of one that is away. Ready is
+/// who reaches all of them.
+pub fn watch(relay: &Relay) {
+    let (databases, metrics) = (relay.databases.clone(), relay.metrics.clone());
     tokio::spawn(async move {
-        let mut writer = database.writer();
+        let mut writers: Vec<_> = databases.each().map(|(database, _)| (database, database.writer())).collect();
         loop {
-            let answer = writer.probe().await;
-            match &answer {
-                Ok(()) if !metrics.is_ready() => tracing::info!("the database answers: {}", database.address()),
-                Err(failure) => tracing::warn!("the database cannot be used: {failure}"),
-                Ok(()) => (),
+            let mut is_ready = true;
+            for (database, writer) in &mut writers {
+                if let Err(failure) = writer.probe().await {
+                    tracing::warn!("the database cannot be used: {}: {failure}", database.address());
+                    is_ready = false;
+                }
             }
-            metrics.set_ready(answer.is_ok());
+            if is_ready && !metrics.is_ready() {
+                let addresses: Vec<_> = writers.iter().map(|(database, _)| database.address()).collect();
+                tracing::info!("the database answers: {}", addresses.join(", "));
+            }
+            metrics.set_ready(is_ready);
             tokio::time::sleep(BETWEEN_PROBES).await;
         }
     });

@@ -1,5 +1,6 @@
 //! Options of all sources.
 
+use super::route::Route;
 use super::secret::Secret;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
@@ -22,7 +23,10 @@ pub struct Common {
         hide_default_value = true, default_value = "postgres:", value_parser = Secret::url
     )]
     pub database: Secret,
-    /// Connections to the database, each with one call of audit_ingest at a time
+    /// Of a file with sections [database.NAME]: instead of `database`
+    #[arg(skip)]
+    pub routes: Vec<Route>,
+    /// Connections to each database, each with one call of audit_ingest at a time
     #[arg(
         long, env = "AUDIT_RELAY_CONNECTIONS", value_name = "N", default_value_t = 2,
         value_parser = clap::value_parser!(u16).range(1..=1000)

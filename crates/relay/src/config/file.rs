@@ -1,6 +1,7 @@
 //! The configuration file gives options other defaults: so flags and environment go before it, and every rule for a
 //! value holds for it too.
 
+use super::route::{Route, routes};
 use clap::Command;
 use clap::error::ErrorKind;
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ pub fn path(arguments: &[OsString]) -> Option<PathBuf> {
 }
 
 /// `known_sections` may be there, whatever is in them.
-pub fn apply(mut command: Command, path: &Path, known_sections: &[&str]) -> Result<Command, clap::Error> {
+pub fn apply(mut command: Command, path: &Path, known_sections: &[&str]) -> Result<(Command, Vec<Route>), clap::Error> {
     let complain = |command: &mut Command, what: String| {
         command.error(ErrorKind::InvalidValue, format!("configuration file {}: {what}", path.display()))
     };
@@ -32,7 +33,16 @@ pub fn apply(mut command: Command, path: &Path, known_sections: &[&str]) -> Resu
         Ok(text) => text.parse::<Table>().map_err(|error| without_excerpt(&text, &error)),
         Err(error) => Err(error.to_string()),
     };
-    let table = table.map_err(|error| complain(&mut command, error))?;
+    let mut table = table.map_err(|error| complain(&mut command, error))?;
+    let routed = match table.remove("database") {
+        Some(Value::Table(sections)) => routes(&sections),
+        Some(one) => {
+            table.insert("database".to_owned(), one);
+            Ok(Vec::new())
+        }
+        None => Ok(Vec::new()),
+    };
+    let routed = routed.map_err(|error| complain(&mut command, error))?;
     let (sections, top): (Vec<_>, Vec<_>) = table.into_iter().partition(|(_, value)| value.is_table());
     let mut known = BTreeSet::new();
     command = with_defaults(command, &top, &sections, &mut known);
@@ -49,7 +59,7 @@ pub fn apply(mut command: Command, path: &Path, known_sections: &[&str]) -> Resu
     }
     match top.iter().find(|(key, _)| !known.contains(key)) {
         Some((key, _)) => Err(complain(&mut command, format!("there is no option \"{key}\" at the top"))),
-        None => Ok(command),
+        None => Ok((command, routed)),
     }
 }
 

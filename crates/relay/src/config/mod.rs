@@ -3,9 +3,11 @@
 
 pub mod common;
 mod file;
+mod route;
 mod secret;
 
 pub use common::{Common, LogFormat};
+pub use route::Route;
 pub use secret::{PARAMETERS, Secret};
 
 use crate::relay::Relay;
@@ -66,6 +68,12 @@ macro_rules! sources {
                 }
             }
 
+            fn common_mut(&mut self) -> &mut Common {
+                match self {
+                    $(#[cfg(feature = $feature)] Source::$name { common, .. } => common,)*
+                }
+            }
+
             /// Runs until it is stopped, or the source has come to its end.
             pub async fn run(&self, relay: Relay) -> anyhow::Result<ExitCode> {
                 match self {
@@ -100,17 +108,35 @@ pub fn read() -> Command {
 }
 
 fn read_from(arguments: Vec<std::ffi::OsString>) -> Result<Command, clap::Error> {
-    let mut command = Cli::command();
+    let (mut command, mut routes) = (Cli::command(), Vec::new());
     if let Some(path) = file::path(&arguments) {
-        command = file::apply(command, &path, SECTIONS)?;
+        (command, routes) = file::apply(command, &path, SECTIONS)?;
     }
     let matches = command.clone().try_get_matches_from(arguments)?;
     refuse_visible_secrets(&mut command, &matches)?;
+    refuse_two_ways(&mut command, &matches, &routes)?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    let routed = |mut source: Source| {
+        source.common_mut().routes = routes;
+        source
+    };
     Ok(match cli.command {
-        CliCommand::Run(source) => Command::Run(source),
-        CliCommand::Check { source } => Command::Check { source },
+        CliCommand::Run(source) => Command::Run(routed(source)),
+        CliCommand::Check { source } => Command::Check { source: routed(source) },
     })
+}
+
+/// Who names one database, and several in the file, may mean either.
+fn refuse_two_ways(command: &mut clap::Command, matches: &ArgMatches, routes: &[Route]) -> Result<(), clap::Error> {
+    if let Some((_, deeper)) = matches.subcommand() {
+        return refuse_two_ways(command, deeper, routes);
+    }
+    let is_named = matches.value_source("database").is_some_and(|source| source != ValueSource::DefaultValue);
+    if routes.is_empty() || !is_named {
+        return Ok(());
+    }
+    let message = "a database is given, and the configuration file has sections [database.NAME]: give one or the other";
+    Err(command.error(clap::error::ErrorKind::ArgumentConflict, message))
 }
 
 /// An argument is seen by everybody on the machine, in ps.

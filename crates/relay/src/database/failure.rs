@@ -14,6 +14,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// What is in the body would have to change, or the configuration.
+    pub fn refusal(message: impl Into<String>) -> Self {
+        Self { refused: true, ..Self::away(message) }
+    }
+
     pub fn away(message: impl Into<String>) -> Self {
         Self { refused: false, connection_lost: false, sqlstate: None, message: message.into() }
     }

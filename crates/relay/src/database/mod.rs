@@ -3,12 +3,14 @@
 
 mod counts;
 mod failure;
+mod route;
 mod writer;
 
 pub use counts::Counts;
 pub use failure::Failure;
+pub use route::Databases;
 
-use crate::config::{Common, PARAMETERS};
+use crate::config::{PARAMETERS, Secret};
 use crate::metrics::Metrics;
 use anyhow::{Context, ensure};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -54,14 +56,14 @@ fn options(address: &str) -> anyhow::Result<PgConnectOptions> {
 }
 
 impl Database {
-    pub fn of(common: &Common, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
-        let options = options(common.database.expose())?;
+    fn at(address: &Secret, call_timeout: Duration, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
+        let options = options(address.expose())?;
         // poolers refuse a connection that asks for extra_float_digits
         let options = options.application_name("audit-relay").extra_float_digits(None);
         Ok(Arc::new(Self {
             options: options.disable_statement_logging(),
-            begin: begin(*common.call_timeout),
-            call_timeout: *common.call_timeout,
+            begin: begin(call_timeout),
+            call_timeout,
             metrics,
         }))
     }

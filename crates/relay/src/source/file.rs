@@ -117,7 +117,7 @@ async fn read(paths: &[PathBuf], relay: &Relay, lines: mpsc::Sender<Line>) -> an
 
 /// How many lines the database refused.
 async fn write(relay: &Relay, lines: &Mutex<mpsc::Receiver<Line>>, bar: &ProgressBar) -> usize {
-    let mut writer = relay.database.writer();
+    let mut writer = relay.databases.writers();
     let mut refused = 0;
     loop {
         let batch = {

@@ -171,7 +171,7 @@ impl Record {
 }
 
 async fn work(relay: &Relay, consumer: Arc<Member>) {
-    let mut writer = relay.database.writer();
+    let mut writer = relay.databases.writers();
     // read while the batch before was being stored
     let mut ahead: Vec<Record> = Vec::new();
     loop {

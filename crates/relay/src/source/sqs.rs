@@ -155,7 +155,7 @@ struct Held {
 }
 
 async fn work(relay: &Relay, queue: &Queue) {
-    let mut writer = relay.database.writer();
+    let mut writer = relay.databases.writers();
     while !relay.stop.soon.is_cancelled() {
         let held = match queue.gather(relay).await {
             Ok(held) if held.is_empty() => continue,

@@ -107,7 +107,7 @@ fn meaning(status: StatusCode) -> &'static str {
 }
 
 async fn work(relay: &Relay, stream: &Stream) {
-    let mut writer = relay.database.writer();
+    let mut writer = relay.databases.writers();
     let messages = relay.limits.messages.min(MOST_MESSAGES);
     while !relay.stop.soon.is_cancelled() {
         let (body, ack_ids) = match stream.receive(messages).await {

@@ -194,7 +194,7 @@ impl Options {
             .with_state(Arc::new(webhook))
             .merge(service::router(&relay.metrics));
         let listener = service::listen(self.listen).await?;
-        service::watch(relay.database.clone(), relay.metrics.clone());
+        service::watch(&relay);
         let serving = service::serve(listener, router, relay.stop.soon.clone());
         // the writers end when no request can bring them anything more
         let (receiver, storing) = (Mutex::new(receiver), Cell::new(0));
@@ -300,7 +300,7 @@ impl Webhook {
 
 /// `storing`: bodies in calls of all writers.
 async fn write(relay: &Relay, waiting: &Mutex<mpsc::UnboundedReceiver<Waiting>>, storing: &Cell<usize>) {
-    let mut writer = relay.database.writer();
+    let mut writer = relay.databases.writers();
     loop {
         let mut batch = {
             let mut waiting = waiting.lock().await;
