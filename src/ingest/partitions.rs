@@ -4,7 +4,7 @@ use super::entry::{Entry, timestamp};
 use super::limits::Limits;
 use super::month::{Day, Month, days, months};
 use crate::pg::BuiltinOid::TIMESTAMPTZARRAYOID;
-use crate::pg::{self, Statement, is_partition, try_lock_partitions};
+use crate::pg::{self, Statement, has_distributed_tables, is_partition, try_lock_partitions};
 use jiff::Timestamp;
 use pgrx::prelude::*;
 use std::ffi::CString;
@@ -14,6 +14,11 @@ thread_local! {
         "SELECT count(DISTINCT left(c.relname, length('log_2000_01')))
          FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
          WHERE i.inhparent = 'audit_cdc_internal.log'::regclass", &[]) };
+
+    static IS_DISTRIBUTED: Statement = const { Statement::new(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition AS d
+                        WHERE d.logicalrelid = 'audit_cdc_internal.log'::regclass
+                          AND (d.partmethod <> 'n' OR d.repmodel = 't'))", &[]) };
 
     static PARTITIONS: Statement = const { Statement::new(
         "SELECT audit_cdc_internal.ensure_partitions($1)", &[TIMESTAMPTZARRAYOID]) };
@@ -28,6 +33,7 @@ fn lock_partitions() {
 
 /// Returns the months of `entries` that stay without a partition, since the limits are reached.
 pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Month> {
+    refuse_distributed();
     let present = Month::present();
     let named = || months(entries, |entry| entry.change.commit_microseconds);
     if named().any(|(month, _)| month == present) {
@@ -53,6 +59,19 @@ pub fn ensure_partitions(entries: &[Entry], limits: Option<&Limits>) -> Vec<Mont
         crate::pg::notice_new_tables();
     }
     refused
+}
+
+/// What is stored in the shell of a distributed table, nobody reads.
+fn refuse_distributed() {
+    let asked = || IS_DISTRIBUTED.with(|asked| asked.read(Vec::new, |rows| rows.first().get_one::<bool>()));
+    if has_distributed_tables() && asked() == Some(true) {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "the audit log must not be a distributed table",
+            "Nothing was stored. Give each source an audit database of its own."
+        );
+    }
 }
 
 /// Of entries of a month that has no partition of its own: a time of each day that has none either.

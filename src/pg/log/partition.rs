@@ -33,6 +33,15 @@ pub struct Partition {
     slots: Vec<*mut pg_sys::TupleTableSlot>,
 }
 
+/// Citus keeps its tables in this catalog, which is there where it is installed.
+pub fn has_distributed_tables() -> bool {
+    // SAFETY: reads the catalogs' caches.
+    unsafe {
+        let catalog = pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
+        pg_sys::get_relname_relid(c"pg_dist_partition".as_ptr(), catalog) != pg_sys::InvalidOid
+    }
+}
+
 /// Opens the partition of this name for as long as `work` takes. `columns` are those that `work` reads and writes;
 /// others are null.
 pub fn with_partition<T>(name: &CStr, columns: &[&CStr], work: impl FnOnce(&mut Partition) -> T) -> T {
@@ -48,6 +57,14 @@ pub fn with_partition<T>(name: &CStr, columns: &[&CStr], work: impl FnOnce(&mut 
                 ERROR,
                 PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
                 "a partition of the audit log was detached meanwhile"
+            );
+        }
+        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "a partition of the audit log is no plain table",
+                "Nothing can be stored in a foreign table."
             );
         }
         let before = pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);
