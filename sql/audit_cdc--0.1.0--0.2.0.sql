@@ -40,6 +40,9 @@ CREATE OR REPLACE FUNCTION audit_cdc_internal.lines(
   LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
   AS 'MODULE_PATHNAME', 'lines_wrapper';
 
+CREATE FUNCTION audit_cdc_internal.lock_ddl() RETURNS void
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'lock_ddl_wrapper';
+
 CREATE FUNCTION audit_cdc_internal.make_mask_secret() RETURNS boolean
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'make_mask_secret_wrapper';
 
@@ -516,6 +519,8 @@ CREATE TABLE audit_cdc_internal.masks (
   table_schema text NOT NULL,
   table_name text NOT NULL,
   masked text NOT NULL, -- a column, or column->member
+  masked_column text NOT NULL,
+  path text[] NOT NULL, -- to the member; empty: the whole column
   how text NOT NULL CHECK (how IN ('omit', 'hash', 'partial')),
   reason text,
   masked_by name NOT NULL DEFAULT session_user,
@@ -525,7 +530,7 @@ CREATE TABLE audit_cdc_internal.masks (
   unmasked_at timestamptz -- null: it is set
 );
 
-CREATE UNIQUE INDEX masks_now ON audit_cdc_internal.masks (database_id, table_schema, table_name, masked)
+CREATE UNIQUE INDEX masks_now ON audit_cdc_internal.masks (database_id, table_schema, table_name, masked_column, path)
   NULLS NOT DISTINCT WHERE unmasked_at IS NULL;
 
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.masks', '');
@@ -588,11 +593,12 @@ BEGIN
       USING ERRCODE = 'null_value_not_allowed';
   ELSIF how NOT IN ('omit', 'hash', 'partial') THEN
     RAISE EXCEPTION 'how must be omit, hash or partial' USING ERRCODE = 'invalid_parameter_value';
-  ELSIF columns = '{}' OR EXISTS (
-    SELECT FROM unnest(columns) AS c, unnest(string_to_array(c, '->')) AS name WHERE name = '' OR c = ''
-  ) OR '' = ANY (columns) THEN
+  ELSIF columns = '{}' OR '' = ANY (columns) OR EXISTS (
+    SELECT FROM unnest(columns) AS c, unnest(string_to_array(c, '->')) AS name
+    WHERE name = '' OR position('->' IN c) > 0 AND (left(name, 1) = '>' OR name ~ '^''.*''$')
+  ) THEN
     RAISE EXCEPTION 'columns must be names of columns, or column->member'
-      USING ERRCODE = 'invalid_parameter_value';
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Names of members stand without quotes.';
   END IF;
   PERFORM audit_cdc_internal.refuse_long('table_schema', table_schema);
   PERFORM audit_cdc_internal.refuse_long('table_name', table_name);
@@ -625,6 +631,30 @@ BEGIN ATOMIC
   JOIN pg_class AS c ON c.oid = t.relid
   JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 END;
+
+CREATE FUNCTION audit_cdc_internal.masked_column(known text[], masked text) RETURNS text
+  LANGUAGE sql IMMUTABLE
+  RETURN CASE WHEN masked = ANY (known) THEN masked ELSE split_part(masked, '->', 1) END;
+
+CREATE FUNCTION audit_cdc_internal.masked_path(known text[], masked text) RETURNS text[]
+  LANGUAGE sql IMMUTABLE
+  RETURN CASE WHEN masked = ANY (known) THEN '{}' ELSE (string_to_array(masked, '->'))[2:] END;
+
+CREATE FUNCTION audit_cdc_internal.known_columns(database_id text, table_schema text, table_name text) RETURNS text[]
+  LANGUAGE sql STABLE
+  RETURN ARRAY(
+    SELECT a.attname::text
+    FROM pg_attribute AS a
+    WHERE a.attrelid = audit_cdc_internal.masked_relation(
+        known_columns.database_id, known_columns.table_schema, known_columns.table_name)
+      AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT jsonb_object_keys(d.column_types)
+    FROM audit_cdc_internal.described_tables AS d
+    WHERE d.table_schema = known_columns.table_schema
+      AND d.table_name = known_columns.table_name
+      AND coalesce(d.database_id = known_columns.database_id, true)
+  );
 
 CREATE FUNCTION audit_cdc_internal.refuse_masked_key(
     database_id text, table_schema text, table_name text, columns text[]) RETURNS void
@@ -664,16 +694,9 @@ CREATE FUNCTION audit_cdc_internal.say_unknown_columns(
 #variable_conflict use_variable
 DECLARE
   relation CONSTANT regclass := audit_cdc_internal.masked_relation(database_id, table_schema, table_name);
-  known text[];
+  known CONSTANT text[] := audit_cdc_internal.known_columns(database_id, table_schema, table_name);
   strange text;
 BEGIN
-  known := ARRAY(
-    SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
-    UNION
-    SELECT jsonb_object_keys(d.column_types)
-    FROM audit_cdc_internal.described_tables AS d
-    WHERE d.table_schema = table_schema AND d.table_name = table_name AND coalesce(d.database_id = database_id, true)
-  );
   IF known = '{}' THEN
     RAISE NOTICE 'nobody has described such a table: no name of a column is checked';
     RETURN;
@@ -681,9 +704,22 @@ BEGIN
   SELECT string_agg(format('"%s"', c), ', ')
   INTO strange
   FROM unnest(columns) AS c
-  WHERE split_part(c, '->', 1) <> ALL (known);
+  WHERE audit_cdc_internal.masked_column(known, c) <> ALL (known);
   IF strange IS NOT NULL THEN
-    RAISE NOTICE 'the table has no column %', strange USING HINT = 'Names are as PostgreSQL keeps them, case included.';
+    RAISE NOTICE 'the table has no column %', strange
+      USING HINT = 'Names are as PostgreSQL keeps them, case included.';
+  END IF;
+  SELECT string_agg(format('"%s"', a.attname), ', ')
+  INTO strange
+  FROM pg_attribute AS a
+  WHERE a.attrelid = relation
+    AND a.atttypid NOT IN ('json'::regtype, 'jsonb'::regtype, 'json[]'::regtype, 'jsonb[]'::regtype)
+    AND EXISTS (
+      SELECT FROM unnest(columns) AS c
+      WHERE audit_cdc_internal.masked_column(known, c) = a.attname
+        AND audit_cdc_internal.masked_path(known, c) <> '{}');
+  IF strange IS NOT NULL THEN
+    RAISE NOTICE 'members are masked of json columns only: nothing is kept of texts in %', strange;
   END IF;
 END
 $$;
@@ -696,11 +732,14 @@ CREATE FUNCTION @extschema@.audit_mask(
 #variable_conflict use_variable
 DECLARE
   has_new_secret boolean;
+  known text[];
 BEGIN
   PERFORM audit_cdc_internal.check_mask(table_schema, table_name, columns, how);
+  PERFORM audit_cdc_internal.lock_ddl(); -- who gives it another name now has ended
   PERFORM audit_cdc_internal.refuse_long('database_id', database_id);
   PERFORM audit_cdc_internal.refuse_masked_key(database_id, table_schema, table_name, columns);
   PERFORM audit_cdc_internal.say_unknown_columns(database_id, table_schema, table_name, columns);
+  known := audit_cdc_internal.known_columns(database_id, table_schema, table_name);
   PERFORM audit_cdc_internal.settle_masks();
   has_new_secret := audit_cdc_internal.make_mask_secret();
   UPDATE audit_cdc_internal.masks AS m
@@ -711,8 +750,10 @@ BEGIN
     AND (m.table_schema, m.table_name) = (n.schema, n.name)
     AND m.masked = ANY (columns)
     AND m.how <> how;
-  INSERT INTO audit_cdc_internal.masks (database_id, table_schema, table_name, masked, how, reason)
-  SELECT DISTINCT database_id, n.schema, n.name, c, how, reason
+  INSERT INTO audit_cdc_internal.masks (
+    database_id, table_schema, table_name, masked, masked_column, path, how, reason)
+  SELECT DISTINCT database_id, n.schema, n.name, c, audit_cdc_internal.masked_column(known, c),
+         audit_cdc_internal.masked_path(known, c), how, reason
   FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n, unnest(columns) AS c
   ON CONFLICT DO NOTHING;
   PERFORM audit_cdc_internal.note_operation(
@@ -766,11 +807,45 @@ COMMENT ON FUNCTION @extschema@.audit_unmask(text, text, text[], text, text) IS
   'Returns whether there was one. What was masked stays masked. reason: for audit_operations; null for none. It waits '
   'for transactions that store. Errors: 22004 (null name), 22023 (no column, or a name longer than 500 bytes).';
 
+CREATE FUNCTION audit_cdc_internal.leniency(how text) RETURNS integer
+  LANGUAGE sql IMMUTABLE
+  RETURN array_position(ARRAY['omit', 'hash', 'partial'], how);
+
+CREATE FUNCTION audit_cdc_internal.say_lost_masks() RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  lost CONSTANT text := (
+    SELECT string_agg(format('%I.%I %s', m.table_schema, m.table_name, m.masked), ', ' ORDER BY m.id)
+    FROM audit_cdc_internal.masks AS m
+    WHERE m.unmasked_at IS NULL
+      AND CASE
+        WHEN m.database_id <> here
+          THEN m.database_id <> ALL (audit_cdc_internal.one_log(here))
+            AND m.database_id IN (SELECT c.database_id FROM audit_cdc_internal.captured_databases AS c)
+        -- a mask of any database may be meant for what others deliver
+        ELSE (
+          m.database_id IS NOT NULL OR NOT EXISTS (
+            SELECT FROM audit_cdc_internal.audited_tables AS t
+            WHERE (t.table_schema, t.table_name) = (m.table_schema, m.table_name) AND t.database_id <> here))
+          AND NOT EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = audit_cdc_internal.masked_relation(here, m.table_schema, m.table_name)
+              AND a.attname = m.masked_column AND NOT a.attisdropped)
+      END);
+BEGIN
+  IF lost IS NOT NULL THEN
+    RAISE WARNING 'masks name what is not in this database' USING DETAIL = lost || '.',
+      HINT = 'Were tables or columns given other names, or the database another id? Then mask them anew.';
+  END IF;
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.masks_follow(before jsonb, after jsonb, parent oid) RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   WITH masks AS MATERIALIZED (
-    SELECT m.*, split_part(m.masked, '->', 1) AS column_name
+    SELECT m.*
     FROM audit_cdc_internal.masks AS m
     WHERE m.unmasked_at IS NULL AND coalesce(m.database_id = audit_cdc_internal.this_database() ->> 'id', true)
   ), renamed AS (
@@ -780,22 +855,28 @@ BEGIN ATOMIC
     WHERE a.it -> 'name' <> b.it -> 'name'
   ), following AS (
     SELECT m.database_id, m.how, 'renamed' AS reason,
-           coalesce(r.new_name || substr(m.masked, length(m.column_name) + 1), m.masked) AS masked
+           coalesce(r.new_name, m.masked_column) AS masked_column, m.path
     FROM masks AS m
-    LEFT JOIN renamed AS r ON r.old_name = m.column_name
+    LEFT JOIN renamed AS r ON r.old_name = m.masked_column
     WHERE m.table_schema = masks_follow.before ->> 'schema' AND m.table_name = masks_follow.before ->> 'name'
     UNION ALL
-    SELECT m.database_id, m.how, 'partition', m.masked
+    SELECT m.database_id, m.how, 'partition', m.masked_column, m.path
     FROM masks AS m
     JOIN pg_class AS c ON c.oid = masks_follow.parent AND c.relname = m.table_name
     JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = m.table_schema
   )
-  INSERT INTO audit_cdc_internal.masks (database_id, table_schema, table_name, masked, how, reason)
-  SELECT DISTINCT ON (f.database_id, f.masked)
-         f.database_id, masks_follow.after ->> 'schema', masks_follow.after ->> 'name', f.masked, f.how, f.reason
+  INSERT INTO audit_cdc_internal.masks AS there (
+    database_id, table_schema, table_name, masked, masked_column, path, how, reason)
+  SELECT DISTINCT ON (f.database_id, f.masked_column, f.path)
+         f.database_id, masks_follow.after ->> 'schema', masks_follow.after ->> 'name',
+         array_to_string(f.masked_column || f.path, '->'), f.masked_column, f.path, f.how, f.reason
   FROM following AS f
   WHERE masks_follow.after IS NOT NULL
-  ON CONFLICT DO NOTHING;
+  ORDER BY f.database_id, f.masked_column, f.path, audit_cdc_internal.leniency(f.how)
+  -- of two masks the one that keeps less
+  ON CONFLICT (database_id, table_schema, table_name, masked_column, path) WHERE unmasked_at IS NULL
+  DO UPDATE SET how = excluded.how, reason = excluded.reason
+  WHERE audit_cdc_internal.leniency(there.how) > audit_cdc_internal.leniency(excluded.how);
 END;
 
 CREATE FUNCTION audit_cdc_internal.kept_statement() RETURNS text
@@ -922,198 +1003,6 @@ CREATE VIEW audit_cdc_internal.cutoffs AS
     ORDER BY r.table_name IS NULL, r.table_schema IS NULL, r.database_id IS NULL
     LIMIT 1
   ) AS r ON true;
-
-CREATE SEQUENCE audit_cdc_internal.holds_id_seq CYCLE;
-
-CREATE TABLE audit_cdc_internal.holds (
-  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('holds'),
-  name text NOT NULL,
-  reason text NOT NULL,
-  database_id text,
-  table_schema text,
-  table_name text,
-  record_id text,
-  username text,
-  request_id text,
-  since timestamptz,
-  until timestamptz,
-  held_by name NOT NULL DEFAULT session_user,
-  held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  released_reason text,
-  released_by name,
-  released_at timestamptz
-);
-
-CREATE UNIQUE INDEX holds_now ON audit_cdc_internal.holds (name) WHERE released_at IS NULL;
-
-SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.holds', '');
-
-SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.holds_id_seq', '');
-
-CREATE VIEW @extschema@.audit_holds AS
-  SELECT name, reason, database_id, table_schema, table_name, record_id, username, request_id, since, until, held_by,
-         held_at, released_reason, released_by, released_at
-  FROM audit_cdc_internal.holds;
-
-COMMENT ON VIEW @extschema@.audit_holds IS 'every legal hold, also those that were released';
-
-COMMENT ON COLUMN @extschema@.audit_holds.name IS 'as given to audit_hold()';
-
-COMMENT ON COLUMN @extschema@.audit_holds.reason IS 'as given to audit_hold()';
-
-COMMENT ON COLUMN @extschema@.audit_holds.database_id IS 'of which database entries are held; null: of any';
-
-COMMENT ON COLUMN @extschema@.audit_holds.table_schema IS 'of which schema; null: of any';
-
-COMMENT ON COLUMN @extschema@.audit_holds.table_name IS 'of which table; null: of any';
-
-COMMENT ON COLUMN @extschema@.audit_holds.record_id IS 'of which record, by record_id or record_key; null: of any';
-
-COMMENT ON COLUMN @extschema@.audit_holds.username IS 'of which user; null: of any';
-
-COMMENT ON COLUMN @extschema@.audit_holds.request_id IS 'of which request; null: of any';
-
-COMMENT ON COLUMN @extschema@.audit_holds.since IS 'committed from then on; null: from the beginning';
-
-COMMENT ON COLUMN @extschema@.audit_holds.until IS 'committed before; null: without end';
-
-COMMENT ON COLUMN @extschema@.audit_holds.held_by IS 'who called audit_hold()';
-
-COMMENT ON COLUMN @extschema@.audit_holds.held_at IS 'when';
-
-COMMENT ON COLUMN @extschema@.audit_holds.released_reason IS 'as given to audit_release(); null: it holds';
-
-COMMENT ON COLUMN @extschema@.audit_holds.released_by IS 'who called that; null: it holds';
-
-COMMENT ON COLUMN @extschema@.audit_holds.released_at IS 'when; null: it holds';
-
-CREATE FUNCTION audit_cdc_internal.check_hold(name text, reason text) RETURNS void
-  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF name IS NULL OR reason IS NULL THEN
-    RAISE EXCEPTION '% must not be null', CASE WHEN name IS NULL THEN 'name' ELSE 'reason' END
-      USING ERRCODE = 'null_value_not_allowed';
-  ELSIF btrim(name) = '' OR btrim(reason) = '' THEN
-    RAISE EXCEPTION '% must not be empty', CASE WHEN btrim(name) = '' THEN 'name' ELSE 'reason' END
-      USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  PERFORM audit_cdc_internal.refuse_long('name', name);
-END
-$$;
-
-CREATE FUNCTION @extschema@.audit_hold(
-    name text, reason text, database_id text DEFAULT NULL, table_schema text DEFAULT NULL,
-    table_name text DEFAULT NULL, record_id text DEFAULT NULL, username text DEFAULT NULL,
-    request_id text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
-  RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  PERFORM audit_cdc_internal.check_hold(name, reason);
-  PERFORM audit_cdc_internal.lock_partitions();
-  INSERT INTO audit_cdc_internal.holds
-    (name, reason, database_id, table_schema, table_name, record_id, username, request_id, since, until)
-  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
-  PERFORM audit_cdc_internal.note_operation(
-    'audit_hold',
-    jsonb_build_object(
-      'name', name, 'database_id', database_id, 'table_schema', table_schema, 'table_name', table_name,
-      'record_id', record_id, 'username', username, 'request_id', request_id, 'since', since, 'until', until),
-    NULL, reason);
-  IF NOT EXISTS (SELECT FROM audit_cdc_internal.held_tables AS t WHERE t.name = audit_hold.name) THEN
-    RAISE NOTICE 'the log has no entry of such a table yet';
-  END IF;
-EXCEPTION WHEN unique_violation THEN
-  RAISE EXCEPTION 'there is a hold of this name'
-    USING ERRCODE = 'duplicate_object', HINT = 'Take another name; audit_holds lists those that are taken.';
-END
-$$;
-
-COMMENT ON FUNCTION @extschema@.audit_hold(
-  text, text, text, text, text, text, text, text, timestamptz, timestamptz) IS
-  'Holds entries: audit_apply_retention() leaves them until audit_release(). Held is what fits all that is given; null '
-  'is not given, and nothing given holds the whole log. record_id: by record_id or record_key, so a record whose key '
-  'changed needs a hold for each key. since, until: of the commit, without until itself. Errors: 22004 (null name or '
-  'reason), 22023 (empty, or a name longer than 500 bytes), 42710 (a hold of this name is not released).';
-
-CREATE FUNCTION @extschema@.audit_release(name text, reason text) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  PERFORM audit_cdc_internal.check_hold(name, reason);
-  UPDATE audit_cdc_internal.holds AS h
-  SET released_reason = audit_release.reason, released_by = session_user, released_at = clock_timestamp()
-  WHERE h.name = audit_release.name AND h.released_at IS NULL;
-  IF NOT FOUND THEN
-    RAISE EXCEPTION 'nothing is held under this name'
-      USING ERRCODE = 'undefined_object', HINT = 'audit_holds lists what is held.';
-  END IF;
-  PERFORM audit_cdc_internal.note_operation('audit_release', jsonb_build_object('name', name), NULL, reason);
-END
-$$;
-
-COMMENT ON FUNCTION @extschema@.audit_release(text, text) IS
-  'Ends a hold. Nothing is removed until audit_apply_retention() runs. Errors: 22004 (null), 22023 (empty, or a name '
-  'longer than 500 bytes), 42704 (nothing is held under this name).';
-
-CREATE VIEW audit_cdc_internal.held_tables AS
-  SELECT t.id AS audited_table, h.name, h.record_id, h.username, h.request_id, h.since, h.until
-  FROM audit_cdc_internal.holds AS h
-  JOIN audit_cdc_internal.audited_tables AS t
-    ON coalesce(t.database_id = h.database_id, true)
-      AND coalesce(t.table_schema = h.table_schema, true)
-      AND coalesce(t.table_name = h.table_name, true)
-  WHERE h.released_at IS NULL;
-
-CREATE VIEW audit_cdc_internal.with_holds AS
-  SELECT coalesce(array_agg(DISTINCT h.audited_table), '{}') AS tables FROM audit_cdc_internal.held_tables AS h;
-
-CREATE FUNCTION audit_cdc_internal.holds_of(entry audit_cdc_internal.log) RETURNS SETOF text
-  LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT h.name
-  FROM audit_cdc_internal.held_tables AS h
-  WHERE h.audited_table = entry.audited_table
-    AND (
-      h.record_id IS NULL
-      OR h.record_id = entry.record_id
-      OR h.record_id = (
-        SELECT k.record_key
-        FROM audit_cdc_internal.record_keys AS k
-        WHERE k.audited_table = entry.audited_table AND k.record_id = entry.record_id
-      ))
-    AND (h.username IS NULL OR h.username = audit_cdc_internal.lifted(entry.annotations, 'username'))
-    AND (h.request_id IS NULL OR h.request_id = audit_cdc_internal.lifted(entry.annotations, 'request_id'))
-    AND (h.since IS NULL OR entry.commit_timestamp >= h.since)
-    AND (h.until IS NULL OR entry.commit_timestamp < h.until);
-END;
-
-CREATE FUNCTION audit_cdc_internal.is_held(entry audit_cdc_internal.log) RETURNS boolean
-  LANGUAGE sql STABLE COST 1000
-  RETURN EXISTS (SELECT FROM audit_cdc_internal.holds_of(entry));
-
-CREATE FUNCTION audit_cdc_internal.told_key(message text) RETURNS text
-  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  pks CONSTANT text[] := ARRAY(
-    SELECT k FROM json_array_elements_text(message::json -> 'metadata' -> 'record_pks') WITH ORDINALITY AS u(k, place)
-    ORDER BY place);
-BEGIN
-  RETURN CASE cardinality(pks) WHEN 0 THEN NULL WHEN 1 THEN pks[1] ELSE array_to_json(pks)::text END;
-EXCEPTION WHEN data_exception OR statement_too_complex THEN
-  RETURN NULL;
-END
-$$;
-
-CREATE FUNCTION audit_cdc_internal.holds_of_reject(reject audit_cdc_internal.rejects) RETURNS SETOF text
-  LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT h.name
-  FROM audit_cdc_internal.holds AS h
-  WHERE h.released_at IS NULL
-    AND coalesce(h.database_id = reject.database_id, true)
-    AND coalesce(h.table_schema = reject.table_schema, true)
-    AND coalesce(h.table_name = reject.table_name, true)
-    AND (h.record_id IS NULL OR coalesce(h.record_id = audit_cdc_internal.told_key(reject.raw), true));
-END;
 
 CREATE SEQUENCE audit_cdc_internal.erasures_id_seq CYCLE;
 
@@ -1509,6 +1398,480 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION audit_cdc_internal.refuse_foreign_types(types regtype[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  foreign_types text;
+BEGIN
+  foreign_types := (
+    WITH RECURSIVE used(type) AS (
+      SELECT u.type::oid
+      FROM unnest(types) AS u(type)
+      UNION
+      SELECT part.oid
+      FROM used
+      CROSS JOIN LATERAL audit_cdc_internal.parts_of_type(used.type) AS part(oid)
+    )
+    SELECT string_agg(t.oid::regtype::text, ', ' ORDER BY t.oid::regtype::text)
+    FROM used
+    JOIN pg_type AS t ON t.oid = used.type
+    WHERE t.typtype IN ('d', 'r') AND NOT pg_has_role(t.typowner, current_user, 'USAGE')
+  );
+  IF foreign_types IS NOT NULL THEN
+    RAISE EXCEPTION 'types of the columns belong to roles that have not your rights'
+      USING ERRCODE = 'insufficient_privilege',
+            DETAIL = format('Their checks would run with your rights: %s.', foreign_types),
+            HINT = 'SET ROLE to their owner.';
+  END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  start_lsn pg_lsn;
+  fault record; -- of a capture that cannot go on
+BEGIN
+  IF publication IS NULL THEN
+    RAISE EXCEPTION 'publication must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  PERFORM audit_cdc_internal.require_settings();
+  IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
+    RAISE EXCEPTION 'publication "%" does not exist', publication
+      USING ERRCODE = 'undefined_object',
+            HINT = format(
+              'CREATE PUBLICATION %I FOR TABLE …, or FOR TABLES IN SCHEMA …, tells what is captured.',
+              publication);
+  END IF;
+  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+    RAISE EXCEPTION 'capture cannot start in a transaction that has written'
+      USING ERRCODE = 'active_sql_transaction',
+            HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
+  END IF;
+  PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
+  SELECT * INTO fault FROM audit_cdc_internal.capture_faults;
+  IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
+    RAISE EXCEPTION 'this database is captured already'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = (
+              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
+              FROM audit_cdc_internal.captures AS c
+            ),
+            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
+  END IF;
+
+  PERFORM pg_drop_replication_slot(fault.slot) WHERE fault.reason = 'slot lost';
+  slot := audit_cdc_internal.free_slot(slot);
+  start_lsn := audit_cdc_internal.new_slot(slot);
+  PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
+  WHERE fault.reason IS NOT NULL;
+  PERFORM audit_cdc_internal.note_restored() WHERE fault.reason IS NULL;
+  PERFORM audit_cdc_internal.say_lost_masks();
+  DELETE FROM audit_cdc_internal.captures;
+  DELETE FROM audit_cdc_internal.projecting_transactions;
+  INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)
+  SELECT publication, slot, s.plugin, audit_cdc_internal.this_database() ->> 'id',
+         audit_cdc_internal.current_timeline(), start_lsn
+  FROM pg_replication_slots AS s WHERE s.slot_name = slot;
+  PERFORM audit_cdc_internal.record_tables();
+  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
+  SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
+  PERFORM audit_cdc_internal.end_breaks(start_lsn);
+  PERFORM audit_cdc_internal.refuse_targets();
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_start', jsonb_build_object('publication', publication, 'slot', slot));
+  PERFORM audit_cdc_internal.say_what_is_partial(publication);
+  PERFORM audit_cdc_internal.have_worker(fault.reason IS NOT NULL);
+  RETURN start_lsn;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.end_capture() RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.note_break(
+    CASE WHEN c.read_to >= c.stopping_at THEN 'stopped' ELSE 'discarded' END, c.read_to, c.read_to_time, NULL)
+  FROM audit_cdc_internal.captures AS c;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_stop',
+    jsonb_build_object('discard_pending', c.read_to < c.stopping_at, 'publication', c.publication, 'slot', c.slot),
+    jsonb_build_object('captured', c.changes))
+  FROM audit_cdc_internal.captures AS c;
+  PERFORM pg_drop_replication_slot(s.slot_name)
+  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+  WHERE c.database_id = audit_cdc_internal.this_database() ->> 'id'
+    AND s.database = current_database() AND s.plugin = c.plugin;
+  DELETE FROM audit_cdc_internal.captures;
+  DELETE FROM audit_cdc_internal.projecting_transactions;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.begin_backfill(tables regclass[], backfill_id uuid) RETURNS oid[]
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_variable
+DECLARE
+  publication name := (SELECT c.publication FROM audit_cdc_internal.captures AS c);
+  missing regclass;
+  parts oid[];
+BEGIN
+  IF publication IS NULL THEN
+    RAISE EXCEPTION 'nothing is captured in this database'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Start with audit_capture_start(publication): what changes meanwhile comes from there.';
+  END IF;
+  INSERT INTO audit_cdc_internal.backfills (backfill_id, relation, rows_expected)
+  SELECT backfill_id, t.relation, nullif(c.reltuples, -1)
+  FROM audit_cdc_internal.published_tables AS t
+  JOIN pg_class AS c ON c.oid = t.relation
+  WHERE CASE
+    WHEN tables IS NULL
+      THEN NOT EXISTS (
+        SELECT FROM audit_cdc_internal.backfills AS b
+        WHERE b.backfill_id = begin_backfill.backfill_id
+      )
+    ELSE EXISTS (
+      SELECT FROM unnest(tables) AS u
+      WHERE t.relation = u OR t.relation IN (SELECT relid FROM pg_partition_tree(u))
+    )
+  END
+  ON CONFLICT DO NOTHING;
+  SELECT u INTO missing FROM unnest(tables) AS u
+  WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.backfills AS b WHERE b.backfill_id = begin_backfill.backfill_id
+                      AND (b.relation = u OR b.relation IN (SELECT relid FROM pg_partition_tree(u))))
+  LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'table "%" is not captured', missing
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = format('Publication "%s" does not have it, or it is excluded.', publication),
+            HINT = format(
+              'ALTER PUBLICATION %I ADD TABLE %s; of a partitioned table, the name that its changes carry.',
+              publication, missing);
+  END IF;
+  parts := ARRAY(SELECT b.relation FROM audit_cdc_internal.backfills AS b
+                 WHERE b.backfill_id = begin_backfill.backfill_id AND b.finished_at IS NULL ORDER BY b.relation::text);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_backfill',
+    jsonb_build_object('backfill_id', backfill_id, 'tables', parts::regclass[]));
+  RETURN parts;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.completion(backfill_id uuid, relation oid) RETURNS text LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+  done audit_cdc_internal.backfills;
+BEGIN
+  SELECT * INTO done FROM audit_cdc_internal.backfills AS b
+  WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation FOR UPDATE;
+  IF done.complete_lsn IS NULL OR done.finished_at IS NOT NULL THEN
+    RETURN NULL;
+  END IF;
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
+                 WHERE s.confirmed_flush_lsn >= done.complete_lsn) THEN
+    RAISE EXCEPTION 'changes up to the end of the backfill are not captured yet'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'CALL audit_capture(), then resume the backfill.';
+  END IF;
+  IF audit_cdc_internal.is_captured_anew(done) THEN
+    PERFORM audit_cdc_internal.begin_again(backfill_id, completion.relation);
+    RETURN NULL;
+  END IF;
+  UPDATE audit_cdc_internal.backfills AS b SET finished_at = clock_timestamp()
+  WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation;
+  PERFORM audit_cdc_internal.close_gaps(completion.relation, backfill_id, done.began_lsn, done.complete_lsn);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_backfill', jsonb_build_object('backfill_id', backfill_id, 'relation', completion.relation::regclass),
+    jsonb_build_object(
+      'rows_read', done.rows_read,
+      'gaps_closed', (
+        SELECT count(*)
+        FROM audit_cdc_internal.gap_closings AS c
+        WHERE c.backfill_id = completion.backfill_id AND c.relation = completion.relation
+      )));
+  IF done.layout -> 'key' -> 'columns' = 'null'
+    OR (SELECT g.is_open FROM audit_cdc_internal.gaps_since(completion.relation, done.began_lsn) AS g) THEN
+    RETURN NULL;
+  END IF;
+  RETURN jsonb_build_object(
+    'action', 'complete', 'record', NULL, 'changes', NULL,
+    'metadata', jsonb_build_object(
+      'commit_lsn', (done.complete_lsn - '0/0')::bigint, 'commit_idx', NULL,
+      'commit_timestamp', to_char(done.complete_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+      'database', audit_cdc_internal.this_database(),
+      'idempotency_key', encode(convert_to(format('%s:complete', backfill_id), 'UTF8'), 'base64'),
+      'table_schema', done.layout -> 'table_schema', 'table_name', done.layout -> 'table_name',
+      'unknown_columns', '[]'::jsonb,
+      'transaction_annotations', jsonb_build_object(
+        'metadata', jsonb_build_object(
+          'backfill_id', backfill_id, 'began_lsn', (done.began_lsn - '0/0')::bigint))));
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.keep_on(database_id text, here text) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.masks (
+    database_id, table_schema, table_name, masked, masked_column, path, how, reason)
+  SELECT here, m.table_schema, m.table_name, m.masked, m.masked_column, m.path, m.how, 'continued'
+  FROM audit_cdc_internal.masks AS m
+  WHERE m.database_id = keep_on.database_id AND m.unmasked_at IS NULL
+  ON CONFLICT DO NOTHING;
+  UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+  INSERT INTO audit_cdc_internal.retention_rules (database_id, table_schema, table_name, keep)
+  SELECT here, r.table_schema, r.table_name, r.keep
+  FROM audit_cdc_internal.retention_rules AS r
+  WHERE r.database_id = keep_on.database_id
+  ON CONFLICT DO NOTHING;
+END;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_continue(database_id text, reason text) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  reads_from pg_lsn;
+  last record;
+BEGIN
+  IF database_id IS NULL OR reason IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN database_id IS NULL THEN 'database_id' ELSE 'reason' END
+      USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  IF btrim(reason) = '' THEN
+    RAISE EXCEPTION 'reason must not be empty' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM audit_cdc_internal.lock_capture();
+  PERFORM audit_cdc_internal.check_continuation(database_id, here);
+  SELECT max(l.commit_lsn) AS lsn, max(l.commit_timestamp) AS commit INTO last
+  FROM audit_cdc_internal.log AS l
+  WHERE l.origin <> 'i' AND l.audited_table IN (SELECT t.id FROM audit_cdc_internal.audited_tables AS t
+                                                WHERE t.database_id = audit_continue.database_id);
+  IF last.lsn IS NULL THEN
+    RAISE EXCEPTION 'the log has nothing that database "%" captured', database_id
+      USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = (
+              SELECT coalesce('It has captured changes of ' || string_agg(c.database_id, ', ' ORDER BY c.since) || '.',
+                              'It has captured changes of no other database.')
+              FROM audit_cdc_internal.captured_databases AS c
+              WHERE c.database_id <> here
+            ),
+            HINT = 'What was delivered by audit_ingest() cannot be gone on from.';
+  END IF;
+  INSERT INTO audit_cdc_internal.continued_databases (old_id, new_id, reason, continued_by, last_lsn, last_commit)
+  VALUES (database_id, here, reason, session_user, last.lsn, last.commit);
+  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
+  SELECT audit_continue.database_id, coalesce(max(t.database_name), '') FROM audit_cdc_internal.audited_tables AS t
+  WHERE t.database_id = audit_continue.database_id ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.keep_on(database_id, here);
+  PERFORM audit_cdc_internal.note_gap(
+    NULL, 'continued', '0/0'::pg_lsn + last.lsn, last.commit,
+    format('goes on from database %s, whose last captured position this is', database_id));
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_continue', jsonb_build_object('database_id', database_id), NULL, reason);
+  SELECT s.confirmed_flush_lsn
+  INTO reads_from
+  FROM audit_cdc_internal.captures AS c
+  JOIN pg_replication_slots AS s ON s.slot_name = c.slot AND s.database = current_database();
+  IF FOUND THEN
+    PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], reads_from);
+  END IF;
+  RAISE NOTICE 'what changed between the two captures is not in the log'
+    USING DETAIL = format('The last captured commit of database %s is of %s.', database_id, last.commit),
+          HINT = 'audit_gaps has it. audit_capture_start(), unless it is captured, and CALL audit_backfill() for each '
+                 'table close it.';
+END
+$$;
+
+CREATE SEQUENCE audit_cdc_internal.holds_id_seq CYCLE;
+
+CREATE TABLE audit_cdc_internal.holds (
+  id bigint PRIMARY KEY DEFAULT audit_cdc_internal.next_number('holds'),
+  name text NOT NULL,
+  reason text NOT NULL,
+  database_id text,
+  table_schema text,
+  table_name text,
+  record_id text,
+  username text,
+  request_id text,
+  since timestamptz,
+  until timestamptz,
+  held_by name NOT NULL DEFAULT session_user,
+  held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  released_reason text,
+  released_by name,
+  released_at timestamptz
+);
+
+CREATE UNIQUE INDEX holds_now ON audit_cdc_internal.holds (name) WHERE released_at IS NULL;
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.holds', '');
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.holds_id_seq', '');
+
+CREATE VIEW @extschema@.audit_holds AS
+  SELECT name, reason, database_id, table_schema, table_name, record_id, username, request_id, since, until, held_by,
+         held_at, released_reason, released_by, released_at
+  FROM audit_cdc_internal.holds;
+
+COMMENT ON VIEW @extschema@.audit_holds IS 'every legal hold, also those that were released';
+
+COMMENT ON COLUMN @extschema@.audit_holds.name IS 'as given to audit_hold()';
+
+COMMENT ON COLUMN @extschema@.audit_holds.reason IS 'as given to audit_hold()';
+
+COMMENT ON COLUMN @extschema@.audit_holds.database_id IS 'of which database entries are held; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.table_schema IS 'of which schema; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.table_name IS 'of which table; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.record_id IS 'of which record, by record_id or record_key; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.username IS 'of which user; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.request_id IS 'of which request; null: of any';
+
+COMMENT ON COLUMN @extschema@.audit_holds.since IS 'committed from then on; null: from the beginning';
+
+COMMENT ON COLUMN @extschema@.audit_holds.until IS 'committed before; null: without end';
+
+COMMENT ON COLUMN @extschema@.audit_holds.held_by IS 'who called audit_hold()';
+
+COMMENT ON COLUMN @extschema@.audit_holds.held_at IS 'when';
+
+COMMENT ON COLUMN @extschema@.audit_holds.released_reason IS 'as given to audit_release(); null: it holds';
+
+COMMENT ON COLUMN @extschema@.audit_holds.released_by IS 'who called that; null: it holds';
+
+COMMENT ON COLUMN @extschema@.audit_holds.released_at IS 'when; null: it holds';
+
+CREATE FUNCTION audit_cdc_internal.check_hold(name text, reason text) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF name IS NULL OR reason IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN name IS NULL THEN 'name' ELSE 'reason' END
+      USING ERRCODE = 'null_value_not_allowed';
+  ELSIF btrim(name) = '' OR btrim(reason) = '' THEN
+    RAISE EXCEPTION '% must not be empty', CASE WHEN btrim(name) = '' THEN 'name' ELSE 'reason' END
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM audit_cdc_internal.refuse_long('name', name);
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_hold(
+    name text, reason text, database_id text DEFAULT NULL, table_schema text DEFAULT NULL,
+    table_name text DEFAULT NULL, record_id text DEFAULT NULL, username text DEFAULT NULL,
+    request_id text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
+  RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.check_hold(name, reason);
+  PERFORM audit_cdc_internal.lock_partitions();
+  INSERT INTO audit_cdc_internal.holds
+    (name, reason, database_id, table_schema, table_name, record_id, username, request_id, since, until)
+  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_hold',
+    jsonb_build_object(
+      'name', name, 'database_id', database_id, 'table_schema', table_schema, 'table_name', table_name,
+      'record_id', record_id, 'username', username, 'request_id', request_id, 'since', since, 'until', until),
+    NULL, reason);
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.held_tables AS t WHERE t.name = audit_hold.name) THEN
+    RAISE NOTICE 'the log has no entry of such a table yet';
+  END IF;
+EXCEPTION WHEN unique_violation THEN
+  RAISE EXCEPTION 'there is a hold of this name'
+    USING ERRCODE = 'duplicate_object', HINT = 'Take another name; audit_holds lists those that are taken.';
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_hold(
+  text, text, text, text, text, text, text, text, timestamptz, timestamptz) IS
+  'Holds entries: audit_apply_retention() leaves them until audit_release(). Held is what fits all that is given; null '
+  'is not given, and nothing given holds the whole log. record_id: by record_id or record_key, so a record whose key '
+  'changed needs a hold for each key. since, until: of the commit, without until itself. Errors: 22004 (null name or '
+  'reason), 22023 (empty, or a name longer than 500 bytes), 42710 (a hold of this name is not released).';
+
+CREATE FUNCTION @extschema@.audit_release(name text, reason text) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.check_hold(name, reason);
+  UPDATE audit_cdc_internal.holds AS h
+  SET released_reason = audit_release.reason, released_by = session_user, released_at = clock_timestamp()
+  WHERE h.name = audit_release.name AND h.released_at IS NULL;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'nothing is held under this name'
+      USING ERRCODE = 'undefined_object', HINT = 'audit_holds lists what is held.';
+  END IF;
+  PERFORM audit_cdc_internal.note_operation('audit_release', jsonb_build_object('name', name), NULL, reason);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_release(text, text) IS
+  'Ends a hold. Nothing is removed until audit_apply_retention() runs. Errors: 22004 (null), 22023 (empty, or a name '
+  'longer than 500 bytes), 42704 (nothing is held under this name).';
+
+CREATE VIEW audit_cdc_internal.held_tables AS
+  SELECT t.id AS audited_table, h.name, h.record_id, h.username, h.request_id, h.since, h.until
+  FROM audit_cdc_internal.holds AS h
+  JOIN audit_cdc_internal.audited_tables AS t
+    ON coalesce(t.database_id = ANY (audit_cdc_internal.one_log(h.database_id)), true)
+      AND coalesce(t.table_schema = h.table_schema, true)
+      AND coalesce(t.table_name = h.table_name, true)
+  WHERE h.released_at IS NULL;
+
+CREATE VIEW audit_cdc_internal.with_holds AS
+  SELECT coalesce(array_agg(DISTINCT h.audited_table), '{}') AS tables FROM audit_cdc_internal.held_tables AS h;
+
+CREATE FUNCTION audit_cdc_internal.holds_of(entry audit_cdc_internal.log) RETURNS SETOF text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name
+  FROM audit_cdc_internal.held_tables AS h
+  WHERE h.audited_table = entry.audited_table
+    AND (
+      h.record_id IS NULL
+      OR h.record_id = entry.record_id
+      OR h.record_id = (
+        SELECT k.record_key
+        FROM audit_cdc_internal.record_keys AS k
+        WHERE k.audited_table = entry.audited_table AND k.record_id = entry.record_id
+      ))
+    AND (h.username IS NULL OR h.username = audit_cdc_internal.lifted(entry.annotations, 'username'))
+    AND (h.request_id IS NULL OR h.request_id = audit_cdc_internal.lifted(entry.annotations, 'request_id'))
+    AND (h.since IS NULL OR entry.commit_timestamp >= h.since)
+    AND (h.until IS NULL OR entry.commit_timestamp < h.until);
+END;
+
+CREATE FUNCTION audit_cdc_internal.is_held(entry audit_cdc_internal.log) RETURNS boolean
+  LANGUAGE sql STABLE COST 1000
+  RETURN EXISTS (SELECT FROM audit_cdc_internal.holds_of(entry));
+
+CREATE FUNCTION audit_cdc_internal.told_key(message text) RETURNS text
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pks CONSTANT text[] := ARRAY(
+    SELECT k FROM json_array_elements_text(message::json -> 'metadata' -> 'record_pks') WITH ORDINALITY AS u(k, place)
+    ORDER BY place);
+BEGIN
+  RETURN CASE cardinality(pks) WHEN 0 THEN NULL WHEN 1 THEN pks[1] ELSE array_to_json(pks)::text END;
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.holds_of_reject(reject audit_cdc_internal.rejects) RETURNS SETOF text
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT h.name
+  FROM audit_cdc_internal.holds AS h
+  WHERE h.released_at IS NULL
+    AND coalesce(reject.database_id = ANY (audit_cdc_internal.one_log(h.database_id)), true)
+    AND coalesce(h.table_schema = reject.table_schema, true)
+    AND coalesce(h.table_name = reject.table_name, true)
+    AND (h.record_id IS NULL OR coalesce(h.record_id = audit_cdc_internal.told_key(reject.raw), true));
+END;
+
 CREATE FUNCTION @extschema@.audit_expired(
     OUT month date, OUT database_id text, OUT table_schema text, OUT table_name text, OUT entries bigint,
     OUT held bigint, OUT bytes bigint, OUT oldest timestamptz, OUT newest timestamptz, OUT holds text[])
@@ -1879,269 +2242,6 @@ COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint)
   'would go; audit_expired() tells it as rows. It waits for nobody longer than 50 ms at a time, and goes on where '
   'it was interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
   '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';
-
-CREATE OR REPLACE FUNCTION audit_cdc_internal.refuse_foreign_types(types regtype[]) RETURNS void
-  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  foreign_types text;
-BEGIN
-  foreign_types := (
-    WITH RECURSIVE used(type) AS (
-      SELECT u.type::oid
-      FROM unnest(types) AS u(type)
-      UNION
-      SELECT part.oid
-      FROM used
-      CROSS JOIN LATERAL audit_cdc_internal.parts_of_type(used.type) AS part(oid)
-    )
-    SELECT string_agg(t.oid::regtype::text, ', ' ORDER BY t.oid::regtype::text)
-    FROM used
-    JOIN pg_type AS t ON t.oid = used.type
-    WHERE t.typtype IN ('d', 'r') AND NOT pg_has_role(t.typowner, current_user, 'USAGE')
-  );
-  IF foreign_types IS NOT NULL THEN
-    RAISE EXCEPTION 'types of the columns belong to roles that have not your rights'
-      USING ERRCODE = 'insufficient_privilege',
-            DETAIL = format('Their checks would run with your rights: %s.', foreign_types),
-            HINT = 'SET ROLE to their owner.';
-  END IF;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-DECLARE
-  start_lsn pg_lsn;
-  fault record; -- of a capture that cannot go on
-BEGIN
-  IF publication IS NULL THEN
-    RAISE EXCEPTION 'publication must not be null' USING ERRCODE = 'null_value_not_allowed';
-  END IF;
-  PERFORM audit_cdc_internal.require_settings();
-  IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = publication) THEN
-    RAISE EXCEPTION 'publication "%" does not exist', publication
-      USING ERRCODE = 'undefined_object',
-            HINT = format(
-              'CREATE PUBLICATION %I FOR TABLE …, or FOR TABLES IN SCHEMA …, tells what is captured.',
-              publication);
-  END IF;
-  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
-    RAISE EXCEPTION 'capture cannot start in a transaction that has written'
-      USING ERRCODE = 'active_sql_transaction',
-            HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
-  END IF;
-  PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
-  SELECT * INTO fault FROM audit_cdc_internal.capture_faults;
-  IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
-    RAISE EXCEPTION 'this database is captured already'
-      USING ERRCODE = 'object_not_in_prerequisite_state',
-            DETAIL = (
-              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
-              FROM audit_cdc_internal.captures AS c
-            ),
-            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
-  END IF;
-
-  PERFORM pg_drop_replication_slot(fault.slot) WHERE fault.reason = 'slot lost';
-  slot := audit_cdc_internal.free_slot(slot);
-  start_lsn := audit_cdc_internal.new_slot(slot);
-  PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
-  WHERE fault.reason IS NOT NULL;
-  PERFORM audit_cdc_internal.note_restored() WHERE fault.reason IS NULL;
-  DELETE FROM audit_cdc_internal.captures;
-  DELETE FROM audit_cdc_internal.projecting_transactions;
-  INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)
-  SELECT publication, slot, s.plugin, audit_cdc_internal.this_database() ->> 'id',
-         audit_cdc_internal.current_timeline(), start_lsn
-  FROM pg_replication_slots AS s WHERE s.slot_name = slot;
-  PERFORM audit_cdc_internal.record_tables();
-  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
-  SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
-  PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
-  PERFORM audit_cdc_internal.end_breaks(start_lsn);
-  PERFORM audit_cdc_internal.refuse_targets();
-  PERFORM audit_cdc_internal.note_operation(
-    'audit_capture_start', jsonb_build_object('publication', publication, 'slot', slot));
-  PERFORM audit_cdc_internal.say_what_is_partial(publication);
-  PERFORM audit_cdc_internal.have_worker(fault.reason IS NOT NULL);
-  RETURN start_lsn;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION audit_cdc_internal.end_capture() RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  PERFORM audit_cdc_internal.note_break(
-    CASE WHEN c.read_to >= c.stopping_at THEN 'stopped' ELSE 'discarded' END, c.read_to, c.read_to_time, NULL)
-  FROM audit_cdc_internal.captures AS c;
-  PERFORM audit_cdc_internal.note_operation(
-    'audit_capture_stop',
-    jsonb_build_object('discard_pending', c.read_to < c.stopping_at, 'publication', c.publication, 'slot', c.slot),
-    jsonb_build_object('captured', c.changes))
-  FROM audit_cdc_internal.captures AS c;
-  PERFORM pg_drop_replication_slot(s.slot_name)
-  FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
-  WHERE c.database_id = audit_cdc_internal.this_database() ->> 'id'
-    AND s.database = current_database() AND s.plugin = c.plugin;
-  DELETE FROM audit_cdc_internal.captures;
-  DELETE FROM audit_cdc_internal.projecting_transactions;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION audit_cdc_internal.begin_backfill(tables regclass[], backfill_id uuid) RETURNS oid[]
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-#variable_conflict use_variable
-DECLARE
-  publication name := (SELECT c.publication FROM audit_cdc_internal.captures AS c);
-  missing regclass;
-  parts oid[];
-BEGIN
-  IF publication IS NULL THEN
-    RAISE EXCEPTION 'nothing is captured in this database'
-      USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'Start with audit_capture_start(publication): what changes meanwhile comes from there.';
-  END IF;
-  INSERT INTO audit_cdc_internal.backfills (backfill_id, relation, rows_expected)
-  SELECT backfill_id, t.relation, nullif(c.reltuples, -1)
-  FROM audit_cdc_internal.published_tables AS t
-  JOIN pg_class AS c ON c.oid = t.relation
-  WHERE CASE
-    WHEN tables IS NULL
-      THEN NOT EXISTS (
-        SELECT FROM audit_cdc_internal.backfills AS b
-        WHERE b.backfill_id = begin_backfill.backfill_id
-      )
-    ELSE EXISTS (
-      SELECT FROM unnest(tables) AS u
-      WHERE t.relation = u OR t.relation IN (SELECT relid FROM pg_partition_tree(u))
-    )
-  END
-  ON CONFLICT DO NOTHING;
-  SELECT u INTO missing FROM unnest(tables) AS u
-  WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.backfills AS b WHERE b.backfill_id = begin_backfill.backfill_id
-                      AND (b.relation = u OR b.relation IN (SELECT relid FROM pg_partition_tree(u))))
-  LIMIT 1;
-  IF FOUND THEN
-    RAISE EXCEPTION 'table "%" is not captured', missing
-      USING ERRCODE = 'object_not_in_prerequisite_state',
-            DETAIL = format('Publication "%s" does not have it, or it is excluded.', publication),
-            HINT = format(
-              'ALTER PUBLICATION %I ADD TABLE %s; of a partitioned table, the name that its changes carry.',
-              publication, missing);
-  END IF;
-  parts := ARRAY(SELECT b.relation FROM audit_cdc_internal.backfills AS b
-                 WHERE b.backfill_id = begin_backfill.backfill_id AND b.finished_at IS NULL ORDER BY b.relation::text);
-  PERFORM audit_cdc_internal.note_operation(
-    'audit_backfill',
-    jsonb_build_object('backfill_id', backfill_id, 'tables', parts::regclass[]));
-  RETURN parts;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION audit_cdc_internal.completion(backfill_id uuid, relation oid) RETURNS text LANGUAGE plpgsql AS $$
-#variable_conflict use_variable
-DECLARE
-  done audit_cdc_internal.backfills;
-BEGIN
-  SELECT * INTO done FROM audit_cdc_internal.backfills AS b
-  WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation FOR UPDATE;
-  IF done.complete_lsn IS NULL OR done.finished_at IS NOT NULL THEN
-    RETURN NULL;
-  END IF;
-  IF NOT EXISTS (SELECT FROM audit_cdc_internal.captures AS c JOIN pg_replication_slots AS s ON s.slot_name = c.slot
-                 WHERE s.confirmed_flush_lsn >= done.complete_lsn) THEN
-    RAISE EXCEPTION 'changes up to the end of the backfill are not captured yet'
-      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'CALL audit_capture(), then resume the backfill.';
-  END IF;
-  IF audit_cdc_internal.is_captured_anew(done) THEN
-    PERFORM audit_cdc_internal.begin_again(backfill_id, completion.relation);
-    RETURN NULL;
-  END IF;
-  UPDATE audit_cdc_internal.backfills AS b SET finished_at = clock_timestamp()
-  WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation;
-  PERFORM audit_cdc_internal.close_gaps(completion.relation, backfill_id, done.began_lsn, done.complete_lsn);
-  PERFORM audit_cdc_internal.note_operation(
-    'audit_backfill', jsonb_build_object('backfill_id', backfill_id, 'relation', completion.relation::regclass),
-    jsonb_build_object(
-      'rows_read', done.rows_read,
-      'gaps_closed', (
-        SELECT count(*)
-        FROM audit_cdc_internal.gap_closings AS c
-        WHERE c.backfill_id = completion.backfill_id AND c.relation = completion.relation
-      )));
-  IF done.layout -> 'key' -> 'columns' = 'null'
-    OR (SELECT g.is_open FROM audit_cdc_internal.gaps_since(completion.relation, done.began_lsn) AS g) THEN
-    RETURN NULL;
-  END IF;
-  RETURN jsonb_build_object(
-    'action', 'complete', 'record', NULL, 'changes', NULL,
-    'metadata', jsonb_build_object(
-      'commit_lsn', (done.complete_lsn - '0/0')::bigint, 'commit_idx', NULL,
-      'commit_timestamp', to_char(done.complete_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-      'database', audit_cdc_internal.this_database(),
-      'idempotency_key', encode(convert_to(format('%s:complete', backfill_id), 'UTF8'), 'base64'),
-      'table_schema', done.layout -> 'table_schema', 'table_name', done.layout -> 'table_name',
-      'unknown_columns', '[]'::jsonb,
-      'transaction_annotations', jsonb_build_object(
-        'metadata', jsonb_build_object(
-          'backfill_id', backfill_id, 'began_lsn', (done.began_lsn - '0/0')::bigint))));
-END
-$$;
-
-CREATE OR REPLACE FUNCTION @extschema@.audit_continue(database_id text, reason text) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-DECLARE
-  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-  reads_from pg_lsn;
-  last record;
-BEGIN
-  IF database_id IS NULL OR reason IS NULL THEN
-    RAISE EXCEPTION '% must not be null', CASE WHEN database_id IS NULL THEN 'database_id' ELSE 'reason' END
-      USING ERRCODE = 'null_value_not_allowed';
-  END IF;
-  IF btrim(reason) = '' THEN
-    RAISE EXCEPTION 'reason must not be empty' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  PERFORM audit_cdc_internal.lock_capture();
-  PERFORM audit_cdc_internal.check_continuation(database_id, here);
-  SELECT max(l.commit_lsn) AS lsn, max(l.commit_timestamp) AS commit INTO last
-  FROM audit_cdc_internal.log AS l
-  WHERE l.origin <> 'i' AND l.audited_table IN (SELECT t.id FROM audit_cdc_internal.audited_tables AS t
-                                                WHERE t.database_id = audit_continue.database_id);
-  IF last.lsn IS NULL THEN
-    RAISE EXCEPTION 'the log has nothing that database "%" captured', database_id
-      USING ERRCODE = 'invalid_parameter_value',
-            DETAIL = (
-              SELECT coalesce('It has captured changes of ' || string_agg(c.database_id, ', ' ORDER BY c.since) || '.',
-                              'It has captured changes of no other database.')
-              FROM audit_cdc_internal.captured_databases AS c
-              WHERE c.database_id <> here
-            ),
-            HINT = 'What was delivered by audit_ingest() cannot be gone on from.';
-  END IF;
-  INSERT INTO audit_cdc_internal.continued_databases (old_id, new_id, reason, continued_by, last_lsn, last_commit)
-  VALUES (database_id, here, reason, session_user, last.lsn, last.commit);
-  INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
-  SELECT audit_continue.database_id, coalesce(max(t.database_name), '') FROM audit_cdc_internal.audited_tables AS t
-  WHERE t.database_id = audit_continue.database_id ON CONFLICT DO NOTHING;
-  PERFORM audit_cdc_internal.note_gap(
-    NULL, 'continued', '0/0'::pg_lsn + last.lsn, last.commit,
-    format('goes on from database %s, whose last captured position this is', database_id));
-  PERFORM audit_cdc_internal.note_operation(
-    'audit_continue', jsonb_build_object('database_id', database_id), NULL, reason);
-  SELECT s.confirmed_flush_lsn
-  INTO reads_from
-  FROM audit_cdc_internal.captures AS c
-  JOIN pg_replication_slots AS s ON s.slot_name = c.slot AND s.database = current_database();
-  IF FOUND THEN
-    PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], reads_from);
-  END IF;
-  RAISE NOTICE 'what changed between the two captures is not in the log'
-    USING DETAIL = format('The last captured commit of database %s is of %s.', database_id, last.commit),
-          HINT = 'audit_gaps has it. audit_capture_start(), unless it is captured, and CALL audit_backfill() for each '
-                 'table close it.';
-END
-$$;
 
 CREATE FUNCTION audit_cdc_internal.erased_texts(wanted audit_cdc_internal.to_erase) RETURNS text[]
   LANGUAGE sql STABLE
@@ -3895,13 +3995,19 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.is_in_key(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[])',
     'audit_cdc_internal.is_to_be_divided(timestamp with time zone)',
+    'audit_cdc_internal.keep_on(pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.kept_statement()',
     'audit_cdc_internal.keys_of_records(audit_cdc_internal.audited,pg_catalog.text[])',
+    'audit_cdc_internal.known_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.last_settled_number()',
+    'audit_cdc_internal.leniency(pg_catalog.text)',
+    'audit_cdc_internal.lock_ddl()',
     'audit_cdc_internal.make_mask_secret()',
+    'audit_cdc_internal.masked_column(pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.masked_columns(pg_catalog.jsonb)',
     'audit_cdc_internal.masked_doubt(pg_catalog.jsonb)',
     'audit_cdc_internal.masked_names(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.masked_path(pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.masked_relation(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.masks_follow(pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.oid)',
     'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
@@ -3926,6 +4032,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.rewrite_entries(pg_catalog.regclass,bigint[],audit_cdc_internal.to_erase,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.rows_of(pg_catalog.regclass,boolean,integer)',
     'audit_cdc_internal.say_busy(pg_catalog.text)',
+    'audit_cdc_internal.say_lost_masks()',
     'audit_cdc_internal.say_not_found(audit_cdc_internal.to_erase,boolean)',
     'audit_cdc_internal.say_unknown_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.server_context()',

@@ -3,6 +3,13 @@
 use crate::pg::{self, ErrorReport};
 use pgrx::prelude::*;
 
+/// Until the transaction ends nobody else has DDL under way.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lock_ddl() RETURNS void
+  LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn lock_ddl() {
+    pg::lock_ddl();
+}
+
 /// True: there was none.
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.make_mask_secret() RETURNS boolean
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]

@@ -41,11 +41,11 @@ extension_sql_file!(
 
 // masking: what is never stored
 extension_sql_file!("../sql/masking/masks.sql", name = "masks", requires = ["operations", "described_tables"]);
-extension_sql_file!("../sql/masking/mask.sql", name = "mask", requires = ["masks", make_mask_secret]);
+extension_sql_file!("../sql/masking/mask.sql", name = "mask", requires = ["masks", make_mask_secret, lock_ddl]);
 
 // retention: what is kept, held and removed
 extension_sql_file!("../sql/retention/rules.sql", name = "retention_rules", requires = ["operations", "rejects"]);
-extension_sql_file!("../sql/retention/holds.sql", name = "holds", requires = ["retention_rules", "record_keys"]);
+extension_sql_file!("../sql/retention/holds.sql", name = "holds", requires = ["continuations", "record_keys"]);
 extension_sql_file!("../sql/retention/removed.sql", name = "removed", requires = ["log", "projections"]);
 extension_sql_file!(
     "../sql/retention/apply.sql",
@@ -133,7 +133,11 @@ extension_sql_file!(
     name = "backfill_complete",
     requires = ["gaps", complete_backfill]
 );
-extension_sql_file!("../sql/capture/continuations.sql", name = "continuations", requires = ["gaps"]);
+extension_sql_file!(
+    "../sql/capture/continuations.sql",
+    name = "continuations",
+    requires = ["gaps", "masks", "retention_rules"]
+);
 extension_sql_file!("../sql/capture/schema_changes.sql", name = "schema_changes", requires = ["gaps"]);
 extension_sql_file!("../sql/capture/schema_states.sql", name = "schema_states", requires = ["schema_changes"]);
 extension_sql_file!("../sql/capture/schema_differences.sql", name = "schema_differences", requires = ["schema_states"]);

@@ -211,6 +211,7 @@ BEGIN
   PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
   WHERE fault.reason IS NOT NULL;
   PERFORM audit_cdc_internal.note_restored() WHERE fault.reason IS NULL;
+  PERFORM audit_cdc_internal.say_lost_masks();
   DELETE FROM audit_cdc_internal.captures;
   DELETE FROM audit_cdc_internal.projecting_transactions;
   INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)

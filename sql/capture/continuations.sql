@@ -109,6 +109,24 @@ BEGIN ATOMIC
   FROM audit_cdc_internal.own_databases() AS o;
 END;
 
+-- Masks and rules of retention that name the other database are this one's too. Holds are by themselves.
+CREATE FUNCTION audit_cdc_internal.keep_on(database_id text, here text) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.masks (
+    database_id, table_schema, table_name, masked, masked_column, path, how, reason)
+  SELECT here, m.table_schema, m.table_name, m.masked, m.masked_column, m.path, m.how, 'continued'
+  FROM audit_cdc_internal.masks AS m
+  WHERE m.database_id = keep_on.database_id AND m.unmasked_at IS NULL
+  ON CONFLICT DO NOTHING;
+  UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+  INSERT INTO audit_cdc_internal.retention_rules (database_id, table_schema, table_name, keep)
+  SELECT here, r.table_schema, r.table_name, r.keep
+  FROM audit_cdc_internal.retention_rules AS r
+  WHERE r.database_id = keep_on.database_id
+  ON CONFLICT DO NOTHING;
+END;
+
 -- A database goes on from another once, and never in a circle.
 CREATE FUNCTION audit_cdc_internal.check_continuation(database_id text, here text) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -171,6 +189,7 @@ BEGIN
   INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
   SELECT audit_continue.database_id, coalesce(max(t.database_name), '') FROM audit_cdc_internal.audited_tables AS t
   WHERE t.database_id = audit_continue.database_id ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.keep_on(database_id, here);
   PERFORM audit_cdc_internal.note_gap(
     NULL, 'continued', '0/0'::pg_lsn + last.lsn, last.commit,
     format('goes on from database %s, whose last captured position this is', database_id));

@@ -7,6 +7,8 @@ CREATE TABLE audit_cdc_internal.masks (
   table_schema text NOT NULL,
   table_name text NOT NULL,
   masked text NOT NULL, -- a column, or column->member
+  masked_column text NOT NULL,
+  path text[] NOT NULL, -- to the member; empty: the whole column
   how text NOT NULL CHECK (how IN ('omit', 'hash', 'partial')),
   reason text,
   masked_by name NOT NULL DEFAULT session_user,
@@ -15,7 +17,7 @@ CREATE TABLE audit_cdc_internal.masks (
   unmasked_by name,
   unmasked_at timestamptz -- null: it is set
 );
-CREATE UNIQUE INDEX masks_now ON audit_cdc_internal.masks (database_id, table_schema, table_name, masked)
+CREATE UNIQUE INDEX masks_now ON audit_cdc_internal.masks (database_id, table_schema, table_name, masked_column, path)
   NULLS NOT DISTINCT WHERE unmasked_at IS NULL;
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.masks', '');
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.masks_id_seq', '');
@@ -65,11 +67,12 @@ BEGIN
       USING ERRCODE = 'null_value_not_allowed';
   ELSIF how NOT IN ('omit', 'hash', 'partial') THEN
     RAISE EXCEPTION 'how must be omit, hash or partial' USING ERRCODE = 'invalid_parameter_value';
-  ELSIF columns = '{}' OR EXISTS (
-    SELECT FROM unnest(columns) AS c, unnest(string_to_array(c, '->')) AS name WHERE name = '' OR c = ''
-  ) OR '' = ANY (columns) THEN
+  ELSIF columns = '{}' OR '' = ANY (columns) OR EXISTS (
+    SELECT FROM unnest(columns) AS c, unnest(string_to_array(c, '->')) AS name
+    WHERE name = '' OR position('->' IN c) > 0 AND (left(name, 1) = '>' OR name ~ '^''.*''$')
+  ) THEN
     RAISE EXCEPTION 'columns must be names of columns, or column->member'
-      USING ERRCODE = 'invalid_parameter_value';
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Names of members stand without quotes.';
   END IF;
   PERFORM audit_cdc_internal.refuse_long('table_schema', table_schema);
   PERFORM audit_cdc_internal.refuse_long('table_name', table_name);
@@ -104,6 +107,32 @@ BEGIN ATOMIC
   JOIN pg_class AS c ON c.oid = t.relid
   JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 END;
+
+-- Of a name that a table here or a description has, the column. Of others what stands before the first ->.
+CREATE FUNCTION audit_cdc_internal.masked_column(known text[], masked text) RETURNS text
+  LANGUAGE sql IMMUTABLE
+  RETURN CASE WHEN masked = ANY (known) THEN masked ELSE split_part(masked, '->', 1) END;
+
+CREATE FUNCTION audit_cdc_internal.masked_path(known text[], masked text) RETURNS text[]
+  LANGUAGE sql IMMUTABLE
+  RETURN CASE WHEN masked = ANY (known) THEN '{}' ELSE (string_to_array(masked, '->'))[2:] END;
+
+-- Columns of the table, as far as anybody knows them.
+CREATE FUNCTION audit_cdc_internal.known_columns(database_id text, table_schema text, table_name text) RETURNS text[]
+  LANGUAGE sql STABLE
+  RETURN ARRAY(
+    SELECT a.attname::text
+    FROM pg_attribute AS a
+    WHERE a.attrelid = audit_cdc_internal.masked_relation(
+        known_columns.database_id, known_columns.table_schema, known_columns.table_name)
+      AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT jsonb_object_keys(d.column_types)
+    FROM audit_cdc_internal.described_tables AS d
+    WHERE d.table_schema = known_columns.table_schema
+      AND d.table_name = known_columns.table_name
+      AND coalesce(d.database_id = known_columns.database_id, true)
+  );
 
 -- A record is found by its key, so no mask may change it.
 CREATE FUNCTION audit_cdc_internal.refuse_masked_key(
@@ -145,16 +174,9 @@ CREATE FUNCTION audit_cdc_internal.say_unknown_columns(
 #variable_conflict use_variable
 DECLARE
   relation CONSTANT regclass := audit_cdc_internal.masked_relation(database_id, table_schema, table_name);
-  known text[];
+  known CONSTANT text[] := audit_cdc_internal.known_columns(database_id, table_schema, table_name);
   strange text;
 BEGIN
-  known := ARRAY(
-    SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
-    UNION
-    SELECT jsonb_object_keys(d.column_types)
-    FROM audit_cdc_internal.described_tables AS d
-    WHERE d.table_schema = table_schema AND d.table_name = table_name AND coalesce(d.database_id = database_id, true)
-  );
   IF known = '{}' THEN
     RAISE NOTICE 'nobody has described such a table: no name of a column is checked';
     RETURN;
@@ -162,9 +184,22 @@ BEGIN
   SELECT string_agg(format('"%s"', c), ', ')
   INTO strange
   FROM unnest(columns) AS c
-  WHERE split_part(c, '->', 1) <> ALL (known);
+  WHERE audit_cdc_internal.masked_column(known, c) <> ALL (known);
   IF strange IS NOT NULL THEN
-    RAISE NOTICE 'the table has no column %', strange USING HINT = 'Names are as PostgreSQL keeps them, case included.';
+    RAISE NOTICE 'the table has no column %', strange
+      USING HINT = 'Names are as PostgreSQL keeps them, case included.';
+  END IF;
+  SELECT string_agg(format('"%s"', a.attname), ', ')
+  INTO strange
+  FROM pg_attribute AS a
+  WHERE a.attrelid = relation
+    AND a.atttypid NOT IN ('json'::regtype, 'jsonb'::regtype, 'json[]'::regtype, 'jsonb[]'::regtype)
+    AND EXISTS (
+      SELECT FROM unnest(columns) AS c
+      WHERE audit_cdc_internal.masked_column(known, c) = a.attname
+        AND audit_cdc_internal.masked_path(known, c) <> '{}');
+  IF strange IS NOT NULL THEN
+    RAISE NOTICE 'members are masked of json columns only: nothing is kept of texts in %', strange;
   END IF;
 END
 $$;

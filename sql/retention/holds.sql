@@ -115,7 +115,7 @@ CREATE VIEW audit_cdc_internal.held_tables AS
   SELECT t.id AS audited_table, h.name, h.record_id, h.username, h.request_id, h.since, h.until
   FROM audit_cdc_internal.holds AS h
   JOIN audit_cdc_internal.audited_tables AS t
-    ON coalesce(t.database_id = h.database_id, true)
+    ON coalesce(t.database_id = ANY (audit_cdc_internal.one_log(h.database_id)), true)
       AND coalesce(t.table_schema = h.table_schema, true)
       AND coalesce(t.table_name = h.table_name, true)
   WHERE h.released_at IS NULL;
@@ -169,7 +169,7 @@ BEGIN ATOMIC
   SELECT h.name
   FROM audit_cdc_internal.holds AS h
   WHERE h.released_at IS NULL
-    AND coalesce(h.database_id = reject.database_id, true)
+    AND coalesce(reject.database_id = ANY (audit_cdc_internal.one_log(h.database_id)), true)
     AND coalesce(h.table_schema = reject.table_schema, true)
     AND coalesce(h.table_name = reject.table_name, true)
     AND (h.record_id IS NULL OR coalesce(h.record_id = audit_cdc_internal.told_key(reject.raw), true));

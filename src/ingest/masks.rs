@@ -5,7 +5,7 @@ use crate::here;
 use crate::pg::BuiltinOid::TEXTOID;
 use crate::pg::{self, BuiltinOid, ErrorReport, Statement};
 use audit_core::Reject;
-use audit_core::mask::{How, MaskSecret, TableMasks, hidden_digest, masked_message};
+use audit_core::mask::{How, MaskSecret, Masker, TableMasks, hidden_digest, masked_message};
 use audit_core::message::{Action, Change, Digest, RawMessage, SourceTable};
 use pgrx::prelude::*;
 use pgrx::spi::{SpiHeapTupleData, SpiResult};
@@ -15,11 +15,22 @@ use std::collections::BTreeMap;
 thread_local! {
     // a mask that names its database goes before one of any
     static MASKS: Statement = const { Statement::new(
-        "SELECT database_id, table_schema, table_name, masked, how, unmasked_at IS NULL FROM audit_cdc_internal.masks
+        "SELECT database_id, table_schema, table_name, masked_column, how, unmasked_at IS NULL, path
+         FROM audit_cdc_internal.masks
          ORDER BY database_id IS NULL, id", &[] as &[BuiltinOid]) };
     static KEY_COLUMNS: Statement = const { Statement::new(
         "SELECT key_columns FROM audit_cdc_internal.described_tables
          WHERE database_id = $1 AND table_schema = $2 AND table_name = $3 ORDER BY valid_from DESC LIMIT 1",
+        &[TEXTOID, TEXTOID, TEXTOID]) };
+    static OWN_KEY_COLUMNS: Statement = const { Statement::new(
+        "SELECT array_agg(a.attname::text ORDER BY k.place)
+         FROM pg_namespace AS n
+         JOIN pg_class AS c ON c.relnamespace = n.oid
+         JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
+         CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(number, place)
+         JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number
+         WHERE $1 IS NOT NULL AND n.nspname = $2 AND c.relname = $3 AND k.place <= i.indnkeyatts
+         HAVING count(*) > 0",
         &[TEXTOID, TEXTOID, TEXTOID]) };
 }
 
@@ -40,7 +51,9 @@ struct Mask {
     /// `None`: any.
     database_id: Option<String>,
     table: (String, String),
-    masked: String,
+    column: String,
+    /// To the member of it that is masked; empty: the whole column is.
+    path: Vec<String>,
     how: How,
     is_set: bool,
 }
@@ -71,13 +84,18 @@ impl Masks {
     }
 
     /// Puts masks on `changes`. Messages that are no changes with them are given back, with why.
-    pub fn put_on<'a>(&self, changes: &mut Vec<Change<'a>>, texts: &'a MaskedTexts) -> Vec<(RawMessage<'a>, Reject)> {
+    pub fn put_on<'a>(
+        &self,
+        changes: &mut Vec<Change<'a>>,
+        texts: &'a MaskedTexts,
+        was_masked: bool,
+    ) -> Vec<(RawMessage<'a>, Reject)> {
         let texts = texts.get_or_init(|| {
             let mut tables = BTreeMap::new();
             let text = |change: &Change<'a>| {
                 let masks = tables.entry(change.table.clone()).or_insert_with(|| self.of(&change.table));
                 // what could not be written anew would not be a change
-                masks.as_ref().map(|masks| masks.masked(&change.original.text()).unwrap_or_default())
+                masks.as_ref().map(|masks| masks.masked(&change.original.text(), was_masked).unwrap_or_default())
             };
             changes.iter().map(text).collect()
         });
@@ -95,7 +113,7 @@ impl Masks {
     pub fn of(&self, table: &SourceTable) -> Option<MasksOfTable> {
         let mut masks = TableMasks::default();
         let set = self.masks.iter().filter(|mask| mask.is_set && mask.is_of(table));
-        set.for_each(|mask| masks.add(&mask.masked, mask.how));
+        set.for_each(|mask| masks.add(mask.column.clone(), mask.path.clone(), mask.how));
         let secret = self.secret.filter(|_| !masks.is_empty())?;
         Some(MasksOfTable { masks, key_columns: key_columns(table), secret })
     }
@@ -131,9 +149,10 @@ pub struct MasksOfTable {
 }
 
 impl MasksOfTable {
-    /// The message with masks. `None`: nobody can tell what is in it.
-    pub fn masked(&self, text: &str) -> Option<String> {
-        masked_message(text, &self.masks, self.key_columns.as_deref(), &self.secret)
+    /// The message with masks. `None`: nobody can tell what is in it. `was_masked`: it comes from the rejects.
+    pub fn masked(&self, text: &str, was_masked: bool) -> Option<String> {
+        let masker = Masker { secret: self.secret, was_masked };
+        masked_message(text, &self.masks, self.key_columns.as_deref(), &masker)
     }
 }
 
@@ -142,14 +161,18 @@ fn mask(row: &SpiHeapTupleData) -> SpiResult<Mask> {
     Ok(Mask {
         database_id: row.get(1)?,
         table: (text(2)?, text(3)?),
-        masked: text(4)?,
+        column: text(4)?,
+        path: row.get::<Vec<Option<String>>>(7)?.unwrap_or_default().into_iter().flatten().collect(),
         how: How::parse(&text(5)?).unwrap_or(How::Omit),
         is_set: row.get(6)?.unwrap_or(true),
     })
 }
 
+/// As it was described; of a table here, as it is.
 fn key_columns(table: &SourceTable) -> Option<Vec<String>> {
-    KEY_COLUMNS.with(|columns| {
+    let is_here = table.database_id == here::database_id();
+    let statement = if is_here { &OWN_KEY_COLUMNS } else { &KEY_COLUMNS };
+    statement.with(|columns| {
         columns.read(
             || vec![(&*table.database_id).into(), (&*table.schema).into(), (&*table.name).into()],
             |mut rows| {

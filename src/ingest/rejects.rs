@@ -42,11 +42,20 @@ pub struct Rejected<'a> {
     digest: Option<Digest>,
     table: Option<SourceTable<'a>>,
     pub reject: Reject,
+    /// Masks were put on it already.
+    was_masked: bool,
 }
 
 impl<'a> Rejected<'a> {
     pub fn body(text: &'a str, reject: Reject) -> Self {
-        Self { text: Cow::Borrowed(text), position: None, digest: Some(text_digest(text)), table: None, reject }
+        Self {
+            text: Cow::Borrowed(text),
+            position: None,
+            digest: Some(text_digest(text)),
+            table: None,
+            reject,
+            was_masked: false,
+        }
     }
 
     pub fn message(message: RawMessage<'a>, reject: Reject) -> Self {
@@ -56,6 +65,7 @@ impl<'a> Rejected<'a> {
             digest: None,
             table: SourceTable::of(message),
             reject,
+            was_masked: false,
         }
     }
 
@@ -66,7 +76,13 @@ impl<'a> Rejected<'a> {
             digest: Some(change.reject_digest()),
             table: Some(change.table.clone()),
             reject,
+            was_masked: change.unmasked.is_some(),
         }
+    }
+
+    /// Its text has masks.
+    pub fn of_masked(self) -> Self {
+        Self { was_masked: true, ..self }
     }
 
     pub fn with_text(self, text: Cow<'a, str>) -> Self {
@@ -74,13 +90,13 @@ impl<'a> Rejected<'a> {
     }
 
     /// As it may be kept.
-    fn masked(self, masks: &Masks, origin: Origin) -> Self {
+    fn masked(self, masks: &Masks, delivery: &Delivery) -> Self {
         let text = match &self.table {
             Some(table) => match masks.of(table) {
                 None => return self,
-                Some(masks) => masks.masked(&self.text),
+                Some(masks) => masks.masked(&self.text, self.was_masked || delivery.was_rejected),
             },
-            None if origin == Origin::Ingest && !masks.may_be_of_any() => return self,
+            None if delivery.origin == Origin::Ingest && !masks.may_be_of_any() => return self,
             None => None,
         };
         match text {
@@ -156,7 +172,7 @@ pub fn set_aside(rejected: Vec<Rejected>, delivery: &Delivery) {
     let masks = Masks::read();
     for rejected in rejected {
         let rejected = match &masks {
-            Some(masks) => rejected.masked(masks, delivery.origin),
+            Some(masks) => rejected.masked(masks, delivery),
             None => rejected,
         };
         once.entry(delivered_digest(&rejected.digest(), delivery.origin, delivery.by.as_deref()))

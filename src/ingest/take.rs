@@ -111,7 +111,9 @@ fn understood<'r, 'a: 'r>(
             // who delivers a change knows nothing of who made it
             let who = if delivery.origin == Origin::Capture { change.who } else { Who::default() };
             let change = Change { original: change.original.after(earlier), who, ..change };
-            match delivery.sources.refusal(&change.table.database_id) {
+            let says_masked = || change.sent.notes_have("masked");
+            let invented = delivery.origin == Origin::Ingest && !delivery.was_rejected && says_masked();
+            match delivery.sources.refusal(&change.table.database_id).or_else(|| invented.then(masks_are_ours)) {
                 None => Some(change),
                 Some(reject) => {
                     rejected.push(Rejected::change(&change, reject));
@@ -124,6 +126,11 @@ fn understood<'r, 'a: 'r>(
             None
         }
     })
+}
+
+/// Who masks says so itself.
+fn masks_are_ours() -> Reject {
+    Reject::new(SqlState::INVALID_PARAMETER_VALUE, "\"notes\" must not have \"masked\"")
 }
 
 fn take_changes<'a>(
@@ -139,8 +146,9 @@ fn take_changes<'a>(
     lock();
     let masks = Masks::read();
     if let Some(masks) = &masks {
-        let refused = masks.put_on(&mut changes, texts);
-        rejected.extend(refused.into_iter().map(|(message, reject)| Rejected::message(message, reject)));
+        let refused = masks.put_on(&mut changes, texts, delivery.was_rejected);
+        let masked = |(message, reject)| Rejected::message(message, reject).of_masked();
+        rejected.extend(refused.into_iter().map(masked));
     }
     let large_annotations = large::large_annotations(&mut changes);
     let tables = names::audited_tables(&changes, delivery.limits);

@@ -13,6 +13,15 @@ pub const SECRET_BYTES: usize = 32;
 #[derive(Clone, Copy)]
 pub struct MaskSecret(pub [u8; SECRET_BYTES]);
 
+/// What hides values.
+#[derive(Clone, Copy)]
+pub struct Masker {
+    pub secret: MaskSecret,
+    /// The message was masked before: what looks like a mask is one, and is left as it is. Of others a writer might
+    /// have made it up.
+    pub was_masked: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
     /// Nothing stands in the value's place.
@@ -43,14 +52,15 @@ impl How {
         }
     }
 
-    /// What stands in the place of a JSON value, as JSON; `None`: nothing. A mask is left as it is.
-    pub fn masked(self, json: &str, secret: &MaskSecret) -> Option<String> {
+    /// What stands in the place of a JSON value, as JSON; `None`: nothing.
+    pub fn masked(self, json: &str, masker: &Masker) -> Option<String> {
         let text = text_of(json);
         match self {
             Self::Omit => None,
             _ if json == "null" => Some("null".into()),
-            Self::Hash if is_hash(&text) => Some(json.into()),
-            Self::Hash => Some(string(&hash(&text, secret))),
+            Self::Hash if masker.was_masked && is_hash(&text) => Some(json.into()),
+            Self::Hash => Some(string(&hash(&text, &masker.secret))),
+            Self::Partial if masker.was_masked && is_partial(&text) => Some(json.into()),
             Self::Partial => Some(string(&partial(json, &text))),
         }
     }
@@ -73,11 +83,11 @@ pub(super) fn is_hash(text: &str) -> bool {
         && text.strip_prefix(HASH).is_some_and(|hex| hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
+fn is_partial(text: &str) -> bool {
+    text.strip_prefix(STARS).is_some_and(|kept| kept.chars().count() <= KEPT)
+}
+
 fn partial(json: &str, text: &str) -> String {
-    let is_partial = |text: &str| text.strip_prefix(STARS).is_some_and(|kept| kept.chars().count() <= KEPT);
-    if is_partial(text) {
-        return text.into();
-    }
     let count = text.chars().count();
     let is_plain = !json.starts_with(['{', '[', 't', 'f']);
     let kept = if is_plain && count >= LEAST { text.chars().skip(count - KEPT).collect() } else { String::new() };
@@ -106,7 +116,7 @@ fn mac(of: &[u8], bytes: &[u8], secret: &MaskSecret) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    const SECRET: MaskSecret = MaskSecret([7; 32]);
+    const SECRET: Masker = Masker { secret: MaskSecret([7; 32]), was_masked: false };
 
     #[test]
     fn nothing_stands_for_what_is_omitted() {
@@ -130,7 +140,18 @@ mod tests {
         assert_eq!(hash("12"), hash("\"12\""));
         assert_ne!(hash("\"ada\""), hash("\"Ada\""));
         assert_eq!(hash("null").as_deref(), Some("null"));
-        assert_ne!(How::Hash.masked("1", &MaskSecret([8; 32])), hash("1"));
+        assert_ne!(How::Hash.masked("1", &Masker { secret: MaskSecret([8; 32]), ..SECRET }), hash("1"));
+    }
+
+    #[test]
+    fn what_looks_like_a_mask_is_masked_unless_it_is_one() {
+        let again = Masker { was_masked: true, ..SECRET };
+        for (how, made_up) in [(How::Hash, How::Hash.masked("1", &SECRET)), (How::Partial, Some("\"***1111\"".into()))]
+        {
+            let made_up = made_up.unwrap_or_default();
+            assert_eq!(how.masked(&made_up, &again), Some(made_up.clone()));
+            assert_ne!(how.masked(&made_up, &SECRET), Some(made_up));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A message written anew, with masks: in its images, the texts beside them, its notes and its key. Members that no
 //! change is made of are left out, since nobody can tell what they hold.
 
-use super::how::{MaskSecret, hash, is_hash, text_of};
+use super::how::{Masker, hash, is_hash, text_of};
 use super::object::{closed, push_member};
 use super::row::{Masked, MaskedRow};
 use super::rules::TableMasks;
@@ -33,7 +33,7 @@ pub fn masked_message(
     text: &str,
     masks: &TableMasks,
     key_columns: Option<&[String]>,
-    secret: &MaskSecret,
+    masker: &Masker,
 ) -> Option<String> {
     let envelope = Object::parse(text)?;
     let is = |action| envelope.last("action") == Some(action);
@@ -41,10 +41,10 @@ pub fn masked_message(
     let row = |name| envelope.members().filter(move |(key, _)| *key == name);
     let mut of_record = Masked::default();
     let mut of_changes = Masked::default();
-    let records: Vec<_> = row("record").map(|(_, json)| of_record.add(json, masks, secret)).collect();
-    let changes: Vec<_> = row("changes").map(|(_, json)| of_changes.add(json, masks, secret)).collect();
+    let records: Vec<_> = row("record").map(|(_, json)| of_record.add(json, masks, masker)).collect();
+    let changes: Vec<_> = row("changes").map(|(_, json)| of_changes.add(json, masks, masker)).collect();
 
-    let message = Message { masks, key_columns, secret, of_record, of_changes, is_update, is_delete, is_read };
+    let message = Message { masks, key_columns, masker, of_record, of_changes, is_update, is_delete, is_read };
     let mut json = String::with_capacity(text.len() + 256);
     let (mut records, mut changes) = (records.into_iter(), changes.into_iter());
     for (key, value) in envelope.members() {
@@ -63,7 +63,7 @@ pub fn masked_message(
 struct Message<'m> {
     masks: &'m TableMasks,
     key_columns: Option<&'m [String]>,
-    secret: &'m MaskSecret,
+    masker: &'m Masker,
     of_record: Masked,
     of_changes: Masked,
     is_update: bool,
@@ -136,7 +136,8 @@ impl Message<'_> {
 
     fn hashed(&self, json: &str) -> String {
         let text = text_of(json);
-        if is_hash(&text) { json.to_owned() } else { string(&hash(&text, self.secret)) }
+        let is_one = self.masker.was_masked && is_hash(&text);
+        if is_one { json.to_owned() } else { string(&hash(&text, &self.masker.secret)) }
     }
 
     /// Without texts of masked columns. `None`: nothing is left.
@@ -182,7 +183,7 @@ impl Message<'_> {
             .chain(self.of_changes.columns())
             .map(|column| (column.to_owned(), self.note(column, unsent)))
             .collect();
-        if let Some(before) = notes.last("masked").and_then(Object::parse) {
+        if let Some(before) = notes.last("masked").filter(|_| self.masker.was_masked).and_then(Object::parse) {
             for (column, note) in before.members() {
                 let is_known = |note: &String| note.contains("\"how\"");
                 if !masked.get(column.as_ref()).is_some_and(is_known) {

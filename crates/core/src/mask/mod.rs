@@ -14,6 +14,6 @@ mod rules;
 mod tests;
 mod value;
 
-pub use how::{How, MaskSecret, SECRET_BYTES, hidden_digest};
+pub use how::{How, MaskSecret, Masker, SECRET_BYTES, hidden_digest};
 pub use message::masked_message;
 pub use rules::TableMasks;

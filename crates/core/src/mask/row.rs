@@ -1,6 +1,6 @@
 //! A row without its masked values, and what is to be known of them.
 
-use super::how::{How, MaskSecret, text_of};
+use super::how::{How, Masker, text_of};
 use super::object::{closed, push_member};
 use super::rules::{ColumnMask, TableMasks};
 use super::value::masked_members;
@@ -29,7 +29,7 @@ pub(super) enum MaskedRow {
 
 impl Masked {
     /// The row as it may be stored. What is no row is null.
-    pub fn add(&mut self, json: &str, masks: &TableMasks, secret: &MaskSecret) -> String {
+    pub fn add(&mut self, json: &str, masks: &TableMasks, masker: &Masker) -> String {
         let Some(row) = Object::parse(json) else { return "null".into() };
         let mut written = String::with_capacity(json.len());
         for (column, value) in row.members() {
@@ -39,13 +39,13 @@ impl Masked {
                     push_member(&mut written, column, value);
                 }
                 Some(ColumnMask::Whole(how)) => {
-                    let mask = if value == UNCHANGED { None } else { how.masked(value, secret) };
+                    let mask = if value == UNCHANGED { None } else { how.masked(value, masker) };
                     self.hidden.insert(text_of(value).into_owned());
                     self.rows.insert(column.clone().into_owned(), MaskedRow::Value(*how, mask));
                 }
                 Some(ColumnMask::Members(members)) => {
                     let rules: Vec<_> = members.iter().map(|(path, how)| (path.as_slice(), *how)).collect();
-                    push_member(&mut written, column, &masked_members(value, &rules, secret));
+                    push_member(&mut written, column, &masked_members(value, &rules, masker));
                     let members = members.iter().map(|(path, how)| (path.join("->"), *how)).collect();
                     self.rows.insert(column.clone().into_owned(), MaskedRow::Members(members));
                 }

@@ -1,4 +1,4 @@
-//! Which values of a table are masked: columns by name, members of `json` columns as `column->member->member`.
+//! Which values of a table are masked: columns, and members of `json` columns by the names that lead to them.
 
 use super::how::How;
 use std::collections::BTreeMap;
@@ -18,10 +18,7 @@ pub(super) enum ColumnMask {
 
 impl TableMasks {
     /// The first one counts where two mask the same. A column's mask covers its members.
-    pub fn add(&mut self, masked: &str, how: How) {
-        let mut names = masked.split("->").map(str::to_owned);
-        let Some(column) = names.next() else { return };
-        let path: Vec<String> = names.collect();
+    pub fn add(&mut self, column: String, path: Vec<String>, how: How) {
         let there = self.columns.get_mut(&column);
         match (there, path.is_empty()) {
             (Some(ColumnMask::Whole(_)), _) => {}
@@ -48,11 +45,16 @@ impl TableMasks {
 mod tests {
     use super::*;
 
+    fn add(masks: &mut TableMasks, masked: &str, how: How) {
+        let mut names = masked.split("->").map(str::to_owned);
+        masks.add(names.next().unwrap_or_default(), names.collect(), how);
+    }
+
     #[test]
     fn a_column_covers_its_members() {
         for order in [["a", "a->b"], ["a->b", "a"]] {
             let mut masks = TableMasks::default();
-            order.iter().for_each(|masked| masks.add(masked, How::Hash));
+            order.iter().for_each(|masked| add(&mut masks, masked, How::Hash));
             assert_eq!(masks.of("a"), Some(&ColumnMask::Whole(How::Hash)));
         }
     }
@@ -60,9 +62,9 @@ mod tests {
     #[test]
     fn the_first_mask_of_a_column_counts() {
         let mut masks = TableMasks::default();
-        masks.add("a", How::Omit);
-        masks.add("a", How::Hash);
-        masks.add("b->c->d", How::Partial);
+        add(&mut masks, "a", How::Omit);
+        add(&mut masks, "a", How::Hash);
+        add(&mut masks, "b->c->d", How::Partial);
         assert!(masks.is_whole("a") && masks.of("a") == Some(&ColumnMask::Whole(How::Omit)));
         assert_eq!(masks.of("b"), Some(&ColumnMask::Members(vec![(vec!["c".into(), "d".into()], How::Partial)])));
     }

@@ -80,6 +80,10 @@ impl<'a> Sent<'a> {
             exact_values: metadata.get("exact_values").map(exact_values).transpose()?,
         })
     }
+
+    pub fn notes_have(&self, name: &str) -> bool {
+        self.notes.and_then(Object::parse).is_some_and(|notes| notes.has(name))
+    }
 }
 
 /// An object. That something was erased only the log itself says.

@@ -1,0 +1,134 @@
+"""Masks against who wants a value in the log all the same: by names, texts that look like masks, and timing."""
+
+import threading
+
+from capture_helpers import capture, paused, source  # noqa: F401
+from conftest import batch, change, until
+from test_capture import code
+from test_continue import go_on, moved  # noqa: F401
+from test_masking import PLANTED, mask, notes, nowhere, found_in_tables
+from test_retention import said
+
+HERE = "SELECT audit_cdc_internal.this_database() ->> 'id'"
+
+
+def full(db, table, columns):
+    db.run(f"CREATE TABLE {table} ({columns}); ALTER TABLE {table} REPLICA IDENTITY FULL")
+
+
+def test_a_name_with_an_arrow(paused):
+    full(paused, "odd", 'id int PRIMARY KEY, "a->b" text, a jsonb, mail text')
+    mask(paused, ["a->b", "mail"], table="odd")
+    paused.run("""INSERT INTO odd VALUES (1, %s, '{"b": 7}', %s)""", PLANTED, PLANTED)
+    capture(paused)
+    paused.run('ALTER TABLE odd RENAME mail TO "mail->x"')
+    paused.run("UPDATE odd SET \"mail->x\" = %s || '2'", PLANTED)
+    capture(paused)
+    nowhere(paused)
+    assert paused.rows("SELECT new_values ->> 'a' FROM audit_logs ORDER BY id LIMIT 1") == [('{"b": 7}',)]
+
+
+def test_members_of_what_is_no_json(paused):
+    paused.run("CREATE TYPE addr AS (street text, zip text); CREATE TYPE boxed AS (j jsonb)")
+    full(paused, "m", "id int PRIMARY KEY, a addr, aa addr[], jc boxed, t text")
+    told = said(paused, "SELECT audit_mask('public', 'm', '{a->zip,aa->zip,jc->j->pin,t->pin}')")
+    assert 'nothing is kept of texts in "a", "aa", "jc", "t"' in told
+    paused.run("""INSERT INTO m VALUES (1, ROW('main', %s), ARRAY[ROW('st', %s)::addr], ROW(jsonb_build_object('pin', %s::text))::boxed, %s)""", *[PLANTED] * 4)
+    capture(paused)
+    nowhere(paused)
+
+
+def test_a_mask_that_a_writer_has_made_up(db):
+    """Nobody can give a row the mask of another's value."""
+    mask(db, ["email"], "hash")
+    mask(db, ["card"], "partial")
+    db.ingest(batch([change(0, record={"id": 1, "email": "a@b"})]))
+    [true] = notes(db)
+    db.ingest(batch([change(1, record={"id": 2, "email": true["email"]["new"], "card": "***1111"})]))
+    _, made_up = notes(db)
+    assert made_up["email"]["new"] != true["email"]["new"] and made_up["card"]["new"] == "***"
+
+
+def test_what_was_set_aside_keeps_its_masks(db):
+    mask(db, ["email"], "hash")
+    late = change(0, record={"id": 1, "email": "a@b"}, time="2001-01-01T00:00:00Z")
+    db.run("ALTER ROLE CURRENT_USER SET audit_cdc.max_new_months = 0")
+    assert db.ingest(batch([late]))[3] == 1
+    db.run("ALTER ROLE CURRENT_USER RESET audit_cdc.max_new_months")
+    db.rows("SELECT audit_retry_rejects()")
+    db.ingest(batch([change(1, record={"id": 2, "email": "a@b"})]))
+    one, two = notes(db)
+    assert one["email"]["new"] == two["email"]["new"]
+
+
+def test_a_relay_says_nothing_of_masks(db):
+    lying = change(0, record={"id": 1}, notes={"masked": {"email": {"how": "omit", "new": PLANTED}}})
+    mask(db, ["email"])
+    assert db.ingest(batch([lying])) == (1, 0, 0, 1)
+    assert db.value("SELECT reason FROM audit_rejects") == '"notes" must not have "masked"'
+    nowhere(db)
+
+
+def test_the_mask_that_keeps_less_wins(paused):
+    for table, how in (("a", "omit"), ("b", "partial")):
+        full(paused, table, "id int PRIMARY KEY, card text")
+        mask(paused, ["card"], how, table)
+    paused.run("ALTER TABLE b RENAME TO b_old; ALTER TABLE a RENAME TO b")
+    paused.run(f"INSERT INTO b VALUES (1, '411111111111{PLANTED}')")
+    capture(paused)
+    assert notes(paused) == [{"card": {"how": "omit"}}]
+
+
+def test_a_mask_waits_for_ddl_that_is_under_way(paused):
+    full(paused, "u", "id int PRIMARY KEY, email text")
+    ddl = paused.connect()
+    ddl.cursor().execute("BEGIN; ALTER TABLE u RENAME TO u9; ALTER TABLE u9 RENAME email TO mail")
+    told = []
+    masking = threading.Thread(target=lambda: told.append(said(paused, "SELECT audit_mask('public', 'u', '{email}')")))
+    masking.start()
+    until(lambda: paused.value("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT audit_mask%%' AND wait_event_type = 'Lock'") == 1)
+    ddl.cursor().execute("COMMIT")
+    masking.join()
+    assert "nobody has described such a table" in told[0]
+
+
+def test_keys_that_are_spelled_otherwise(paused):
+    """What the key holds is known, however it is written."""
+    for name, kind, value in (("k1", "timestamptz", "'1815-12-10 11:12:13+00'"), ("k2", "boolean", "true"), ("k3", "interval", "'1 day 2 hours'")):
+        full(paused, name, f"k {kind}, v int")
+        mask(paused, ["k"], "hash", name)
+        paused.run(f"ALTER TABLE {name} ADD PRIMARY KEY (k); INSERT INTO {name} VALUES ({value}, 1)")
+    capture(paused)
+    keys = [key for (key,) in paused.rows("SELECT record_id FROM audit_logs WHERE table_name LIKE 'k_'")]
+    assert len(keys) == 3 and all(key.startswith("hmac-sha256:") for key in keys)
+
+
+def test_a_name_that_got_lost(source):
+    """Nothing is captured while the table gets another name."""
+    full(source, "t", "id int PRIMARY KEY, email text")
+    mask(source, ["email"], table="t")
+    source.run("ALTER TABLE t RENAME TO t2; CREATE PUBLICATION audited FOR TABLE t2")
+    assert "masks name what is not in this database" in (told := said(source, "SELECT audit_capture_start('audited')")) and "public.t email" in told
+
+
+def test_it_goes_on_with_the_database(paused, moved):
+    old = paused.value(HERE)
+    mask(paused, ["v"], table="t", database_id=old)
+    paused.run("SELECT audit_hold('case', 'a lawsuit', database_id => %s)", old)
+    paused.run("SELECT audit_set_retention(NULL, database_id => %s)", old)
+    paused.run("INSERT INTO t VALUES (1, 'a')")
+    capture(paused)
+    restored = moved(paused)
+    go_on(restored, old)
+    assert "masks name" not in said(restored, "SELECT audit_capture_start('audited')")
+    restored.run("INSERT INTO t VALUES (2, %s)", PLANTED)
+    capture(restored)
+    assert found_in_tables(restored) == []
+    assert restored.rows("SELECT keep FROM audit_retention_rules WHERE database_id = %s", restored.value(HERE)) == [(None,)]
+    assert restored.value("SELECT bool_and(audit_cdc_internal.is_held(l)) FROM audit_cdc_internal.log AS l")
+    assert code(restored, "SELECT audit_erase('asked for', 't', '2')") == "55000"
+
+
+def test_spellings_of_postgresql_are_refused(db):
+    for name in ("profile->>card", "profile->'card'"):
+        assert code(db, "SELECT audit_mask('public', 'people', ARRAY[$$%s$$])" % name) == "22023", name
