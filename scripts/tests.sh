@@ -28,7 +28,7 @@ source_tests() {
 unit_tests() {
     say "unit tests, without PostgreSQL"
     cargo test --quiet --workspace --exclude audit_cdc
-    cargo build --quiet --package audit-relay --package audit-examples
+    cargo build --quiet --package audit-relay --package audit-keeper --package audit-examples
 }
 
 # pg_tests VERSION: those that run inside the server, in a cluster of their own; and the unit tests beside them

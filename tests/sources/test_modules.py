@@ -7,6 +7,7 @@ from sources import TOP
 
 CRATES = {
     "audit-core": TOP / "crates/core/src/lib.rs",
+    "audit-keeper": TOP / "crates/keeper/src/main.rs",
     "audit-relay": TOP / "crates/relay/src/main.rs",
     "audit_cdc": TOP / "src/lib.rs",
 }

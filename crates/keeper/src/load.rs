@@ -1,0 +1,70 @@
+//! An archived month into a table: of a restore for good, otherwise to compare.
+
+use crate::copy::Joiner;
+use crate::database::{Database, names};
+use crate::file;
+use crate::manifest::Manifest;
+use crate::month::Month;
+use crate::place::Place;
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+/// Parts of a file that wait for the database.
+const PARTS_AHEAD: usize = 4;
+
+/// Makes `table`, with the columns that the manifest tells, and fills it. What it then holds is what was archived, or
+/// this fails. `kind`: TABLE or TEMP TABLE.
+pub async fn load(
+    database: &mut Database,
+    place: &Place,
+    month: Month,
+    manifest: &Manifest,
+    kind: &str,
+    table: &str,
+) -> anyhow::Result<()> {
+    let columns: Vec<_> =
+        manifest.columns.iter().map(|column| format!("\"{}\" {}", column.name, column.kind.postgres())).collect();
+    database.run(&format!("CREATE {kind} {table} ({})", columns.join(", "))).await?;
+    let mut files = vec![];
+    for file in &manifest.files {
+        files.push(place.open(&format!("{}/{}", month.folder(), file.name)).await?);
+    }
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(PARTS_AHEAD);
+    let columns = manifest.columns.clone();
+    let reading = tokio::task::spawn_blocking(move || -> anyhow::Result<(String, u64)> {
+        let (mut joiner, header) = Joiner::new();
+        let mut entries = 0;
+        let closed = "the database takes no more";
+        sender.blocking_send(header).context(closed)?;
+        for one in files {
+            file::read(one, &columns, |rows| {
+                entries += rows.len() as u64;
+                sender.blocking_send(joiner.rows(&rows)?).context(closed)
+            })?;
+        }
+        let (trailer, digest) = joiner.finish();
+        sender.blocking_send(trailer).context(closed)?;
+        Ok((digest, entries))
+    });
+    let sql = format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", names(&manifest.columns));
+    let mut copy = database.connection.copy_in_raw(&sql).await?;
+    while let Some(part) = receiver.recv().await {
+        copy.send(part).await?;
+    }
+    // a file that cannot be read says more than a stream that breaks off
+    let (digest, entries) = match reading.await? {
+        Ok(read) => read,
+        Err(error) => {
+            copy.abort("the file cannot be read").await.ok();
+            return Err(error);
+        }
+    };
+    copy.finish().await?;
+    ensure!(
+        digest == manifest.digest && entries == manifest.entries,
+        "the files of {month} do not hold what its manifest tells: {entries} entries instead of {}, digest {digest}",
+        manifest.entries
+    );
+    Ok(())
+}
