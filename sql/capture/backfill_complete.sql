@@ -40,7 +40,7 @@ BEGIN
     PERFORM audit_cdc_internal.begin_again(backfill_id, completion.relation);
     RETURN NULL;
   END IF;
-  UPDATE audit_cdc_internal.backfills AS b SET finished_at = clock_timestamp()
+  UPDATE audit_cdc_internal.backfills AS b SET finished_at = clock_timestamp(), after = NULL
   WHERE b.backfill_id = completion.backfill_id AND b.relation = completion.relation;
   PERFORM audit_cdc_internal.close_gaps(completion.relation, backfill_id, done.began_lsn, done.complete_lsn);
   PERFORM audit_cdc_internal.note_operation(
