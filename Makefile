@@ -14,7 +14,7 @@ test: ## everything: all of it on PostgreSQL 15 and 18, the core of it on 16 and
 install: ## into the server that PG_CONFIG belongs to
 	@scripts/install $(PG_CONFIG)
 
-package: ## Debian packages for PostgreSQL 15 to 18 and for the relay, and the sources for PGXN, in target/packages
+package: ## Debian packages for PostgreSQL 15 to 18, the relay and the keeper, and the sources for PGXN, in target/packages
 	@scripts/package
 
 bench: ## one table of ratios: ingest, capture, projections and the relay beside what else does it (QUICK=1: three minutes)

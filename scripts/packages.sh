@@ -50,6 +50,16 @@ package_relay() {
     rm -r "$folder"
 }
 
+# package_keeper PROGRAM OUT: it runs from a timer of yours, so it has no unit
+package_keeper() {
+    local folder
+    folder=$(mktemp -d)
+    install -Dm 755 "$1" "$folder/usr/bin/audit-keeper"
+    install -Dm 644 -t "$folder/usr/share/audit-keeper" "$TOP"/crates/keeper/sql/*.sql
+    debian_package audit-keeper "" "keeps months of audit_cdc's log as Parquet files, in a folder or in S3" "$folder" "$2"
+    rm -r "$folder"
+}
+
 # package_sources OUT: of the commit that is checked out
 package_sources() {
     local name

@@ -97,6 +97,22 @@ def test_duckdb_answers_as_the_database(db, tmp_path):
     assert there.execute("SELECT count(*) FROM user_changes('ada')").fetchone() == (db.value("SELECT count(*) FROM audit_logs WHERE username = 'ada'"),)
 
 
+def test_a_key_that_changes_is_followed_by_duckdb(db, tmp_path):
+    one, other = {"id": 1, "name": "one"}, {"id": 2, "name": "one"}
+    at = [f"2026-01-0{day}T00:00:00Z" for day in range(1, 5)]
+    assert db.ingest(batch([
+        change(lsn=1, time=at[0], pks=("1",), record=one),
+        change(lsn=2, time=at[1], pks=("2",), record=other, changes={"id": 1}, action="update"),
+        change(lsn=3, time=at[2], pks=("1",), record=one),
+        change(lsn=4, time=at[3], pks=("2",), record=other, action="delete")]))[1] == 4
+    done(keeper(db, "archive", tmp_path))
+    there = opened(tmp_path)
+    for moment, expected in zip(at, [[one], [other], [one, other], [one]], strict=True):
+        assert sorted((row for (row,) in db.rows("SELECT audit_as_of('orders', %s)", moment)), key=lambda row: row["id"]) == expected
+        found = there.execute("SELECT new_values FROM table_as_of('orders', ?::timestamptz, key_column := 'id')", [moment]).fetchall()
+        assert sorted((json.loads(row) for (row,) in found), key=lambda row: row["id"]) == expected
+
+
 def test_an_erasure_reaches_the_archive(db, tmp_path):
     fill(db)
     done(keeper(db, "archive", tmp_path))

@@ -73,6 +73,15 @@ def test_the_relay(folder):
     assert (folder / "unpacked/usr/share/doc/audit-relay/copyright").read_text() == (TOP / "LICENSE").read_text()
 
 
+def test_the_keeper(folder):
+    bash(f'package_keeper target/debug/audit-keeper "{folder}/packages"')
+    package, = (folder / "packages").iterdir()
+    assert unpacked(package, folder / "unpacked")["Package"] == "audit-keeper"
+    program, sql = folder / "unpacked/usr/bin/audit-keeper", folder / "unpacked/usr/share/audit-keeper"
+    assert subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout == f"audit-keeper {VERSION}\n"
+    assert sorted(file.name for file in sql.iterdir()) == ["duckdb.sql", "spark.sql"]
+
+
 def test_the_sources(folder):
     if not (TOP / ".git").exists():
         pytest.skip("it is made of a commit")

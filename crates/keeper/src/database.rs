@@ -17,11 +17,11 @@ const SERVER: &str = "SELECT quote_ident(n.nspname) AS schema, e.extversion AS v
     current_database() AS database, (SELECT s.system_identifier::text FROM pg_control_system() AS s) AS identifier
   FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
   WHERE e.extname = 'audit_cdc'";
-/// Each month of the log is a partition.
-const MONTHS: &str = "SELECT m.month
+/// Each month of the log is a partition, or its days are.
+const MONTHS: &str = "SELECT DISTINCT m.month
   FROM pg_catalog.pg_inherits AS i
   JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
-  CROSS JOIN LATERAL (SELECT replace(substr(c.relname, 5), '_', '-') AS month) AS m
+  CROSS JOIN LATERAL (SELECT replace(substr(c.relname, 5, 7), '_', '-') AS month) AS m
   WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
     AND m.month ~ '^[0-9]{4}-[0-9]{2}$'
     AND (to_date(m.month, 'YYYY-MM') + interval '1 month') AT TIME ZONE 'UTC' <= now()

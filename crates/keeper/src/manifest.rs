@@ -90,21 +90,15 @@ impl Manifest {
     }
 }
 
-/// Months of an archive, the oldest first.
-pub async fn months(place: &Place) -> anyhow::Result<Vec<Month>> {
-    let folders = place.folders().await?;
-    let mut months: Vec<Month> = folders.iter().filter_map(|name| name.strip_prefix("month=")?.parse().ok()).collect();
-    months.sort();
-    Ok(months)
-}
-
-/// Months that are archived, as the archive tells.
+/// Months that are archived, the oldest first.
 pub async fn archived(place: &Place) -> anyhow::Result<Vec<(Month, Manifest)>> {
     let mut found = vec![];
-    for month in months(place).await? {
+    for name in place.folders().await? {
+        let Some(Ok(month)) = name.strip_prefix("month=").map(str::parse::<Month>) else { continue };
         if let Some(manifest) = Manifest::read(place, month).await? {
             found.push((month, manifest));
         }
     }
+    found.sort_by_key(|(month, _)| *month);
     Ok(found)
 }

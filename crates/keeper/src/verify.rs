@@ -15,7 +15,7 @@ const NAMED: usize = 20;
 
 /// Tells on standard output what differs, month by month; false: something does.
 pub async fn verify(database: &mut Database, place: &Place) -> anyhow::Result<bool> {
-    let mut found = archived(place).await?;
+    let found = archived(place).await?;
     let mut all_well = true;
     for month in database.closed_months().await? {
         if !found.iter().any(|(archived, _)| *archived == month) {
@@ -28,12 +28,14 @@ pub async fn verify(database: &mut Database, place: &Place) -> anyhow::Result<bo
             }
         }
     }
-    found.sort_by_key(|(month, _)| *month);
     for (month, manifest) in &found {
         let mut lines = files(place, *month, manifest).await?;
         let are_whole = lines.is_empty();
         if !manifest.server.is_same(&database.server) {
-            lines.push(format!("of another server: {}", manifest.server.system_identifier));
+            lines.push(format!(
+                "of another server or database: {}, \"{}\"",
+                manifest.server.system_identifier, manifest.server.database
+            ));
         }
         database.begin().await?;
         let now = database.seen(*month).await?;
