@@ -58,9 +58,13 @@ impl Daily {
         !self.steps.is_empty()
     }
 
-    /// How long nothing is to be done.
+    /// How long nothing is to be done. Another setting is looked at at once.
     pub fn rest(&self) -> Duration {
-        let Some(at) = settings::retention_at() else { return Duration::MAX };
+        let now = settings::retention_at();
+        if now != self.at {
+            return Duration::ZERO;
+        }
+        let Some(at) = now else { return Duration::MAX };
         let left = at.next(self.seen).as_microsecond() - Timestamp::now().as_microsecond();
         Duration::from_micros(left.max(0).unsigned_abs())
     }

@@ -1,15 +1,28 @@
 """Retention at a time of day, by the capture worker, beside its capture."""
 
-from capture_helpers import captured, source, status  # noqa: F401
+import contextlib
+
+from capture_helpers import captured, setting, source  # noqa: F401
 from conftest import admin, until
 from test_retention import fill, keep, left, refused, removed
 
 
-def apply_soon(db, seconds=2):
+def apply_at(db, seconds):
     """The time of day has seconds, so that no test waits for a minute."""
     at = db.value("SELECT to_char((clock_timestamp() + %s * interval '1 second') AT TIME ZONE 'UTC', 'HH24:MI:SS')", seconds)
     admin(f"ALTER SYSTEM SET audit_cdc.retention_at = '{at}'")
     admin("SELECT pg_reload_conf()")
+
+
+def apply_soon(db):
+    """A worker that hears of the time when it is over waits for tomorrow: then it is told another one."""
+    noted = "SELECT count(*) FROM audit_operations WHERE operation = 'audit_apply_retention'"
+    for seconds in (2, 5, 10, 20):
+        apply_at(db, seconds)
+        with contextlib.suppress(AssertionError):
+            until(lambda: db.value(noted) > 0, seconds + 5)
+            return
+    raise AssertionError("nothing was applied")
 
 
 def test_it_removes_what_is_older(captured):
@@ -32,9 +45,7 @@ def test_a_month_in_use_does_not_hold_up_capture(captured):
     keep(captured, "1 year")
     reader = captured.connect()
     reader.cursor().execute("BEGIN; SELECT count(*) FROM audit_logs")
-    apply_soon(captured)
-    # its first step needs no lock that a reader has
-    until(lambda: captured.value("SELECT count(*) FROM audit_operations WHERE operation = 'audit_apply_retention'") > 0)
+    apply_soon(captured)  # its first step needs no lock that a reader has
     captured.run("INSERT INTO t VALUES (1, 'a')")
     until(lambda: captured.value("SELECT count(*) FROM audit_logs WHERE table_name = 't'") == 1)
     assert left(captured) == [400, 800]
@@ -42,10 +53,20 @@ def test_a_month_in_use_does_not_hold_up_capture(captured):
     until(lambda: left(captured) == [])
 
 
+def test_an_idle_database_hears_of_it_too(captured):
+    """Nobody commits between the setting and its time, and the worker sleeps for an hour."""
+    setting(naptime="1h")
+    fill(captured, {"orders": [400]})
+    keep(captured, "1 year")
+    until(lambda: captured.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'audit_cdc capture' AND datname = current_database() AND wait_event IS NOT NULL") == 1)
+    apply_soon(captured)
+    until(lambda: left(captured) == [])
+
+
 def test_it_waits_for_its_time(captured):
     fill(captured, {"orders": [400]})
     keep(captured, "1 year")
-    apply_soon(captured, -1)  # that was before the worker heard of it
+    apply_at(captured, -1)  # that was before the worker heard of it
     captured.run("INSERT INTO t VALUES (1, 'a')")
     until(lambda: captured.value("SELECT count(*) FROM audit_logs WHERE table_name = 't'") == 1)
     assert left(captured) == [400]
