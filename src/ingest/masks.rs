@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 thread_local! {
     // a mask that names its database goes before one of any
     static MASKS: Statement = const { Statement::new(
-        "SELECT database_id, table_schema, table_name, masked_column, how, unmasked_at IS NULL, path
+        "SELECT database_id, table_schema, table_name, masked_column, how, unmasked_at IS NULL, path, masked
          FROM audit_cdc_internal.masks
          ORDER BY database_id IS NULL, id", &[] as &[BuiltinOid]) };
     static KEY_COLUMNS: Statement = const { Statement::new(
@@ -51,6 +51,8 @@ struct Mask {
     /// `None`: any.
     database_id: Option<String>,
     table: (String, String),
+    /// As it was given.
+    masked: String,
     column: String,
     /// To the member of it that is masked; empty: the whole column is.
     path: Vec<String>,
@@ -113,7 +115,13 @@ impl Masks {
     pub fn of(&self, table: &SourceTable) -> Option<MasksOfTable> {
         let mut masks = TableMasks::default();
         let set = self.masks.iter().filter(|mask| mask.is_set && mask.is_of(table));
-        set.for_each(|mask| masks.add(mask.column.clone(), mask.path.clone(), mask.how));
+        for mask in set {
+            if !mask.path.is_empty() {
+                // of a table that nobody knows it may as well be the name of a column
+                masks.add(mask.masked.clone(), Vec::new(), mask.how);
+            }
+            masks.add(mask.column.clone(), mask.path.clone(), mask.how);
+        }
         let secret = self.secret.filter(|_| !masks.is_empty())?;
         Some(MasksOfTable { masks, key_columns: key_columns(table), secret })
     }
@@ -161,6 +169,7 @@ fn mask(row: &SpiHeapTupleData) -> SpiResult<Mask> {
     Ok(Mask {
         database_id: row.get(1)?,
         table: (text(2)?, text(3)?),
+        masked: text(8)?,
         column: text(4)?,
         path: row.get::<Vec<Option<String>>>(7)?.unwrap_or_default().into_iter().flatten().collect(),
         how: How::parse(&text(5)?).unwrap_or(How::Omit),

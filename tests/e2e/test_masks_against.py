@@ -28,6 +28,13 @@ def test_a_name_with_an_arrow(paused):
     assert paused.rows("SELECT new_values ->> 'a' FROM audit_logs ORDER BY id LIMIT 1") == [('{"b": 7}',)]
 
 
+def test_a_name_with_an_arrow_that_nobody_has_described(db):
+    mask(db, ["a->b"])
+    db.ingest(batch([change(0, record={"id": 1, "a->b": PLANTED, "a": {"b": PLANTED, "c": 1}})]))
+    nowhere(db)
+    assert db.rows("SELECT new_values -> 'a' FROM audit_logs") == [({"c": 1},)]
+
+
 def test_members_of_what_is_no_json(paused):
     paused.run("CREATE TYPE addr AS (street text, zip text); CREATE TYPE boxed AS (j jsonb)")
     full(paused, "m", "id int PRIMARY KEY, a addr, aa addr[], jc boxed, t text")
