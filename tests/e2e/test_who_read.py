@@ -51,7 +51,8 @@ def test_each_reading_is_told_and_nothing_else(watched):
            "commit_timestamp": "2026-03-01T09:00:00Z", "record_pks": ["1"], "table_schema": "public", "table_name": "orders", "database": {"id": "d1", "name": "shop"}}}]}')""")
     assert told() == []
     functions = ("audit_history('t', '1')", "audit_history(username => 'ada')", "audit_as_of('t')", "audit_undo_sql(table_name => 't', key => '1', at => '2000-01-01')")
-    for what, kind in [("audit_logs", "READ,SELECT"), ("audit_changes_by_user", "READ,SELECT"), *[(function, "FUNCTION,EXECUTE") for function in functions]]:
+    views = ("audit_logs", "audit_changes_by_user", "audit_changes_by_table", "audit_last_changes", "audit_deletions", "audit_rejects", "audit_operations")
+    for what, kind in [*[(view, "READ,SELECT") for view in views], *[(function, "FUNCTION,EXECUTE") for function in functions]]:
         before = len(told())
         run(f"SELECT * FROM {what}", "reviewer")
         assert any(role == "reviewer" and is_kind == kind and what in text for role, is_kind, text in told()[before:]), what
