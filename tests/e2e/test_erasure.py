@@ -236,6 +236,7 @@ def happening(chance, kind):
 
 
 @pytest.mark.once
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_any_order_others_are_as_they_were(source, kind):
     """As-of at every commit and all histories of the records that were not erased; of those that were no text is left."""
@@ -271,6 +272,7 @@ def test_after_any_order_others_are_as_they_were(source, kind):
     assert source.value("SELECT sum((counts ->> 'entries')::int) FROM audit_operations WHERE operation = 'audit_erase'") == source.value("SELECT count(*) FROM audit_logs WHERE erased IS NOT NULL")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(3))
 def test_after_any_order_of_deliveries(db, seed):
     """Messages come again, before and after: each is known, and none brings a text back."""

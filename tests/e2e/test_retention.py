@@ -346,6 +346,7 @@ def test_killed_it_goes_on_where_it_was(db):
     assert db.value("SELECT sum((counts ->> 'entries')::bigint) FROM audit_operations WHERE operation = 'audit_apply_retention'") == 3000
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_after_any_order_it_is_as_a_model_says(db, seed):
     chance = random.Random(seed)
