@@ -65,8 +65,16 @@ def stop_fast():
     return time.monotonic() - began
 
 
-def answers(db):
+def kill_backend(db, pid):
+    """The server ends all others because of it, and begins anew."""
+    witness = db.connect()
+    kill(pid)
+    until(lambda: not answers(db, witness))
+    until(lambda: answers(db))
+
+
+def answers(db, connection=None):
     try:
-        return db.value("SELECT true")
+        return db.value("SELECT true", connection=connection)
     except psycopg2.Error:
         return False

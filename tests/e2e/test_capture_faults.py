@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from capture_helpers import LONG, capture, captured, follows, logged, paused, publish, setting, slot, source, start, status, table, worker
 from conftest import admin, in_threads, server, until
-from fault_helpers import alive, answers, kill, kill_postmaster, processes, start_after_crash, stop_fast
+from fault_helpers import alive, answers, kill, kill_backend, kill_postmaster, processes, start_after_crash, stop_fast
 
 ENOUGH = 200_000
 
@@ -106,10 +106,10 @@ def test_kill_9_of_worker_backends_and_postmaster(hot, tmp_path):
 
     def kill_client():
         with_client = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'pgbench' AND state = 'active' LIMIT 1"
-        kill(until(lambda: hot.rows(with_client, hot.name))[0][0])
+        kill_backend(hot, until(lambda: hot.rows(with_client, hot.name))[0][0])
 
     def kill_worker():
-        kill(until(lambda: worker(hot, "state = 'active'")))
+        kill_backend(hot, until(lambda: worker(hot, "state = 'active'")))
 
     faults = [kill_worker, kill_client, kill_postmaster]
 

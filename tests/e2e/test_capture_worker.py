@@ -6,7 +6,7 @@ import psycopg2
 import pytest
 from capture_helpers import LONG, capture, captured, follows, is_captured, logged, paused, publish, setting, slot, source, start, status, stop, table, worker, workers
 from conftest import admin, server, until
-from fault_helpers import alive, kill, kill_postmaster, stop_fast
+from fault_helpers import alive, kill_backend, kill_postmaster, stop_fast
 from projection_helpers import run
 
 FEED = """CREATE TABLE {0} (log_id bigint PRIMARY KEY, what text);
@@ -185,7 +185,7 @@ def test_it_comes_back(captured):
     def is_cancelled():
         captured.run("SELECT pg_cancel_backend(%s)", worker(captured))
 
-    for n, fault in enumerate([lambda: kill(worker(captured)), kill_postmaster, stops, is_terminated, is_cancelled]):
+    for n, fault in enumerate([lambda: kill_backend(captured, worker(captured)), kill_postmaster, stops, is_terminated, is_cancelled]):
         is_captured(captured, f"INSERT INTO t VALUES ({2 * n})")
         pid = worker(captured)
         fault()

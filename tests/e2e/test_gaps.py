@@ -4,7 +4,7 @@ import psycopg2
 import pytest
 from capture_helpers import capture, captured, follows, is_captured, logged, paused, publish, setting, slot, source, start, status, stop, table, worker, workers
 from conftest import admin, server, until
-from fault_helpers import answers, kill, kill_postmaster, stop_fast
+from fault_helpers import answers, kill_backend, kill_postmaster, stop_fast
 from projection_helpers import code
 from standby_helpers import standby
 from test_capture_faults import Slot
@@ -269,7 +269,7 @@ def test_no_gap_after_crashes_and_restarts(captured):
         stop_fast()
         server("start")
 
-    for n, fault in enumerate([lambda: kill(worker(captured)), kill_postmaster, restart, kill_postmaster]):
+    for n, fault in enumerate([lambda: kill_backend(captured, worker(captured)), kill_postmaster, restart, kill_postmaster]):
         captured.run(f"INSERT INTO t VALUES ({2 * n})")
         if n % 2:
             follows(captured)

@@ -9,7 +9,7 @@ import time
 import psycopg2
 import pytest
 from conftest import batch, change, in_threads, until
-from fault_helpers import answers, kill_postmaster
+from fault_helpers import answers, kill_backend, kill_postmaster
 from projection_helpers import HELD_RULE, HOLD, RULE, every_entry_once, held, ids, log_ids, project, run, state, values
 
 # no unique index: an entry that came twice would be seen
@@ -139,7 +139,7 @@ def test_relays_under_repeatable_read(db):
 # -------------------------------------------------------------------------------------------------------------------- faults
 
 
-def kill_backend(db, query):
+def kill_backend_during(db, query):
     """The server restarts all of its backends."""
     try:
         connection = psycopg2.connect(dbname="postgres")
@@ -164,7 +164,7 @@ def kill_postmaster_during(db, query):
     return bool(found)
 
 
-@pytest.mark.parametrize("fault", [kill_backend, kill_postmaster_during])
+@pytest.mark.parametrize("fault", [kill_backend_during, kill_postmaster_during])
 @pytest.mark.parametrize("during", ["audit_ingest", "audit_rebuild", "audit_(dis|en)able"])
 def test_kill_9(db, fault, during):
     project(db, rule=BIG)
@@ -209,7 +209,7 @@ def test_a_killed_rebuild_leaves_everything_as_it_was(db, what, taken_by):
         db.ingest(values("d", "e", first=3))
         assert state(db) == (True, 2, 0)
         if what == "backend":
-            os.kill(rebuild.pid, signal.SIGKILL)
+            kill_backend(db, rebuild.pid)
         else:
             kill_postmaster()
         rebuild.thread.join()
