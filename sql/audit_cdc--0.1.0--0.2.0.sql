@@ -33,6 +33,9 @@ CREATE OR REPLACE FUNCTION audit_cdc_internal.history(
 CREATE FUNCTION audit_cdc_internal.is_referred_since(relation oid, known bigint[]) RETURNS boolean
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'is_referred_since_wrapper';
 
+CREATE FUNCTION audit_cdc_internal.kept_statement() RETURNS text
+  LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kept_statement_wrapper';
+
 CREATE OR REPLACE FUNCTION audit_cdc_internal.lines(
     of_id bigint, of_table text, of_user text, of_request text, of_commit bigint, since timestamptz,
     until timestamptz, of_database text, after bigint[], newest_first boolean, max_rows integer)
@@ -244,6 +247,8 @@ END
 $$;
 
 ALTER TABLE audit_cdc_internal.rejects ADD COLUMN erased_at timestamp with time zone;
+
+ALTER TABLE audit_cdc_internal.rejects ADD COLUMN has_masks boolean DEFAULT false NOT NULL;
 
 CREATE OR REPLACE VIEW @extschema@.audit_rejects AS
   SELECT id, raw, sqlstate, reason, hint, batch_position, database_id, table_schema, table_name,
@@ -527,7 +532,11 @@ CREATE TABLE audit_cdc_internal.masks (
   masked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   unmasked_reason text,
   unmasked_by name,
-  unmasked_at timestamptz -- null: it is set
+  unmasked_at timestamptz, -- null: it is set
+  relation_in text, -- the id of the database in which the next two are
+  relation oid, -- null: there is no such table there
+  column_number smallint, -- null: the table has no such column
+  is_former boolean NOT NULL DEFAULT false -- the table or the column has another name now, and a mask by it
 );
 
 CREATE UNIQUE INDEX masks_now ON audit_cdc_internal.masks (database_id, table_schema, table_name, masked_column, path)
@@ -640,6 +649,19 @@ CREATE FUNCTION audit_cdc_internal.masked_path(known text[], masked text) RETURN
   LANGUAGE sql IMMUTABLE
   RETURN CASE WHEN masked = ANY (known) THEN '{}' ELSE (string_to_array(masked, '->'))[2:] END;
 
+CREATE FUNCTION audit_cdc_internal.described_columns(
+    database_id text, table_schema text, table_name text, OUT name text, OUT type text)
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT DISTINCT t.key, t.value
+  FROM audit_cdc_internal.described_tables AS d
+  CROSS JOIN LATERAL jsonb_each_text(d.column_types) AS t
+  WHERE d.table_schema = described_columns.table_schema
+    AND d.table_name = described_columns.table_name
+    AND coalesce(d.database_id = described_columns.database_id, true);
+END;
+
 CREATE FUNCTION audit_cdc_internal.known_columns(database_id text, table_schema text, table_name text) RETURNS text[]
   LANGUAGE sql STABLE
   RETURN ARRAY(
@@ -649,11 +671,9 @@ CREATE FUNCTION audit_cdc_internal.known_columns(database_id text, table_schema 
         known_columns.database_id, known_columns.table_schema, known_columns.table_name)
       AND a.attnum > 0 AND NOT a.attisdropped
     UNION
-    SELECT jsonb_object_keys(d.column_types)
-    FROM audit_cdc_internal.described_tables AS d
-    WHERE d.table_schema = known_columns.table_schema
-      AND d.table_name = known_columns.table_name
-      AND coalesce(d.database_id = known_columns.database_id, true)
+    SELECT d.name
+    FROM audit_cdc_internal.described_columns(
+      known_columns.database_id, known_columns.table_schema, known_columns.table_name) AS d
   );
 
 CREATE FUNCTION audit_cdc_internal.refuse_masked_key(
@@ -709,17 +729,155 @@ BEGIN
     RAISE NOTICE 'the table has no column %', strange
       USING HINT = 'Names are as PostgreSQL keeps them, case included.';
   END IF;
-  SELECT string_agg(format('"%s"', a.attname), ', ')
+  SELECT string_agg(format('"%s"', t.name), ', ' ORDER BY t.name)
   INTO strange
-  FROM pg_attribute AS a
-  WHERE a.attrelid = relation
-    AND a.atttypid NOT IN ('json'::regtype, 'jsonb'::regtype, 'json[]'::regtype, 'jsonb[]'::regtype)
+  FROM (
+    SELECT a.attname::text AS name, format_type(a.atttypid, NULL) AS type
+    FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attnum > 0
+    UNION
+    SELECT d.name, d.type
+    FROM audit_cdc_internal.described_columns(database_id, table_schema, table_name) AS d
+  ) AS t
+  WHERE t.type NOT IN ('json', 'jsonb', 'json[]', 'jsonb[]')
     AND EXISTS (
       SELECT FROM unnest(columns) AS c
-      WHERE audit_cdc_internal.masked_column(known, c) = a.attname
+      WHERE audit_cdc_internal.masked_column(known, c) = t.name
         AND audit_cdc_internal.masked_path(known, c) <> '{}');
   IF strange IS NOT NULL THEN
     RAISE NOTICE 'members are masked of json columns only: nothing is kept of texts in %', strange;
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.leniency(how text) RETURNS integer
+  LANGUAGE sql IMMUTABLE
+  RETURN array_position(ARRAY['omit', 'hash', 'partial'], how);
+
+CREATE FUNCTION audit_cdc_internal.add_mask(mask audit_cdc_internal.masks) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  INSERT INTO audit_cdc_internal.masks AS there (
+    database_id, table_schema, table_name, masked, masked_column, path, how, reason, relation_in, relation,
+    column_number)
+  VALUES (
+    mask.database_id, mask.table_schema, mask.table_name, array_to_string(mask.masked_column || mask.path, '->'),
+    mask.masked_column, mask.path, mask.how, mask.reason, mask.relation_in, mask.relation, mask.column_number)
+  ON CONFLICT (database_id, table_schema, table_name, masked_column, path) WHERE unmasked_at IS NULL
+  DO UPDATE SET how = excluded.how, reason = excluded.reason
+  WHERE audit_cdc_internal.leniency(there.how) > audit_cdc_internal.leniency(excluded.how);
+END;
+
+CREATE VIEW audit_cdc_internal.masks_here AS
+  SELECT m.*, h.id AS here, c.oid AS relation_now, n.nspname::text AS schema_now, c.relname::text AS name_now,
+         coalesce(a.attname::text, m.masked_column) AS column_now
+  FROM audit_cdc_internal.masks AS m
+  CROSS JOIN (SELECT audit_cdc_internal.this_database() ->> 'id' AS id) AS h
+  LEFT JOIN pg_class AS c ON c.oid = m.relation AND m.relation_in = h.id
+  LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = m.column_number AND NOT a.attisdropped
+  WHERE m.unmasked_at IS NULL AND coalesce(m.database_id = h.id, true);
+
+CREATE FUNCTION audit_cdc_internal.lacking_masks() RETURNS jsonb LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT jsonb_agg(jsonb_build_object(
+    'database_id', l.database_id, 'table_schema', l.schema, 'table_name', l.name, 'masked_column', l.column_now,
+    'path', l.path, 'how', l.how, 'relation_in', l.here, 'relation', l.relid, 'column_number', a.attnum,
+    'reason', CASE WHEN l.relid = l.relation THEN 'renamed' ELSE 'partition' END))
+  FROM (
+    SELECT m.*, f.relid, n.nspname::text AS schema, c.relname::text AS name
+    FROM audit_cdc_internal.masks_here AS m
+    CROSS JOIN LATERAL (
+      SELECT m.relation_now
+      UNION
+      SELECT t.relid FROM pg_partition_tree(pg_partition_root(m.relation_now)) AS t
+    ) AS f(relid)
+    JOIN pg_class AS c ON c.oid = f.relid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE NOT m.is_former
+  ) AS l
+  LEFT JOIN pg_attribute AS a ON a.attrelid = l.relid AND a.attname = l.column_now AND NOT a.attisdropped
+  WHERE NOT EXISTS (
+    SELECT FROM audit_cdc_internal.masks AS m
+    WHERE m.unmasked_at IS NULL
+      AND m.database_id IS NOT DISTINCT FROM l.database_id
+      AND (m.table_schema, m.table_name, m.masked_column, m.path) = (l.schema, l.name, l.column_now, l.path)
+      AND audit_cdc_internal.leniency(m.how) <= audit_cdc_internal.leniency(l.how));
+END;
+
+CREATE FUNCTION audit_cdc_internal.found_masks() RETURNS jsonb LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT jsonb_agg(jsonb_build_object(
+    'id', m.id, 'relation_in', m.here, 'relation', f.relation, 'column_number', f.column_number,
+    'is_former', f.is_former))
+  FROM audit_cdc_internal.masks_here AS m
+  LEFT JOIN LATERAL (
+    SELECT r.relation::oid AS relation, a.attnum AS column_number
+    FROM audit_cdc_internal.masked_relation(m.here, m.table_schema, m.table_name) AS r(relation)
+    LEFT JOIN pg_attribute AS a ON a.attrelid = r.relation AND a.attname = m.masked_column AND NOT a.attisdropped
+    WHERE r.relation IS NOT NULL
+  ) AS named ON true
+  CROSS JOIN LATERAL (
+    SELECT coalesce(named.relation, m.relation_now) AS relation,
+           CASE WHEN named.relation IS NULL OR named.relation = m.relation_now
+             THEN coalesce(named.column_number, CASE WHEN m.relation_now IS NOT NULL THEN m.column_number END)
+             ELSE named.column_number END AS column_number,
+           named.column_number IS NULL AND (m.is_former OR coalesce(
+             (m.schema_now, m.name_now, m.column_now) <> (m.table_schema, m.table_name, m.masked_column), false))
+             AS is_former
+  ) AS f
+  WHERE (m.relation, m.column_number, m.is_former, m.relation_in)
+        IS DISTINCT FROM (f.relation, f.column_number, f.is_former, m.here);
+END;
+
+CREATE FUNCTION audit_cdc_internal.news_of_masks() RETURNS text LANGUAGE sql STABLE
+  RETURN nullif(jsonb_strip_nulls(jsonb_build_object(
+    'lacking', audit_cdc_internal.lacking_masks(), 'found', audit_cdc_internal.found_masks())), '{}')::text;
+
+CREATE FUNCTION audit_cdc_internal.follow_masks(news jsonb) RETURNS void
+  LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+  SELECT audit_cdc_internal.add_mask(m)
+  FROM jsonb_populate_recordset(NULL::audit_cdc_internal.masks, coalesce(news -> 'lacking', '[]')) AS m;
+  UPDATE audit_cdc_internal.masks AS m
+  SET relation_in = f.relation_in, relation = f.relation, column_number = f.column_number, is_former = f.is_former
+  FROM jsonb_populate_recordset(NULL::audit_cdc_internal.masks, coalesce(news -> 'found', '[]')) AS f
+  WHERE m.id = f.id;
+END;
+
+CREATE FUNCTION audit_cdc_internal.has_masks_here() RETURNS boolean
+  LANGUAGE sql STABLE
+  RETURN EXISTS (
+    SELECT FROM audit_cdc_internal.masks AS m
+    WHERE m.unmasked_at IS NULL AND coalesce(m.database_id = audit_cdc_internal.this_database() ->> 'id', true)
+  );
+
+CREATE FUNCTION audit_cdc_internal.say_lost_masks() RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  lost CONSTANT text := (
+    SELECT string_agg(format('%I.%I %s', m.table_schema, m.table_name, m.masked), ', ' ORDER BY m.id)
+    FROM audit_cdc_internal.masks AS m
+    WHERE m.unmasked_at IS NULL AND NOT m.is_former
+      AND CASE
+        WHEN m.database_id <> here
+          THEN m.database_id <> ALL (audit_cdc_internal.one_log(here))
+            AND m.database_id IN (SELECT c.database_id FROM audit_cdc_internal.captured_databases AS c)
+        -- a mask of any database may be meant for what others deliver
+        ELSE (
+          m.database_id IS NOT NULL OR NOT EXISTS (
+            SELECT FROM audit_cdc_internal.audited_tables AS t
+            WHERE (t.table_schema, t.table_name) = (m.table_schema, m.table_name) AND t.database_id <> here))
+          AND NOT EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = audit_cdc_internal.masked_relation(here, m.table_schema, m.table_name)
+              AND a.attname = m.masked_column AND NOT a.attisdropped)
+      END);
+BEGIN
+  IF lost IS NOT NULL THEN
+    RAISE WARNING 'masks name what is not in this database' USING DETAIL = lost || '.',
+      HINT = 'Is the name spelled wrongly, or has the database another id? Then mask anew.';
   END IF;
 END
 $$;
@@ -734,6 +892,10 @@ DECLARE
   has_new_secret boolean;
   known text[];
 BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'audit_mask() must run in READ COMMITTED'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'SET default_transaction_isolation = ''read committed''.';
+  END IF;
   PERFORM audit_cdc_internal.check_mask(table_schema, table_name, columns, how);
   PERFORM audit_cdc_internal.lock_ddl(); -- who gives it another name now has ended
   PERFORM audit_cdc_internal.refuse_long('database_id', database_id);
@@ -756,6 +918,7 @@ BEGIN
          audit_cdc_internal.masked_path(known, c), how, reason
   FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n, unnest(columns) AS c
   ON CONFLICT DO NOTHING;
+  PERFORM audit_cdc_internal.follow_masks(audit_cdc_internal.news_of_masks()::jsonb);
   PERFORM audit_cdc_internal.note_operation(
     'audit_mask',
     jsonb_build_object(
@@ -771,8 +934,9 @@ COMMENT ON FUNCTION @extschema@.audit_mask(text, text, text[], text, text, text)
   'kept; hash, a keyed hash of the value; partial, the last 4 characters of at least 12. A masked column counts as '
   'unknown, and stands in notes -> ''masked''. Of a partition the whole family is masked. database_id: null for any. '
   'reason: for audit_operations; null for none. It waits for transactions that store. It replaces a mask of the same. '
-  'A NOTICE tells of columns that nobody knows. Errors: 22004 (null), 22023 (another how, no column, a name longer '
-  'than 500 bytes), 0A000 (a column of the primary key), 58030 (the secret of masks cannot be read or written).';
+  'Of several masks of a column the one that keeps least counts. A NOTICE tells of columns that nobody knows. Errors: '
+  '22004 (null), 22023 (another how, no column, a name longer than 500 bytes), 25001 (REPEATABLE READ or above), 0A000 '
+  '(a column of the primary key), 58030 (the secret of masks cannot be read or written).';
 
 CREATE FUNCTION @extschema@.audit_unmask(
     table_schema text, table_name text, columns text[] DEFAULT NULL, database_id text DEFAULT NULL,
@@ -806,88 +970,6 @@ COMMENT ON FUNCTION @extschema@.audit_unmask(text, text, text[], text, text) IS
   'Ends masks that audit_mask() has set with the same names and database_id; columns: null for all of the table. '
   'Returns whether there was one. What was masked stays masked. reason: for audit_operations; null for none. It waits '
   'for transactions that store. Errors: 22004 (null name), 22023 (no column, or a name longer than 500 bytes).';
-
-CREATE FUNCTION audit_cdc_internal.leniency(how text) RETURNS integer
-  LANGUAGE sql IMMUTABLE
-  RETURN array_position(ARRAY['omit', 'hash', 'partial'], how);
-
-CREATE FUNCTION audit_cdc_internal.say_lost_masks() RETURNS void
-  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-  lost CONSTANT text := (
-    SELECT string_agg(format('%I.%I %s', m.table_schema, m.table_name, m.masked), ', ' ORDER BY m.id)
-    FROM audit_cdc_internal.masks AS m
-    WHERE m.unmasked_at IS NULL
-      AND CASE
-        WHEN m.database_id <> here
-          THEN m.database_id <> ALL (audit_cdc_internal.one_log(here))
-            AND m.database_id IN (SELECT c.database_id FROM audit_cdc_internal.captured_databases AS c)
-        -- a mask of any database may be meant for what others deliver
-        ELSE (
-          m.database_id IS NOT NULL OR NOT EXISTS (
-            SELECT FROM audit_cdc_internal.audited_tables AS t
-            WHERE (t.table_schema, t.table_name) = (m.table_schema, m.table_name) AND t.database_id <> here))
-          AND NOT EXISTS (
-            SELECT FROM pg_attribute AS a
-            WHERE a.attrelid = audit_cdc_internal.masked_relation(here, m.table_schema, m.table_name)
-              AND a.attname = m.masked_column AND NOT a.attisdropped)
-      END);
-BEGIN
-  IF lost IS NOT NULL THEN
-    RAISE WARNING 'masks name what is not in this database' USING DETAIL = lost || '.',
-      HINT = 'Were tables or columns given other names, or the database another id? Then mask them anew.';
-  END IF;
-END
-$$;
-
-CREATE FUNCTION audit_cdc_internal.masks_follow(before jsonb, after jsonb, parent oid) RETURNS void
-  LANGUAGE sql VOLATILE
-BEGIN ATOMIC
-  WITH masks AS MATERIALIZED (
-    SELECT m.*
-    FROM audit_cdc_internal.masks AS m
-    WHERE m.unmasked_at IS NULL AND coalesce(m.database_id = audit_cdc_internal.this_database() ->> 'id', true)
-  ), renamed AS (
-    SELECT b.it ->> 'name' AS old_name, a.it ->> 'name' AS new_name
-    FROM jsonb_array_elements(masks_follow.before -> 'columns') AS b(it)
-    JOIN jsonb_array_elements(masks_follow.after -> 'columns') AS a(it) ON a.it -> 'number' = b.it -> 'number'
-    WHERE a.it -> 'name' <> b.it -> 'name'
-  ), following AS (
-    SELECT m.database_id, m.how, 'renamed' AS reason,
-           coalesce(r.new_name, m.masked_column) AS masked_column, m.path
-    FROM masks AS m
-    LEFT JOIN renamed AS r ON r.old_name = m.masked_column
-    WHERE m.table_schema = masks_follow.before ->> 'schema' AND m.table_name = masks_follow.before ->> 'name'
-    UNION ALL
-    SELECT m.database_id, m.how, 'partition', m.masked_column, m.path
-    FROM masks AS m
-    JOIN pg_class AS c ON c.oid = masks_follow.parent AND c.relname = m.table_name
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = m.table_schema
-  )
-  INSERT INTO audit_cdc_internal.masks AS there (
-    database_id, table_schema, table_name, masked, masked_column, path, how, reason)
-  SELECT DISTINCT ON (f.database_id, f.masked_column, f.path)
-         f.database_id, masks_follow.after ->> 'schema', masks_follow.after ->> 'name',
-         array_to_string(f.masked_column || f.path, '->'), f.masked_column, f.path, f.how, f.reason
-  FROM following AS f
-  WHERE masks_follow.after IS NOT NULL
-  ORDER BY f.database_id, f.masked_column, f.path, audit_cdc_internal.leniency(f.how)
-  -- of two masks the one that keeps less
-  ON CONFLICT (database_id, table_schema, table_name, masked_column, path) WHERE unmasked_at IS NULL
-  DO UPDATE SET how = excluded.how, reason = excluded.reason
-  WHERE audit_cdc_internal.leniency(there.how) > audit_cdc_internal.leniency(excluded.how);
-END;
-
-CREATE FUNCTION audit_cdc_internal.kept_statement() RETURNS text
-  LANGUAGE sql STABLE
-  RETURN CASE
-    WHEN NOT EXISTS (
-      SELECT FROM audit_cdc_internal.masks AS m
-      WHERE m.unmasked_at IS NULL AND coalesce(m.database_id = audit_cdc_internal.this_database() ->> 'id', true)
-    )
-      THEN current_query()
-  END;
 
 CREATE TABLE audit_cdc_internal.retention_rules (
   database_id text,
@@ -1466,7 +1548,6 @@ BEGIN
   PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
   WHERE fault.reason IS NOT NULL;
   PERFORM audit_cdc_internal.note_restored() WHERE fault.reason IS NULL;
-  PERFORM audit_cdc_internal.say_lost_masks();
   DELETE FROM audit_cdc_internal.captures;
   DELETE FROM audit_cdc_internal.projecting_transactions;
   INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)
@@ -1474,6 +1555,7 @@ BEGIN
          audit_cdc_internal.current_timeline(), start_lsn
   FROM pg_replication_slots AS s WHERE s.slot_name = slot;
   PERFORM audit_cdc_internal.record_tables();
+  PERFORM audit_cdc_internal.say_lost_masks();
   INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
   SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
   PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);
@@ -1610,12 +1692,11 @@ $$;
 CREATE FUNCTION audit_cdc_internal.keep_on(database_id text, here text) RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-  INSERT INTO audit_cdc_internal.masks (
-    database_id, table_schema, table_name, masked, masked_column, path, how, reason)
-  SELECT here, m.table_schema, m.table_name, m.masked, m.masked_column, m.path, m.how, 'continued'
+  SELECT audit_cdc_internal.add_mask(jsonb_populate_record(m, jsonb_build_object(
+    'database_id', here, 'reason', 'continued', 'relation_in', NULL, 'relation', NULL, 'column_number', NULL)))
   FROM audit_cdc_internal.masks AS m
-  WHERE m.database_id = keep_on.database_id AND m.unmasked_at IS NULL
-  ON CONFLICT DO NOTHING;
+  WHERE m.database_id = keep_on.database_id AND m.unmasked_at IS NULL;
+  SELECT audit_cdc_internal.follow_masks(audit_cdc_internal.news_of_masks()::jsonb);
   UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
   INSERT INTO audit_cdc_internal.retention_rules (database_id, table_schema, table_name, keep)
   SELECT here, r.table_schema, r.table_name, r.keep
@@ -2767,7 +2848,6 @@ BEGIN
         audit_cdc_internal.wanted_of(one.after, one.is_captured, one.wanted, is_start)),
       one.lost_before, audit_cdc_internal.lack_of(one.before, one.published_before, one.lost_before, one.wanted),
       excluded);
-    PERFORM audit_cdc_internal.masks_follow(one.before, one.after, one.parent);
     -- of what is gone nothing can be missing
     IF one.after IS NULL THEN
       PERFORM audit_cdc_internal.note_gap_ending_ddl(one.object, NULL, NULL);
@@ -3951,6 +4031,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.add_days(timestamp with time zone,timestamp with time zone[])',
+    'audit_cdc_internal.add_mask(audit_cdc_internal.masks)',
     'audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone,interval)',
     'audit_cdc_internal.calls_more(pg_catalog.text)',
     'audit_cdc_internal.can_seal()',
@@ -3971,6 +4052,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.code_of(pg_catalog.oid)',
     'audit_cdc_internal.count_removed(pg_catalog.regclass,pg_catalog.tid[],pg_catalog.date)',
     'audit_cdc_internal.ddl_to_erase(audit_cdc_internal.to_erase)',
+    'audit_cdc_internal.described_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.drop_month(pg_catalog.regclass)',
     'audit_cdc_internal.entries_to_erase(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.erase_argument(pg_catalog.text,pg_catalog.text[],pg_catalog.text,audit_cdc_internal.audited)',
@@ -3984,8 +4066,11 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.erasure_doubts(pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.erasure_lines(audit_cdc_internal.to_erase,bigint[])',
     'audit_cdc_internal.find_to_erase(pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
+    'audit_cdc_internal.follow_masks(pg_catalog.jsonb)',
+    'audit_cdc_internal.found_masks()',
     'audit_cdc_internal.has_columns(audit_cdc_internal.log,pg_catalog.text[])',
     'audit_cdc_internal.has_days(timestamp with time zone)',
+    'audit_cdc_internal.has_masks_here()',
     'audit_cdc_internal.has_strangers_code(pg_catalog.oid,pg_catalog.oid)',
     'audit_cdc_internal.held_of_erasure(audit_cdc_internal.to_erase,bigint[])',
     'audit_cdc_internal.holds_of(audit_cdc_internal.log)',
@@ -3999,6 +4084,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.kept_statement()',
     'audit_cdc_internal.keys_of_records(audit_cdc_internal.audited,pg_catalog.text[])',
     'audit_cdc_internal.known_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.lacking_masks()',
     'audit_cdc_internal.last_settled_number()',
     'audit_cdc_internal.leniency(pg_catalog.text)',
     'audit_cdc_internal.lock_ddl()',
@@ -4009,9 +4095,9 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.masked_names(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.masked_path(pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.masked_relation(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.masks_follow(pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.oid)',
     'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
     'audit_cdc_internal.may_name(audit_cdc_internal.audited,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.news_of_masks()',
     'audit_cdc_internal.not_sent(audit_cdc_internal.log)',
     'audit_cdc_internal.not_sent_before(@extschema@.audit_history_line[])',
     'audit_cdc_internal.note_operation(pg_catalog.text,pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.text)',
@@ -4072,6 +4158,7 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     '@extschema@.audit_retention_rules',
     'audit_cdc_internal.cutoffs',
     'audit_cdc_internal.held_tables',
+    'audit_cdc_internal.masks_here',
     'audit_cdc_internal.with_holds']::regclass[]) AS o(it);
 SELECT audit_cdc_internal.keep_private('pg_type'::regclass, o.it)
   FROM unnest(ARRAY[
@@ -4100,6 +4187,7 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
     '@extschema@.audit_retention_rules',
     'audit_cdc_internal.cutoffs',
     'audit_cdc_internal.held_tables',
+    'audit_cdc_internal.masks_here',
     'audit_cdc_internal.with_holds']::regclass[]);
 SELECT audit_cdc_internal.keep_from_writers(o.it)
   FROM unnest(ARRAY[
@@ -4157,6 +4245,7 @@ GRANT SELECT ON TABLE @extschema@.audit_removed TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_retention_rules TO audit_cdc_reader;
 GRANT SELECT ON TABLE audit_cdc_internal.cutoffs TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.held_tables TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.masks_here TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.with_holds TO audit_cdc_worker;
 DO $$
 DECLARE

@@ -41,7 +41,8 @@ extension_sql_file!(
 
 // masking: what is never stored
 extension_sql_file!("../sql/masking/masks.sql", name = "masks", requires = ["operations", "described_tables"]);
-extension_sql_file!("../sql/masking/mask.sql", name = "mask", requires = ["masks", make_mask_secret, lock_ddl]);
+extension_sql_file!("../sql/masking/follow.sql", name = "masks_follow", requires = ["masks", this_database]);
+extension_sql_file!("../sql/masking/mask.sql", name = "mask", requires = ["masks_follow", make_mask_secret, lock_ddl]);
 
 // retention: what is kept, held and removed
 extension_sql_file!("../sql/retention/rules.sql", name = "retention_rules", requires = ["operations", "rejects"]);

@@ -211,7 +211,6 @@ BEGIN
   PERFORM audit_cdc_internal.note_break(fault.reason, fault.read_to, fault.read_to_time, fault.detail)
   WHERE fault.reason IS NOT NULL;
   PERFORM audit_cdc_internal.note_restored() WHERE fault.reason IS NULL;
-  PERFORM audit_cdc_internal.say_lost_masks();
   DELETE FROM audit_cdc_internal.captures;
   DELETE FROM audit_cdc_internal.projecting_transactions;
   INSERT INTO audit_cdc_internal.captures (publication, slot, plugin, database_id, timeline, read_to)
@@ -219,6 +218,7 @@ BEGIN
          audit_cdc_internal.current_timeline(), start_lsn
   FROM pg_replication_slots AS s WHERE s.slot_name = slot;
   PERFORM audit_cdc_internal.record_tables();
+  PERFORM audit_cdc_internal.say_lost_masks();
   INSERT INTO audit_cdc_internal.captured_databases (database_id, database_name)
   SELECT d ->> 'id', d ->> 'name' FROM audit_cdc_internal.this_database() AS d ON CONFLICT DO NOTHING;
   PERFORM audit_cdc_internal.end_gaps(NULL, ARRAY['continued'], start_lsn);

@@ -113,12 +113,11 @@ END;
 CREATE FUNCTION audit_cdc_internal.keep_on(database_id text, here text) RETURNS void
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-  INSERT INTO audit_cdc_internal.masks (
-    database_id, table_schema, table_name, masked, masked_column, path, how, reason)
-  SELECT here, m.table_schema, m.table_name, m.masked, m.masked_column, m.path, m.how, 'continued'
+  SELECT audit_cdc_internal.add_mask(jsonb_populate_record(m, jsonb_build_object(
+    'database_id', here, 'reason', 'continued', 'relation_in', NULL, 'relation', NULL, 'column_number', NULL)))
   FROM audit_cdc_internal.masks AS m
-  WHERE m.database_id = keep_on.database_id AND m.unmasked_at IS NULL
-  ON CONFLICT DO NOTHING;
+  WHERE m.database_id = keep_on.database_id AND m.unmasked_at IS NULL;
+  SELECT audit_cdc_internal.follow_masks(audit_cdc_internal.news_of_masks()::jsonb);
   UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
   INSERT INTO audit_cdc_internal.retention_rules (database_id, table_schema, table_name, keep)
   SELECT here, r.table_schema, r.table_name, r.keep

@@ -147,7 +147,6 @@ BEGIN
         audit_cdc_internal.wanted_of(one.after, one.is_captured, one.wanted, is_start)),
       one.lost_before, audit_cdc_internal.lack_of(one.before, one.published_before, one.lost_before, one.wanted),
       excluded);
-    PERFORM audit_cdc_internal.masks_follow(one.before, one.after, one.parent);
     -- of what is gone nothing can be missing
     IF one.after IS NULL THEN
       PERFORM audit_cdc_internal.note_gap_ending_ddl(one.object, NULL, NULL);

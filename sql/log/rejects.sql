@@ -20,7 +20,8 @@ CREATE TABLE audit_cdc_internal.rejects (
   stored_at timestamptz,
   origin "char" NOT NULL, -- as in the log
   delivered_by text,
-  erased_at timestamptz -- raw is gone: it cannot be tried again
+  erased_at timestamptz, -- raw is gone: it cannot be tried again
+  has_masks boolean NOT NULL DEFAULT false -- raw was written anew: what it says of masks is true
 );
 CREATE INDEX rejects_open ON audit_cdc_internal.rejects (id) WHERE stored_at IS NULL;
 

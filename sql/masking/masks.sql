@@ -15,7 +15,11 @@ CREATE TABLE audit_cdc_internal.masks (
   masked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   unmasked_reason text,
   unmasked_by name,
-  unmasked_at timestamptz -- null: it is set
+  unmasked_at timestamptz, -- null: it is set
+  relation_in text, -- the id of the database in which the next two are
+  relation oid, -- null: there is no such table there
+  column_number smallint, -- null: the table has no such column
+  is_former boolean NOT NULL DEFAULT false -- the table or the column has another name now, and a mask by it
 );
 CREATE UNIQUE INDEX masks_now ON audit_cdc_internal.masks (database_id, table_schema, table_name, masked_column, path)
   NULLS NOT DISTINCT WHERE unmasked_at IS NULL;
@@ -117,6 +121,19 @@ CREATE FUNCTION audit_cdc_internal.masked_path(known text[], masked text) RETURN
   LANGUAGE sql IMMUTABLE
   RETURN CASE WHEN masked = ANY (known) THEN '{}' ELSE (string_to_array(masked, '->'))[2:] END;
 
+CREATE FUNCTION audit_cdc_internal.described_columns(
+    database_id text, table_schema text, table_name text, OUT name text, OUT type text)
+  RETURNS SETOF record
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT DISTINCT t.key, t.value
+  FROM audit_cdc_internal.described_tables AS d
+  CROSS JOIN LATERAL jsonb_each_text(d.column_types) AS t
+  WHERE d.table_schema = described_columns.table_schema
+    AND d.table_name = described_columns.table_name
+    AND coalesce(d.database_id = described_columns.database_id, true);
+END;
+
 -- Columns of the table, as far as anybody knows them.
 CREATE FUNCTION audit_cdc_internal.known_columns(database_id text, table_schema text, table_name text) RETURNS text[]
   LANGUAGE sql STABLE
@@ -127,11 +144,9 @@ CREATE FUNCTION audit_cdc_internal.known_columns(database_id text, table_schema 
         known_columns.database_id, known_columns.table_schema, known_columns.table_name)
       AND a.attnum > 0 AND NOT a.attisdropped
     UNION
-    SELECT jsonb_object_keys(d.column_types)
-    FROM audit_cdc_internal.described_tables AS d
-    WHERE d.table_schema = known_columns.table_schema
-      AND d.table_name = known_columns.table_name
-      AND coalesce(d.database_id = known_columns.database_id, true)
+    SELECT d.name
+    FROM audit_cdc_internal.described_columns(
+      known_columns.database_id, known_columns.table_schema, known_columns.table_name) AS d
   );
 
 -- A record is found by its key, so no mask may change it.
@@ -189,14 +204,20 @@ BEGIN
     RAISE NOTICE 'the table has no column %', strange
       USING HINT = 'Names are as PostgreSQL keeps them, case included.';
   END IF;
-  SELECT string_agg(format('"%s"', a.attname), ', ')
+  SELECT string_agg(format('"%s"', t.name), ', ' ORDER BY t.name)
   INTO strange
-  FROM pg_attribute AS a
-  WHERE a.attrelid = relation
-    AND a.atttypid NOT IN ('json'::regtype, 'jsonb'::regtype, 'json[]'::regtype, 'jsonb[]'::regtype)
+  FROM (
+    SELECT a.attname::text AS name, format_type(a.atttypid, NULL) AS type
+    FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attnum > 0
+    UNION
+    SELECT d.name, d.type
+    FROM audit_cdc_internal.described_columns(database_id, table_schema, table_name) AS d
+  ) AS t
+  WHERE t.type NOT IN ('json', 'jsonb', 'json[]', 'jsonb[]')
     AND EXISTS (
       SELECT FROM unnest(columns) AS c
-      WHERE audit_cdc_internal.masked_column(known, c) = a.attname
+      WHERE audit_cdc_internal.masked_column(known, c) = t.name
         AND audit_cdc_internal.masked_path(known, c) <> '{}');
   IF strange IS NOT NULL THEN
     RAISE NOTICE 'members are masked of json columns only: nothing is kept of texts in %', strange;

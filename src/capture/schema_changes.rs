@@ -3,6 +3,7 @@
 
 use crate::ingest::{LargeAnnotations, store_large_annotations};
 use crate::latest::seen_by_all;
+use crate::masking;
 use crate::pg::{self, BuiltinOid, Call, DdlEvent, ErrorReport, Statement, as_extension, pinned};
 use audit_core::message::Annotations;
 use audit_core::wire::{SchemaChange, TruncatedPartition};
@@ -52,13 +53,20 @@ fn note_schema_change(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorRepor
         return Ok(());
     }
     pg::share_ddl();
-    if !pg::has_capture() {
+    let (is_captured, has_masks) = (pg::has_capture(), pg::has_masks());
+    if !is_captured && !has_masks {
         return Ok(());
     }
     pg::require_agreement();
     let user = pg::role_name(pg::current_user()).unwrap_or_default();
     as_extension(|| {
         pinned(|| {
+            if event.name == "ddl_command_end" {
+                masking::follow()?;
+            }
+            if !is_captured {
+                return Ok(());
+            }
             if event.name == "table_rewrite" {
                 if let Some(table) = seen_by_all::<pg_sys::Oid>("audit_cdc_internal.rewritten", &[])? {
                     let excluded = excluded_now()?;
@@ -92,6 +100,7 @@ fn differences(event: &DdlEvent) -> Result<Option<String>, ErrorReport> {
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn record_tables() -> Result<(), ErrorReport> {
     pg::lock_ddl();
+    masking::follow()?;
     if let Some(differences) = seen_by_all::<String>("audit_cdc_internal.differences_at_start", &[])? {
         let excluded = excluded_now()?;
         RECORD_START.with(|record| record.run(|| vec![differences.into(), excluded.into()], |_| Ok(())));

@@ -25,12 +25,23 @@ pub struct Delivery<'l> {
     pub is_of_a_rule: bool,
     /// It was set aside, and was never stored.
     pub was_rejected: bool,
+    /// Masks were put on it before it was set aside.
+    pub has_masks: bool,
 }
 
 impl<'l> Delivery<'l> {
     pub fn captured(origin: Origin, isolation: Isolation) -> Self {
         let sources = Sources::default();
-        Self { origin, by: None, sources, limits: None, isolation, is_of_a_rule: false, was_rejected: false }
+        Self {
+            origin,
+            by: None,
+            sources,
+            limits: None,
+            isolation,
+            is_of_a_rule: false,
+            was_rejected: false,
+            has_masks: false,
+        }
     }
 
     /// By the caller. Who has taken on a role (SET ROLE) is bound as that role is; if it is not, as who logged in.
@@ -42,13 +53,13 @@ impl<'l> Delivery<'l> {
     }
 
     /// What was set aside, as if it were delivered once more by who delivered it.
-    pub fn again(origin: Origin, by: Option<String>, limits: &'l Limits) -> Self {
+    pub fn again(origin: Origin, by: Option<String>, has_masks: bool, limits: &'l Limits) -> Self {
         match origin {
             Origin::Ingest => {
                 let role = by.as_deref().and_then(pg::role_named);
-                Self { was_rejected: true, ..Self::by_role(role, by, &allowed(), limits) }
+                Self { was_rejected: true, has_masks, ..Self::by_role(role, by, &allowed(), limits) }
             }
-            _ => Self::captured(origin, Isolation::Each),
+            _ => Self { has_masks, ..Self::captured(origin, Isolation::Each) },
         }
     }
 
@@ -64,6 +75,7 @@ impl<'l> Delivery<'l> {
             isolation: Isolation::Each,
             is_of_a_rule: false,
             was_rejected: false,
+            has_masks: false,
         }
     }
 }

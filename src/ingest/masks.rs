@@ -13,11 +13,9 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 thread_local! {
-    // a mask that names its database goes before one of any
     static MASKS: Statement = const { Statement::new(
         "SELECT database_id, table_schema, table_name, masked_column, how, unmasked_at IS NULL, path, masked
-         FROM audit_cdc_internal.masks
-         ORDER BY database_id IS NULL, id", &[] as &[BuiltinOid]) };
+         FROM audit_cdc_internal.masks", &[] as &[BuiltinOid]) };
     static KEY_COLUMNS: Statement = const { Statement::new(
         "SELECT key_columns FROM audit_cdc_internal.described_tables
          WHERE database_id = $1 AND table_schema = $2 AND table_name = $3 ORDER BY valid_from DESC LIMIT 1",
@@ -157,7 +155,7 @@ pub struct MasksOfTable {
 }
 
 impl MasksOfTable {
-    /// The message with masks. `None`: nobody can tell what is in it. `was_masked`: it comes from the rejects.
+    /// The message with masks. `None`: nobody can tell what is in it. `was_masked`: it was before, too.
     pub fn masked(&self, text: &str, was_masked: bool) -> Option<String> {
         let masker = Masker { secret: self.secret, was_masked };
         masked_message(text, &self.masks, self.key_columns.as_deref(), &masker)

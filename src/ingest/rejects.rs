@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::pg::BuiltinOid::{CHAROID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
+use crate::pg::BuiltinOid::{BOOLARRAYOID, CHAROID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID, UUIDARRAYOID};
 
 thread_local! {
     static CANONICAL: Statement = const { Statement::new("SELECT $1::jsonb::text", &[TEXTOID]) };
@@ -20,13 +20,13 @@ thread_local! {
     static SET_ASIDE: Statement = const { Statement::new(
         "INSERT INTO audit_cdc_internal.rejects AS r
            (digest, raw, sqlstate, reason, hint, batch_position, database_id, table_schema, table_name,
-            deliveries, created_at, last_delivered_at, origin, delivered_by)
-         SELECT n.*, now(), now(), $11, $12 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS n
+            deliveries, has_masks, created_at, last_delivered_at, origin, delivered_by)
+         SELECT n.*, now(), now(), $12, $13 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS n
          ON CONFLICT (digest) DO UPDATE
            SET deliveries = r.deliveries + excluded.deliveries, last_delivered_at = now(),
                sqlstate = excluded.sqlstate, reason = excluded.reason, hint = excluded.hint, stored_at = NULL",
         &[UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
-          TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, CHAROID, TEXTOID]) };
+          TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, CHAROID, TEXTOID]) };
 }
 
 /// Bytes up to which a text that was not understood is known again in another spelling.
@@ -42,8 +42,8 @@ pub struct Rejected<'a> {
     digest: Option<Digest>,
     table: Option<SourceTable<'a>>,
     pub reject: Reject,
-    /// Masks were put on it already.
-    was_masked: bool,
+    /// Masks were put on its text.
+    has_masks: bool,
 }
 
 impl<'a> Rejected<'a> {
@@ -54,7 +54,7 @@ impl<'a> Rejected<'a> {
             digest: Some(text_digest(text)),
             table: None,
             reject,
-            was_masked: false,
+            has_masks: false,
         }
     }
 
@@ -65,7 +65,7 @@ impl<'a> Rejected<'a> {
             digest: None,
             table: SourceTable::of(message),
             reject,
-            was_masked: false,
+            has_masks: false,
         }
     }
 
@@ -76,13 +76,13 @@ impl<'a> Rejected<'a> {
             digest: Some(change.reject_digest()),
             table: Some(change.table.clone()),
             reject,
-            was_masked: change.unmasked.is_some(),
+            has_masks: change.unmasked.is_some(),
         }
     }
 
     /// Its text has masks.
     pub fn of_masked(self) -> Self {
-        Self { was_masked: true, ..self }
+        Self { has_masks: true, ..self }
     }
 
     pub fn with_text(self, text: Cow<'a, str>) -> Self {
@@ -94,14 +94,19 @@ impl<'a> Rejected<'a> {
         let text = match &self.table {
             Some(table) => match masks.of(table) {
                 None => return self,
-                Some(masks) => masks.masked(&self.text, self.was_masked || delivery.was_rejected),
+                Some(masks) => masks.masked(&self.text, self.has_masks || delivery.has_masks),
             },
             None if delivery.origin == Origin::Ingest && !masks.may_be_of_any() => return self,
             None => None,
         };
         match text {
-            Some(text) if *text == *self.text => self,
-            Some(text) => Self { text: text.into(), digest: self.digest.map(|digest| masks.hidden(digest)), ..self },
+            Some(text) if *text == *self.text => Self { has_masks: true, ..self },
+            Some(text) => Self {
+                text: text.into(),
+                digest: self.digest.map(|digest| masks.hidden(digest)),
+                has_masks: true,
+                ..self
+            },
             None => {
                 let digest = Some(masks.hidden(text_digest(&*self.text)));
                 Self { text: WITHHELD.into(), digest, reject: self.reject.hint(NOT_KEPT), ..self }
@@ -197,6 +202,7 @@ pub fn set_aside(rejected: Vec<Rejected>, delivery: &Delivery) {
                     table(|table| &table.schema).into(),
                     table(|table| &table.name).into(),
                     once.values().map(|(_, deliveries)| *deliveries).collect::<Vec<_>>().into(),
+                    all().map(|r| r.has_masks).collect::<Vec<_>>().into(),
                     delivery.origin.letter().into(),
                     delivery.by.as_deref().into(),
                 ]

@@ -20,7 +20,8 @@ thread_local! {
         &[INT8ARRAYOID]) };
 
     static RAW: Statement = const { Statement::new(
-        "SELECT raw, batch_position IS NULL, origin, delivered_by FROM audit_cdc_internal.rejects WHERE id = $1",
+        "SELECT raw, batch_position IS NULL, origin, delivered_by, has_masks
+         FROM audit_cdc_internal.rejects WHERE id = $1",
         &[INT8OID]) };
 
     static STORED: Statement = const { Statement::new(
@@ -44,13 +45,14 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
     let tried = open.len();
     let mut total = Counts::default();
     for id in open {
-        let (raw, is_body, origin, by) = RAW.with(|raw| {
+        let (raw, is_body, origin, by, has_masks) = RAW.with(|raw| {
             raw.run(
                 || vec![id.into()],
                 |rows| {
                     let row = rows.first();
                     let origin = row.get::<i8>(3)?.map_or(Origin::Ingest, Origin::of);
-                    Ok((row.get::<String>(1)?.unwrap_or_default(), row.get(2)? == Some(true), origin, row.get(4)?))
+                    let (raw, has_masks) = (row.get::<String>(1)?.unwrap_or_default(), row.get(5)? == Some(true));
+                    Ok((raw, row.get(2)? == Some(true), origin, row.get(4)?, has_masks))
                 },
             )
         });
@@ -62,7 +64,7 @@ pub fn retry(ids: Option<Vec<Option<i64>>>) -> Counts {
             );
             continue;
         }
-        let delivery = Delivery::again(origin, by, &limits);
+        let delivery = Delivery::again(origin, by, has_masks, &limits);
         let texts = MaskedTexts::new();
         let Taken { counts, rejected } =
             if is_body { take([raw.as_str()], &delivery, &texts) } else { take_message(&raw, &delivery, &texts) };

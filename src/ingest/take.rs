@@ -112,7 +112,7 @@ fn understood<'r, 'a: 'r>(
             let who = if delivery.origin == Origin::Capture { change.who } else { Who::default() };
             let change = Change { original: change.original.after(earlier), who, ..change };
             let says_masked = || change.sent.notes_have("masked");
-            let invented = delivery.origin == Origin::Ingest && !delivery.was_rejected && says_masked();
+            let invented = delivery.origin == Origin::Ingest && !delivery.has_masks && says_masked();
             match delivery.sources.refusal(&change.table.database_id).or_else(|| invented.then(masks_are_ours)) {
                 None => Some(change),
                 Some(reject) => {
@@ -146,7 +146,7 @@ fn take_changes<'a>(
     lock();
     let masks = Masks::read();
     if let Some(masks) = &masks {
-        let refused = masks.put_on(&mut changes, texts, delivery.was_rejected);
+        let refused = masks.put_on(&mut changes, texts, delivery.has_masks);
         let masked = |(message, reject)| Rejected::message(message, reject).of_masked();
         rejected.extend(refused.into_iter().map(masked));
     }

@@ -157,6 +157,11 @@ pub fn has_capture() -> bool {
     has_row(relation(internal_schema(), c"captures"))
 }
 
+/// Was a mask ever set? Not by SQL of a version that had none.
+pub fn has_masks() -> bool {
+    has_row(relation(internal_schema(), c"masks"))
+}
+
 /// An overload beside a function of ours may fit a call better, and would be called in its place.
 fn made_routine(routine: pg_sys::Oid) {
     let Some(extension) = extension() else { return };

@@ -1,7 +1,9 @@
 """Masks against who wants a value in the log all the same: by names, texts that look like masks, and timing."""
 
+import json
 import threading
 
+import pytest
 from capture_helpers import capture, paused, source  # noqa: F401
 from conftest import batch, change, until
 from test_capture import code
@@ -56,12 +58,16 @@ def test_a_mask_that_a_writer_has_made_up(db):
     assert made_up["email"]["new"] != true["email"]["new"] and made_up["card"]["new"] == "***"
 
 
+def set_aside(db, *messages):
+    connection = db.connect()
+    connection.cursor().execute("SET audit_cdc.max_new_months = 0")
+    return db.ingest(batch(messages), connection)[3]
+
+
 def test_what_was_set_aside_keeps_its_masks(db):
     mask(db, ["email"], "hash")
     late = change(0, record={"id": 1, "email": "a@b"}, time="2001-01-01T00:00:00Z")
-    db.run("ALTER ROLE CURRENT_USER SET audit_cdc.max_new_months = 0")
-    assert db.ingest(batch([late]))[3] == 1
-    db.run("ALTER ROLE CURRENT_USER RESET audit_cdc.max_new_months")
+    assert set_aside(db, late) == 1
     db.rows("SELECT audit_retry_rejects()")
     db.ingest(batch([change(1, record={"id": 2, "email": "a@b"})]))
     one, two = notes(db)
@@ -99,6 +105,13 @@ def test_a_mask_waits_for_ddl_that_is_under_way(paused):
     assert "nobody has described such a table" in told[0]
 
 
+def test_members_of_described_columns(db):
+    table = {"table_schema": "public", "table_name": "orders", "replica_identity": "full", "key_columns": ["id"], "identity_columns": ["id"],
+             "column_types": {"id": "integer", "doc": "jsonb", "t": "text"}, "never_sent": [], "null_in_reads": []}
+    db.run("SELECT audit_describe_tables('d1', %s)", json.dumps({"described_at": "2026-01-01T00:00:00Z", "tables": [table]}))
+    assert 'nothing is kept of texts in "t"' in said(db, "SELECT audit_mask('public', 'orders', '{doc->pin,t->pin}')")
+
+
 def test_keys_that_are_spelled_otherwise(paused):
     """What the key holds is known, however it is written."""
     for name, kind, value in (("k1", "timestamptz", "'1815-12-10 11:12:13+00'"), ("k2", "boolean", "true"), ("k3", "interval", "'1 day 2 hours'")):
@@ -110,12 +123,90 @@ def test_keys_that_are_spelled_otherwise(paused):
     assert len(keys) == 3 and all(key.startswith("hmac-sha256:") for key in keys)
 
 
-def test_a_name_that_got_lost(source):
-    """Nothing is captured while the table gets another name."""
-    full(source, "t", "id int PRIMARY KEY, email text")
+LOST = "masks name what is not in this database"
+
+
+def test_names_that_nobody_has(source):
     mask(source, ["email"], table="t")
-    source.run("ALTER TABLE t RENAME TO t2; CREATE PUBLICATION audited FOR TABLE t2")
-    assert "masks name what is not in this database" in (told := said(source, "SELECT audit_capture_start('audited')")) and "public.t email" in told
+    source.run("CREATE TABLE u (id int); CREATE PUBLICATION audited FOR TABLE u")
+    assert LOST in (told := said(source, "SELECT audit_capture_start('audited')")) and "public.t email" in told
+
+
+def test_a_mask_follows_while_nothing_is_captured(source):
+    mask(source, ["email"], table="t")
+    full(source, "t", "id int PRIMARY KEY, email text")
+    source.run("ALTER TABLE t RENAME TO t2; CREATE SCHEMA s; ALTER TABLE t2 SET SCHEMA s; ALTER TABLE s.t2 RENAME email TO mail")
+    source.run("CREATE PUBLICATION audited FOR TABLE s.t2")
+    assert LOST not in said(source, "SELECT audit_capture_start('audited')")
+    source.run("INSERT INTO s.t2 VALUES (1, %s)", PLANTED)
+    capture(source)
+    nowhere(source)
+    assert source.value("SELECT count(*) FROM audit_logs") == 1
+
+
+def test_a_mask_that_is_ended_does_not_come_back(paused):
+    full(paused, "u", "id int PRIMARY KEY, email text")
+    mask(paused, ["email"], table="u")
+    paused.run("ALTER TABLE u RENAME TO u2; SELECT audit_unmask('public', 'u2'); ALTER TABLE u2 ADD COLUMN v int; ALTER TABLE u2 RENAME TO u3")
+    paused.run("INSERT INTO u3 VALUES (1, 'a')")
+    capture(paused)
+    assert paused.rows("SELECT new_values ->> 'email' FROM audit_logs") == [("a",)]
+    # another table gets the name for which the mask is still set
+    full(paused, "u", "id int PRIMARY KEY, email text")
+    paused.run("ALTER TABLE u RENAME TO u4")
+    paused.run("INSERT INTO u4 VALUES (1, %s)", PLANTED)
+    capture(paused)
+    nowhere(paused)
+
+
+def test_what_is_attached_brings_its_masks(paused):
+    paused.run("CREATE TABLE whole (id int PRIMARY KEY, email text) PARTITION BY RANGE (id); CREATE TABLE one PARTITION OF whole FOR VALUES FROM (0) TO (9)")
+    paused.run("CREATE TABLE two (email text, id int PRIMARY KEY)")
+    mask(paused, ["email"], table="two")
+    paused.run("ALTER TABLE whole ATTACH PARTITION two FOR VALUES FROM (9) TO (99)")
+    paused.run("INSERT INTO whole SELECT n, %s FROM generate_series(1, 11, 10) AS n", PLANTED)
+    capture(paused)
+    assert paused.value("SELECT count(*) FROM audit_logs") == 2
+    nowhere(paused)
+
+
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_an_old_snapshot(paused, isolation):
+    """A transaction does not see the mask, and gives the table another name."""
+    full(paused, "u", "id int PRIMARY KEY, email text")
+    old = paused.connect()
+    old.cursor().execute(f"BEGIN ISOLATION LEVEL {isolation}; SELECT count(*) FROM audit_masks")
+    assert code(paused, f"BEGIN ISOLATION LEVEL {isolation}; SELECT audit_mask('public', 'u', '{{email}}')") == "25001"
+    mask(paused, ["email"], table="u")
+    old.cursor().execute("ALTER TABLE u RENAME TO u2; ALTER TABLE u2 ADD COLUMN v text /* plantedsecret */; COMMIT")
+    paused.run("INSERT INTO u2 VALUES (1, %s)", PLANTED)
+    capture(paused)
+    nowhere(paused)
+    assert paused.value("SELECT count(*) FROM audit_logs") == 1
+
+
+@pytest.mark.parametrize("general,of_source", [("omit", "partial"), ("partial", "omit")])
+def test_of_two_masks_the_one_that_keeps_less(db, general, of_source):
+    mask(db, ["card", "doc->pin"], general)
+    mask(db, ["card", "doc->pin"], of_source, database_id="d1")
+    db.ingest(batch([change(0, record={"id": 1, "card": "411111111111" + PLANTED, "doc": {"pin": "411111111111" + PLANTED}})]))
+    assert db.rows("SELECT new_values FROM audit_logs") == [({"id": 1, "doc": {}},)]
+    assert notes(db)[0]["card"] == {"how": "omit"}
+
+
+def test_what_was_set_aside_before_a_mask(db):
+    """A text in it looks like a mask and is none."""
+    mask(db, ["email"], "hash", table="others")
+    db.ingest(batch([change(0, table="others", record={"id": 1, "email": "a@b"})]))
+    [true] = notes(db)
+    made_up = true["email"]["new"]
+    lying = change(1, record={"id": 2, "email": made_up, "doc": {"pin": made_up}}, time="2001-01-01T00:00:00Z")
+    inventing = change(2, record={"id": 3}, time="2001-01-01T00:00:00Z", notes={"masked": {"email": {"how": "hash", "new": made_up}}})
+    assert set_aside(db, lying, inventing) == 2
+    mask(db, ["email", "doc->pin"], "hash")
+    db.rows("SELECT audit_retry_rejects()")
+    assert db.value("SELECT count(*) FROM audit_logs WHERE table_name = 'orders'") == 1
+    assert db.value("SELECT count(*) FROM audit_logs WHERE table_name = 'orders' AND (new_values::text LIKE %s OR notes::text LIKE %s)", *[f"%{made_up}%"] * 2) == 0
 
 
 def test_it_goes_on_with_the_database(paused, moved):
@@ -126,14 +217,17 @@ def test_it_goes_on_with_the_database(paused, moved):
     paused.run("INSERT INTO t VALUES (1, 'a')")
     capture(paused)
     restored = moved(paused)
+    mask(restored, ["v"], "partial", table="t", database_id=restored.value(HERE))
     go_on(restored, old)
-    assert "masks name" not in said(restored, "SELECT audit_capture_start('audited')")
-    restored.run("INSERT INTO t VALUES (2, %s)", PLANTED)
+    restored.run("ALTER TABLE t RENAME TO t2")
+    assert LOST not in said(restored, "SELECT audit_capture_start('audited')")
+    restored.run("INSERT INTO t2 VALUES (2, %s)", "411111111111" + PLANTED[-4:])
     capture(restored)
+    assert notes(restored)[-1]["v"] == {"how": "omit"}
     assert found_in_tables(restored) == []
     assert restored.rows("SELECT keep FROM audit_retention_rules WHERE database_id = %s", restored.value(HERE)) == [(None,)]
     assert restored.value("SELECT bool_and(audit_cdc_internal.is_held(l)) FROM audit_cdc_internal.log AS l")
-    assert code(restored, "SELECT audit_erase('asked for', 't', '2')") == "55000"
+    assert code(restored, "SELECT audit_erase('asked for', 't2', '2')") == "55000"
 
 
 def test_spellings_of_postgresql_are_refused(db):

@@ -17,11 +17,12 @@ pub struct MaskSecret(pub [u8; SECRET_BYTES]);
 #[derive(Clone, Copy)]
 pub struct Masker {
     pub secret: MaskSecret,
-    /// The message was masked before: what looks like a mask is one, and is left as it is. Of others a writer might
-    /// have made it up.
+    /// It was masked before: what looks like a mask is one, and is left as it is. Of others a writer might have made it
+    /// up.
     pub was_masked: bool,
 }
 
+/// The first keeps least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
     /// Nothing stands in the value's place.

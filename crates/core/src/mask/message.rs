@@ -3,7 +3,7 @@
 
 use super::how::{Masker, hash, is_hash, text_of};
 use super::object::{closed, push_member};
-use super::row::{Masked, MaskedRow};
+use super::row::{Masked, MaskedRow, MembersBefore};
 use super::rules::TableMasks;
 use crate::json::object::{Object, strings};
 use crate::json::{push_string, string};
@@ -39,10 +39,12 @@ pub fn masked_message(
     let is = |action| envelope.last("action") == Some(action);
     let (is_update, is_delete, is_read) = (is("\"update\""), is("\"delete\""), is("\"read\""));
     let row = |name| envelope.members().filter(move |(key, _)| *key == name);
+    let before =
+        if masker.was_masked { masked_before(&envelope).unwrap_or_default() } else { MembersBefore::default() };
     let mut of_record = Masked::default();
     let mut of_changes = Masked::default();
-    let records: Vec<_> = row("record").map(|(_, json)| of_record.add(json, masks, masker)).collect();
-    let changes: Vec<_> = row("changes").map(|(_, json)| of_changes.add(json, masks, masker)).collect();
+    let records: Vec<_> = row("record").map(|(_, json)| of_record.add(json, masks, masker, &before)).collect();
+    let changes: Vec<_> = row("changes").map(|(_, json)| of_changes.add(json, masks, masker, &before)).collect();
 
     let message = Message { masks, key_columns, masker, of_record, of_changes, is_update, is_delete, is_read };
     let mut json = String::with_capacity(text.len() + 256);
@@ -58,6 +60,12 @@ pub fn masked_message(
         push_member(&mut json, key, &member);
     }
     Some(closed(json))
+}
+
+fn masked_before(envelope: &Object) -> Option<MembersBefore> {
+    let metadata = Object::parse(envelope.last("metadata")?)?;
+    let notes = Object::parse(metadata.last("notes")?)?;
+    Some(MembersBefore::of(&Object::parse(notes.last("masked")?)?))
 }
 
 struct Message<'m> {

@@ -17,12 +17,16 @@ pub(super) enum ColumnMask {
 }
 
 impl TableMasks {
-    /// The first one counts where two mask the same. A column's mask covers its members.
+    /// Of two that mask the same, the one that keeps less counts. A column's mask covers its members.
     pub fn add(&mut self, column: String, path: Vec<String>, how: How) {
         let there = self.columns.get_mut(&column);
         match (there, path.is_empty()) {
-            (Some(ColumnMask::Whole(_)), _) => {}
-            (Some(ColumnMask::Members(members)), false) => members.push((path, how)),
+            (Some(ColumnMask::Whole(there)), true) => *there = how.min(*there),
+            (Some(ColumnMask::Whole(_)), false) => {}
+            (Some(ColumnMask::Members(members)), false) => match members.iter_mut().find(|(other, _)| *other == path) {
+                Some((_, there)) => *there = how.min(*there),
+                None => members.push((path, how)),
+            },
             (_, true) => drop(self.columns.insert(column, ColumnMask::Whole(how))),
             (None, false) => drop(self.columns.insert(column, ColumnMask::Members(vec![(path, how)]))),
         }
@@ -60,12 +64,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_mask_of_a_column_counts() {
-        let mut masks = TableMasks::default();
-        add(&mut masks, "a", How::Omit);
-        add(&mut masks, "a", How::Hash);
-        add(&mut masks, "b->c->d", How::Partial);
-        assert!(masks.is_whole("a") && masks.of("a") == Some(&ColumnMask::Whole(How::Omit)));
-        assert_eq!(masks.of("b"), Some(&ColumnMask::Members(vec![(vec!["c".into(), "d".into()], How::Partial)])));
+    fn the_mask_that_keeps_less_counts() {
+        for order in [[How::Omit, How::Hash], [How::Hash, How::Omit]] {
+            let mut masks = TableMasks::default();
+            order.into_iter().for_each(|how| add(&mut masks, "a", how));
+            order.into_iter().for_each(|how| add(&mut masks, "b->c->d", how));
+            assert!(masks.is_whole("a") && masks.of("a") == Some(&ColumnMask::Whole(How::Omit)));
+            assert_eq!(masks.of("b"), Some(&ColumnMask::Members(vec![(vec!["c".into(), "d".into()], How::Omit)])));
+        }
     }
 }

@@ -63,6 +63,22 @@ fn notes_tell_what_a_mask_lets_them() {
     assert_eq!(masked(&deleted, &[("email", How::Hash)])["metadata"]["notes"]["masked"]["email"]["old"], hashes["new"]);
 }
 
+/// A text that was masked before may still hold what a writer has made up, where no mask was.
+#[test]
+fn only_what_was_masked_counts_as_a_mask() {
+    let made_up = How::Hash.masked("1", &SECRET).expect("a hash");
+    let text = UPDATE.replace("\"new@planted\"", &made_up).replace("\"new-planted\"", &made_up);
+    let again = Masker { was_masked: true, ..SECRET };
+    let rules = masks(&[("email", How::Hash), ("doc->pin", How::Hash)]);
+    let found = masked_message(&text, &rules, None, &again).expect("an object");
+    assert!(!found.contains(&made_up), "{found}");
+    let of_email = masks(&[("email", How::Hash)]);
+    let before = masked_message(&text, &of_email, None, &SECRET).expect("an object");
+    assert!(!masked_message(&before, &rules, None, &again).expect("an object").contains(&made_up));
+    let both = masked_message(&text, &rules, None, &SECRET).expect("an object");
+    assert_eq!(masked_message(&both, &rules, None, &again), Some(both));
+}
+
 #[test]
 fn what_was_not_sent_has_no_hash() {
     let rules = [("big", How::Hash), ("email", How::Hash)];

@@ -8,27 +8,27 @@ use serde_json::value::RawValue;
 /// Arrays are passed through. Of what is nested deeper nothing is kept.
 const DEEPEST: usize = 100;
 
-/// Names that lead to a masked member from here.
-pub(super) type Rule<'r> = (&'r [String], How);
+/// Names that lead to a masked member from here, and what becomes of it.
+pub(super) type Rule<'r> = (&'r [String], How, Masker);
 
 /// The value with masks in the place of members. Where nobody can tell its members, null.
-pub(super) fn masked_members(json: &str, rules: &[Rule], masker: &Masker) -> String {
+pub(super) fn masked_members(json: &str, rules: &[Rule]) -> String {
     let mut written = String::with_capacity(json.len());
-    push(&mut written, json, rules, masker, 0);
+    push(&mut written, json, rules, 0);
     written
 }
 
-fn push(written: &mut String, json: &str, rules: &[Rule], masker: &Masker, depth: usize) {
+fn push(written: &mut String, json: &str, rules: &[Rule], depth: usize) {
     match json.as_bytes().first() {
         Some(b'{') => match Object::parse(json) {
-            Some(object) if depth < DEEPEST => push_object(written, &object, rules, masker, depth),
+            Some(object) if depth < DEEPEST => push_object(written, &object, rules, depth),
             _ => written.push_str("null"),
         },
         Some(b'[') => match serde_json::from_str::<Vec<&RawValue>>(json) {
             Ok(elements) if depth < DEEPEST => {
                 for (place, element) in elements.iter().enumerate() {
                     written.push(if place == 0 { '[' } else { ',' });
-                    push(written, element.get(), rules, masker, depth + 1);
+                    push(written, element.get(), rules, depth + 1);
                 }
                 written.push_str(if elements.is_empty() { "[]" } else { "]" });
             }
@@ -40,22 +40,22 @@ fn push(written: &mut String, json: &str, rules: &[Rule], masker: &Masker, depth
     }
 }
 
-fn push_object(written: &mut String, object: &Object, rules: &[Rule], masker: &Masker, depth: usize) {
+fn push_object(written: &mut String, object: &Object, rules: &[Rule], depth: usize) {
     written.push('{');
     let start = written.len();
     for (name, value) in object.members() {
         let below: Vec<Rule> = rules
             .iter()
-            .filter_map(|(path, how)| {
-                path.split_first().filter(|(first, _)| *first == name).map(|(_, rest)| (rest, *how))
+            .filter_map(|(path, how, masker)| {
+                path.split_first().filter(|(first, _)| *first == name).map(|(_, rest)| (rest, *how, *masker))
             })
             .collect();
-        let member = match below.iter().find(|(rest, _)| rest.is_empty()) {
-            Some((_, how)) => how.masked(value, masker),
+        let member = match below.iter().find(|(rest, ..)| rest.is_empty()) {
+            Some((_, how, masker)) => how.masked(value, masker),
             None if below.is_empty() => Some(value.to_owned()),
             None => {
                 let mut inner = String::new();
-                push(&mut inner, value, &below, masker, depth + 1);
+                push(&mut inner, value, &below, depth + 1);
                 Some(inner)
             }
         };
@@ -78,7 +78,7 @@ mod tests {
 
     fn omitted(json: &str, path: &[&str]) -> String {
         let path: Vec<String> = path.iter().map(|name| (*name).to_owned()).collect();
-        masked_members(json, &[(&path, How::Omit)], &Masker { secret: MaskSecret([1; 32]), was_masked: false })
+        masked_members(json, &[(&path, How::Omit, Masker { secret: MaskSecret([1; 32]), was_masked: false })])
     }
 
     #[test]
