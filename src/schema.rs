@@ -40,8 +40,12 @@ extension_sql_file!(
 );
 
 // masking: what is never stored
-extension_sql_file!("../sql/masking/masks.sql", name = "masks", requires = ["operations", "described_tables"]);
-extension_sql_file!("../sql/masking/follow.sql", name = "masks_follow", requires = ["masks", this_database]);
+extension_sql_file!(
+    "../sql/masking/masks.sql",
+    name = "masks",
+    requires = ["operations", "described_tables", this_database]
+);
+extension_sql_file!("../sql/masking/follow.sql", name = "masks_follow", requires = ["masks"]);
 extension_sql_file!("../sql/masking/mask.sql", name = "mask", requires = ["masks_follow", make_mask_secret, lock_ddl]);
 
 // retention: what is kept, held and removed
@@ -137,7 +141,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/capture/continuations.sql",
     name = "continuations",
-    requires = ["gaps", "masks", "retention_rules"]
+    requires = ["gaps", "masks_follow", "retention_rules"]
 );
 extension_sql_file!("../sql/capture/schema_changes.sql", name = "schema_changes", requires = ["gaps"]);
 extension_sql_file!("../sql/capture/schema_states.sql", name = "schema_states", requires = ["schema_changes"]);
@@ -145,7 +149,7 @@ extension_sql_file!("../sql/capture/schema_differences.sql", name = "schema_diff
 extension_sql_file!(
     "../sql/capture/ddl.sql",
     name = "ddl",
-    requires = ["schema_differences", "mask", note_schema_change, record_tables]
+    requires = ["schema_differences", "mask", kept_statement, note_schema_change, record_tables]
 );
 extension_sql_file!("../sql/capture/gap_ends.sql", name = "gap_ends", requires = ["schema_changes"]);
 extension_sql_file!("../sql/capture/audit_gaps.sql", name = "audit_gaps", requires = ["gap_ends"]);
