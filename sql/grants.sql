@@ -76,7 +76,7 @@ BEGIN
         'audit_retry_rejects', 'audit_describe_tables', 'audit_pending_changes',
         'audit_capture_start', 'audit_capture', 'audit_capture_stop', 'audit_backfill',
         'audit_exclude_table', 'audit_include_table', 'audit_require_annotation', 'audit_allow_source',
-        'audit_revoke_source',
+        'audit_revoke_source', 'audit_link', 'audit_unlink',
          'audit_continue']),
       -- a procedure that commits cannot run with the rights of its owner: the admin calls what it calls
       ('audit_cdc_admin', true, ARRAY[
@@ -133,7 +133,7 @@ GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.
   @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps,
   @extschema@.audit_operations, @extschema@.audit_retention_rules, @extschema@.audit_holds, @extschema@.audit_removed,
   @extschema@.audit_erasures,
-  @extschema@.audit_masks,
+  @extschema@.audit_masks, @extschema@.audit_all_logs, @extschema@.audit_links,
   @extschema@.audit_continuations, @extschema@.audit_marks, @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;
 

@@ -14,6 +14,7 @@ mod here;
 mod history;
 mod ingest;
 mod latest;
+mod links;
 mod masking;
 mod operations;
 mod pg;

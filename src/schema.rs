@@ -22,6 +22,11 @@ extension_sql_file!(
     name = "audit_logs",
     requires = ["described_tables", "masked", new_log]
 );
+extension_sql_file!(
+    "../sql/log/links.sql",
+    name = "links",
+    requires = ["audit_logs", "operations", audit_link, audit_unlink]
+);
 extension_sql_file!("../sql/log/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
 extension_sql_file!(
     "../sql/log/required_annotations.sql",

@@ -109,8 +109,11 @@ fn removed(class: pg_sys::Oid, object: pg_sys::Oid) {
     let is_ours = match class {
         pg_sys::ExtensionRelationId => true,
         pg_sys::NamespaceRelationId => object == schema,
-        // SAFETY: reads the catalogs' caches.
-        _ => schema == unsafe { pg_sys::get_rel_namespace(object) },
+        // SAFETY: reads the catalogs' caches. A foreign table holds nothing of this log.
+        _ => unsafe {
+            schema == pg_sys::get_rel_namespace(object)
+                && pg_sys::get_rel_relkind(object) as u8 != pg_sys::RELKIND_FOREIGN_TABLE
+        },
     };
     if !is_ours || schema == pg_sys::InvalidOid {
         return;
@@ -126,6 +129,15 @@ fn removed(class: pg_sys::Oid, object: pg_sys::Oid) {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "the audit log cannot be removed while this database is captured",
             "CALL audit_capture_stop() first: it ends the capture and drops its slot.",
+        );
+    }
+    // else DROP SERVER … CASCADE would take the log along, since the view audit_all_logs hangs on it
+    let links = relation(schema, c"links");
+    if (class != pg_sys::RelationRelationId || object == links) && has_row(links) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the audit log cannot be removed while nodes are linked",
+            "Call audit_unlink() for each of audit_links first. Then its server may be dropped too.",
         );
     }
     if ALLOWED.load(SeqCst) != transaction() && has_row(relation(schema, c"audited_tables")) {

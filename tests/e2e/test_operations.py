@@ -42,6 +42,8 @@ CALLS = {
     "audit_apply_retention": [f"SELECT audit_ingest('{batch([change(time='2020-01-01T00:00:00Z')])}')", "CALL audit_apply_retention()"],
     "audit_mask": ["SELECT audit_mask('public', 'u', '{v}')"],
     "audit_unmask": ["SELECT audit_unmask('public', 'u')"],
+    "audit_link": ["CREATE EXTENSION postgres_fdw; CREATE SERVER eu FOREIGN DATA WRAPPER postgres_fdw", "SELECT audit_link('eu')"],
+    "audit_unlink": ["SELECT audit_unlink('eu')"],
     "audit_drop_retention": ["SELECT audit_drop_retention()"],
     "audit_backfill": [f"CALL audit_backfill('t', backfill_id => '{ID}')"],
     "audit_capture_stop": ["CALL audit_capture_stop()"],

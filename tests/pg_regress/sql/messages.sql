@@ -50,3 +50,13 @@ BEGIN;
 SELECT audit_annotate(metadata => '7');
 \echo :LAST_ERROR_SQLSTATE
 ROLLBACK;
+
+-- nodes
+SELECT audit_link(NULL);
+SELECT audit_link('here');
+SELECT audit_link('eu');
+SELECT audit_unlink('eu');
+CREATE FOREIGN DATA WRAPPER other;
+CREATE SERVER eu FOREIGN DATA WRAPPER other;
+SELECT audit_link('eu');
+DROP FOREIGN DATA WRAPPER other CASCADE;
