@@ -5,6 +5,7 @@ import subprocess
 
 import psycopg2
 import pytest
+from capture_helpers import capture, publish, source, start, table  # noqa: F401 (fixture)
 from conftest import Database, admin, batch, change, fresh, in_threads
 from projection_helpers import code, roles, run  # noqa: F401 (fixture)
 
@@ -222,3 +223,24 @@ def test_a_link_without_its_table_is_an_error(linked):
     """As a restore of the rows alone."""
     lost = error(linked, "INSERT INTO audit_cdc_internal.links (node) VALUES ('lost')")
     assert (lost.pgcode, lost.diag.message_primary) == ("55000", 'node "lost" has no foreign table')
+
+
+def test_undo_where_the_record_is(roles, source, eu):
+    """By dblink, whose server and mapping are those of the link. Rights are those of the mapping's role there."""
+    reader, stranger = roles("audit_cdc_reader"), roles()
+    table(source)
+    publish(source, "TABLE t")
+    start(source)
+    source.run(f"INSERT INTO t VALUES (1, 'a'); GRANT SELECT, UPDATE ON t TO {reader}")
+    source.run("BEGIN; SELECT audit_annotate(request_id => 'r1'); UPDATE t SET v = 'b'; COMMIT")
+    capture(source)
+    serve(eu, "shop", source)
+    eu.run("CREATE EXTENSION dblink; SELECT audit_link('shop')")
+    undo = "SELECT * FROM dblink('shop', $$SELECT outcome, current_user FROM audit_undo(request_id => 'r1')$$) AS u(outcome text, who name)"
+    eu.run(f"ALTER USER MAPPING FOR CURRENT_USER SERVER shop OPTIONS (ADD user '{stranger}')")
+    assert code(eu.connect(), undo) == "42501"
+    eu.run(f"ALTER USER MAPPING FOR CURRENT_USER SERVER shop OPTIONS (SET user '{reader}')")
+    assert eu.rows(undo) == [("undone", reader)]
+    assert source.rows("SELECT * FROM t") == [(1, "a")]
+    capture(source)
+    assert eu.value("SELECT count(*) FROM audit_all_logs WHERE node = 'shop' AND action = 'update'") == 2
