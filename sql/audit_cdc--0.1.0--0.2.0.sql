@@ -17,6 +17,9 @@ DROP TYPE audit_cdc_internal.told_table;
 DROP FUNCTION @extschema@.audit_capture_status();
 DROP FUNCTION audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone);
 
+CREATE FUNCTION audit_cdc_internal.archive_first() RETURNS boolean
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'archive_first_wrapper';
+
 CREATE FUNCTION audit_cdc_internal.can_seal() RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'can_seal_wrapper';
 
@@ -1480,6 +1483,181 @@ BEGIN
 END
 $$;
 
+CREATE TABLE audit_cdc_internal.archives (
+  month date,
+  place text,
+  entries bigint NOT NULL,
+  digest text NOT NULL,
+  -- as the keeper has seen the month: entries in the log, entries that retention had removed, and erasures
+  log_entries bigint NOT NULL,
+  removed bigint NOT NULL,
+  erasures bigint NOT NULL,
+  archived_at timestamptz NOT NULL,
+  archived_by text NOT NULL,
+  failed_at timestamptz, -- null: it was verified last, or never
+  PRIMARY KEY (month, place)
+);
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.archives', '');
+
+CREATE VIEW audit_cdc_internal.archive_states AS
+  SELECT a.month, a.place, a.entries, a.digest, a.archived_at, a.archived_by, a.failed_at,
+         (
+           SELECT count(*) + (
+               SELECT coalesce(sum(r.entries), 0) FROM audit_cdc_internal.removals AS r WHERE r.month = a.month
+             ) <> a.log_entries + a.removed
+             OR count(*) > 0 AND (
+               SELECT count(*)
+               FROM audit_cdc_internal.erasures AS e
+               WHERE e.newest >= a.month::timestamp AT TIME ZONE 'UTC'
+                 AND e.oldest < (a.month + interval '1 month') AT TIME ZONE 'UTC'
+             ) <> a.erasures
+           FROM audit_cdc_internal.log AS l
+           WHERE l.commit_timestamp >= a.month::timestamp AT TIME ZONE 'UTC'
+             AND l.commit_timestamp < (a.month + interval '1 month') AT TIME ZONE 'UTC'
+         ) AS is_stale
+  FROM audit_cdc_internal.archives AS a;
+
+CREATE VIEW @extschema@.audit_archives AS
+  SELECT month, place, entries, digest, archived_at, archived_by, is_stale, failed_at
+  FROM audit_cdc_internal.archive_states;
+
+COMMENT ON VIEW @extschema@.audit_archives IS 'months that audit-keeper has archived, by place';
+
+COMMENT ON COLUMN @extschema@.audit_archives.month IS 'its first day, in UTC';
+
+COMMENT ON COLUMN @extschema@.audit_archives.place IS 'the folder, or s3://bucket/prefix';
+
+COMMENT ON COLUMN @extschema@.audit_archives.entries IS 'how many are in the archive';
+
+COMMENT ON COLUMN @extschema@.audit_archives.digest IS 'of all of them, as the manifest has it: SHA-256 in hex';
+
+COMMENT ON COLUMN @extschema@.audit_archives.archived_at IS 'when that came on record';
+
+COMMENT ON COLUMN @extschema@.audit_archives.archived_by IS 'who called audit_archived()';
+
+COMMENT ON COLUMN @extschema@.audit_archives.is_stale IS
+  'whether entries came, were erased, or were lost since. It counts the month, so leave it out if you do not need it';
+
+COMMENT ON COLUMN @extschema@.audit_archives.failed_at IS
+  'when audit-keeper verify has found that the archive is not as it should be; null: it has not, or it is well again';
+
+CREATE VIEW audit_cdc_internal.archived_months AS
+  SELECT CASE WHEN audit_cdc_internal.archive_first() THEN ARRAY(
+    SELECT DISTINCT s.month
+    FROM audit_cdc_internal.archive_states AS s
+    WHERE s.month::timestamp AT TIME ZONE 'UTC' < (SELECT max(c.cutoff) FROM audit_cdc_internal.cutoffs AS c)
+      AND s.failed_at IS NULL
+      AND NOT s.is_stale
+  ) END AS months;
+
+CREATE FUNCTION audit_cdc_internal.waits_for_archive(month date) RETURNS boolean
+  LANGUAGE sql STABLE
+  RETURN audit_cdc_internal.archive_first()
+    AND NOT EXISTS (
+      SELECT FROM audit_cdc_internal.archive_states AS s
+      WHERE s.month = waits_for_archive.month AND s.failed_at IS NULL AND NOT s.is_stale
+    );
+
+CREATE FUNCTION audit_cdc_internal.say_unarchived(month date) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  message CONSTANT text := format('entries of %s wait until they are archived', to_char(month, 'YYYY-MM'));
+BEGIN
+  RAISE LOG '%', message;
+  RAISE NOTICE '%', message
+    USING HINT = 'Call audit-keeper archive. It archives months that are over.';
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.check_archive(month date, place text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF month IS NULL OR place IS NULL THEN
+    RAISE EXCEPTION '% must not be null', CASE WHEN month IS NULL THEN 'month' ELSE 'place' END
+      USING ERRCODE = 'null_value_not_allowed';
+  ELSIF btrim(place) = '' THEN
+    RAISE EXCEPTION 'place must not be empty' USING ERRCODE = 'invalid_parameter_value';
+  ELSIF NOT isfinite(month) OR month >= now() OR extract(day FROM month) <> 1
+      OR month > (now() AT TIME ZONE 'UTC') - interval '1 month' THEN
+    RAISE EXCEPTION 'month must be the first day of a month that is over' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM audit_cdc_internal.refuse_long('place', place);
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.check_archived(
+    entries bigint, digest text, log_entries bigint, removed bigint, erasures bigint) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF entries IS NULL OR digest IS NULL OR log_entries IS NULL OR removed IS NULL OR erasures IS NULL THEN
+    RAISE EXCEPTION 'counts and digest must not be null' USING ERRCODE = 'null_value_not_allowed';
+  ELSIF least(entries, log_entries, removed, erasures) < 0 OR log_entries > entries THEN
+    RAISE EXCEPTION 'counts must not be negative, and log_entries not more than entries'
+      USING ERRCODE = 'invalid_parameter_value';
+  ELSIF digest !~ '^[0-9a-f]{64}$' THEN
+    RAISE EXCEPTION 'digest must be a SHA-256 in hex' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_archived(
+    month date, place text, entries bigint, digest text, log_entries bigint, removed bigint, erasures bigint)
+  RETURNS boolean
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+  PERFORM audit_cdc_internal.check_archive(month, place);
+  PERFORM audit_cdc_internal.check_archived(entries, digest, log_entries, removed, erasures);
+  INSERT INTO audit_cdc_internal.archives AS a
+  VALUES (month, place, entries, digest, log_entries, removed, erasures, clock_timestamp(), session_user)
+  ON CONFLICT ON CONSTRAINT archives_pkey DO UPDATE
+  SET entries = excluded.entries, digest = excluded.digest, log_entries = excluded.log_entries,
+      removed = excluded.removed, erasures = excluded.erasures, archived_at = excluded.archived_at,
+      archived_by = excluded.archived_by, failed_at = NULL
+  WHERE a.failed_at IS NOT NULL
+     OR (a.entries, a.digest, a.log_entries, a.removed, a.erasures)
+       <> (excluded.entries, excluded.digest, excluded.log_entries, excluded.removed, excluded.erasures);
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_archived', jsonb_build_object('month', month, 'place', place, 'digest', digest),
+    jsonb_build_object('entries', entries, 'log_entries', log_entries, 'removed', removed, 'erasures', erasures));
+  RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_archived(date, text, bigint, text, bigint, bigint, bigint) IS
+  'Puts on record that a month is archived; audit-keeper calls it. month: its first day, in UTC. place: where the '
+  'archive is, a folder or s3://bucket/prefix. entries, digest: how many the archive has, and their SHA-256 in hex. '
+  'log_entries, removed, erasures: what the database had of the month when it was read. These are entries in the log, '
+  'entries that retention had removed, and erasures that had reached it. It replaces what is on record of the month '
+  'in this place. False: that is on record already. Errors: 22004 (null), 22023 (the month is not over, place is '
+  'empty or longer than 500 bytes, or counts or digest cannot be).';
+
+CREATE FUNCTION @extschema@.audit_archive_failed(month date, place text, reason text DEFAULT NULL) RETURNS boolean
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.check_archive(month, place);
+  UPDATE audit_cdc_internal.archives AS a
+  SET failed_at = clock_timestamp()
+  WHERE a.month = audit_archive_failed.month AND a.place = audit_archive_failed.place AND a.failed_at IS NULL;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_archive_failed', jsonb_build_object('month', month, 'place', place), NULL, reason);
+  RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_archive_failed(date, text, text) IS
+  'Puts on record that an archived month is not as it should be; audit-keeper verify calls it. Until '
+  'audit_archived() it does not count as archived in this place. month, place: as given to that. reason: for '
+  'audit_operations; null for none. False: the month is not on record in this place, or has failed already. '
+  'Errors: 22004 (null), 22023 (the month is not over, or place is empty or longer than 500 bytes).';
+
 CREATE OR REPLACE FUNCTION audit_cdc_internal.refuse_foreign_types(types regtype[]) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1953,36 +2131,49 @@ BEGIN ATOMIC
     AND (h.record_id IS NULL OR coalesce(h.record_id = audit_cdc_internal.told_key(reject.raw), true));
 END;
 
-CREATE FUNCTION @extschema@.audit_expired(
-    OUT month date, OUT database_id text, OUT table_schema text, OUT table_name text, OUT entries bigint,
-    OUT held bigint, OUT bytes bigint, OUT oldest timestamptz, OUT newest timestamptz, OUT holds text[])
-  RETURNS SETOF record
-  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-  SELECT e.month, t.database_id, t.table_schema, t.table_name, count(*) FILTER (WHERE NOT e.is_held),
-         count(*) FILTER (WHERE e.is_held), coalesce(sum(e.bytes) FILTER (WHERE NOT e.is_held), 0)::bigint,
-         min(e.commit_timestamp), max(e.commit_timestamp),
-         (SELECT array_agg(DISTINCT h.name) FROM audit_cdc_internal.held_tables AS h WHERE h.audited_table = t.id)
+CREATE VIEW audit_cdc_internal.expired AS
+  SELECT e.month, e.audited_table, count(*) FILTER (WHERE NOT e.is_held AND e.is_archived) AS entries,
+         count(*) FILTER (WHERE e.is_held) AS held,
+         coalesce(sum(e.bytes) FILTER (WHERE NOT e.is_held AND e.is_archived), 0)::bigint AS bytes,
+         min(e.commit_timestamp) AS oldest, max(e.commit_timestamp) AS newest,
+         count(*) FILTER (WHERE NOT e.is_held AND NOT e.is_archived) AS unarchived
   FROM (
-    SELECT l.audited_table, l.commit_timestamp, date_trunc('month', l.commit_timestamp, 'UTC')::date AS month,
+    SELECT l.audited_table, l.commit_timestamp, m.month,
            l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l) AS is_held,
+           coalesce(m.month = ANY (a.months), true) AS is_archived,
            150 + coalesce(pg_column_size(l.old_values), 0) + coalesce(pg_column_size(l.new_values), 0)
              + coalesce(pg_column_size(l.annotations), 0) AS bytes
     FROM audit_cdc_internal.log AS l
     JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
+    CROSS JOIN LATERAL (SELECT date_trunc('month', l.commit_timestamp AT TIME ZONE 'UTC')::date AS month) AS m
     CROSS JOIN audit_cdc_internal.with_holds AS w
+    CROSS JOIN audit_cdc_internal.archived_months AS a
     WHERE l.commit_timestamp < c.cutoff
       AND l.commit_timestamp < (SELECT max(m.cutoff) FROM audit_cdc_internal.cutoffs AS m)
+    OFFSET 0 -- each entry is looked at once
   ) AS e
+  GROUP BY e.month, e.audited_table;
+
+CREATE FUNCTION @extschema@.audit_expired(
+    OUT month date, OUT database_id text, OUT table_schema text, OUT table_name text, OUT entries bigint,
+    OUT held bigint, OUT bytes bigint, OUT oldest timestamptz, OUT newest timestamptz, OUT holds text[],
+    OUT unarchived bigint)
+  RETURNS SETOF record
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT e.month, t.database_id, t.table_schema, t.table_name, e.entries, e.held, e.bytes, e.oldest, e.newest,
+         (SELECT array_agg(DISTINCT h.name) FROM audit_cdc_internal.held_tables AS h WHERE h.audited_table = t.id),
+         e.unarchived
+  FROM audit_cdc_internal.expired AS e
   JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
-  GROUP BY e.month, t.id
   ORDER BY 1, 2, 3, 4;
 END;
 
 COMMENT ON FUNCTION @extschema@.audit_expired() IS
   'What audit_apply_retention() would remove now, by month and table. entries: how many would go. held: how many are '
-  'expired, but stay under a hold. bytes: about what the entries take, without indexes. oldest, newest: of both. '
-  'holds: names of holds on the table; null: none. It reads the expired months whole. Errors: none.';
+  'expired, but stay under a hold. bytes: about what the entries take, without indexes. oldest, newest: of all that '
+  'are expired. holds: names of holds on the table; null: none. unarchived: how many others stay until their month is '
+  'archived, by audit_cdc.archive_first. It reads the expired months whole. Errors: none.';
 
 CREATE FUNCTION audit_cdc_internal.require_read_committed() RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -1997,28 +2188,32 @@ $$;
 CREATE FUNCTION audit_cdc_internal.set_horizons() RETURNS boolean
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  expired CONSTANT integer[] := ARRAY(
-    SELECT DISTINCT l.audited_table
-    FROM audit_cdc_internal.log AS l
-    JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
-    CROSS JOIN audit_cdc_internal.with_holds AS w
-    WHERE l.commit_timestamp < c.cutoff
-      AND l.commit_timestamp < (SELECT max(m.cutoff) FROM audit_cdc_internal.cutoffs AS m)
-      AND NOT (l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l))
-  );
+  expired CONSTANT audit_cdc_internal.expired[] := ARRAY(SELECT e FROM audit_cdc_internal.expired AS e);
+  waiting CONSTANT date[] := ARRAY(SELECT DISTINCT e.month FROM unnest(expired) AS e WHERE e.unarchived > 0 ORDER BY 1);
+  tables bigint;
 BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE; -- every ingest has ended, and the next sees this
   INSERT INTO audit_cdc_internal.horizons AS h
-  SELECT c.audited_table, c.cutoff
+  SELECT c.audited_table,
+         CASE WHEN audit_cdc_internal.archive_first() THEN least(c.cutoff, e.archived_until) ELSE c.cutoff END
   FROM audit_cdc_internal.cutoffs AS c
-  WHERE c.audited_table = ANY (expired)
+  JOIN (
+    SELECT e.audited_table, (max(e.month) + interval '1 month') AT TIME ZONE 'UTC' AS archived_until
+    FROM unnest(expired) AS e
+    WHERE e.entries > 0
+    GROUP BY e.audited_table
+  ) AS e ON e.audited_table = c.audited_table
   ON CONFLICT (audited_table) DO UPDATE SET before = greatest(h.before, excluded.before);
+  GET DIAGNOSTICS tables = ROW_COUNT;
   UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+  PERFORM audit_cdc_internal.say_unarchived(w.month) FROM unnest(waiting) AS w(month);
   PERFORM audit_cdc_internal.note_operation(
-    'audit_apply_retention', '{}', jsonb_build_object('tables', cardinality(expired)))
-  WHERE expired <> '{}';
+    'audit_apply_retention', '{}', jsonb_strip_nulls(jsonb_build_object(
+      'tables', tables,
+      'unarchived', (SELECT nullif(sum(e.unarchived), 0) FROM unnest(expired) AS e))))
+  WHERE tables > 0 OR waiting <> '{}';
   RETURN true;
 EXCEPTION WHEN lock_not_available THEN
   RETURN false;
@@ -2035,7 +2230,9 @@ BEGIN ATOMIC
     JOIN pg_class AS c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
   ) AS p
-  WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
+  CROSS JOIN audit_cdc_internal.archived_months AS a
+  WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
+    AND coalesce(date_trunc('month', p.first::timestamp)::date = ANY (a.months), true);
 END;
 
 CREATE FUNCTION audit_cdc_internal.rows_of(partition regclass, is_kept boolean, most integer) RETURNS tid[]
@@ -2085,16 +2282,19 @@ BEGIN
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', partition);
     is_whole := audit_cdc_internal.rows_of(partition, true, 1) = '{}';
   END IF;
-  IF is_whole THEN
+  IF NOT is_whole THEN
+    rows := audit_cdc_internal.rows_of(partition, false, batch_size);
+  END IF;
+  IF (is_whole OR rows <> '{}') AND audit_cdc_internal.waits_for_archive(month) THEN
+    PERFORM audit_cdc_internal.say_unarchived(month); -- something came, or was erased, since the run has begun
+    RETURN;
+  ELSIF is_whole THEN
     removed := audit_cdc_internal.count_removed(partition, NULL, month);
     LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS EXCLUSIVE MODE;
     PERFORM audit_cdc_internal.drop_month(partition);
-  ELSE
-    rows := audit_cdc_internal.rows_of(partition, false, batch_size);
-    IF rows <> '{}' THEN
-      removed := audit_cdc_internal.count_removed(partition, rows, month);
-      PERFORM audit_cdc_internal.remove_rows(rows, partition);
-    END IF;
+  ELSIF rows <> '{}' THEN
+    removed := audit_cdc_internal.count_removed(partition, rows, month);
+    PERFORM audit_cdc_internal.remove_rows(rows, partition);
   END IF;
   is_done := cardinality(rows) < batch_size;
   IF removed > 0 THEN
@@ -2269,8 +2469,8 @@ BEGIN
   entries := 0;
   IF dry_run THEN
     FOR one IN SELECT e.* FROM @extschema@.audit_expired() AS e LOOP
-      RAISE NOTICE '% %.%: % entries would go, % are held', one.month, one.table_schema, one.table_name, one.entries,
-        one.held;
+      RAISE NOTICE '% %.%: % entries would go, % are held, % wait until they are archived', one.month,
+        one.table_schema, one.table_name, one.entries, one.held, one.unarchived;
       entries := entries OPERATOR(pg_catalog.+) one.entries;
     END LOOP;
     RETURN;
@@ -2320,8 +2520,9 @@ COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint)
   'and tells how many. A month of which nothing is kept is dropped at once; of others rows are removed, batch_size '
   'of them in a transaction. Rejects that came last so long ago, keys, failures of projections and annotations of '
   'these entries follow. Counts stay in audit_removed. dry_run => true: removes nothing, and tells by notices what '
-  'would go; audit_expired() tells it as rows. It waits for nobody longer than 50 ms at a time, and goes on where '
-  'it was interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
+  'would go; audit_expired() tells it as rows. While audit_cdc.archive_first is on, entries stay until their month is '
+  'archived; a NOTICE names the month. It waits for nobody longer than 50 ms at a time, and goes on where it was '
+  'interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
   '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';
 
 CREATE FUNCTION audit_cdc_internal.erased_texts(wanted audit_cdc_internal.to_erase) RETURNS text[]
@@ -4021,6 +4222,8 @@ GRANT audit_cdc_reader TO audit_cdc_keeper;
 -- Nobody gets anything but what stands here.
 SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
   FROM unnest(ARRAY[
+    '@extschema@.audit_archive_failed(pg_catalog.date,pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_archived(pg_catalog.date,pg_catalog.text,bigint,pg_catalog.text,bigint,bigint,bigint)',
     '@extschema@.audit_capture_status()',
     '@extschema@.audit_drop_retention(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean)',
@@ -4033,10 +4236,13 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.add_days(timestamp with time zone,timestamp with time zone[])',
     'audit_cdc_internal.add_mask(audit_cdc_internal.masks)',
     'audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone,interval)',
+    'audit_cdc_internal.archive_first()',
     'audit_cdc_internal.calls_more(pg_catalog.text)',
     'audit_cdc_internal.can_seal()',
     'audit_cdc_internal.changed_keys(audit_cdc_internal.audited)',
     'audit_cdc_internal.check_apply(boolean,integer)',
+    'audit_cdc_internal.check_archive(pg_catalog.date,pg_catalog.text)',
+    'audit_cdc_internal.check_archived(bigint,pg_catalog.text,bigint,bigint,bigint)',
     'audit_cdc_internal.check_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.check_hold(pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.check_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
@@ -4120,6 +4326,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.say_busy(pg_catalog.text)',
     'audit_cdc_internal.say_lost_masks()',
     'audit_cdc_internal.say_not_found(audit_cdc_internal.to_erase,boolean)',
+    'audit_cdc_internal.say_unarchived(pg_catalog.date)',
     'audit_cdc_internal.say_unknown_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.server_context()',
     'audit_cdc_internal.server_word(audit_cdc_internal.event)',
@@ -4129,6 +4336,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.told_key(pg_catalog.text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
     'audit_cdc_internal.told_user(pg_catalog.text)',
+    'audit_cdc_internal.waits_for_archive(pg_catalog.date)',
     'audit_cdc_internal.with_statistics(pg_catalog.oid[],pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.without_annotations(audit_cdc_internal.log,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.without_notes(pg_catalog.jsonb,pg_catalog.text[])',
@@ -4143,6 +4351,7 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     'audit_cdc_internal.holds_id_seq',
     'audit_cdc_internal.masks_id_seq',
     'audit_cdc_internal.operations_id_seq',
+    'audit_cdc_internal.archives',
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
@@ -4150,13 +4359,17 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
+    '@extschema@.audit_archives',
     '@extschema@.audit_erasures',
     '@extschema@.audit_holds',
     '@extschema@.audit_masks',
     '@extschema@.audit_operations',
     '@extschema@.audit_removed',
     '@extschema@.audit_retention_rules',
+    'audit_cdc_internal.archive_states',
+    'audit_cdc_internal.archived_months',
     'audit_cdc_internal.cutoffs',
+    'audit_cdc_internal.expired',
     'audit_cdc_internal.held_tables',
     'audit_cdc_internal.masks_here',
     'audit_cdc_internal.with_holds']::regclass[]) AS o(it);
@@ -4172,6 +4385,7 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
     'audit_cdc_internal.holds_id_seq',
     'audit_cdc_internal.masks_id_seq',
     'audit_cdc_internal.operations_id_seq',
+    'audit_cdc_internal.archives',
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
@@ -4179,18 +4393,23 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
+    '@extschema@.audit_archives',
     '@extschema@.audit_erasures',
     '@extschema@.audit_holds',
     '@extschema@.audit_masks',
     '@extschema@.audit_operations',
     '@extschema@.audit_removed',
     '@extschema@.audit_retention_rules',
+    'audit_cdc_internal.archive_states',
+    'audit_cdc_internal.archived_months',
     'audit_cdc_internal.cutoffs',
+    'audit_cdc_internal.expired',
     'audit_cdc_internal.held_tables',
     'audit_cdc_internal.masks_here',
     'audit_cdc_internal.with_holds']::regclass[]);
 SELECT audit_cdc_internal.keep_from_writers(o.it)
   FROM unnest(ARRAY[
+    'audit_cdc_internal.archives',
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
@@ -4198,6 +4417,8 @@ SELECT audit_cdc_internal.keep_from_writers(o.it)
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules']::regclass[]) AS o(it);
+GRANT EXECUTE ON ROUTINE @extschema@.audit_archive_failed(pg_catalog.date,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_archived(pg_catalog.date,pg_catalog.text,bigint,pg_catalog.text,bigint,bigint,bigint) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_capture_status() TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_drop_retention(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean) TO audit_cdc_keeper;
@@ -4228,6 +4449,7 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_apply_retention(boolean,integer,bigint) TO audit_cdc_keeper;
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_keeper;
+GRANT SELECT ON TABLE audit_cdc_internal.archives TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.erasures TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.holds TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.horizons TO audit_cdc_worker;
@@ -4237,13 +4459,17 @@ GRANT INSERT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT UPDATE ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.retention_rules TO audit_cdc_worker;
+GRANT SELECT ON TABLE @extschema@.audit_archives TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_erasures TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_holds TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_masks TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_operations TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_removed TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_retention_rules TO audit_cdc_reader;
+GRANT SELECT ON TABLE audit_cdc_internal.archive_states TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.archived_months TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.cutoffs TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.expired TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.held_tables TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.masks_here TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.with_holds TO audit_cdc_worker;

@@ -86,7 +86,7 @@ BEGIN
         'backfilled']),
       ('audit_cdc_keeper', false, ARRAY[
         'audit_set_retention', 'audit_drop_retention', 'audit_expired', 'audit_apply_retention', 'audit_hold',
-        'audit_release', 'audit_erase', 'audit_mask', 'audit_unmask']),
+        'audit_release', 'audit_archived', 'audit_archive_failed', 'audit_erase', 'audit_mask', 'audit_unmask']),
       ('audit_cdc_keeper', true, ARRAY[
         'check_apply', 'set_horizons', 'partitions_to_clear', 'clear_partition', 'clear_rejects',
         'clear_unnamed', 'say_busy']),
@@ -132,7 +132,7 @@ GRANT SELECT ON @extschema@.audit_logs, @extschema@.audit_new_logs, @extschema@.
   @extschema@.audit_deletions, @extschema@.audit_changes_by_user, @extschema@.audit_changes_by_table,
   @extschema@.audit_excluded_tables, @extschema@.audit_allowed_sources, @extschema@.audit_gaps,
   @extschema@.audit_operations, @extschema@.audit_retention_rules, @extschema@.audit_holds, @extschema@.audit_removed,
-  @extschema@.audit_erasures,
+  @extschema@.audit_archives, @extschema@.audit_erasures,
   @extschema@.audit_masks, @extschema@.audit_all_logs, @extschema@.audit_links,
   @extschema@.audit_continuations, @extschema@.audit_marks, @extschema@.audit_schema_changes TO audit_cdc_reader;
 GRANT USAGE ON TYPE @extschema@.audit_history_line TO audit_cdc_reader;

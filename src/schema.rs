@@ -58,9 +58,15 @@ extension_sql_file!("../sql/retention/rules.sql", name = "retention_rules", requ
 extension_sql_file!("../sql/retention/holds.sql", name = "holds", requires = ["continuations", "record_keys"]);
 extension_sql_file!("../sql/retention/removed.sql", name = "removed", requires = ["log", "projections"]);
 extension_sql_file!(
+    "../sql/retention/archives.sql",
+    name = "archives",
+    requires = ["erasures", "removed", "retention_rules", archive_first]
+);
+extension_sql_file!("../sql/retention/expired.sql", name = "expired", requires = ["archives", "holds"]);
+extension_sql_file!(
     "../sql/retention/apply.sql",
     name = "retention",
-    requires = ["holds", "removed", "annotate", drop_month, remove_rows]
+    requires = ["expired", "annotate", drop_month, remove_rows]
 );
 
 // erasure: values that are taken out

@@ -39,6 +39,7 @@ static RULE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static MAX_NEW_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
 static MAX_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(240);
 static RETENTION_AT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ARCHIVE_FIRST: GucSetting<bool> = GucSetting::<bool>::new(false);
 static LARGE_MONTH: GucSetting<i32> = GucSetting::<i32>::new(200 * 1024);
 static MAX_NEW_TABLES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
@@ -142,6 +143,14 @@ pub fn init() {
         c"A time of day in UTC, such as 03:30. Empty: never.",
     );
     pg::define_checked::<DailyTime>(retention_at, &RETENTION_AT, GucContext::Sighup);
+    GucRegistry::define_bool_guc(
+        c"audit_cdc.archive_first",
+        c"Whether retention leaves entries until their month is archived.",
+        c"Archived is what audit-keeper has noted in audit_archives, and what has not changed since.",
+        &ARCHIVE_FIRST,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     crate::pg::reserve_setting_prefix();
 }
 
@@ -220,6 +229,13 @@ impl Checked for DailyTime {
 /// `None`: the worker applies no retention.
 pub fn retention_at() -> Option<TimeOfDay> {
     TimeOfDay::parse(&RETENTION_AT.get()?.to_string_lossy())
+}
+
+/// Asked so, and not by its name: before the library is loaded, anybody could set a setting of this name.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.archive_first() RETURNS boolean
+  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn archive_first() -> bool {
+    ARCHIVE_FIRST.get()
 }
 
 pub fn server_context() -> bool {

@@ -1,36 +1,5 @@
 -- Removing what rules let go and no hold keeps. Whole months are dropped. Of others rows are removed in batches.
 
--- Entries that may go, by partition and table; what is held stays.
-CREATE FUNCTION @extschema@.audit_expired(
-    OUT month date, OUT database_id text, OUT table_schema text, OUT table_name text, OUT entries bigint,
-    OUT held bigint, OUT bytes bigint, OUT oldest timestamptz, OUT newest timestamptz, OUT holds text[])
-  RETURNS SETOF record
-  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-  SELECT e.month, t.database_id, t.table_schema, t.table_name, count(*) FILTER (WHERE NOT e.is_held),
-         count(*) FILTER (WHERE e.is_held), coalesce(sum(e.bytes) FILTER (WHERE NOT e.is_held), 0)::bigint,
-         min(e.commit_timestamp), max(e.commit_timestamp),
-         (SELECT array_agg(DISTINCT h.name) FROM audit_cdc_internal.held_tables AS h WHERE h.audited_table = t.id)
-  FROM (
-    SELECT l.audited_table, l.commit_timestamp, date_trunc('month', l.commit_timestamp, 'UTC')::date AS month,
-           l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l) AS is_held,
-           150 + coalesce(pg_column_size(l.old_values), 0) + coalesce(pg_column_size(l.new_values), 0)
-             + coalesce(pg_column_size(l.annotations), 0) AS bytes
-    FROM audit_cdc_internal.log AS l
-    JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
-    CROSS JOIN audit_cdc_internal.with_holds AS w
-    WHERE l.commit_timestamp < c.cutoff
-      AND l.commit_timestamp < (SELECT max(m.cutoff) FROM audit_cdc_internal.cutoffs AS m)
-  ) AS e
-  JOIN audit_cdc_internal.audited_tables AS t ON t.id = e.audited_table
-  GROUP BY e.month, t.id
-  ORDER BY 1, 2, 3, 4;
-END;
-COMMENT ON FUNCTION @extschema@.audit_expired() IS
-  'What audit_apply_retention() would remove now, by month and table. entries: how many would go. held: how many are '
-  'expired, but stay under a hold. bytes: about what the entries take, without indexes. oldest, newest: of both. '
-  'holds: names of holds on the table; null: none. It reads the expired months whole. Errors: none.';
-
 CREATE FUNCTION audit_cdc_internal.require_read_committed() RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -42,31 +11,36 @@ END
 $$;
 
 -- From now on ingest stores nothing of these tables that is older. False: others write just now; ask again.
+-- What comes late into a month that is still to be archived is stored: it belongs into the archive.
 CREATE FUNCTION audit_cdc_internal.set_horizons() RETURNS boolean
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  expired CONSTANT integer[] := ARRAY(
-    SELECT DISTINCT l.audited_table
-    FROM audit_cdc_internal.log AS l
-    JOIN audit_cdc_internal.cutoffs AS c ON c.audited_table = l.audited_table
-    CROSS JOIN audit_cdc_internal.with_holds AS w
-    WHERE l.commit_timestamp < c.cutoff
-      AND l.commit_timestamp < (SELECT max(m.cutoff) FROM audit_cdc_internal.cutoffs AS m)
-      AND NOT (l.audited_table = ANY (w.tables) AND audit_cdc_internal.is_held(l))
-  );
+  expired CONSTANT audit_cdc_internal.expired[] := ARRAY(SELECT e FROM audit_cdc_internal.expired AS e);
+  waiting CONSTANT date[] := ARRAY(SELECT DISTINCT e.month FROM unnest(expired) AS e WHERE e.unarchived > 0 ORDER BY 1);
+  tables bigint;
 BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE; -- every ingest has ended, and the next sees this
   INSERT INTO audit_cdc_internal.horizons AS h
-  SELECT c.audited_table, c.cutoff
+  SELECT c.audited_table,
+         CASE WHEN audit_cdc_internal.archive_first() THEN least(c.cutoff, e.archived_until) ELSE c.cutoff END
   FROM audit_cdc_internal.cutoffs AS c
-  WHERE c.audited_table = ANY (expired)
+  JOIN (
+    SELECT e.audited_table, (max(e.month) + interval '1 month') AT TIME ZONE 'UTC' AS archived_until
+    FROM unnest(expired) AS e
+    WHERE e.entries > 0
+    GROUP BY e.audited_table
+  ) AS e ON e.audited_table = c.audited_table
   ON CONFLICT (audited_table) DO UPDATE SET before = greatest(h.before, excluded.before);
+  GET DIAGNOSTICS tables = ROW_COUNT;
   UPDATE audit_cdc_internal.ingest_reads SET changed_at = now();
+  PERFORM audit_cdc_internal.say_unarchived(w.month) FROM unnest(waiting) AS w(month);
   PERFORM audit_cdc_internal.note_operation(
-    'audit_apply_retention', '{}', jsonb_build_object('tables', cardinality(expired)))
-  WHERE expired <> '{}';
+    'audit_apply_retention', '{}', jsonb_strip_nulls(jsonb_build_object(
+      'tables', tables,
+      'unarchived', (SELECT nullif(sum(e.unarchived), 0) FROM unnest(expired) AS e))))
+  WHERE tables > 0 OR waiting <> '{}';
   RETURN true;
 EXCEPTION WHEN lock_not_available THEN
   RETURN false;
@@ -84,7 +58,9 @@ BEGIN ATOMIC
     JOIN pg_class AS c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
   ) AS p
-  WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h);
+  CROSS JOIN audit_cdc_internal.archived_months AS a
+  WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
+    AND coalesce(date_trunc('month', p.first::timestamp)::date = ANY (a.months), true);
 END;
 
 -- What a partition keeps: what the rules of now keep, what is not beyond the horizon of its table, or is held.
@@ -137,16 +113,19 @@ BEGIN
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', partition);
     is_whole := audit_cdc_internal.rows_of(partition, true, 1) = '{}';
   END IF;
-  IF is_whole THEN
+  IF NOT is_whole THEN
+    rows := audit_cdc_internal.rows_of(partition, false, batch_size);
+  END IF;
+  IF (is_whole OR rows <> '{}') AND audit_cdc_internal.waits_for_archive(month) THEN
+    PERFORM audit_cdc_internal.say_unarchived(month); -- something came, or was erased, since the run has begun
+    RETURN;
+  ELSIF is_whole THEN
     removed := audit_cdc_internal.count_removed(partition, NULL, month);
     LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS EXCLUSIVE MODE;
     PERFORM audit_cdc_internal.drop_month(partition);
-  ELSE
-    rows := audit_cdc_internal.rows_of(partition, false, batch_size);
-    IF rows <> '{}' THEN
-      removed := audit_cdc_internal.count_removed(partition, rows, month);
-      PERFORM audit_cdc_internal.remove_rows(rows, partition);
-    END IF;
+  ELSIF rows <> '{}' THEN
+    removed := audit_cdc_internal.count_removed(partition, rows, month);
+    PERFORM audit_cdc_internal.remove_rows(rows, partition);
   END IF;
   is_done := cardinality(rows) < batch_size;
   IF removed > 0 THEN
@@ -329,8 +308,8 @@ BEGIN
   entries := 0;
   IF dry_run THEN
     FOR one IN SELECT e.* FROM @extschema@.audit_expired() AS e LOOP
-      RAISE NOTICE '% %.%: % entries would go, % are held', one.month, one.table_schema, one.table_name, one.entries,
-        one.held;
+      RAISE NOTICE '% %.%: % entries would go, % are held, % wait until they are archived', one.month,
+        one.table_schema, one.table_name, one.entries, one.held, one.unarchived;
       entries := entries OPERATOR(pg_catalog.+) one.entries;
     END LOOP;
     RETURN;
@@ -379,6 +358,7 @@ COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint)
   'and tells how many. A month of which nothing is kept is dropped at once; of others rows are removed, batch_size '
   'of them in a transaction. Rejects that came last so long ago, keys, failures of projections and annotations of '
   'these entries follow. Counts stay in audit_removed. dry_run => true: removes nothing, and tells by notices what '
-  'would go; audit_expired() tells it as rows. It waits for nobody longer than 50 ms at a time, and goes on where '
-  'it was interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
+  'would go; audit_expired() tells it as rows. While audit_cdc.archive_first is on, entries stay until their month is '
+  'archived; a NOTICE names the month. It waits for nobody longer than 50 ms at a time, and goes on where it was '
+  'interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
   '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';

@@ -40,6 +40,8 @@ CALLS = {
     "audit_hold": ["SELECT audit_hold('h', 'lawsuit', table_name => 'u')"],
     "audit_release": ["SELECT audit_release('h', 'settled')"],
     "audit_apply_retention": [f"SELECT audit_ingest('{batch([change(time='2020-01-01T00:00:00Z')])}')", "CALL audit_apply_retention()"],
+    "audit_archived": [f"SELECT audit_archived('2026-01-01', '/a', 1, '{'0' * 64}', 1, 0, 0)"],
+    "audit_archive_failed": ["SELECT audit_archive_failed('2026-01-01', '/a', 'burnt')"],
     "audit_mask": ["SELECT audit_mask('public', 'u', '{v}')"],
     "audit_unmask": ["SELECT audit_unmask('public', 'u')"],
     "audit_link": ["CREATE EXTENSION postgres_fdw; CREATE SERVER eu FOREIGN DATA WRAPPER postgres_fdw", "SELECT audit_link('eu')"],

@@ -10,7 +10,8 @@ use crate::month::Month;
 use crate::place::{Place, Upload};
 use crate::plan::{Plan, plan};
 use crate::progress::Progress;
-use crate::verify::differences;
+use crate::record::{note, recorded};
+use crate::verify::{differences, files};
 use anyhow::{Context, ensure};
 use futures_util::TryStreamExt;
 
@@ -30,7 +31,8 @@ pub async fn archive(database: &mut Database, place: &Place, options: &Options) 
     }
     let mut months = database.closed_months().await?;
     months.retain(|month| options.until.is_none_or(|until| *month <= until));
-    let mut lost = vec![];
+    let recorded = recorded(database, place).await?;
+    let (mut lost, mut damaged) = (vec![], vec![]);
     for month in months {
         let found = Manifest::read(place, month).await?;
         if let Some(found) = &found {
@@ -44,30 +46,62 @@ pub async fn archive(database: &mut Database, place: &Place, options: &Options) 
                 database.server.system_identifier
             );
         }
-        if !one(database, place, month, found.as_ref(), options.compare).await? {
-            lost.push(month.to_string());
-        }
+        let has_failed = recorded.contains(&(month, true));
+        let outcome = one(database, place, month, found.as_ref(), options.compare, has_failed).await?;
         database.run("COMMIT").await?;
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Lost => lost.push(month.to_string()),
+            Outcome::Damaged => damaged.push(month.to_string()),
+            Outcome::Archived(manifest) => note(database, place, month, &manifest).await?,
+        }
     }
     ensure!(
         lost.is_empty(),
         "the log has lost entries that retention did not remove; the archive keeps them: {}",
         lost.join(", ")
     );
+    ensure!(
+        damaged.is_empty(),
+        "files are damaged of which retention has removed entries: bring them back from a copy, then verify: {}",
+        damaged.join(", ")
+    );
     Ok(())
 }
 
-/// False: the log has lost entries.
+enum Outcome {
+    Nothing,
+    /// The log has lost entries.
+    Lost,
+    /// Its files are not what they were, and the log has not all that was in them.
+    Damaged,
+    /// And this is its manifest.
+    Archived(Box<Manifest>),
+}
+
 async fn one(
     database: &mut Database,
     place: &Place,
     month: Month,
     found: Option<&Manifest>,
     compares: bool,
-) -> anyhow::Result<bool> {
+    has_failed: bool,
+) -> anyhow::Result<Outcome> {
     database.begin().await?;
     let now = database.seen(month).await?;
     let mut todo = plan(now, found.map(|found| found.seen));
+    // a log that differs does not replace a whole file: the file may be what is right
+    if has_failed
+        && let Some(found) = found
+        && !matches!(todo, Plan::Lost(_))
+        && !files(place, month, found).await?.is_empty()
+    {
+        if now.entries == 0 || now.removed > 0 {
+            eprintln!("{month}: files are damaged, and the log has not all that was in them");
+            return Ok(Outcome::Damaged);
+        }
+        todo = Plan::Write;
+    }
     if todo == Plan::Keep
         && compares
         && let Some(found) = found.filter(|_| now.entries > 0)
@@ -79,12 +113,19 @@ async fn one(
             (true, _) => Plan::Merge,
         };
     }
-    match todo {
-        Plan::Nothing => {}
-        Plan::Keep => eprintln!("{month}: archived already"),
+    let manifest = match todo {
+        Plan::Nothing => return Ok(Outcome::Nothing),
+        Plan::Keep if has_failed => {
+            eprintln!("{month}: archived already, but verify has failed: it tells why, and --compare writes it anew");
+            return Ok(Outcome::Nothing);
+        }
+        Plan::Keep => {
+            eprintln!("{month}: archived already");
+            return Ok(found.map_or(Outcome::Nothing, |found| Outcome::Archived(Box::new(found.clone()))));
+        }
         Plan::Lost(count) => {
             eprintln!("{month}: the log has lost {count} entries that retention did not remove; nothing is written");
-            return Ok(false);
+            return Ok(Outcome::Lost);
         }
         Plan::Write | Plan::Merge => {
             let columns = database.columns().await?;
@@ -93,11 +134,11 @@ async fn one(
                 None => database.entries(month, &names(&columns)),
             };
             let query = format!("COPY ({query} ORDER BY {ORDER}) TO STDOUT (FORMAT binary)");
-            let manifest = write(database, place, month, &columns, &query, now).await?;
-            manifest.write(place, month).await?;
+            write(database, place, month, &columns, &query, now).await?
         }
-    }
-    Ok(true)
+    };
+    manifest.write(place, month).await?;
+    Ok(Outcome::Archived(Box::new(manifest)))
 }
 
 /// The log's entries, and those of the archive that the log has no more.

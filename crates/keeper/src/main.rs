@@ -15,6 +15,7 @@ mod month;
 mod place;
 mod plan;
 mod progress;
+mod record;
 mod restore;
 mod verify;
 

@@ -26,6 +26,8 @@ pub struct Place {
     prefix: Path,
     /// `None`: it is no folder of this machine.
     folder: Option<PathBuf>,
+    /// As the database has it on record: the same however it was said.
+    pub name: String,
 }
 
 impl Place {
@@ -36,7 +38,9 @@ impl Place {
             ensure!(!bucket.is_empty(), "\"{to}\" names no bucket");
             let store = AmazonS3Builder::from_env().with_bucket_name(bucket).build();
             let store = store.context("S3 cannot be used so")?;
-            return Ok(Self { store: Arc::new(store), prefix: Path::parse(prefix)?, folder: None });
+            let prefix = Path::parse(prefix)?;
+            let name = format!("s3://{bucket}/{prefix}").trim_end_matches('/').to_owned();
+            return Ok(Self { store: Arc::new(store), prefix, folder: None, name });
         }
         ensure!(!to.contains("://"), "\"{to}\" is neither a folder nor s3://bucket/prefix");
         if may_make_it {
@@ -44,7 +48,8 @@ impl Place {
         }
         let folder = std::fs::canonicalize(to).with_context(|| format!("there is no folder {to}"))?;
         let store = LocalFileSystem::new_with_prefix(&folder)?;
-        Ok(Self { store: Arc::new(store), prefix: Path::default(), folder: Some(folder) })
+        let name = folder.display().to_string();
+        Ok(Self { store: Arc::new(store), prefix: Path::default(), folder: Some(folder), name })
     }
 
     fn path(&self, name: &str) -> Path {

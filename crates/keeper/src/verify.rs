@@ -7,13 +7,14 @@ use crate::load::load;
 use crate::manifest::{Manifest, Seen, archived};
 use crate::month::Month;
 use crate::place::Place;
+use crate::record::{note, note_failed, recorded};
 use futures_util::TryStreamExt;
 use sqlx::{Executor, Row};
 
 /// So many entries of a month are named.
 const NAMED: usize = 20;
 
-/// Tells on standard output what differs, month by month; false: something does.
+/// Tells on standard output what differs, month by month; false: something does. The database notes it of each month.
 pub async fn verify(database: &mut Database, place: &Place) -> anyhow::Result<bool> {
     let found = archived(place).await?;
     let mut all_well = true;
@@ -25,6 +26,16 @@ pub async fn verify(database: &mut Database, place: &Place) -> anyhow::Result<bo
             if entries > 0 {
                 println!("{month}: not archived, the log has {entries} entries");
                 all_well = false;
+            }
+        }
+    }
+    for (month, has_failed) in recorded(database, place).await? {
+        if !found.iter().any(|(archived, _)| *archived == month) {
+            let line = "on record as archived, but not in the archive";
+            println!("{month}: {line}");
+            all_well = false;
+            if !has_failed {
+                note_failed(database, place, month, line).await?;
             }
         }
     }
@@ -51,13 +62,17 @@ pub async fn verify(database: &mut Database, place: &Place) -> anyhow::Result<bo
         for line in &lines {
             println!("{month}: {line}");
         }
+        match lines.first() {
+            None => note(database, place, *month, manifest).await?,
+            Some(line) => note_failed(database, place, *month, line).await?,
+        }
         all_well &= lines.is_empty();
     }
     Ok(all_well)
 }
 
 /// Of files: those that differ from the manifest.
-async fn files(place: &Place, month: Month, manifest: &Manifest) -> anyhow::Result<Vec<String>> {
+pub async fn files(place: &Place, month: Month, manifest: &Manifest) -> anyhow::Result<Vec<String>> {
     let mut lines = vec![];
     for file in &manifest.files {
         let name = &file.name;
