@@ -20,6 +20,13 @@ DROP FUNCTION audit_cdc_internal.add_partition(pg_catalog.text,timestamp with ti
 CREATE FUNCTION audit_cdc_internal.archive_first() RETURNS boolean
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'archive_first_wrapper';
 
+CREATE FUNCTION @extschema@.audit_link(
+    node text, server text DEFAULT NULL, schema text DEFAULT NULL)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'audit_link_wrapper';
+
+CREATE FUNCTION @extschema@.audit_unlink(node text) RETURNS void
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'audit_unlink_wrapper';
+
 CREATE FUNCTION audit_cdc_internal.can_seal() RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'can_seal_wrapper';
 
@@ -506,6 +513,178 @@ COMMENT ON COLUMN @extschema@.audit_logs.erased IS
   'null, as nearly always, or what audit_erase() has taken out of this entry. at, reason: when and why, the last time. '
   'columns: whose values are gone, and so count as not sent. changed: those of them that the update has changed. key: '
   'true where record_id is a pseudonym. annotations: true where username is one';
+
+CREATE TABLE audit_cdc_internal.links (
+  node text PRIMARY KEY,
+  linked_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.links', '');
+
+CREATE VIEW audit_cdc_internal.link_tables AS
+  SELECT l.node, l.linked_at, c.oid AS relation
+  FROM audit_cdc_internal.links AS l
+  LEFT JOIN pg_class AS c ON c.relnamespace = 'audit_cdc_internal'::regnamespace AND c.relname = 'node_' || l.node
+   AND c.relkind = 'f';
+
+CREATE VIEW @extschema@.audit_links AS
+  SELECT l.node, s.srvname AS server, (
+           SELECT o.option_value FROM pg_options_to_table(f.ftoptions) AS o WHERE o.option_name = 'schema_name'
+         ) AS schema,
+         l.linked_at
+  FROM audit_cdc_internal.link_tables AS l
+  LEFT JOIN pg_foreign_table AS f ON f.ftrelid = l.relation
+  LEFT JOIN pg_foreign_server AS s ON s.oid = f.ftserver;
+
+COMMENT ON VIEW @extschema@.audit_links IS 'other audit databases that audit_all_logs shows';
+
+COMMENT ON COLUMN @extschema@.audit_links.node IS 'as given to audit_link()';
+
+COMMENT ON COLUMN @extschema@.audit_links.server IS 'the foreign server by which it is read';
+
+COMMENT ON COLUMN @extschema@.audit_links.schema IS 'the schema of audit_cdc there';
+
+COMMENT ON COLUMN @extschema@.audit_links.linked_at IS 'when it was linked';
+
+CREATE FUNCTION audit_cdc_internal.add_columns(relation regclass) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  columns CONSTANT text := (
+    SELECT string_agg(format('ADD COLUMN %I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', '
+                      ORDER BY a.attnum)
+    FROM pg_attribute AS a
+    WHERE a.attrelid = '@extschema@.audit_logs'::regclass AND a.attnum > 0
+      AND NOT EXISTS (SELECT FROM pg_attribute AS n WHERE n.attrelid = relation AND n.attname = a.attname)
+  );
+BEGIN
+  IF columns IS NOT NULL THEN
+    EXECUTE format('ALTER FOREIGN TABLE %s %s', relation, columns);
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.show_all_logs() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  logs text := 'SELECT ''here''::text AS node, l.* FROM @extschema@.audit_logs AS l';
+  link record;
+BEGIN
+  FOR link IN SELECT l.node, l.relation::regclass AS relation FROM audit_cdc_internal.link_tables AS l ORDER BY 1 LOOP
+    IF link.relation IS NULL THEN
+      RAISE EXCEPTION 'node "%" has no foreign table', link.node
+        USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Call audit_unlink() for it, and link it anew.';
+    END IF;
+    PERFORM audit_cdc_internal.add_columns(link.relation);
+    logs := logs || format(' UNION ALL SELECT %L::text, l.* FROM %s AS l', link.node, link.relation);
+  END LOOP;
+  EXECUTE 'CREATE OR REPLACE VIEW @extschema@.audit_all_logs WITH (security_invoker = true) AS ' || logs;
+END
+$$;
+
+DO $do$
+BEGIN
+  EXECUTE 'CREATE OR REPLACE VIEW @extschema@.audit_all_logs AS
+           SELECT ''here''::text AS node, l.* FROM @extschema@.audit_logs AS l';
+  PERFORM audit_cdc_internal.show_all_logs();
+END
+$do$;
+
+COMMENT ON VIEW @extschema@.audit_all_logs IS
+  'audit_logs of this database and of all nodes that audit_link() has named. Each is read with the rights that the '
+  'reader has there. The other columns are those of audit_logs';
+
+COMMENT ON COLUMN @extschema@.audit_all_logs.node IS
+  'where the entry stands: "here", or a node of audit_links. id is unique within a node only';
+
+CREATE FUNCTION audit_cdc_internal.links_changed() RETURNS trigger
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.show_all_logs();
+  RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER links_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.links
+  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.links_changed();
+
+ALTER TABLE audit_cdc_internal.links ENABLE ALWAYS TRIGGER links_changed;
+
+CREATE FUNCTION audit_cdc_internal.check_server(server oid, caller oid) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  name CONSTANT text := (SELECT s.srvname FROM pg_foreign_server AS s WHERE s.oid = server);
+BEGIN
+  IF NOT has_server_privilege(caller, server, 'USAGE') THEN
+    RAISE EXCEPTION 'permission denied for foreign server %', name USING ERRCODE = 'insufficient_privilege';
+  ELSIF NOT EXISTS (
+    SELECT FROM pg_foreign_server AS s
+    JOIN pg_depend AS d ON d.classid = 'pg_foreign_data_wrapper'::regclass AND d.objid = s.srvfdw AND d.deptype = 'e'
+    JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+    WHERE s.oid = server AND e.extname = 'postgres_fdw'
+  ) THEN
+    RAISE EXCEPTION 'server "%" is not one of postgres_fdw', name USING ERRCODE = 'wrong_object_type';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.link(node text, server text, schema text, caller oid) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  relation CONSTANT text := format('audit_cdc_internal.%I', 'node_' || node);
+  known CONSTANT oid := (SELECT s.oid FROM pg_foreign_server AS s WHERE s.srvname = server);
+BEGIN
+  IF node IN ('', 'here') OR octet_length(node) > 58 THEN
+    RAISE EXCEPTION 'node must not be empty, "here" or longer than 58 bytes'
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  IF known IS NULL THEN
+    RAISE EXCEPTION 'server "%" does not exist', server
+      USING ERRCODE = 'undefined_object',
+            HINT = 'A superuser makes it: CREATE EXTENSION postgres_fdw; CREATE SERVER … FOREIGN DATA WRAPPER '
+                   'postgres_fdw OPTIONS (…).';
+  END IF;
+  PERFORM audit_cdc_internal.check_server(known, caller);
+  LOCK TABLE audit_cdc_internal.links IN SHARE ROW EXCLUSIVE MODE;
+  IF EXISTS (SELECT FROM audit_cdc_internal.links AS l WHERE l.node = link.node) THEN
+    RAISE EXCEPTION 'node "%" is linked already', node USING ERRCODE = 'duplicate_object';
+  END IF;
+  EXECUTE format(
+    'CREATE FOREIGN TABLE %s () SERVER %I OPTIONS (schema_name %L, table_name ''audit_logs'', async_capable ''true'', '
+    'updatable ''false'')', relation, server, schema);
+  -- another server may have got that name meanwhile
+  PERFORM audit_cdc_internal.check_server(f.ftserver, caller) FROM pg_foreign_table AS f
+  WHERE f.ftrelid = relation::regclass;
+  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, relation::regclass);
+  EXECUTE format('GRANT SELECT ON %s TO audit_cdc_reader', relation);
+  INSERT INTO audit_cdc_internal.links (node) VALUES (node);
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_link', jsonb_build_object('node', node, 'server', server, 'schema', schema));
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.unlink(node text) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  LOCK TABLE audit_cdc_internal.links IN SHARE ROW EXCLUSIVE MODE;
+  DELETE FROM audit_cdc_internal.links AS l WHERE l.node = unlink.node;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'node "%" is not linked', node USING ERRCODE = 'undefined_object';
+  END IF;
+  EXECUTE format('DROP FOREIGN TABLE IF EXISTS audit_cdc_internal.%I', 'node_' || node);
+  PERFORM audit_cdc_internal.note_operation('audit_unlink', jsonb_build_object('node', node));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_link(text, text, text) IS
+  'Shows the log of another audit database in audit_all_logs, under the name node. server: a foreign server of '
+  'postgres_fdw on which the caller has USAGE; null: the one that is called as the node. schema: that of audit_cdc '
+  'there; null: as here. Nothing is connected yet. Errors: 22004 (node is null), 22023 (node is empty, "here" or '
+  'longer than 58 bytes), 25001 (the isolation level is above READ COMMITTED), 42501 (no USAGE on the server), 42704 '
+  '(no such server), 42710 (the node is linked already), 42809 (the server is not of postgres_fdw).';
+
+COMMENT ON FUNCTION @extschema@.audit_unlink(text) IS
+  'Takes a node out of audit_all_logs; what it has stays there. Errors: 22004 (node is null), 25001 (the isolation '
+  'level is above READ COMMITTED), 2BP01 (a view of yours reads the node''s foreign table), 42704 (no such node).';
 
 CREATE OR REPLACE FUNCTION @extschema@.audit_unannotated(since timestamptz, fields text[] DEFAULT '{}')
   RETURNS SETOF @extschema@.audit_logs LANGUAGE sql STABLE
@@ -4229,10 +4408,13 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     '@extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean)',
     '@extschema@.audit_expired()',
     '@extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone)',
+    '@extschema@.audit_link(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_release(pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_unlink(pg_catalog.text)',
     '@extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.add_columns(pg_catalog.regclass)',
     'audit_cdc_internal.add_days(timestamp with time zone,timestamp with time zone[])',
     'audit_cdc_internal.add_mask(audit_cdc_internal.masks)',
     'audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone,interval)',
@@ -4247,6 +4429,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.check_hold(pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.check_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.check_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.check_server(pg_catalog.oid,pg_catalog.oid)',
     'audit_cdc_internal.chosen_lines(@extschema@.audit_history_line[])',
     'audit_cdc_internal.clear_annotations()',
     'audit_cdc_internal.clear_contexts()',
@@ -4293,6 +4476,8 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.lacking_masks()',
     'audit_cdc_internal.last_settled_number()',
     'audit_cdc_internal.leniency(pg_catalog.text)',
+    'audit_cdc_internal.link(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.oid)',
+    'audit_cdc_internal.links_changed()',
     'audit_cdc_internal.lock_ddl()',
     'audit_cdc_internal.make_mask_secret()',
     'audit_cdc_internal.masked_column(pg_catalog.text[],pg_catalog.text)',
@@ -4332,10 +4517,12 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.server_word(audit_cdc_internal.event)',
     'audit_cdc_internal.set_horizons()',
     'audit_cdc_internal.settle_masks()',
+    'audit_cdc_internal.show_all_logs()',
     'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
     'audit_cdc_internal.told_key(pg_catalog.text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
     'audit_cdc_internal.told_user(pg_catalog.text)',
+    'audit_cdc_internal.unlink(pg_catalog.text)',
     'audit_cdc_internal.waits_for_archive(pg_catalog.date)',
     'audit_cdc_internal.with_statistics(pg_catalog.oid[],pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.without_annotations(audit_cdc_internal.log,pg_catalog.text,pg_catalog.text)',
@@ -4355,13 +4542,16 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
+    'audit_cdc_internal.links',
     'audit_cdc_internal.masks',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
+    '@extschema@.audit_all_logs',
     '@extschema@.audit_archives',
     '@extschema@.audit_erasures',
     '@extschema@.audit_holds',
+    '@extschema@.audit_links',
     '@extschema@.audit_masks',
     '@extschema@.audit_operations',
     '@extschema@.audit_removed',
@@ -4371,6 +4561,7 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     'audit_cdc_internal.cutoffs',
     'audit_cdc_internal.expired',
     'audit_cdc_internal.held_tables',
+    'audit_cdc_internal.link_tables',
     'audit_cdc_internal.masks_here',
     'audit_cdc_internal.with_holds']::regclass[]) AS o(it);
 SELECT audit_cdc_internal.keep_private('pg_type'::regclass, o.it)
@@ -4389,13 +4580,16 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
+    'audit_cdc_internal.links',
     'audit_cdc_internal.masks',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
+    '@extschema@.audit_all_logs',
     '@extschema@.audit_archives',
     '@extschema@.audit_erasures',
     '@extschema@.audit_holds',
+    '@extschema@.audit_links',
     '@extschema@.audit_masks',
     '@extschema@.audit_operations',
     '@extschema@.audit_removed',
@@ -4405,6 +4599,7 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
     'audit_cdc_internal.cutoffs',
     'audit_cdc_internal.expired',
     'audit_cdc_internal.held_tables',
+    'audit_cdc_internal.link_tables',
     'audit_cdc_internal.masks_here',
     'audit_cdc_internal.with_holds']::regclass[]);
 SELECT audit_cdc_internal.keep_from_writers(o.it)
@@ -4413,6 +4608,7 @@ SELECT audit_cdc_internal.keep_from_writers(o.it)
     'audit_cdc_internal.erasures',
     'audit_cdc_internal.holds',
     'audit_cdc_internal.horizons',
+    'audit_cdc_internal.links',
     'audit_cdc_internal.masks',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
@@ -4424,9 +4620,11 @@ GRANT EXECUTE ON ROUTINE @extschema@.audit_drop_retention(pg_catalog.text,pg_cat
 GRANT EXECUTE ON ROUTINE @extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_expired() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_link(pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_admin;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_release(pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_unlink(pg_catalog.text) TO audit_cdc_admin;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.check_apply(boolean,integer) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(pg_catalog.text,integer) TO audit_cdc_keeper;
@@ -4453,15 +4651,18 @@ GRANT SELECT ON TABLE audit_cdc_internal.archives TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.erasures TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.holds TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.horizons TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.links TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.masks TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.operations TO audit_cdc_worker;
 GRANT INSERT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT UPDATE ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.retention_rules TO audit_cdc_worker;
+GRANT SELECT ON TABLE @extschema@.audit_all_logs TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_archives TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_erasures TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_holds TO audit_cdc_reader;
+GRANT SELECT ON TABLE @extschema@.audit_links TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_masks TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_operations TO audit_cdc_reader;
 GRANT SELECT ON TABLE @extschema@.audit_removed TO audit_cdc_reader;
@@ -4471,6 +4672,7 @@ GRANT SELECT ON TABLE audit_cdc_internal.archived_months TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.cutoffs TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.expired TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.held_tables TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.link_tables TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.masks_here TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.with_holds TO audit_cdc_worker;
 DO $$
