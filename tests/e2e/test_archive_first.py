@@ -1,6 +1,7 @@
 """audit_cdc.archive_first: retention leaves what is in no archive, whatever came, was erased or was killed meanwhile."""
 
 import contextlib
+import json
 import shutil
 import signal
 
@@ -8,6 +9,7 @@ import pytest
 from capture_helpers import captured, source  # noqa: F401
 from conftest import admin, batch, change, server_log, until
 from test_archive import MONTHS, as_keeper, done, fill, keeper, opened
+from test_divided_months import divided  # noqa: F401
 from test_retention import apply, keep, refused, said
 from test_retention_daily import apply_at, apply_soon
 
@@ -20,16 +22,24 @@ def archive_first(value):
     admin("SELECT pg_reload_conf()")
 
 
+@contextlib.contextmanager
+def set_for(db):
+    archive_first("on")
+    until(lambda: db.value("SHOW audit_cdc.archive_first") == "on")
+    try:
+        yield
+    finally:
+        admin("ALTER SYSTEM RESET ALL")
+        admin("SELECT pg_reload_conf()")
+
+
 @pytest.fixture
 def first(db):
     """A database with entries in three months, which may all go once they are archived."""
-    archive_first("on")
-    until(lambda: db.value("SHOW audit_cdc.archive_first") == "on")
     fill(db)
     keep(db, "1 day", table_name="orders")
-    yield db
-    admin("ALTER SYSTEM RESET ALL")
-    admin("SELECT pg_reload_conf()")
+    with set_for(db):
+        yield db
 
 
 def archive(db, place):
@@ -191,6 +201,34 @@ def test_damaged_and_partly_removed_it_needs_its_copy(first, tmp_path):
     file.write_bytes(content)
     assert "verify has failed" in archive(first, tmp_path) and failed(first) == ["2026-02"]
     assert verify(first, tmp_path).returncode == 0 and failed(first) == []
+    shutil.rmtree(tmp_path / "month=2025-11")  # on purpose: that is told once
+    assert verify(first, tmp_path).returncode == 1 and verify(first, tmp_path).returncode == 0 and failed(first) == ["2025-11"]
+
+
+def test_a_log_that_differs_does_not_replace_a_file(first, tmp_path):
+    archive(first, tmp_path)
+    file = tmp_path / "month=2026-02" / "log.parquet"
+    content = file.read_bytes()
+    first.run("SELECT audit_describe_tables('d1', %s)", json.dumps({"described_at": "2026-01-01 00:00+00", "tables": [{
+        "table_schema": "public", "table_name": "orders", "replica_identity": "full", "key_columns": ["id"], "identity_columns": ["id"],
+        "column_types": {"id": "integer", "name": "text"}, "never_sent": [], "null_in_reads": []}]}))
+    assert (verify(first, tmp_path).returncode, failed(first), stale(first)) == (1, MONTHS[1:], [])  # it is of 2026
+    assert "--compare" in archive(first, tmp_path) and file.read_bytes() == content
+    assert apply(first) == 100
+    done(keeper(first, "archive", tmp_path, "--compare", **as_keeper(first)))
+    assert failed(first) == [] and apply(first) == 200
+
+
+def test_days_wait_for_their_month(divided, tmp_path):  # noqa: F811
+    keep(divided, "1 day")
+    archive(divided, tmp_path)
+    late(divided, month="2012-01")
+    with set_for(divided):
+        assert f"entries of 2012-01 {WAIT}" in said(divided, "CALL audit_apply_retention()")
+        assert left(divided) == {"2012-01": 101}
+        archive(divided, tmp_path)
+        assert apply(divided) == 101 and stale(divided) == []
+    assert divided.value("SELECT count(*) FROM pg_class WHERE relname ~ '^log_2012_01_..$'") == 0
 
 
 def test_one_of_two_places_is_enough(first, tmp_path):
