@@ -717,6 +717,7 @@ CREATE TABLE audit_cdc_internal.masks (
   unmasked_at timestamptz, -- null: it is set
   relation_in text, -- the id of the database in which the next two are
   relation oid, -- null: there is no such table there
+  root oid, -- of the partitions that it was one of; null: of none
   column_number smallint, -- null: the table has no such column
   is_former boolean NOT NULL DEFAULT false -- the table or the column has another name now, and a mask by it
 );
@@ -809,6 +810,18 @@ BEGIN ATOMIC
     AND coalesce(masked_relation.database_id = audit_cdc_internal.this_database() ->> 'id', true);
 END;
 
+CREATE VIEW audit_cdc_internal.partition_families AS
+  WITH RECURSIVE members AS (
+    SELECT c.oid AS root, c.oid AS member
+    FROM pg_class AS c
+    WHERE c.relkind = 'p' AND NOT c.relispartition
+    UNION ALL
+    SELECT m.root, i.inhrelid
+    FROM members AS m
+    JOIN pg_inherits AS i ON i.inhparent = m.member
+  )
+  SELECT m.root, m.member FROM members AS m;
+
 CREATE FUNCTION audit_cdc_internal.masked_names(
     database_id text, table_schema text, table_name text, OUT schema text, OUT name text)
   RETURNS SETOF record
@@ -817,10 +830,29 @@ BEGIN ATOMIC
   SELECT masked_names.table_schema, masked_names.table_name
   UNION
   SELECT n.nspname, c.relname
-  FROM audit_cdc_internal.masked_relation(database_id, table_schema, table_name) AS r(relation)
-  CROSS JOIN LATERAL pg_partition_tree(pg_partition_root(r.relation)) AS t
-  JOIN pg_class AS c ON c.oid = t.relid
-  JOIN pg_namespace AS n ON n.oid = c.relnamespace;
+  FROM audit_cdc_internal.partition_families AS f
+  JOIN audit_cdc_internal.partition_families AS m ON m.root = f.root
+  JOIN pg_class AS c ON c.oid = m.member
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE f.member = audit_cdc_internal.masked_relation(database_id, table_schema, table_name);
+END;
+
+CREATE FUNCTION audit_cdc_internal.masks_set(database_id text, table_schema text, table_name text)
+  RETURNS SETOF audit_cdc_internal.masks
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT m.*
+  FROM audit_cdc_internal.masks AS m
+  WHERE m.unmasked_at IS NULL
+    AND m.database_id IS NOT DISTINCT FROM masks_set.database_id
+    AND ((m.table_schema, m.table_name) IN (
+        SELECT n.schema, n.name
+        FROM audit_cdc_internal.masked_names(masks_set.database_id, masks_set.table_schema, masks_set.table_name) AS n)
+      OR m.relation_in = audit_cdc_internal.this_database() ->> 'id' AND m.root = (
+        SELECT f.root
+        FROM audit_cdc_internal.partition_families AS f
+        WHERE f.member = audit_cdc_internal.masked_relation(
+          masks_set.database_id, masks_set.table_schema, masks_set.table_name)));
 END;
 
 CREATE FUNCTION audit_cdc_internal.masked_column(known text[], masked text) RETURNS text
@@ -940,11 +972,12 @@ CREATE FUNCTION audit_cdc_internal.add_mask(mask audit_cdc_internal.masks) RETUR
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   INSERT INTO audit_cdc_internal.masks AS there (
-    database_id, table_schema, table_name, masked, masked_column, path, how, reason, relation_in, relation,
-    column_number)
+    database_id, table_schema, table_name, masked, masked_column, path, how, reason, relation_in, relation, root,
+    column_number, is_former)
   VALUES (
     mask.database_id, mask.table_schema, mask.table_name, array_to_string(mask.masked_column || mask.path, '->'),
-    mask.masked_column, mask.path, mask.how, mask.reason, mask.relation_in, mask.relation, mask.column_number)
+    mask.masked_column, mask.path, mask.how, mask.reason, mask.relation_in, mask.relation, mask.root,
+    mask.column_number, coalesce(mask.is_former, false))
   ON CONFLICT (database_id, table_schema, table_name, masked_column, path) WHERE unmasked_at IS NULL
   DO UPDATE SET how = excluded.how, reason = excluded.reason
   WHERE audit_cdc_internal.leniency(there.how) > audit_cdc_internal.leniency(excluded.how);
@@ -962,54 +995,71 @@ CREATE VIEW audit_cdc_internal.masks_here AS
 
 CREATE FUNCTION audit_cdc_internal.lacking_masks() RETURNS jsonb LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT jsonb_agg(jsonb_build_object(
-    'database_id', l.database_id, 'table_schema', l.schema, 'table_name', l.name, 'masked_column', l.column_now,
-    'path', l.path, 'how', l.how, 'relation_in', l.here, 'relation', l.relid, 'column_number', a.attnum,
-    'reason', CASE WHEN l.relid = l.relation THEN 'renamed' ELSE 'partition' END))
-  FROM (
-    SELECT m.*, f.relid, n.nspname::text AS schema, c.relname::text AS name
+  WITH families AS MATERIALIZED (
+    SELECT f.root, f.member FROM audit_cdc_internal.partition_families AS f
+  ), masked AS MATERIALIZED (
+    SELECT DISTINCT ON (coalesce(f.root, m.relation_now), m.database_id, m.column_now, m.path)
+           coalesce(f.root, m.relation_now) AS root, m.relation_now AS relation, m.here, m.database_id, m.column_now,
+           m.path, m.how
     FROM audit_cdc_internal.masks_here AS m
-    CROSS JOIN LATERAL (
-      SELECT m.relation_now
-      UNION
-      SELECT t.relid FROM pg_partition_tree(pg_partition_root(m.relation_now)) AS t
-    ) AS f(relid)
-    JOIN pg_class AS c ON c.oid = f.relid
+    LEFT JOIN families AS f ON f.member = m.relation_now
+    WHERE m.relation_now IS NOT NULL AND NOT m.is_former
+    ORDER BY coalesce(f.root, m.relation_now), m.database_id, m.column_now, m.path,
+             audit_cdc_internal.leniency(m.how)
+  ), wanted AS (
+    SELECT m.*, coalesce(f.member, m.root) AS member, f.root AS family, n.nspname::text AS schema,
+           c.relname::text AS name
+    FROM masked AS m
+    LEFT JOIN families AS f ON f.root = m.root
+    JOIN pg_class AS c ON c.oid = coalesce(f.member, m.root)
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE NOT m.is_former
-  ) AS l
-  LEFT JOIN pg_attribute AS a ON a.attrelid = l.relid AND a.attname = l.column_now AND NOT a.attisdropped
-  WHERE NOT EXISTS (
-    SELECT FROM audit_cdc_internal.masks AS m
-    WHERE m.unmasked_at IS NULL
-      AND m.database_id IS NOT DISTINCT FROM l.database_id
-      AND (m.table_schema, m.table_name, m.masked_column, m.path) = (l.schema, l.name, l.column_now, l.path)
-      AND audit_cdc_internal.leniency(m.how) <= audit_cdc_internal.leniency(l.how));
+  )
+  SELECT jsonb_agg(jsonb_build_object(
+    'database_id', w.database_id, 'table_schema', w.schema, 'table_name', w.name, 'masked_column', w.column_now,
+    'path', w.path, 'how', w.how, 'relation_in', w.here, 'relation', w.member, 'root', w.family,
+    'column_number', (SELECT a.attnum FROM pg_attribute AS a
+                      WHERE a.attrelid = w.member AND a.attname = w.column_now AND NOT a.attisdropped),
+    'reason', CASE WHEN w.member = w.relation THEN 'renamed' ELSE 'partition' END))
+  FROM wanted AS w
+  LEFT JOIN audit_cdc_internal.masks AS m
+    ON m.unmasked_at IS NULL
+    AND m.database_id IS NOT DISTINCT FROM w.database_id
+    AND (m.table_schema, m.table_name, m.masked_column, m.path) = (w.schema, w.name, w.column_now, w.path)
+    AND audit_cdc_internal.leniency(m.how) <= audit_cdc_internal.leniency(w.how)
+  WHERE m.id IS NULL;
 END;
 
 CREATE FUNCTION audit_cdc_internal.found_masks() RETURNS jsonb LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT jsonb_agg(jsonb_build_object(
-    'id', m.id, 'relation_in', m.here, 'relation', f.relation, 'column_number', f.column_number,
-    'is_former', f.is_former))
-  FROM audit_cdc_internal.masks_here AS m
-  LEFT JOIN LATERAL (
-    SELECT r.relation::oid AS relation, a.attnum AS column_number
-    FROM audit_cdc_internal.masked_relation(m.here, m.table_schema, m.table_name) AS r(relation)
-    LEFT JOIN pg_attribute AS a ON a.attrelid = r.relation AND a.attname = m.masked_column AND NOT a.attisdropped
-    WHERE r.relation IS NOT NULL
-  ) AS named ON true
-  CROSS JOIN LATERAL (
-    SELECT coalesce(named.relation, m.relation_now) AS relation,
-           CASE WHEN named.relation IS NULL OR named.relation = m.relation_now
-             THEN coalesce(named.column_number, CASE WHEN m.relation_now IS NOT NULL THEN m.column_number END)
-             ELSE named.column_number END AS column_number,
-           named.column_number IS NULL AND (m.is_former OR coalesce(
+  WITH families AS MATERIALIZED (
+    SELECT f.root, f.member FROM audit_cdc_internal.partition_families AS f
+  ), named AS (
+    SELECT m.*, c.oid AS named, a.attnum AS number
+    FROM audit_cdc_internal.masks_here AS m
+    LEFT JOIN pg_namespace AS n ON n.nspname = m.table_schema
+    LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = m.table_name AND c.relkind IN ('r', 'p', 'f')
+    LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = m.masked_column AND NOT a.attisdropped
+  ), found AS (
+    SELECT m.id, m.here, coalesce(m.named, m.relation_now) AS relation,
+           CASE WHEN coalesce(m.named = m.relation_now, m.named IS NULL)
+             THEN coalesce(m.number, CASE WHEN m.relation_now IS NOT NULL THEN m.column_number END)
+             ELSE m.number END AS column_number,
+           m.number IS NULL AND (m.is_former OR coalesce(
              (m.schema_now, m.name_now, m.column_now) <> (m.table_schema, m.table_name, m.masked_column), false))
-             AS is_former
-  ) AS f
-  WHERE (m.relation, m.column_number, m.is_former, m.relation_in)
-        IS DISTINCT FROM (f.relation, f.column_number, f.is_former, m.here);
+             AS is_former,
+           m.relation AS relation_before, m.column_number AS number_before, m.is_former AS former_before,
+           m.relation_in AS in_before, m.root AS root_before
+    FROM named AS m
+  )
+  SELECT jsonb_agg(jsonb_build_object(
+    'id', m.id, 'relation_in', m.here, 'relation', m.relation, 'root', r.root,
+    'column_number', m.column_number, 'is_former', m.is_former))
+  FROM found AS m
+  LEFT JOIN families AS f ON f.member = m.relation
+  -- of a table that is gone it tells whose masks are to end with it
+  CROSS JOIN LATERAL (SELECT CASE WHEN m.relation IS NULL THEN m.root_before ELSE f.root END AS root) AS r
+  WHERE (m.relation_before, m.number_before, m.former_before, m.in_before, m.root_before)
+        IS DISTINCT FROM (m.relation, m.column_number, m.is_former, m.here, r.root);
 END;
 
 CREATE FUNCTION audit_cdc_internal.news_of_masks() RETURNS text LANGUAGE sql STABLE
@@ -1022,10 +1072,36 @@ BEGIN ATOMIC
   SELECT audit_cdc_internal.add_mask(m)
   FROM jsonb_populate_recordset(NULL::audit_cdc_internal.masks, coalesce(news -> 'lacking', '[]')) AS m;
   UPDATE audit_cdc_internal.masks AS m
-  SET relation_in = f.relation_in, relation = f.relation, column_number = f.column_number, is_former = f.is_former
+  SET relation_in = f.relation_in, relation = f.relation, root = f.root, column_number = f.column_number,
+      is_former = f.is_former
   FROM jsonb_populate_recordset(NULL::audit_cdc_internal.masks, coalesce(news -> 'found', '[]')) AS f
   WHERE m.id = f.id;
 END;
+
+CREATE FUNCTION audit_cdc_internal.mask_former_names() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.add_mask(jsonb_populate_record(NULL::audit_cdc_internal.masks, jsonb_build_object(
+    'database_id', m.database_id, 'table_schema', s.before ->> 'schema', 'table_name', s.before ->> 'name',
+    'masked_column', coalesce(f.name, m.masked_column), 'path', m.path, 'how', m.how, 'reason', 'former name',
+    'relation_in', m.here, 'relation', m.relation_now, 'root', m.root, 'column_number', m.column_number,
+    'is_former', true)))
+  FROM audit_cdc_internal.masks_here AS m
+  JOIN audit_cdc_internal.schema_changes AS s
+    ON s.object = m.relation_now AND s.object_type = 'table' AND s.database_id = m.here AND s.before IS NOT NULL
+  LEFT JOIN LATERAL (
+    SELECT c.it ->> 'name' AS name
+    FROM jsonb_array_elements(s.before -> 'columns') AS c(it)
+    WHERE (c.it ->> 'number')::integer = m.column_number
+  ) AS f ON true
+  WHERE NOT m.is_former
+    AND s.id > coalesce((
+      SELECT max(a.id) FROM audit_cdc_internal.schema_changes AS a WHERE a.command_tag = 'audit_capture_start'), 0)
+    AND NOT EXISTS (SELECT FROM audit_cdc_internal.schema_change_positions AS p WHERE p.id = s.id)
+    AND (s.before ->> 'schema', s.before ->> 'name', coalesce(f.name, m.masked_column))
+        <> (m.table_schema, m.table_name, m.masked_column);
+END
+$$;
 
 CREATE FUNCTION audit_cdc_internal.has_masks_here() RETURNS boolean
   LANGUAGE sql STABLE
@@ -1043,9 +1119,11 @@ DECLARE
     FROM audit_cdc_internal.masks AS m
     WHERE m.unmasked_at IS NULL AND NOT m.is_former
       AND CASE
+        -- of a database of which this one may be a copy
         WHEN m.database_id <> here
           THEN m.database_id <> ALL (audit_cdc_internal.one_log(here))
-            AND m.database_id IN (SELECT c.database_id FROM audit_cdc_internal.captured_databases AS c)
+            AND (m.database_id = m.relation_in
+              OR m.database_id IN (SELECT c.database_id FROM audit_cdc_internal.captured_databases AS c))
         -- a mask of any database may be meant for what others deliver
         ELSE (
           m.database_id IS NOT NULL OR NOT EXISTS (
@@ -1088,12 +1166,8 @@ BEGIN
   has_new_secret := audit_cdc_internal.make_mask_secret();
   UPDATE audit_cdc_internal.masks AS m
   SET unmasked_at = clock_timestamp(), unmasked_by = session_user, unmasked_reason = reason
-  FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n
-  WHERE m.unmasked_at IS NULL
-    AND m.database_id IS NOT DISTINCT FROM database_id
-    AND (m.table_schema, m.table_name) = (n.schema, n.name)
-    AND m.masked = ANY (columns)
-    AND m.how <> how;
+  FROM audit_cdc_internal.masks_set(database_id, table_schema, table_name) AS s
+  WHERE m.id = s.id AND m.masked = ANY (columns) AND m.how <> how;
   INSERT INTO audit_cdc_internal.masks (
     database_id, table_schema, table_name, masked, masked_column, path, how, reason)
   SELECT DISTINCT database_id, n.schema, n.name, c, audit_cdc_internal.masked_column(known, c),
@@ -1101,6 +1175,7 @@ BEGIN
   FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n, unnest(columns) AS c
   ON CONFLICT DO NOTHING;
   PERFORM audit_cdc_internal.follow_masks(audit_cdc_internal.news_of_masks()::jsonb);
+  PERFORM audit_cdc_internal.mask_former_names();
   PERFORM audit_cdc_internal.note_operation(
     'audit_mask',
     jsonb_build_object(
@@ -1131,11 +1206,8 @@ BEGIN
   PERFORM audit_cdc_internal.settle_masks();
   UPDATE audit_cdc_internal.masks AS m
   SET unmasked_at = clock_timestamp(), unmasked_by = session_user, unmasked_reason = reason
-  FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n
-  WHERE m.unmasked_at IS NULL
-    AND m.database_id IS NOT DISTINCT FROM database_id
-    AND (m.table_schema, m.table_name) = (n.schema, n.name)
-    AND coalesce(m.masked = ANY (columns), true);
+  FROM audit_cdc_internal.masks_set(database_id, table_schema, table_name) AS s
+  WHERE m.id = s.id AND coalesce(m.masked = ANY (columns), true);
   IF NOT FOUND THEN
     RETURN false;
   END IF;
@@ -4480,12 +4552,14 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.links_changed()',
     'audit_cdc_internal.lock_ddl()',
     'audit_cdc_internal.make_mask_secret()',
+    'audit_cdc_internal.mask_former_names()',
     'audit_cdc_internal.masked_column(pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.masked_columns(pg_catalog.jsonb)',
     'audit_cdc_internal.masked_doubt(pg_catalog.jsonb)',
     'audit_cdc_internal.masked_names(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.masked_path(pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.masked_relation(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.masks_set(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
     'audit_cdc_internal.may_name(audit_cdc_internal.audited,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.news_of_masks()',
@@ -4563,6 +4637,7 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     'audit_cdc_internal.held_tables',
     'audit_cdc_internal.link_tables',
     'audit_cdc_internal.masks_here',
+    'audit_cdc_internal.partition_families',
     'audit_cdc_internal.with_holds']::regclass[]) AS o(it);
 SELECT audit_cdc_internal.keep_private('pg_type'::regclass, o.it)
   FROM unnest(ARRAY[
@@ -4601,6 +4676,7 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
     'audit_cdc_internal.held_tables',
     'audit_cdc_internal.link_tables',
     'audit_cdc_internal.masks_here',
+    'audit_cdc_internal.partition_families',
     'audit_cdc_internal.with_holds']::regclass[]);
 SELECT audit_cdc_internal.keep_from_writers(o.it)
   FROM unnest(ARRAY[
@@ -4674,6 +4750,7 @@ GRANT SELECT ON TABLE audit_cdc_internal.expired TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.held_tables TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.link_tables TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.masks_here TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.partition_families TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.with_holds TO audit_cdc_worker;
 DO $$
 DECLARE

@@ -12,10 +12,12 @@ thread_local! {
 
 /// Masks of tables and columns that have other names by now are set by these too.
 pub fn follow() -> Result<(), ErrorReport> {
-    if !pg::has_masks() {
+    let news = || seen_by_all::<String>("audit_cdc_internal.news_of_masks", &[]);
+    if !pg::has_masks() || news()?.is_none() {
         return Ok(());
     }
-    if let Some(news) = seen_by_all::<String>("audit_cdc_internal.news_of_masks", &[])? {
+    pg::lock_masks(); // whoever gave other names at the same time has ended
+    if let Some(news) = news()? {
         FOLLOW.with(|follow| follow.run(|| vec![news.into()], |_| Ok(())));
     }
     Ok(())

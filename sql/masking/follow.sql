@@ -10,11 +10,12 @@ CREATE FUNCTION audit_cdc_internal.add_mask(mask audit_cdc_internal.masks) RETUR
   LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   INSERT INTO audit_cdc_internal.masks AS there (
-    database_id, table_schema, table_name, masked, masked_column, path, how, reason, relation_in, relation,
-    column_number)
+    database_id, table_schema, table_name, masked, masked_column, path, how, reason, relation_in, relation, root,
+    column_number, is_former)
   VALUES (
     mask.database_id, mask.table_schema, mask.table_name, array_to_string(mask.masked_column || mask.path, '->'),
-    mask.masked_column, mask.path, mask.how, mask.reason, mask.relation_in, mask.relation, mask.column_number)
+    mask.masked_column, mask.path, mask.how, mask.reason, mask.relation_in, mask.relation, mask.root,
+    mask.column_number, coalesce(mask.is_former, false))
   ON CONFLICT (database_id, table_schema, table_name, masked_column, path) WHERE unmasked_at IS NULL
   DO UPDATE SET how = excluded.how, reason = excluded.reason
   WHERE audit_cdc_internal.leniency(there.how) > audit_cdc_internal.leniency(excluded.how);
@@ -32,58 +33,75 @@ CREATE VIEW audit_cdc_internal.masks_here AS
   LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = m.column_number AND NOT a.attisdropped
   WHERE m.unmasked_at IS NULL AND coalesce(m.database_id = h.id, true);
 
--- What tables here lack: masks under their names of now. null: nothing.
+-- What tables here lack: masks under their names of now. Of a family all have what one has. null: nothing.
 CREATE FUNCTION audit_cdc_internal.lacking_masks() RETURNS jsonb LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT jsonb_agg(jsonb_build_object(
-    'database_id', l.database_id, 'table_schema', l.schema, 'table_name', l.name, 'masked_column', l.column_now,
-    'path', l.path, 'how', l.how, 'relation_in', l.here, 'relation', l.relid, 'column_number', a.attnum,
-    'reason', CASE WHEN l.relid = l.relation THEN 'renamed' ELSE 'partition' END))
-  FROM (
-    SELECT m.*, f.relid, n.nspname::text AS schema, c.relname::text AS name
+  WITH families AS MATERIALIZED (
+    SELECT f.root, f.member FROM audit_cdc_internal.partition_families AS f
+  ), masked AS MATERIALIZED (
+    SELECT DISTINCT ON (coalesce(f.root, m.relation_now), m.database_id, m.column_now, m.path)
+           coalesce(f.root, m.relation_now) AS root, m.relation_now AS relation, m.here, m.database_id, m.column_now,
+           m.path, m.how
     FROM audit_cdc_internal.masks_here AS m
-    CROSS JOIN LATERAL (
-      SELECT m.relation_now
-      UNION
-      SELECT t.relid FROM pg_partition_tree(pg_partition_root(m.relation_now)) AS t
-    ) AS f(relid)
-    JOIN pg_class AS c ON c.oid = f.relid
+    LEFT JOIN families AS f ON f.member = m.relation_now
+    WHERE m.relation_now IS NOT NULL AND NOT m.is_former
+    ORDER BY coalesce(f.root, m.relation_now), m.database_id, m.column_now, m.path,
+             audit_cdc_internal.leniency(m.how)
+  ), wanted AS (
+    SELECT m.*, coalesce(f.member, m.root) AS member, f.root AS family, n.nspname::text AS schema,
+           c.relname::text AS name
+    FROM masked AS m
+    LEFT JOIN families AS f ON f.root = m.root
+    JOIN pg_class AS c ON c.oid = coalesce(f.member, m.root)
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE NOT m.is_former
-  ) AS l
-  LEFT JOIN pg_attribute AS a ON a.attrelid = l.relid AND a.attname = l.column_now AND NOT a.attisdropped
-  WHERE NOT EXISTS (
-    SELECT FROM audit_cdc_internal.masks AS m
-    WHERE m.unmasked_at IS NULL
-      AND m.database_id IS NOT DISTINCT FROM l.database_id
-      AND (m.table_schema, m.table_name, m.masked_column, m.path) = (l.schema, l.name, l.column_now, l.path)
-      AND audit_cdc_internal.leniency(m.how) <= audit_cdc_internal.leniency(l.how));
+  )
+  SELECT jsonb_agg(jsonb_build_object(
+    'database_id', w.database_id, 'table_schema', w.schema, 'table_name', w.name, 'masked_column', w.column_now,
+    'path', w.path, 'how', w.how, 'relation_in', w.here, 'relation', w.member, 'root', w.family,
+    'column_number', (SELECT a.attnum FROM pg_attribute AS a
+                      WHERE a.attrelid = w.member AND a.attname = w.column_now AND NOT a.attisdropped),
+    'reason', CASE WHEN w.member = w.relation THEN 'renamed' ELSE 'partition' END))
+  FROM wanted AS w
+  LEFT JOIN audit_cdc_internal.masks AS m
+    ON m.unmasked_at IS NULL
+    AND m.database_id IS NOT DISTINCT FROM w.database_id
+    AND (m.table_schema, m.table_name, m.masked_column, m.path) = (w.schema, w.name, w.column_now, w.path)
+    AND audit_cdc_internal.leniency(m.how) <= audit_cdc_internal.leniency(w.how)
+  WHERE m.id IS NULL;
 END;
 
 -- Of which tables and columns here masks are, by their names, and which names are former ones. null: no news.
 CREATE FUNCTION audit_cdc_internal.found_masks() RETURNS jsonb LANGUAGE sql STABLE
 BEGIN ATOMIC
-  SELECT jsonb_agg(jsonb_build_object(
-    'id', m.id, 'relation_in', m.here, 'relation', f.relation, 'column_number', f.column_number,
-    'is_former', f.is_former))
-  FROM audit_cdc_internal.masks_here AS m
-  LEFT JOIN LATERAL (
-    SELECT r.relation::oid AS relation, a.attnum AS column_number
-    FROM audit_cdc_internal.masked_relation(m.here, m.table_schema, m.table_name) AS r(relation)
-    LEFT JOIN pg_attribute AS a ON a.attrelid = r.relation AND a.attname = m.masked_column AND NOT a.attisdropped
-    WHERE r.relation IS NOT NULL
-  ) AS named ON true
-  CROSS JOIN LATERAL (
-    SELECT coalesce(named.relation, m.relation_now) AS relation,
-           CASE WHEN named.relation IS NULL OR named.relation = m.relation_now
-             THEN coalesce(named.column_number, CASE WHEN m.relation_now IS NOT NULL THEN m.column_number END)
-             ELSE named.column_number END AS column_number,
-           named.column_number IS NULL AND (m.is_former OR coalesce(
+  WITH families AS MATERIALIZED (
+    SELECT f.root, f.member FROM audit_cdc_internal.partition_families AS f
+  ), named AS (
+    SELECT m.*, c.oid AS named, a.attnum AS number
+    FROM audit_cdc_internal.masks_here AS m
+    LEFT JOIN pg_namespace AS n ON n.nspname = m.table_schema
+    LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = m.table_name AND c.relkind IN ('r', 'p', 'f')
+    LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = m.masked_column AND NOT a.attisdropped
+  ), found AS (
+    SELECT m.id, m.here, coalesce(m.named, m.relation_now) AS relation,
+           CASE WHEN coalesce(m.named = m.relation_now, m.named IS NULL)
+             THEN coalesce(m.number, CASE WHEN m.relation_now IS NOT NULL THEN m.column_number END)
+             ELSE m.number END AS column_number,
+           m.number IS NULL AND (m.is_former OR coalesce(
              (m.schema_now, m.name_now, m.column_now) <> (m.table_schema, m.table_name, m.masked_column), false))
-             AS is_former
-  ) AS f
-  WHERE (m.relation, m.column_number, m.is_former, m.relation_in)
-        IS DISTINCT FROM (f.relation, f.column_number, f.is_former, m.here);
+             AS is_former,
+           m.relation AS relation_before, m.column_number AS number_before, m.is_former AS former_before,
+           m.relation_in AS in_before, m.root AS root_before
+    FROM named AS m
+  )
+  SELECT jsonb_agg(jsonb_build_object(
+    'id', m.id, 'relation_in', m.here, 'relation', m.relation, 'root', r.root,
+    'column_number', m.column_number, 'is_former', m.is_former))
+  FROM found AS m
+  LEFT JOIN families AS f ON f.member = m.relation
+  -- of a table that is gone it tells whose masks are to end with it
+  CROSS JOIN LATERAL (SELECT CASE WHEN m.relation IS NULL THEN m.root_before ELSE f.root END AS root) AS r
+  WHERE (m.relation_before, m.number_before, m.former_before, m.in_before, m.root_before)
+        IS DISTINCT FROM (m.relation, m.column_number, m.is_former, m.here, r.root);
 END;
 
 -- What follow_masks() has to do; null: nothing.
@@ -97,10 +115,37 @@ BEGIN ATOMIC
   SELECT audit_cdc_internal.add_mask(m)
   FROM jsonb_populate_recordset(NULL::audit_cdc_internal.masks, coalesce(news -> 'lacking', '[]')) AS m;
   UPDATE audit_cdc_internal.masks AS m
-  SET relation_in = f.relation_in, relation = f.relation, column_number = f.column_number, is_former = f.is_former
+  SET relation_in = f.relation_in, relation = f.relation, root = f.root, column_number = f.column_number,
+      is_former = f.is_former
   FROM jsonb_populate_recordset(NULL::audit_cdc_internal.masks, coalesce(news -> 'found', '[]')) AS f
   WHERE m.id = f.id;
 END;
+
+-- What is committed and not captured yet may come under names that tables and columns had before.
+CREATE FUNCTION audit_cdc_internal.mask_former_names() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.add_mask(jsonb_populate_record(NULL::audit_cdc_internal.masks, jsonb_build_object(
+    'database_id', m.database_id, 'table_schema', s.before ->> 'schema', 'table_name', s.before ->> 'name',
+    'masked_column', coalesce(f.name, m.masked_column), 'path', m.path, 'how', m.how, 'reason', 'former name',
+    'relation_in', m.here, 'relation', m.relation_now, 'root', m.root, 'column_number', m.column_number,
+    'is_former', true)))
+  FROM audit_cdc_internal.masks_here AS m
+  JOIN audit_cdc_internal.schema_changes AS s
+    ON s.object = m.relation_now AND s.object_type = 'table' AND s.database_id = m.here AND s.before IS NOT NULL
+  LEFT JOIN LATERAL (
+    SELECT c.it ->> 'name' AS name
+    FROM jsonb_array_elements(s.before -> 'columns') AS c(it)
+    WHERE (c.it ->> 'number')::integer = m.column_number
+  ) AS f ON true
+  WHERE NOT m.is_former
+    AND s.id > coalesce((
+      SELECT max(a.id) FROM audit_cdc_internal.schema_changes AS a WHERE a.command_tag = 'audit_capture_start'), 0)
+    AND NOT EXISTS (SELECT FROM audit_cdc_internal.schema_change_positions AS p WHERE p.id = s.id)
+    AND (s.before ->> 'schema', s.before ->> 'name', coalesce(f.name, m.masked_column))
+        <> (m.table_schema, m.table_name, m.masked_column);
+END
+$$;
 
 CREATE FUNCTION audit_cdc_internal.has_masks_here() RETURNS boolean
   LANGUAGE sql STABLE
@@ -119,9 +164,11 @@ DECLARE
     FROM audit_cdc_internal.masks AS m
     WHERE m.unmasked_at IS NULL AND NOT m.is_former
       AND CASE
+        -- of a database of which this one may be a copy
         WHEN m.database_id <> here
           THEN m.database_id <> ALL (audit_cdc_internal.one_log(here))
-            AND m.database_id IN (SELECT c.database_id FROM audit_cdc_internal.captured_databases AS c)
+            AND (m.database_id = m.relation_in
+              OR m.database_id IN (SELECT c.database_id FROM audit_cdc_internal.captured_databases AS c))
         -- a mask of any database may be meant for what others deliver
         ELSE (
           m.database_id IS NOT NULL OR NOT EXISTS (

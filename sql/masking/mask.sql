@@ -24,12 +24,8 @@ BEGIN
   has_new_secret := audit_cdc_internal.make_mask_secret();
   UPDATE audit_cdc_internal.masks AS m
   SET unmasked_at = clock_timestamp(), unmasked_by = session_user, unmasked_reason = reason
-  FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n
-  WHERE m.unmasked_at IS NULL
-    AND m.database_id IS NOT DISTINCT FROM database_id
-    AND (m.table_schema, m.table_name) = (n.schema, n.name)
-    AND m.masked = ANY (columns)
-    AND m.how <> how;
+  FROM audit_cdc_internal.masks_set(database_id, table_schema, table_name) AS s
+  WHERE m.id = s.id AND m.masked = ANY (columns) AND m.how <> how;
   INSERT INTO audit_cdc_internal.masks (
     database_id, table_schema, table_name, masked, masked_column, path, how, reason)
   SELECT DISTINCT database_id, n.schema, n.name, c, audit_cdc_internal.masked_column(known, c),
@@ -37,6 +33,7 @@ BEGIN
   FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n, unnest(columns) AS c
   ON CONFLICT DO NOTHING;
   PERFORM audit_cdc_internal.follow_masks(audit_cdc_internal.news_of_masks()::jsonb);
+  PERFORM audit_cdc_internal.mask_former_names();
   PERFORM audit_cdc_internal.note_operation(
     'audit_mask',
     jsonb_build_object(
@@ -66,11 +63,8 @@ BEGIN
   PERFORM audit_cdc_internal.settle_masks();
   UPDATE audit_cdc_internal.masks AS m
   SET unmasked_at = clock_timestamp(), unmasked_by = session_user, unmasked_reason = reason
-  FROM audit_cdc_internal.masked_names(database_id, table_schema, table_name) AS n
-  WHERE m.unmasked_at IS NULL
-    AND m.database_id IS NOT DISTINCT FROM database_id
-    AND (m.table_schema, m.table_name) = (n.schema, n.name)
-    AND coalesce(m.masked = ANY (columns), true);
+  FROM audit_cdc_internal.masks_set(database_id, table_schema, table_name) AS s
+  WHERE m.id = s.id AND coalesce(m.masked = ANY (columns), true);
   IF NOT FOUND THEN
     RETURN false;
   END IF;

@@ -18,6 +18,7 @@ CREATE TABLE audit_cdc_internal.masks (
   unmasked_at timestamptz, -- null: it is set
   relation_in text, -- the id of the database in which the next two are
   relation oid, -- null: there is no such table there
+  root oid, -- of the partitions that it was one of; null: of none
   column_number smallint, -- null: the table has no such column
   is_former boolean NOT NULL DEFAULT false -- the table or the column has another name now, and a mask by it
 );
@@ -97,6 +98,19 @@ BEGIN ATOMIC
     AND coalesce(masked_relation.database_id = audit_cdc_internal.this_database() ->> 'id', true);
 END;
 
+-- Tables here that partitions make one, each with its root. PostgreSQL's functions for it would lock them all.
+CREATE VIEW audit_cdc_internal.partition_families AS
+  WITH RECURSIVE members AS (
+    SELECT c.oid AS root, c.oid AS member
+    FROM pg_class AS c
+    WHERE c.relkind = 'p' AND NOT c.relispartition
+    UNION ALL
+    SELECT m.root, i.inhrelid
+    FROM members AS m
+    JOIN pg_inherits AS i ON i.inhparent = m.member
+  )
+  SELECT m.root, m.member FROM members AS m;
+
 -- Under whose names changes of a table are told: it and, of a partition, its family.
 CREATE FUNCTION audit_cdc_internal.masked_names(
     database_id text, table_schema text, table_name text, OUT schema text, OUT name text)
@@ -106,10 +120,30 @@ BEGIN ATOMIC
   SELECT masked_names.table_schema, masked_names.table_name
   UNION
   SELECT n.nspname, c.relname
-  FROM audit_cdc_internal.masked_relation(database_id, table_schema, table_name) AS r(relation)
-  CROSS JOIN LATERAL pg_partition_tree(pg_partition_root(r.relation)) AS t
-  JOIN pg_class AS c ON c.oid = t.relid
-  JOIN pg_namespace AS n ON n.oid = c.relnamespace;
+  FROM audit_cdc_internal.partition_families AS f
+  JOIN audit_cdc_internal.partition_families AS m ON m.root = f.root
+  JOIN pg_class AS c ON c.oid = m.member
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE f.member = audit_cdc_internal.masked_relation(database_id, table_schema, table_name);
+END;
+
+-- Masks that are set of a table and its family, also of partitions that are gone.
+CREATE FUNCTION audit_cdc_internal.masks_set(database_id text, table_schema text, table_name text)
+  RETURNS SETOF audit_cdc_internal.masks
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT m.*
+  FROM audit_cdc_internal.masks AS m
+  WHERE m.unmasked_at IS NULL
+    AND m.database_id IS NOT DISTINCT FROM masks_set.database_id
+    AND ((m.table_schema, m.table_name) IN (
+        SELECT n.schema, n.name
+        FROM audit_cdc_internal.masked_names(masks_set.database_id, masks_set.table_schema, masks_set.table_name) AS n)
+      OR m.relation_in = audit_cdc_internal.this_database() ->> 'id' AND m.root = (
+        SELECT f.root
+        FROM audit_cdc_internal.partition_families AS f
+        WHERE f.member = audit_cdc_internal.masked_relation(
+          masks_set.database_id, masks_set.table_schema, masks_set.table_name)));
 END;
 
 -- Of a name that a table here or a description has, the column. Of others what stands before the first ->.

@@ -95,7 +95,9 @@ impl Masks {
             let text = |change: &Change<'a>| {
                 let masks = tables.entry(change.table.clone()).or_insert_with(|| self.of(&change.table));
                 // what could not be written anew would not be a change
-                masks.as_ref().map(|masks| masks.masked(&change.original.text(), was_masked).unwrap_or_default())
+                let masks = masks.as_ref()?;
+                let key_columns = change.original.key_columns();
+                Some(masks.with_key(&change.original.text(), key_columns.as_deref(), was_masked).unwrap_or_default())
             };
             changes.iter().map(text).collect()
         });
@@ -157,8 +159,13 @@ pub struct MasksOfTable {
 impl MasksOfTable {
     /// The message with masks. `None`: nobody can tell what is in it. `was_masked`: it was before, too.
     pub fn masked(&self, text: &str, was_masked: bool) -> Option<String> {
+        self.with_key(text, None, was_masked)
+    }
+
+    /// `key_columns`: as they were at the change; `None`: as the table has them now.
+    fn with_key(&self, text: &str, key_columns: Option<&[String]>, was_masked: bool) -> Option<String> {
         let masker = Masker { secret: self.secret, was_masked };
-        masked_message(text, &self.masks, self.key_columns.as_deref(), &masker)
+        masked_message(text, &self.masks, key_columns.or(self.key_columns.as_deref()), &masker)
     }
 }
 

@@ -170,6 +170,83 @@ def test_what_is_attached_brings_its_masks(paused):
     nowhere(paused)
 
 
+def test_what_is_pending_under_former_names(paused):
+    """It was committed before the mask, and before another name of the table or of the column."""
+    for table in ("a", "b"):
+        full(paused, table, "id int PRIMARY KEY, email text, doc jsonb")
+        paused.run(f"INSERT INTO {table} VALUES (1, %s, jsonb_build_object('pin', %s::text))", PLANTED, PLANTED)
+    paused.run("ALTER TABLE a RENAME TO a2; ALTER TABLE b RENAME email TO mail; ALTER TABLE b RENAME doc TO papers")
+    paused.run("UPDATE b SET mail = %s || '2'", PLANTED)
+    paused.run("ALTER TABLE b RENAME TO b2")
+    mask(paused, ["email", "doc->pin"], table="a2")
+    mask(paused, ["mail", "papers->pin"], table="b2")
+    capture(paused)
+    assert paused.value("SELECT count(*) FROM audit_logs") == 3
+    nowhere(paused)
+
+
+PARTS = "CREATE TABLE whole (id int, email text) PARTITION BY RANGE (id); CREATE TABLE one PARTITION OF whole FOR VALUES FROM (0) TO (9); CREATE TABLE two PARTITION OF whole FOR VALUES FROM (9) TO (99)"
+
+
+def test_masks_lock_no_partition(db):
+    db.run(PARTS)
+    mask(db, ["email"], table="whole")
+    holder = db.connect()
+    holder.cursor().execute("BEGIN; LOCK TABLE one")
+    db.run("SET lock_timeout = '5s'; CREATE TEMP TABLE another (id int); ALTER TABLE two ALTER email SET DEFAULT 'x'")
+    holder.cursor().execute("ALTER TABLE one ALTER email SET DEFAULT 'x'; COMMIT")
+
+
+def test_names_given_at_the_same_time(paused):
+    paused.run("CREATE SCHEMA s")
+    full(paused, "s.t", "id int PRIMARY KEY, email text")
+    paused.run("SELECT audit_mask('s', 't', '{email}')")
+    one = paused.connect()
+    one.cursor().execute("BEGIN; ALTER SCHEMA s RENAME TO s2")
+    other = threading.Thread(target=lambda: paused.run("ALTER TABLE s.t RENAME email TO mail"))
+    other.start()
+    until(lambda: paused.value("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE s.t%%' AND wait_event_type = 'Lock'") == 1)
+    one.cursor().execute("COMMIT")
+    other.join()
+    paused.run("INSERT INTO s2.t VALUES (1, %s)", PLANTED)
+    capture(paused)
+    nowhere(paused)
+
+
+def test_a_mask_does_not_come_back_with_a_partition(db):
+    db.run(PARTS)
+    mask(db, ["email"], table="whole")
+    db.run("DROP TABLE one; SELECT audit_unmask('public', 'whole')")
+    db.run("CREATE TABLE one PARTITION OF whole FOR VALUES FROM (0) TO (9); CREATE TEMP TABLE another (id int)")
+    assert db.rows("SELECT * FROM audit_masks WHERE unmasked_at IS NULL") == []
+    mask(db, ["email"], table="whole")
+    db.run("DROP TABLE one")
+    mask(db, ["email"], "hash", table="whole")
+    db.run("CREATE TABLE one PARTITION OF whole FOR VALUES FROM (0) TO (9); CREATE TEMP TABLE another (id int)")
+    assert db.rows("SELECT DISTINCT how FROM audit_masks WHERE unmasked_at IS NULL") == [("hash",)]
+
+
+def test_a_key_of_its_moment(paused):
+    """The key is another by the time of the capture; or it holds a masked member."""
+    full(paused, "k", "id int, email text NOT NULL, login text")
+    full(paused, "m", "doc jsonb NOT NULL, v int")
+    mask(paused, ["email"], table="k")
+    mask(paused, ["doc->pin"], table="m")
+    paused.run("ALTER TABLE k ADD PRIMARY KEY (email); INSERT INTO k VALUES (1, %s, 'other')", PLANTED)
+    paused.run("ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (id)")
+    paused.run("""ALTER TABLE m ADD PRIMARY KEY (doc); INSERT INTO m VALUES ('{"pin": "plantedsecret", "x": 1}', 1)""")
+    capture(paused)
+    assert paused.value("SELECT count(*) FROM audit_logs WHERE record_id LIKE 'hmac-sha256:%%'") == 2
+    assert found_in_tables(paused) == []  # the index of m in the files is PostgreSQL's own
+
+
+def test_a_copy_tells_of_masks_that_it_lost(source, moved):
+    full(source, "t", "id int PRIMARY KEY, email text")
+    mask(source, ["email"], table="t", database_id=source.value(HERE))
+    source.run("CREATE PUBLICATION audited FOR TABLE t")
+    assert LOST in said(moved(source), "SELECT audit_capture_start('audited')")
+
+
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_an_old_snapshot(paused, isolation):
     """A transaction does not see the mask, and gives the table another name."""

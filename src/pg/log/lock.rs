@@ -117,6 +117,11 @@ pub fn try_lock_partitions() -> bool {
     acquire(&tag(c"log", 0), pg_sys::ExclusiveLock, false)
 }
 
+/// Who has it lets masks follow. Until the transaction ends.
+pub fn lock_masks() {
+    acquire(&tag(c"masks", 0), pg_sys::ExclusiveLock, true);
+}
+
 /// Who has it retries rejects. Until the transaction ends.
 pub fn lock_retry() {
     acquire(&tag(c"rejects", 0), pg_sys::ExclusiveLock, true);

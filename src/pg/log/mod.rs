@@ -11,9 +11,9 @@ mod walk;
 pub use datum::LogValue;
 pub(super) use lock::lock_renamed_schema;
 pub use lock::{
-    lock_capture, lock_ddl, lock_family, lock_log, lock_partitions, lock_projection, lock_retry, lock_schema_name,
-    lock_states, lock_table, lock_to_read, share_ddl, try_keep_schema_name, try_lock_partitions, try_lock_table,
-    try_share_projection,
+    lock_capture, lock_ddl, lock_family, lock_log, lock_masks, lock_partitions, lock_projection, lock_retry,
+    lock_schema_name, lock_states, lock_table, lock_to_read, share_ddl, try_keep_schema_name, try_lock_partitions,
+    try_lock_table, try_share_projection,
 };
 pub use partition::{Found, Partition, has_distributed_tables, is_partition, with_partition};
 pub use removal::{drop_month, remove_rows};

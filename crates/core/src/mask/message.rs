@@ -120,7 +120,8 @@ impl Message<'_> {
         for (place, value) in values.iter().map(|value| value.get()).enumerate() {
             let text = text_of(value);
             let is_masked = match known {
-                Some(columns) => self.masks.is_whole(&columns[place]),
+                // a member of it stands in the key, too
+                Some(columns) => self.masks.of(&columns[place]).is_some(),
                 // nobody has said whose values they are
                 None => self.is_masked_only(&text),
             };

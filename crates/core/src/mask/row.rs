@@ -68,6 +68,7 @@ impl Masked {
                     self.rows.insert(column.clone().into_owned(), MaskedRow::Value(*how, mask));
                 }
                 Some(ColumnMask::Members(members)) => {
+                    self.hidden.insert(text_of(value).into_owned());
                     let masker = |path| Masker { was_masked: before.has(column, path), ..*masker };
                     let rules: Vec<_> =
                         members.iter().map(|(path, how)| (path.as_slice(), *how, masker(path))).collect();

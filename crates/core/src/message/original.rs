@@ -18,6 +18,9 @@ pub trait Tellable: Debug {
 
     /// About so many bytes.
     fn length(&self) -> usize;
+
+    /// Names of the columns of its key, as they were; `None`: not all of them are sent.
+    fn key_columns(&self) -> Option<Vec<String>>;
 }
 
 impl<'a> Original<'a> {
@@ -41,6 +44,14 @@ impl<'a> Original<'a> {
         match self {
             Self::Message(message) => Cow::Borrowed(message.text),
             Self::Captured(change, _) => Cow::Owned(change.message()),
+        }
+    }
+
+    /// `None`: it does not say.
+    pub fn key_columns(self) -> Option<Vec<String>> {
+        match self {
+            Self::Message(_) => None,
+            Self::Captured(change, _) => change.key_columns(),
         }
     }
 

@@ -254,6 +254,11 @@ impl Tellable for Typed {
     fn length(&self) -> usize {
         self.wire.len()
     }
+
+    fn key_columns(&self) -> Option<Vec<String>> {
+        let places = self.table.key.as_ref()?;
+        places.iter().map(|place| Some(self.table.columns.get(*place)?.name.text.clone())).collect()
+    }
 }
 
 impl fmt::Debug for Typed {
