@@ -686,6 +686,26 @@ COMMENT ON FUNCTION @extschema@.audit_unlink(text) IS
   'Takes a node out of audit_all_logs; what it has stays there. Errors: 22004 (node is null), 25001 (the isolation '
   'level is above READ COMMITTED), 2BP01 (a view of yours reads the node''s foreign table), 42704 (no such node).';
 
+CREATE FUNCTION @extschema@.audit_link_status() RETURNS TABLE (node text, error_code text, reason text)
+  LANGUAGE plpgsql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  FOR node IN SELECT l.node FROM @extschema@.audit_links AS l ORDER BY 1 LOOP
+    error_code := NULL;
+    reason := NULL;
+    BEGIN
+      EXECUTE format('SELECT FROM audit_cdc_internal.%I LIMIT 1', 'node_' || node);
+    EXCEPTION WHEN OTHERS THEN
+      GET STACKED DIAGNOSTICS error_code = RETURNED_SQLSTATE, reason = MESSAGE_TEXT;
+    END;
+    RETURN NEXT;
+  END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_link_status() IS
+  'Reads from each node with the caller''s rights there, and tells which fails. error_code, reason: the SQLSTATE and '
+  'the message of the error; null: the caller can read it. Errors: none.';
+
 CREATE OR REPLACE FUNCTION @extschema@.audit_unannotated(since timestamptz, fields text[] DEFAULT '{}')
   RETURNS SETOF @extschema@.audit_logs LANGUAGE sql STABLE
   BEGIN ATOMIC
@@ -4481,6 +4501,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     '@extschema@.audit_expired()',
     '@extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone)',
     '@extschema@.audit_link(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_link_status()',
     '@extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_release(pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
@@ -4697,6 +4718,7 @@ GRANT EXECUTE ON ROUTINE @extschema@.audit_erase(pg_catalog.text,pg_catalog.text
 GRANT EXECUTE ON ROUTINE @extschema@.audit_expired() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_link(pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_admin;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_link_status() TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_release(pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;

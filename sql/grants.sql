@@ -54,8 +54,8 @@ BEGIN
     SELECT g.role, f.name, g.is_internal FROM (VALUES
       ('audit_cdc_ingest', false, ARRAY['audit_ingest']),
       ('audit_cdc_reader', false, ARRAY[
-        'audit_status', 'audit_capture_status', 'audit_cast', 'audit_row', 'audit_diff', 'audit_diff_text',
-        'audit_as_of', 'audit_as_of_unknown', 'audit_table_diff', 'audit_history', 'audit_activity',
+        'audit_status', 'audit_capture_status', 'audit_link_status', 'audit_cast', 'audit_row', 'audit_diff',
+        'audit_diff_text', 'audit_as_of', 'audit_as_of_unknown', 'audit_table_diff', 'audit_history', 'audit_activity',
         'audit_changes_by_user', 'audit_changes_by_table',
         'audit_undo_sql', 'audit_redo_sql', 'audit_undo', 'audit_redo', 'audit_replay_sql',
         'audit_mark', 'audit_moment', 'audit_unannotated',

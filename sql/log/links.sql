@@ -166,3 +166,23 @@ COMMENT ON FUNCTION @extschema@.audit_link(text, text, text) IS
 COMMENT ON FUNCTION @extschema@.audit_unlink(text) IS
   'Takes a node out of audit_all_logs; what it has stays there. Errors: 22004 (node is null), 25001 (the isolation '
   'level is above READ COMMITTED), 2BP01 (a view of yours reads the node''s foreign table), 42704 (no such node).';
+
+-- One after the other, since an error of one must not keep the others from being asked.
+CREATE FUNCTION @extschema@.audit_link_status() RETURNS TABLE (node text, error_code text, reason text)
+  LANGUAGE plpgsql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  FOR node IN SELECT l.node FROM @extschema@.audit_links AS l ORDER BY 1 LOOP
+    error_code := NULL;
+    reason := NULL;
+    BEGIN
+      EXECUTE format('SELECT FROM audit_cdc_internal.%I LIMIT 1', 'node_' || node);
+    EXCEPTION WHEN OTHERS THEN
+      GET STACKED DIAGNOSTICS error_code = RETURNED_SQLSTATE, reason = MESSAGE_TEXT;
+    END;
+    RETURN NEXT;
+  END LOOP;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.audit_link_status() IS
+  'Reads from each node with the caller''s rights there, and tells which fails. error_code, reason: the SQLSTATE and '
+  'the message of the error; null: the caller can read it. Errors: none.';

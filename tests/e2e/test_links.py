@@ -91,13 +91,16 @@ def test_filters_and_order_go_to_the_nodes(linked):
 def test_each_reads_with_the_rights_that_they_have_there(roles, linked):
     reader, stranger = roles("audit_cdc_reader"), roles()
     session = linked.connect(user=reader)
-    assert error(linked, "SELECT * FROM audit_all_logs", connection=session).diag.message_primary == f'user mapping not found for "{reader}"'
+    unmapped = error(linked, "SELECT * FROM audit_all_logs", connection=session)
+    assert unmapped.pgcode == "42704" and unmapped.diag.message_primary.startswith("user mapping not found")
     assert linked.value("SELECT count(*) FROM audit_all_logs WHERE node = 'here'", connection=session) == 6
     let(linked, reader, "eu")
     let(linked, reader, ODD, stranger)
     assert linked.value("SELECT count(*) FROM audit_all_logs WHERE node = 'eu'", connection=session) == 7
     assert error(linked, "SELECT * FROM audit_all_logs", connection=session).pgcode == "42501"  # the stranger is no reader there
+    assert linked.rows("SELECT * FROM audit_link_status()", connection=session) == [("eu", None, None), (ODD, "42501", "permission denied for view audit_logs")]
     let(linked, stranger, "eu", reader)
+    assert code(linked.connect(user=stranger), "SELECT audit_link_status()") == "42501"
     for relation in ("audit_all_logs", "audit_links", "audit_cdc_internal.node_eu"):
         assert code(linked.connect(user=stranger), f"SELECT * FROM {relation}") == "42501"
 
@@ -152,6 +155,7 @@ def test_a_node_that_is_away_is_named(linked, eu):
     for sql in ("SELECT * FROM audit_all_logs", "SELECT * FROM audit_all_logs WHERE username = 'u1' ORDER BY commit_timestamp DESC LIMIT 5"):
         away = error(linked, sql)
         assert (away.pgcode, away.diag.message_primary) == ("08001", 'could not connect to server "away"')
+    assert linked.rows("SELECT * FROM audit_link_status()") == [("away", "08001", 'could not connect to server "away"'), ("eu", None, None), (ODD, None, None)]
     # who leaves it out says so in the query
     assert linked.value("SELECT count(*) FROM audit_all_logs WHERE node <> 'away'") == 21
 
