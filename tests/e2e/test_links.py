@@ -84,8 +84,18 @@ def test_filters_and_order_go_to_the_nodes(linked):
     assert filtered.count("WHERE ((record_id = '1')) AND ((table_name = 'orders')) AND ((username = 'u1'))") == 2
     ordered = plan(linked, "SELECT node, id FROM audit_all_logs WHERE username = 'u1' ORDER BY commit_timestamp DESC LIMIT 5")
     assert "Merge Append" in ordered and ordered.count("ORDER BY commit_timestamp DESC") == 2
+    assert "ORDER BY commit_timestamp DESC" in plan(linked, "SELECT * FROM audit_all_logs WHERE username = 'u1' AND node = 'eu' ORDER BY commit_timestamp DESC LIMIT 5")
     one = plan(linked, "SELECT id FROM audit_all_logs WHERE node = 'eu' AND request_id = 'r1'")
     assert one.count("Foreign Scan") == 1 and "log_20" not in one and "(request_id = 'r1')" in one
+
+
+def test_order_goes_to_the_nodes_where_the_own_log_is_empty(db, eu, us):
+    """What is sorted here is fetched whole."""
+    for name, other in {"eu": eu, "us": us}.items():
+        serve(db, name, other)
+        db.run("SELECT audit_link(%s)", name)
+    for where in ("", "WHERE username = 'u1'", "WHERE table_name = 'orders'"):
+        assert plan(db, f"SELECT node, id FROM audit_all_logs {where} ORDER BY commit_timestamp DESC LIMIT 50").count("ORDER BY commit_timestamp DESC") == 2
 
 
 def test_each_reads_with_the_rights_that_they_have_there(roles, linked):
