@@ -33,5 +33,18 @@ def test_a_foreign_month_is_refused(db):
     assert db.value("SELECT count(*) FROM audit_logs") == 0
 
 
+def test_a_month_of_another_access_method(db):
+    """Rows go in, are found again, rewritten and removed by way of the access method that the table has."""
+    db.ingest(change_of(1))
+    db.run("CREATE ACCESS METHOD another TYPE TABLE HANDLER heap_tableam_handler; SELECT audit_allow_removal(); ALTER TABLE audit_cdc_internal.log_2026_03 SET ACCESS METHOD another")
+    assert db.ingest(change_of(1)) == (1, 0, 1, 0)
+    assert db.ingest(change_of(2)) == (1, 1, 0, 0)
+    db.run("SELECT audit_erase('asked', 'orders', '1')")
+    assert db.value("SELECT count(*) FROM audit_logs WHERE erased IS NOT NULL") == 2
+    db.run("SELECT audit_hold('h', 'lawsuit', request_id => 'none'), audit_set_retention('1 month')")
+    db.run("CALL audit_apply_retention()")
+    assert db.value("SELECT count(*) FROM audit_logs") == 0
+
+
 def change_of(number):
     return batch([change(lsn=number)])

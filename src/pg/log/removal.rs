@@ -1,6 +1,6 @@
 //! Rows and months that go, without a statement, as rows come (`partition.rs`): triggers refuse every statement.
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 
 /// The caller has locked the log alone. What PostgreSQL deletes by itself no hook of ours refuses.
 pub fn drop_month(partition: pg_sys::Oid) {
@@ -23,8 +23,12 @@ pub fn remove_rows(relation: pg_sys::Oid, rows: pg_sys::Datum) {
         let (mut places, mut count) = (std::ptr::null_mut(), 0);
         pg_sys::deconstruct_array_builtin(array, pg_sys::TIDOID, &mut places, std::ptr::null_mut(), &mut count);
         let table = pg_sys::table_open(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+        // of a foreign table no place is one here
+        if (*(*table).rd_rel).relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char {
+            ereport!(ERROR, PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, "rows are removed of plain tables only");
+        }
         for place in std::slice::from_raw_parts(places, count as usize) {
-            pg_sys::simple_heap_delete(table, place.cast_mut_ptr());
+            pg_sys::simple_table_tuple_delete(table, place.cast_mut_ptr(), pg_sys::GetActiveSnapshot());
         }
         pg_sys::table_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
     }

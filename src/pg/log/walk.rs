@@ -71,7 +71,11 @@ impl Walk {
             // SAFETY: the scan stands at an entry, and the slot is one of its table.
             unsafe {
                 if pg_sys::index_fetch_heap(self.scan, self.slot) {
-                    pg_sys::slot_getsomeattrs_int(self.slot, (*(*self.slot).tts_tupleDescriptor).natts);
+                    let width = (*(*self.slot).tts_tupleDescriptor).natts;
+                    // some access methods give all columns at once
+                    if i32::from((*self.slot).tts_nvalid) < width {
+                        pg_sys::slot_getsomeattrs_int(self.slot, width);
+                    }
                     return Some(self.slot);
                 }
             }
