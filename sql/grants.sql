@@ -86,17 +86,21 @@ BEGIN
         'backfilled']),
       ('audit_cdc_keeper', false, ARRAY[
         'audit_set_retention', 'audit_drop_retention', 'audit_expired', 'audit_apply_retention', 'audit_hold',
-        'audit_release', 'audit_archived', 'audit_archive_failed', 'audit_erase', 'audit_mask', 'audit_unmask']),
+        'audit_release', 'audit_archived', 'audit_archive_failed', 'audit_erase', 'audit_mask', 'audit_unmask',
+        'audit_month_table', 'audit_move_month', 'audit_return_month']),
       ('audit_cdc_keeper', true, ARRAY[
         'check_apply', 'set_horizons', 'partitions_to_clear', 'clear_partition', 'clear_rejects',
-        'clear_unnamed', 'say_busy']),
+        'clear_unnamed', 'say_busy', 'say_elsewhere',
+        'check_server', 'partitions_to_move', 'begin_move', 'move_batch', 'finish_move', 'say_month_busy',
+        'move_month']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
         'note_captured', 'lifted', 'masked_columns', 'lock_capture',
         'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'add_gap', 'note_truncated_partition',
-        'settle_gaps', 'end_gaps', 'this_database',
+        'settle_gaps', 'end_gaps', 'this_database', 'known_elsewhere', 'store_elsewhere',
+        'entries_of_keys',
         -- audit_cdc.retention_at
-        'set_horizons', 'partitions_to_clear', 'clear_partition', 'clear_rejects', 'clear_unnamed',
+        'set_horizons', 'partitions_to_clear', 'clear_partition', 'clear_rejects', 'clear_unnamed', 'say_elsewhere',
         'current_timeline', 'last_look', 'note_break', 'end_breaks', 'note_skipped', 'note_fault']),
       ('PUBLIC', false, ARRAY['audit_annotate', 'audit_annotate_clear', 'audit_merged_annotation',
         'audit_in_transaction_block', 'audit_annotation_in_force', 'audit_tell_annotation'])

@@ -9,6 +9,7 @@ mod arguments;
 mod capture;
 mod cast;
 mod context;
+mod elsewhere;
 mod former;
 mod here;
 mod history;

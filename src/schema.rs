@@ -69,6 +69,10 @@ extension_sql_file!(
     requires = ["expired", "annotate", drop_month, remove_rows]
 );
 
+// months elsewhere
+extension_sql_file!("../sql/elsewhere/elsewhere.sql", name = "elsewhere", requires = ["partitions", new_log]);
+extension_sql_file!("../sql/elsewhere/move.sql", name = "move", requires = ["elsewhere", "retention"]);
+
 // erasure: values that are taken out
 extension_sql_file!("../sql/erasure/erasures.sql", name = "erasures", requires = ["operations"]);
 extension_sql_file!("../sql/erasure/records.sql", name = "erasure_records", requires = ["erasures", "history"]);

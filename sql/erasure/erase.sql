@@ -339,6 +339,8 @@ BEGIN
   PERFORM audit_cdc_internal.refuse_held(
     (SELECT count(*) FROM audit_cdc_internal.held_of_erasure(wanted, rejects)));
   changed := ARRAY(SELECT p.partition FROM audit_cdc_internal.parts_to_erase(wanted) AS p);
+  PERFORM audit_cdc_internal.refuse_elsewhere(
+    ARRAY(SELECT c.relname FROM pg_class AS c WHERE c.oid = ANY (changed)), 'Nothing was erased.');
   ddl := (SELECT count(*) FROM audit_cdc_internal.ddl_to_erase(wanted));
   erased := audit_cdc_internal.erase_each(wanted, reason);
   PERFORM audit_cdc_internal.erase_rejects(rejects);
@@ -358,4 +360,4 @@ COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[
   'dry_run: true only tells. Gives what is erased where, and what the caller is to do: place is entries, key, schema '
   'changes, held, rejects or projection. Notices tell of what is not found. reason: for audit_erasures. Errors: 22004 '
   '(null reason or table_name), 22023 (an argument that does not fit), 25001 (not READ COMMITTED), 42P01 (the log has '
-  'no such table), 55000 (a hold keeps some of it).';
+  'no such table), 55000 (a hold keeps some of it), 0A000 (some of it is in a month that audit_move_month() moved).';

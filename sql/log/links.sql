@@ -93,7 +93,7 @@ CREATE TRIGGER links_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON aud
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.links_changed();
 ALTER TABLE audit_cdc_internal.links ENABLE ALWAYS TRIGGER links_changed;
 
-CREATE FUNCTION audit_cdc_internal.check_server(server oid, caller oid) RETURNS void
+CREATE FUNCTION audit_cdc_internal.check_link_server(server oid, caller oid) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   name CONSTANT text := (SELECT s.srvname FROM pg_foreign_server AS s WHERE s.oid = server);
@@ -128,7 +128,7 @@ BEGIN
             HINT = 'A superuser makes it: CREATE EXTENSION postgres_fdw; CREATE SERVER … FOREIGN DATA WRAPPER '
                    'postgres_fdw OPTIONS (…).';
   END IF;
-  PERFORM audit_cdc_internal.check_server(known, caller);
+  PERFORM audit_cdc_internal.check_link_server(known, caller);
   LOCK TABLE audit_cdc_internal.links IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM audit_cdc_internal.links AS l WHERE l.node = link.node) THEN
     RAISE EXCEPTION 'node "%" is linked already', node USING ERRCODE = 'duplicate_object';
@@ -137,7 +137,7 @@ BEGIN
     'CREATE FOREIGN TABLE %s () SERVER %I OPTIONS (schema_name %L, table_name ''audit_logs'', async_capable ''true'', '
     'updatable ''false'')', relation, server, schema);
   -- another server may have got that name meanwhile
-  PERFORM audit_cdc_internal.check_server(f.ftserver, caller) FROM pg_foreign_table AS f
+  PERFORM audit_cdc_internal.check_link_server(f.ftserver, caller) FROM pg_foreign_table AS f
   WHERE f.ftrelid = relation::regclass;
   PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, relation::regclass);
   EXECUTE format('GRANT SELECT ON %s TO audit_cdc_reader', relation);

@@ -12,12 +12,51 @@ BEGIN
 END
 $$;
 
+-- A table like the log, with its indexes. `relation` is what it is called, `name` what its indexes are called after.
+CREATE FUNCTION audit_cdc_internal.make_partition(relation text, name text) RETURNS void
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp
+  SET default_tablespace = ''
+  SET default_table_access_method = 'heap'
+AS $$
+BEGIN
+  EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', relation);
+  -- each change once; a time range
+  EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
+                 name || '_once', relation);
+  -- one record's history
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
+                 name || '_record', relation);
+  -- what one user did, and when
+  EXECUTE format(
+    'CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
+                  WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
+    name || '_username', relation);
+  -- what one request did
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
+                  WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
+                 name || '_request', relation);
+  -- where the rows of a table went that were given another key
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audited_table, commit_timestamp) WHERE may_change_key',
+                 name || '_rekeyed', relation);
+  -- one entry, by its number; what one transaction did; which commits of a second went ahead of a position. Of times
+  -- alone _once is better, which is asked for by the column itself
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I
+                  USING brin (id, commit_lsn, (commit_timestamp - ''2000-01-01 00:00+00''::timestamptz))
+                  WITH (pages_per_range = 32)',
+                 name || '_id', relation);
+  EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
+                  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', relation);
+  EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', relation);
+  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, to_regclass(format('audit_cdc_internal.%I', relation)));
+  PERFORM audit_cdc_internal.keep_from_writers(format('audit_cdc_internal.%I', relation)::regclass);
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.add_partition(name text, first timestamptz, width interval) RETURNS void
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp
   SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' -- the bounds are written as text
-  SET default_tablespace = ''
-  SET default_table_access_method = 'heap'
 AS $$
 BEGIN
   PERFORM audit_cdc_internal.lock_partitions();
@@ -26,7 +65,7 @@ BEGIN
   END IF;
 
   BEGIN
-    EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
+    PERFORM audit_cdc_internal.make_partition(name, name);
   EXCEPTION WHEN duplicate_table THEN
     -- made by another session, and a snapshot of REPEATABLE READ or above does not show it
     IF 'audit_cdc_internal.log'::regclass
@@ -35,35 +74,6 @@ BEGIN
     END IF;
     RETURN;
   END;
-  -- each change once; a time range
-  EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
-                 name || '_once', name);
-  -- one record's history
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
-                 name || '_record', name);
-  -- what one user did, and when
-  EXECUTE format(
-    'CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
-                  WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
-    name || '_username', name);
-  -- what one request did
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
-                  WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
-                 name || '_request', name);
-  -- where the rows of a table went that were given another key
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audited_table, commit_timestamp) WHERE may_change_key',
-                 name || '_rekeyed', name);
-  -- one entry, by its number; what one transaction did; which commits of a second went ahead of a position. Of times
-  -- alone _once is better, which is asked for by the column itself
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I
-                  USING brin (id, commit_lsn, (commit_timestamp - ''2000-01-01 00:00+00''::timestamptz))
-                  WITH (pages_per_range = 32)',
-                 name || '_id', name);
-  EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
-                  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', name);
-  EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', name);
-  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, to_regclass(format('audit_cdc_internal.%I', name)));
-  PERFORM audit_cdc_internal.keep_from_writers(format('audit_cdc_internal.%I', name)::regclass);
   EXECUTE format(
     'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
     first, (first AT TIME ZONE 'UTC' + width) AT TIME ZONE 'UTC');

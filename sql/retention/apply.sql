@@ -47,7 +47,7 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
--- Months and days that may have something to remove, the oldest first.
+-- Months and days that may have something to remove, the oldest first. Of months elsewhere nothing is removed.
 CREATE FUNCTION audit_cdc_internal.partitions_to_clear() RETURNS text[]
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -56,7 +56,7 @@ BEGIN ATOMIC
     SELECT c.relname::text AS name, to_date(substr(c.relname, 5), 'YYYY_MM_DD') AS first
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass AND c.relkind = 'r'
   ) AS p
   CROSS JOIN audit_cdc_internal.archived_months AS a
   WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
@@ -102,7 +102,7 @@ BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
-  IF audit_cdc_internal.is_partition(name) IS NOT TRUE THEN
+  IF audit_cdc_internal.is_partition(name) IS NOT TRUE OR audit_cdc_internal.is_elsewhere(name) THEN
     RETURN;
   END IF;
   partition := format('audit_cdc_internal.%I', name)::regclass;
@@ -351,6 +351,7 @@ BEGIN
     COMMIT;
   END LOOP;
   PERFORM audit_cdc_internal.say_busy(pg_catalog.array_to_string(busy, ', ')) WHERE busy OPERATOR(pg_catalog.<>) '{}';
+  PERFORM audit_cdc_internal.say_elsewhere();
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint) IS
@@ -361,4 +362,5 @@ COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint)
   'would go; audit_expired() tells it as rows. While audit_cdc.archive_first is on, entries stay until their month is '
   'archived; a NOTICE names the month. It waits for nobody longer than 50 ms at a time, and goes on where it was '
   'interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
-  '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';
+  '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause), 0A000 (what '
+  'may go is in a month that audit_move_month() has moved; all else is removed).';

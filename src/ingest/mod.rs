@@ -8,6 +8,7 @@
 mod contexts;
 mod counts;
 mod delivery;
+mod elsewhere;
 mod entry;
 mod expired;
 mod large;

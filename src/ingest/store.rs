@@ -1,9 +1,10 @@
 //! Entries that are not in the log yet go into its partitions.
 
+use super::elsewhere;
 use super::entry::{Entry, record_id, record_pks};
 use super::numbers::Numbers;
 use super::partitions::by_partition;
-use crate::pg::{ErrorReport, Found, LogValue, Partition, with_partition};
+use crate::pg::{ErrorReport, Found, Key, LogRow, LogValue, is_elsewhere, new_rows, with_partition};
 use crate::projection::{Projection, feed};
 use audit_core::message::{Action, Annotations, Logged, Told, ToldImage};
 use pgrx::prelude::*;
@@ -76,41 +77,58 @@ impl<'c, 'a> Stored<'c, 'a> {
 pub fn store<'c, 'a>(entries: &[Entry<'c, 'a>], projections: &[Projection]) -> Stored<'c, 'a> {
     let (mut stored, numbers) = (Stored::default(), Numbers::begin());
     for (name, entries) in by_partition(entries) {
-        with_partition(&name, COLUMNS, |partition| {
-            let fresh = fresh(partition, entries, &mut stored);
-            let (count, rows) =
-                partition.insert(fresh.iter().map(|entry| row(entry, &numbers)), !projections.is_empty());
+        let added = |fresh: &[Entry<'c, 'a>], (count, rows): (u64, Vec<LogRow>), stored: &mut Stored| {
             if count != fresh.len() as u64 {
                 neither_stored_nor_found();
             }
-            for entry in &fresh {
+            for entry in fresh {
                 let time = entry.change.commit_microseconds;
                 let (count, last) = stored.by_table.entry(entry.table.number).or_insert((0, time));
                 (*count, *last) = (*count + 1, (*last).max(time));
             }
             // that a backfill is complete is no change
             let is_fed = |entry: &Entry| entry.change.action != Action::Complete;
-            let fed = rows.iter().zip(&fresh).filter(|(_, entry)| is_fed(entry)).map(|(row, _)| *row);
+            let fed = rows.iter().zip(fresh).filter(|(_, entry)| is_fed(entry)).map(|(row, _)| *row);
             feed(projections, &fed.collect::<Vec<_>>());
+        };
+        if is_elsewhere(&name) {
+            let fresh = fresh(entries, &mut stored, |keys, met| elsewhere::look_up(&name, keys, met));
+            let rows = new_rows(COLUMNS, fresh.iter().map(|entry| row(entry, &numbers)));
+            added(&fresh, (elsewhere::insert(&name, &rows), rows), &mut stored);
+            continue;
+        }
+        with_partition(&name, COLUMNS, |partition| {
+            let fresh = fresh(entries, &mut stored, |keys, met| {
+                partition.look_up(keys.iter().map(|(key, _)| *key), |index, found| {
+                    met(index, logged(found, keys[index].1));
+                });
+            });
+            let new = partition.insert(fresh.iter().map(|entry| row(entry, &numbers)), !projections.is_empty());
+            added(&fresh, new, &mut stored);
         });
     }
     stored
 }
 
-/// Those that the partition does not hold.
-fn fresh<'c, 'a>(partition: &Partition, entries: &[Entry<'c, 'a>], stored: &mut Stored<'c, 'a>) -> Vec<Entry<'c, 'a>> {
+/// Those that the partition does not hold. `look_up` is given keys, each with the action of its change, and tells
+/// what it finds with their indexes.
+fn fresh<'c, 'a>(
+    entries: &[Entry<'c, 'a>],
+    stored: &mut Stored<'c, 'a>,
+    look_up: impl FnOnce(&[(Key, Action)], &mut dyn FnMut(usize, Logged)),
+) -> Vec<Entry<'c, 'a>> {
     let mut known = vec![false; entries.len()];
     // reads of tables with masks may be there under another identity
     let twice: Vec<usize> = (0..entries.len()).filter(|index| entries[*index].other_identity.is_some()).collect();
-    let others =
-        twice.iter().map(|index| &entries[*index]).filter_map(|e| Some((e.postgres_time(), e.other_identity?)));
-    let keys = entries.iter().map(|entry| (entry.postgres_time(), entry.identity)).chain(others);
-    partition.look_up(keys, |index, found| {
+    let key = |entry: &Entry, identity| ((entry.postgres_time(), identity), entry.change.action);
+    let others = twice.iter().map(|index| &entries[*index]).filter_map(|entry| Some(key(entry, entry.other_identity?)));
+    let keys: Vec<_> = entries.iter().map(|entry| key(entry, entry.identity)).chain(others).collect();
+    look_up(&keys, &mut |index, found| {
         let index = if index < entries.len() { index } else { twice[index - entries.len()] };
         if std::mem::replace(&mut known[index], true) {
             return;
         }
-        if entries[index].change.agrees_with_logged(&logged(found, entries[index].change.action)) {
+        if entries[index].change.agrees_with_logged(&found) {
             stored.duplicates += 1;
         } else {
             stored.conflicts.push(entries[index]);

@@ -3,6 +3,7 @@
 use super::contexts;
 use super::counts::Counts;
 use super::delivery::Delivery;
+use super::elsewhere;
 use super::entry::Entry;
 use super::expired::take_expired;
 use super::large;
@@ -16,13 +17,17 @@ use super::rejects::{Rejected, refusal, set_aside};
 use super::spelling::{image_digests, keep_record_keys};
 use super::store::{self, Stored};
 use super::tally::tally;
-use crate::pg::{Isolation, at_once_or_isolated, check_for_interrupts, isolated, keep_freed_memory, snapshot_is_fixed};
+use crate::pg::{
+    Isolation, at_once_or_isolated, check_for_interrupts, isolated, keep_freed_memory, snapshot_is_fixed,
+    subtransaction,
+};
 use crate::projection::{self, Projection};
 use audit_core::Reject;
 use audit_core::SqlState;
 use audit_core::message::{self, Action, Change, Digest, Origin, Parsed, RawMessage, SourceTable, Who};
 use audit_core::wire::Captured;
 use pgrx::prelude::*;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// At most so much is stored in one subtransaction: its memory is freed before the next.
@@ -271,7 +276,9 @@ fn store<'c, 'a>(
     let mut work = |chunk: &[Entry<'c, 'a>]| store::store(chunk, projections);
     // what another session has added meanwhile is found when it is looked for again
     let mut again = Vec::new();
-    for chunk in chunks(entries) {
+    let (there, here) = elsewhere::divided(entries);
+    let here = if there.is_empty() { Cow::Borrowed(entries) } else { Cow::Owned(here.concat()) };
+    for chunk in chunks(&here) {
         isolated(isolation, chunk, &refusal, &mut work, &mut stored, &mut |entry, reject| match reject.sqlstate {
             SqlState::UNIQUE_VIOLATION => again.push(*entry),
             _ => refuse(entry, reject),
@@ -289,10 +296,46 @@ fn store<'c, 'a>(
             refuse(entry, reject)
         });
     }
+    for month in there {
+        store_elsewhere(month, &mut work, &mut stored, &mut refuse);
+    }
     for conflict in stored.into_iter().flat_map(|part| all.add(part)) {
         refuse(&conflict, Reject::conflict());
     }
     refused
+}
+
+/// Whatever the isolation: what another server does not take holds up nothing that is stored here.
+fn store_elsewhere<'c, 'a>(
+    month: &[Entry<'c, 'a>],
+    work: &mut impl FnMut(&[Entry<'c, 'a>]) -> Stored<'c, 'a>,
+    stored: &mut Vec<Stored<'c, 'a>>,
+    refuse: &mut impl FnMut(&Entry<'c, 'a>, Reject),
+) {
+    let mut away: Option<Reject> = None;
+    for chunk in chunks(month) {
+        // one look is enough: a server that is away may not answer for long
+        if away.is_none() {
+            match subtransaction(|| work(chunk)) {
+                Ok(part) => {
+                    stored.push(part);
+                    continue;
+                }
+                Err(error) => match (crate::elsewhere::refusal(&error), refusal(&error)) {
+                    (Some(reject), _) => away = Some(reject),
+                    (None, None) => error.rethrow(),
+                    (None, Some(_)) => {
+                        let judge = |error: &_| refusal(error).or_else(|| crate::elsewhere::refusal(error));
+                        isolated(Isolation::Each, chunk, &judge, work, stored, refuse);
+                        continue;
+                    }
+                },
+            }
+        }
+        for entry in chunk {
+            refuse(entry, away.clone().unwrap_or_else(Reject::conflict));
+        }
+    }
 }
 
 fn chunks<'e, 'c, 'a>(mut entries: &'e [Entry<'c, 'a>]) -> impl Iterator<Item = &'e [Entry<'c, 'a>]> {

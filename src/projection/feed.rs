@@ -3,6 +3,7 @@
 use super::run::{LONGEST_LOCK, NotTaken, Patience, Projection, is_passing, judge, run_text};
 use super::settle::{is_filled_here, last_log_id};
 use super::unprojected::{ids, note_refused, note_waiting};
+use crate::elsewhere;
 use crate::pg::{
     BuiltinOid, LogRow, Statement, lock_table, log_rows, never_had_rows, notice_new_tables, return_fed_rows,
     rolled_back, subtransaction, try_keep_schema_name, try_lock_table, try_share_projection, with_settings,
@@ -42,10 +43,10 @@ thread_local! {
         concat!("DELETE FROM ", not_found!(), " AND log_id = ANY ($2)"), &[INT4OID, INT8ARRAYOID]) };
 
     static WAITING: Statement = const { Statement::new(
-        concat!("SELECT l.* FROM (", unprojected!("sqlstate IS NULL"), entries_of!()), &[INT4OID, INT8OID, INT8OID]) };
+        concat!(keys_of!(), unprojected!("sqlstate IS NULL"), entries_of!()), &[INT4OID, INT8OID, INT8OID]) };
 
     static FAILED: Statement = const { Statement::new(
-        concat!("SELECT l.* FROM (", unprojected!("true"), entries_of!()), &[INT4OID, INT8OID, INT8OID]) };
+        concat!(keys_of!(), unprojected!("true"), entries_of!()), &[INT4OID, INT8OID, INT8OID]) };
 }
 
 macro_rules! not_found {
@@ -66,15 +67,18 @@ macro_rules! unprojected {
         )
     };
 }
+macro_rules! keys_of {
+    () => {
+        "SELECT l.* FROM (SELECT array_agg(u.commit_timestamp) AS times, array_agg(u.identity) AS identities FROM ("
+    };
+}
 macro_rules! entries_of {
     () => {
-        ") AS u CROSS JOIN LATERAL (
-           SELECT * FROM audit_cdc_internal.log
-           WHERE commit_timestamp = u.commit_timestamp AND identity = u.identity LIMIT 1) AS l
+        ") AS u) AS n CROSS JOIN LATERAL audit_cdc_internal.entries_of_keys(n.times, n.identities) AS l
          ORDER BY l.id"
     };
 }
-use {entries_of, not_found, unprojected};
+use {entries_of, keys_of, not_found, unprojected};
 
 /// The enabled projections. They stay so while the caller holds its lock on the log.
 pub fn active(is_of_a_rule: bool) -> Vec<Projection> {
@@ -100,7 +104,12 @@ pub fn active(is_of_a_rule: bool) -> Vec<Projection> {
         let may_catch_up = projection.is_free && projection.is_waiting && !projection.is_slow.get();
         if may_catch_up && has_time(start) {
             // in steps, so that no ingest has to do it all
-            catch_up_step(projection, false, 0, i64::MAX, Patience::Short);
+            let step = || catch_up_step(projection, false, 0, i64::MAX, Patience::Short);
+            match subtransaction(step) {
+                Err(error) if elsewhere::refusal(&error).is_none() => error.rethrow(),
+                // what waits may be of a month on a server that is away: then it waits on
+                _ => {}
+            }
         }
     }
     active

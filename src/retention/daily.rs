@@ -20,6 +20,7 @@ thread_local! {
     static CLEAR: Statement = const { Statement::new(
         "SELECT is_done, removed IS NULL FROM audit_cdc_internal.clear_partition($1, $2)", &[TEXTOID, INT4OID]) };
     static REJECTS: Statement = const { Statement::new("SELECT audit_cdc_internal.clear_rejects()", &[]) };
+    static ELSEWHERE: Statement = const { Statement::new("SELECT audit_cdc_internal.say_elsewhere()", &[]) };
     static UNNAMED: Statement = const { Statement::new("SELECT audit_cdc_internal.clear_unnamed($1)", &[TEXTOID]) };
 }
 
@@ -29,6 +30,8 @@ enum Step {
     Clear(String),
     Rejects,
     Unnamed(&'static str),
+    /// Tells what stays, since it is on another server.
+    SayElsewhere,
 }
 
 enum Came {
@@ -94,7 +97,7 @@ impl Daily {
         if is_due && self.steps.is_empty() {
             let shared = ["record keys", "annotations", "contexts"].map(Step::Unnamed);
             self.steps.extend([Step::SetHorizons, Step::ListPartitions, Step::Rejects]);
-            self.steps.extend(shared);
+            self.steps.extend(shared.into_iter().chain([Step::SayElsewhere]));
         }
     }
 
@@ -147,6 +150,10 @@ impl Step {
             }
             Self::Rejects => {
                 REJECTS.with(|rejects| rejects.read(Vec::new, |rows| rows.first().get_one::<i64>()));
+                Came::Done(Vec::new())
+            }
+            Self::SayElsewhere => {
+                ELSEWHERE.with(|say| say.read(Vec::new, |_| Ok(())));
                 Came::Done(Vec::new())
             }
             Self::Unnamed(kind) => {

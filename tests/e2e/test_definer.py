@@ -78,6 +78,14 @@ GRANTED = {
     "clear_rejects": "what audit_apply_retention() does",
     "clear_unnamed": "what audit_apply_retention() does",
     "say_busy": "raises what it is given",
+    "say_elsewhere": "which months audit_apply_retention() cannot clear",
+    "check_server": "reads the catalogs",
+    "partitions_to_move": "months and days that the log shows",
+    "begin_move": "what audit_move_month() begins with: an empty table beside the month, on a server that the caller may use",
+    "move_batch": "what audit_move_month() does: copies into that table",
+    "finish_move": "what audit_move_month() does, once each value of the copy is the same",
+    "say_month_busy": "raises an error",
+    "move_month": "runs with the caller's rights: what audit_move_month() does",
 }
 
 
@@ -129,7 +137,8 @@ def test_what_the_schema_of_the_extension_offers_is_called_by_exact_types(db):
         ("audit_as_of_unknown", "audit_as_of_unknown"), ("audit_history", "audit_history"),
         ("audit_annotate", "audit_annotate"), ("run_steps", "audit_annotate"), ("run_steps", "audit_annotation_in_force"), ("run_steps", "audit_tell_annotation"),
         ("audit_capture", "audit_in_transaction_block"), ("audit_capture_stop", "audit_in_transaction_block"), ("audit_backfill", "audit_in_transaction_block"),
-        ("audit_apply_retention", "audit_in_transaction_block"), ("audit_apply_retention", "audit_expired")}
+        ("audit_apply_retention", "audit_in_transaction_block"), ("audit_apply_retention", "audit_expired"),
+        ("audit_move_month", "audit_in_transaction_block"), ("audit_return_month", "audit_in_transaction_block")}
 
 
 def test_what_roles_may_call_inside_is_known(db):

@@ -15,8 +15,9 @@ pub use lock::{
     lock_schema_name, lock_states, lock_table, lock_to_read, share_ddl, try_keep_schema_name, try_lock_partitions,
     try_lock_table, try_share_projection,
 };
-pub use partition::{Found, Partition, has_distributed_tables, is_partition, with_partition};
+pub use partition::{Found, has_distributed_tables, is_elsewhere, is_partition, with_partition};
 pub use removal::{drop_month, remove_rows};
 pub(super) use row::returned;
-pub use row::{LogRow, feeding, log_rows, return_fed_rows};
+pub use row::{LogRow, feeding, log_rows, new_rows, return_fed_rows};
 pub use sequence::Sequence;
+pub use walk::Key;

@@ -63,8 +63,7 @@ pub fn with_partition<T>(name: &CStr, columns: &[&CStr], work: impl FnOnce(&mut 
             ereport!(
                 ERROR,
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "a partition of the audit log is no plain table",
-                "Nothing can be stored in a foreign table."
+                "a partition of the audit log is no plain table"
             );
         }
         let before = pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);
@@ -97,6 +96,16 @@ pub fn is_partition(name: &CStr) -> bool {
         let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), true);
         let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
         oid != pg_sys::InvalidOid && pg_sys::get_rel_relispartition(oid)
+    }
+}
+
+/// Is it a foreign table? Then only statements reach it.
+pub fn is_elsewhere(name: &CStr) -> bool {
+    // SAFETY: reads the catalogs' caches.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), true);
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        oid != pg_sys::InvalidOid && pg_sys::get_rel_relkind(oid) == pg_sys::RELKIND_FOREIGN_TABLE as std::ffi::c_char
     }
 }
 

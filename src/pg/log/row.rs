@@ -1,5 +1,6 @@
 //! Rows of the log, as projections are fed them.
 
+use super::datum::{LogValue, Types};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 use pgrx::spi::SpiTupleTable;
@@ -33,6 +34,32 @@ pub(in crate::pg) fn returned<'a>() -> Vec<LogRow<'a>> {
         }
         let layout = LogLayout::new((*table).tupdesc, null_mut());
         (0..(*table).numvals as usize).map(|index| layout.row_of(*(*table).vals.add(index))).collect()
+    }
+}
+
+/// Rows of the log that are stored nowhere yet, with a value for each of `columns`; others are null. They live as long
+/// as the current memory context.
+pub fn new_rows<'a, 'v>(columns: &[&CStr], rows: impl Iterator<Item = Vec<LogValue<'v>>>) -> Vec<LogRow<'a>> {
+    // SAFETY: the log is locked by its session. A tuple is formed of values of its columns' types, and copies them.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit_cdc_internal".as_ptr(), false);
+        let log = pg_sys::table_open(pg_sys::get_relname_relid(c"log".as_ptr(), schema), pg_sys::NoLock as i32);
+        let descriptor = pg_sys::CreateTupleDescCopy((*log).rd_att);
+        pg_sys::table_close(log, pg_sys::NoLock as i32);
+        let (layout, types) = (LogLayout::new(descriptor, null_mut()), Types::of(schema));
+        let width = (*descriptor).natts as usize;
+        let places: Vec<_> =
+            columns.iter().map(|column| pg_sys::SPI_fnumber(descriptor, column.as_ptr()) as usize - 1).collect();
+        let formed = |row: Vec<LogValue>| {
+            let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); width], vec![true; width]);
+            for (place, value) in places.iter().zip(&row) {
+                if let Some(datum) = types.datum(value) {
+                    (values[*place], nulls[*place]) = (datum, false);
+                }
+            }
+            layout.row_of(pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr()))
+        };
+        rows.map(formed).collect()
     }
 }
 

@@ -1,0 +1,308 @@
+"""Months that stand on another server: moved whole, read as before, and what comes late of them is stored there."""
+
+import os
+import re
+import subprocess
+
+import pytest
+from capture_helpers import captured, source  # noqa: F401
+from conftest import batch, change, fresh, in_threads, until
+from projection_helpers import code
+from test_divided_months import LARGE, divided, entries  # noqa: F401
+
+MARCH = "2026-03-{:02d}T09:00:00.000000Z"
+
+
+@pytest.fixture
+def node():
+    """The other server: another database of this one, without the extension."""
+    yield from fresh("template0")
+
+
+@pytest.fixture
+def two(db, node):
+    """A log with a month that is over, and a server for it."""
+    assert db.ingest(batch([*map(of_day, range(1, 21)), in_april(100, action="update", changes={"v": 20})])) == (21, 21, 0, 0)
+    return joined(db, node)
+
+
+def joined(db, node):
+    db.run("CREATE EXTENSION postgres_fdw")
+    db.run(f"CREATE SERVER node FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{os.environ['PGHOST']}', port '{os.environ['PGPORT']}', dbname '{node.name}')")
+    db.run("CREATE USER MAPPING FOR postgres SERVER node OPTIONS (user 'postgres')")
+    db.node = node
+    return db
+
+
+def in_april(lsn, **more):
+    return change(lsn=lsn, time="2026-04-02T09:00:00.000000Z", record={"id": 1, "v": lsn}, **more)
+
+
+def of_day(day, **more):
+    kind = {"action": "insert"} if day == 1 else {"action": "update", "changes": {"v": day - 1}}
+    return change(lsn=day, time=MARCH.format(day), record={"id": 1, "v": day}, annotations={"username": "ann", "request_id": f"r{day}"}, **{**kind, **more})
+
+
+def move(db, month="2026-03"):
+    db.node.run(db.value("SELECT audit_month_table(%s)", month))
+    return db.value(f"CALL audit_move_month('{month}', 'node')")
+
+
+def is_foreign(db):
+    return db.rows("SELECT c.relname, c.relkind::text FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid WHERE i.inhparent = 'audit_cdc_internal.log'::regclass AND c.relname LIKE 'log_2026_03%' ORDER BY 1")
+
+
+QUESTIONS = [
+    "SELECT * FROM audit_logs ORDER BY id",
+    "SELECT * FROM audit_logs WHERE record_id = '1' ORDER BY id",
+    "SELECT * FROM audit_logs WHERE username = 'ann' ORDER BY commit_timestamp",
+    "SELECT * FROM audit_logs WHERE request_id = 'r7'",
+    "SELECT * FROM audit_logs WHERE commit_timestamp BETWEEN '2026-03-04Z' AND '2026-03-09Z' ORDER BY id",
+    "SELECT * FROM audit_history('public.orders', '1', database_id => 'd1')",
+    "SELECT * FROM audit_history(username => 'ann', database_id => 'd1')",
+    "SELECT * FROM audit_as_of('public.orders', '2026-03-05Z', database_id => 'd1')",
+    "SELECT * FROM audit_as_of('public.orders', '2026-03-05Z', key => '1', database_id => 'd1')",
+    "SELECT * FROM audit_table_diff('public.orders', '2026-03-05Z', '2026-03-09Z', database_id => 'd1')",
+    "SELECT * FROM audit_undo_sql(request_id => 'r7', database_id => 'd1')",
+    "SELECT * FROM audit_changes_by_user",
+    "SELECT * FROM audit_last_changes",
+    "SELECT * FROM audit_status()",
+    "SELECT * FROM audit_expired()",
+    "SELECT * FROM audit_erase('asked', 'orders', '1', database_id => 'd1', dry_run => true)",
+]
+
+
+def test_it_is_read_as_before(two):
+    two.run("CREATE TABLE orders (id bigint PRIMARY KEY, v bigint); SELECT audit_set_retention('1 month')")
+    before = [two.rows(question) for question in QUESTIONS]
+    assert all(before)
+    assert move(two) == 20
+    assert is_foreign(two) == [("log_2026_03", "f")]
+    for question, told in zip(QUESTIONS, before):
+        assert two.rows(question) == told, question
+    two.run("CREATE TABLE p (id bigint, username text); SELECT audit_create_projection('p', 'SELECT id, username FROM audit_new_logs')")
+    assert two.value("SELECT count(*) FROM p WHERE username = 'ann'") == 20
+    assert two.value("SELECT count(*) FROM audit_cdc_months.log_2026_03", connection=two.node.connect()) == 20
+
+
+def test_a_reader_and_a_relay_need_nothing_of_the_server(two):
+    move(two)
+    two.run("SET ROLE audit_cdc_reader; SELECT count(*) FROM audit_logs; SELECT * FROM audit_history('public.orders', '1', database_id => 'd1')")
+    two.run("SET ROLE audit_cdc_ingest; SELECT * FROM audit_ingest(%s)", batch([of_day(2), of_day(25)]))
+    assert two.value("SELECT count(*) FROM audit_logs") == 22
+
+
+def test_what_comes_late_is_stored_there_once(two):
+    move(two)
+    late = batch([of_day(25), of_day(3), in_april(101)])
+    assert two.ingest(late) == (3, 2, 1, 0)
+    assert two.ingest(late) == (3, 0, 3, 0)
+    contradicting = of_day(25)
+    contradicting["action"], contradicting["changes"] = "delete", None
+    assert two.ingest(batch([contradicting])) == (1, 0, 0, 1)
+    assert two.value("SELECT reason FROM audit_rejects").startswith("another change has this idempotency key")
+    assert two.value("SELECT count(*) FROM audit_cdc_months.log_2026_03", connection=two.node.connect()) == 21
+    assert two.rows("SELECT new_values, username FROM audit_logs WHERE commit_lsn = 25") == [({"id": 1, "v": 25}, "ann")]
+
+
+def test_what_comes_late_feeds_projections(two):
+    two.run("CREATE TABLE p (id bigint, v bigint); SELECT audit_create_projection('p', $$SELECT id, (new_values ->> 'v')::bigint AS v FROM audit_new_logs$$)")
+    move(two)
+    two.ingest(batch([of_day(25)]))
+    assert two.rows("SELECT id, v FROM p WHERE v = 25") == two.rows("SELECT id, 25::bigint FROM audit_logs WHERE commit_lsn = 25")
+
+
+def test_a_server_that_is_away_holds_up_only_its_month(two):
+    move(two)
+    two.run("ALTER SERVER node OPTIONS (SET dbname 'nowhere')")
+    assert two.ingest(batch([of_day(25), of_day(3), in_april(101)])) == (3, 1, 0, 2)
+    assert two.rows("SELECT DISTINCT sqlstate, reason, hint FROM audit_rejects") == [
+        ("08001", "the month of this change is on another server, which does not take it now", "Call audit_retry_rejects() when it does.")]
+    two.run(f"ALTER SERVER node OPTIONS (SET dbname '{two.node.name}')")
+    assert two.rows("SELECT received, inserted, duplicates, rejected FROM audit_retry_rejects()") == [(2, 1, 1, 0)]
+    assert two.value("SELECT count(*) FROM audit_logs") == 23
+
+
+def test_it_comes_back(two):
+    before = two.rows("SELECT * FROM audit_logs ORDER BY id")
+    indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'audit_cdc_internal' AND tablename = 'log_2026_03' ORDER BY 1"
+    triggers = "SELECT tgname, tgtype, tgenabled FROM pg_trigger WHERE tgrelid = 'audit_cdc_internal.log_2026_03'::regclass ORDER BY 1"
+    was = two.rows(indexes), two.rows(triggers)
+    move(two)
+    two.ingest(batch([of_day(25)]))
+    assert two.value("CALL audit_return_month('2026-03')") == 21
+    assert is_foreign(two) == [("log_2026_03", "r")]
+    assert (two.rows(indexes), two.rows(triggers)) == was
+    assert two.rows("SELECT * FROM audit_logs WHERE commit_lsn <> 25 ORDER BY id") == before
+    assert two.value("SELECT count(*) FROM audit_cdc_months.log_2026_03", connection=two.node.connect()) == 0
+    assert two.ingest(batch([of_day(25)])) == (1, 0, 1, 0)
+    assert two.rows("SELECT operation, arguments, counts FROM audit_operations ORDER BY id") == [
+        ("audit_move_month", {"partition": "log_2026_03", "server": "node"}, {"entries": 20}),
+        ("audit_return_month", {"partition": "log_2026_03"}, {"entries": 21})]
+    assert two.value("CALL audit_move_month('2026-03', 'node')") == 21
+
+
+def test_retention_and_erasure_refuse_it(two):
+    move(two)
+    two.run("SELECT audit_set_retention('1 month')")
+    assert code(two.connect(), "CALL audit_apply_retention()") == "0A000"
+    assert two.rows("SELECT date_trunc('month', commit_timestamp, 'UTC')::date::text, count(*) FROM audit_logs GROUP BY 1") == [("2026-03-01", 20)]
+    assert code(two.connect(), "SELECT audit_erase('asked', 'orders', '1', database_id => 'd1')") == "0A000"
+    assert two.value("SELECT count(*) FROM audit_erasures") == 0
+    two.run("CALL audit_return_month('2026-03')")
+    two.run("SELECT audit_erase('asked', 'orders', '1', database_id => 'd1')")
+    assert two.value("SELECT count(*) FROM audit_logs WHERE erased IS NULL") == 0
+    two.run("CALL audit_apply_retention()")
+    assert two.value("SELECT count(*) FROM audit_logs") == 0
+    two.run("CALL audit_apply_retention()")
+
+
+def test_it_is_append_only(two):
+    move(two)
+    for statement in ["UPDATE {} SET notes = '{{}}'", "DELETE FROM {}", "TRUNCATE {}"]:
+        for table in ["audit_cdc_internal.log_2026_03", "audit_cdc_internal.log"]:
+            assert code(two.connect(), "SET session_replication_role = replica; " + statement.format(table)) == "55000", (statement, table)
+    two.run("CREATE ROLE writer_of_months; GRANT pg_write_all_data TO writer_of_months")
+    try:
+        assert code(two.connect(), "SET ROLE writer_of_months; INSERT INTO audit_cdc_internal.log_2026_03 SELECT * FROM audit_cdc_internal.log_2026_03") == "42501"
+        assert code(two.connect(), "DROP FOREIGN TABLE audit_cdc_internal.log_2026_03") == "55000"
+    finally:
+        two.run("DROP OWNED BY writer_of_months; DROP ROLE writer_of_months")
+    assert two.value("SELECT count(*) FROM audit_logs") == 21
+
+
+def test_what_is_not_to_be_moved(two):
+    def move_code(month, server="'node'", role="postgres"):
+        connection = two.connect()
+        connection.cursor().execute(f"SET SESSION AUTHORIZATION {role}")
+        return code(connection, f"CALL audit_move_month({month}, {server})")
+    assert [move_code(month) for month in ["NULL", "'March'", "'2026-13'", "'2199-01'", "'2020-01'"]] == ["22004", "22023", "22023", "55000", "42P01"]
+    assert [move_code("'2026-03'", server) for server in ["NULL", "'nowhere'"]] == ["22004", "42704"]
+    assert move_code("to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM')") == "55000"
+    assert code(two.connect(), "BEGIN; CALL audit_move_month('2026-03', 'node')") == "25001"
+    assert move_code("'2026-03'") == "42P01"  # no table there
+    two.node.run(two.value("SELECT audit_month_table('2026-03')"))
+    two.run("CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw")
+    assert move_code("'2026-03'", "'files'") == "42809"
+    two.run("CREATE ROLE a_keeper; GRANT audit_cdc_keeper TO a_keeper; CREATE ROLE a_stranger")
+    try:
+        assert move_code("'2026-03'", role="a_stranger") == "42501"
+        assert move_code("'2026-03'", role="a_keeper") == "42501"
+        two.run("GRANT USAGE ON FOREIGN SERVER node TO a_keeper; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO a_keeper; ALTER SERVER node OWNER TO a_keeper")
+        assert move_code("'2026-03'", role="a_keeper") == "42501"
+        two.run("ALTER SERVER node OWNER TO postgres; GRANT USAGE ON FOREIGN SERVER node TO a_keeper")
+        assert is_foreign(two) == [("log_2026_03", "r")]
+        assert move_code("'2026-03'", role="a_keeper") is None
+    finally:
+        two.run("DROP OWNED BY a_keeper, a_stranger; DROP ROLE a_keeper, a_stranger")
+    assert is_foreign(two) == [("log_2026_03", "f")]
+
+
+def test_a_table_there_that_has_rows_is_refused(two):
+    two.node.run(two.value("SELECT audit_month_table('2026-03')"))
+    two.node.run("INSERT INTO audit_cdc_months.log_2026_03 (id, commit_timestamp, created_at, identity, audited_table, action, origin) VALUES (1, '2026-03-01Z', now(), gen_random_uuid(), 1, 'insert', 'i')")
+    assert code(two.connect(), "CALL audit_move_month('2026-03', 'node')") == "55000"
+    assert is_foreign(two) == [("log_2026_03", "r")]
+
+
+def test_what_alters_the_copy_is_seen(two):
+    """A trigger there, say."""
+    two.node.run(two.value("SELECT audit_month_table('2026-03')"))
+    two.node.run("CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.new_values = $${}$$; RETURN NEW; END'")
+    two.node.run("CREATE TRIGGER spoil BEFORE INSERT ON audit_cdc_months.log_2026_03 FOR EACH ROW WHEN (NEW.commit_lsn = 7) EXECUTE FUNCTION spoil()")
+    assert code(two.connect(), "CALL audit_move_month('2026-03', 'node')") == "55000"
+    assert is_foreign(two) == [("log_2026_03", "r")]
+    two.node.run("DROP TRIGGER spoil ON audit_cdc_months.log_2026_03; TRUNCATE audit_cdc_months.log_2026_03")
+    assert two.value("CALL audit_move_month('2026-03', 'node')") == 20
+
+
+def test_what_comes_while_it_is_copied_goes_along(two):
+    """After the first batch, before the swap: as the steps of audit_move_month() are."""
+    two.node.run(two.value("SELECT audit_month_table('2026-03')"))
+    settled = two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')")
+    two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
+    assert two.ingest(batch([of_day(25), of_day(3)])) == (2, 1, 1, 0)
+    assert two.value("SELECT audit_cdc_internal.finish_move('log_2026_03', %s)", settled) == 21
+    assert two.value("SELECT count(*) FROM audit_logs") == 22
+    assert is_foreign(two) == [("log_2026_03", "f")]
+
+
+def test_a_message_that_waits_for_another_is_not_lost(two):
+    """An ingest that has not ended keeps the month here."""
+    two.node.run(two.value("SELECT audit_month_table('2026-03')"))
+    writer = two.connect()
+    writer.autocommit = False
+    two.ingest(batch([of_day(25)]), connection=writer)
+    assert code(two.connect(), "CALL audit_move_month('2026-03', 'node')") == "55P03"
+    writer.commit()
+    assert two.value("CALL audit_move_month('2026-03', 'node')") == 21
+
+
+def test_days_are_moved_one_by_one(divided, node):
+    db = joined(divided, node)
+    before = db.rows("SELECT * FROM audit_logs ORDER BY id")
+    assert move(db, "2012-01") == 100
+    assert db.value("SELECT count(*) FROM pg_foreign_table") == 31
+    assert db.rows("SELECT * FROM audit_logs ORDER BY id") == before
+    assert db.ingest(batch(entries("2012-01", 110, LARGE))) == (110, 10, 100, 0)
+    assert db.value("CALL audit_return_month('2012-01')") == 110
+    assert db.value("SELECT count(*) FROM pg_foreign_table") == 0
+
+
+def test_it_goes_on_after_the_last_day_that_was_moved(divided, node):
+    db = joined(divided, node)
+    node.run(db.value("SELECT audit_month_table('2012-01')"))
+    node.run("DROP TABLE audit_cdc_months.log_2012_01_09")
+    assert code(db.connect(), "CALL audit_move_month('2012-01', 'node')") == "42P01"
+    assert db.value("SELECT count(*) FROM pg_foreign_table AS t JOIN pg_inherits AS i ON i.inhrelid = t.ftrelid") == 8
+    node.run(re.search("CREATE TABLE audit_cdc_months.log_2012_01_09.*;", db.value("SELECT audit_month_table('2012-01')"))[0])
+    assert db.value("CALL audit_move_month('2012-01', 'node')") == db.value("SELECT count(*) FROM audit_logs WHERE commit_timestamp >= '2012-01-09Z'")
+    assert db.value("SELECT count(*) FROM audit_logs WHERE commit_timestamp >= '2012-01-01Z'") == 100
+
+
+def test_it_is_in_a_dump(two, empty, tmp_path):
+    """The entries themselves are dumped where they are."""
+    move(two)
+    dump = str(tmp_path / "dump")
+    subprocess.run(["pg_dump", "-Fc", "-f", dump, two.name], check=True)
+    subprocess.run(["pg_restore", "-d", empty.name, "--exit-on-error", dump], check=True)
+    assert empty.rows("SELECT * FROM audit_logs ORDER BY id") == two.rows("SELECT * FROM audit_logs ORDER BY id")
+    assert empty.ingest(batch([of_day(3), of_day(25)])) == (2, 1, 1, 0)
+    assert code(empty.connect(), "DELETE FROM audit_cdc_internal.log_2026_03") == "55000"
+
+
+def test_capture_and_projections_go_on_while_it_is_away(captured, node):
+    db = joined(captured, node)
+    db.run("CREATE TABLE p (id bigint, v text); SELECT audit_create_projection('p', $$SELECT id, new_values ->> 'v' AS v FROM audit_new_logs$$)")
+    db.ingest(batch([of_day(1)]))
+    move(db)
+    db.run("ALTER SERVER node OPTIONS (SET dbname 'nowhere')")
+    db.run("INSERT INTO t SELECT n, 'x' FROM generate_series(1, 10) AS n")
+    until(lambda: db.value("SELECT count(*) FROM p WHERE v = 'x'") == 10)
+    # entries that wait for their projection are looked for in their own month
+    blocker = db.connect()
+    blocker.autocommit = False
+    blocker.cursor().execute("LOCK TABLE p")
+    db.run("INSERT INTO t VALUES (11, 'y')")
+    until(lambda: db.value("SELECT count(*) FROM audit_logs WHERE commit_timestamp > now() - interval '1 hour' AND new_values ->> 'v' = 'y'") == 1)
+    blocker.rollback()
+    db.run("INSERT INTO t VALUES (12, 'z')")
+    until(lambda: db.value("SELECT count(*) FROM p WHERE v IN ('y', 'z')") == 2)
+
+
+def test_a_connection_that_ends_is_made_anew(two):
+    move(two)
+    connection = two.connect()
+    assert two.ingest(batch([of_day(21)]), connection) == (1, 1, 0, 0)
+    two.node.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'postgres_fdw'")
+    until(lambda: not two.node.value("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'postgres_fdw'"))
+    assert two.ingest(batch([of_day(21), of_day(22)]), connection) == (2, 1, 1, 0)
+
+
+def test_two_deliver_the_same_at_once(two):
+    """Whoever comes second waits for the first, and does not store it again."""
+    move(two)
+    in_threads([lambda: two.ingest(batch([of_day(day) for day in range(21, 29)])) for _ in range(4)])
+    two.rows("SELECT * FROM audit_retry_rejects()")
+    assert two.value("SELECT count(*) FROM audit_logs WHERE commit_lsn BETWEEN 21 AND 28") == 8
+    assert two.value("SELECT count(*) FROM audit_rejects WHERE stored_at IS NULL") == 0
