@@ -92,7 +92,7 @@ BEGIN
         'check_apply', 'set_horizons', 'partitions_to_clear', 'clear_partition', 'clear_rejects',
         'clear_unnamed', 'say_busy', 'say_elsewhere',
         'check_server', 'partitions_to_move', 'begin_move', 'move_batch', 'finish_move', 'say_month_busy',
-        'move_month']),
+        'move_month', 'partitions_left', 'empty_left']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
         'note_captured', 'lifted', 'masked_columns', 'lock_capture',

@@ -101,15 +101,14 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.add_foreign_table(
-    name text, there text, server name, is_truncatable boolean DEFAULT false) RETURNS void
+CREATE FUNCTION audit_cdc_internal.add_foreign_table(name text, there text, server name) RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   EXECUTE format(
     'CREATE FOREIGN TABLE audit_cdc_internal.%I (%s) SERVER %I
      OPTIONS (schema_name ''audit_cdc_months'', table_name %L, fetch_size ''1000'', batch_size ''100'',
-              truncatable %L)',
-    name, audit_cdc_internal.columns_of_log(false), server, there, is_truncatable::text);
+              truncatable ''false'')',
+    name, audit_cdc_internal.columns_of_log(false), server, there);
   PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, format('audit_cdc_internal.%I', name)::regclass);
   -- no trigger of PostgreSQL 15 sees TRUNCATE of a foreign table: its option refuses it
   EXECUTE format('CREATE TRIGGER own_writers_only BEFORE INSERT OR UPDATE OR DELETE ON audit_cdc_internal.%I

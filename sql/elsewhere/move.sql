@@ -124,12 +124,6 @@ DECLARE
   was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
   first CONSTANT timestamp := to_date(substr(name, 5), 'YYYY_MM_DD');
   width CONSTANT interval := CASE WHEN length(name) > 11 THEN '1 day' ELSE '1 month' END;
-  server CONSTANT name := (
-    SELECT s.srvname
-    FROM pg_foreign_table AS t
-    JOIN pg_foreign_server AS s ON s.oid = t.ftserver
-    WHERE was_elsewhere AND t.ftrelid = format('audit_cdc_internal.%I', name)::regclass
-  );
   late bigint;
 BEGIN
   LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS EXCLUSIVE MODE;
@@ -139,17 +133,17 @@ BEGIN
        SELECT c.commit_timestamp, c.identity FROM ONLY audit_cdc_internal.%1$I AS c WHERE c.id > $1)', copy, name)
   USING settled;
   late := audit_cdc_internal.compare_copy(name, settled, 9223372036854775807);
-  PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', name)::regclass);
+  IF was_elsewhere THEN
+    -- its table is emptied once this is committed
+    EXECUTE format('ALTER TABLE audit_cdc_internal.log DETACH PARTITION audit_cdc_internal.%I', name);
+    EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I RENAME TO %I', name, name || '_there');
+  ELSE
+    PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', name)::regclass);
+  END IF;
   EXECUTE format('ALTER TABLE audit_cdc_internal.%I RENAME TO %I', copy, name);
   EXECUTE format(
     'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
     first AT TIME ZONE 'UTC', (first + width) AT TIME ZONE 'UTC');
-  IF was_elsewhere THEN
-    -- what is erased here later must not stay there
-    PERFORM audit_cdc_internal.add_foreign_table(copy, name, server, true);
-    EXECUTE format('TRUNCATE audit_cdc_internal.%I', copy);
-    PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', copy)::regclass);
-  END IF;
   RETURN late;
 END
 $$;
@@ -182,6 +176,35 @@ BEGIN
     END;
   END LOOP;
   PERFORM audit_cdc_internal.say_month_busy();
+END
+$$;
+
+-- Partitions that are here and have a table elsewhere: of one that came back, or of a move that did not end.
+CREATE FUNCTION audit_cdc_internal.partitions_left(month text) RETURNS text[]
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN ARRAY(
+    SELECT p.name
+    FROM unnest(audit_cdc_internal.partitions_of_month(month)) AS p(name)
+    WHERE NOT audit_cdc_internal.is_elsewhere(p.name) AND audit_cdc_internal.is_elsewhere(p.name || '_there')
+    ORDER BY p.name);
+END
+$$;
+
+-- Empties such a table: what is erased here later must not stay there. The other server commits before this one. So it
+-- is done in a transaction of its own, when the entries are here for good.
+CREATE FUNCTION audit_cdc_internal.empty_left(name text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  copy CONSTANT text := name || '_there';
+BEGIN
+  PERFORM audit_cdc_internal.check_move(name);
+  PERFORM audit_cdc_internal.lock_partitions();
+  IF NOT audit_cdc_internal.is_elsewhere(name) AND audit_cdc_internal.is_elsewhere(copy) THEN
+    EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I OPTIONS (SET truncatable ''true'')', copy);
+    EXECUTE format('TRUNCATE audit_cdc_internal.%I', copy);
+    PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', copy)::regclass);
+  END IF;
 END
 $$;
 
@@ -227,6 +250,12 @@ BEGIN
     entries := entries OPERATOR(pg_catalog.+) audit_cdc_internal.finish_move(partition, settled);
     COMMIT;
   END LOOP;
+  IF server IS NULL THEN
+    FOREACH partition IN ARRAY audit_cdc_internal.partitions_left(month) LOOP
+      PERFORM audit_cdc_internal.empty_left(partition);
+      COMMIT;
+    END LOOP;
+  END IF;
 END
 $$;
 
@@ -263,5 +292,6 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_return_month(text, bigint) IS
-  'Brings a month back that audit_move_month() has moved, in the same way, and gives how many entries that were. Its '
-  'table on the other server is emptied. A month that is here: nothing. Errors: as of audit_move_month().';
+  'Brings a month back that audit_move_month() has moved, in the same way, and gives how many entries that were. Then '
+  'its table on the other server is emptied. Of a month that is here it empties what a move that did not end has left '
+  'there. Errors: as of audit_move_month().';

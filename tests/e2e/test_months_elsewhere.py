@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 
+import psycopg2
 import pytest
 from capture_helpers import captured, source  # noqa: F401
 from conftest import batch, change, fresh, in_threads, until
@@ -140,6 +141,42 @@ def test_it_comes_back(two):
         ("audit_move_month", {"partition": "log_2026_03", "server": "node"}, {"entries": 20}),
         ("audit_return_month", {"partition": "log_2026_03"}, {"entries": 21})]
     assert two.value("CALL audit_move_month('2026-03', 'node')") == 21
+
+
+def test_what_came_back_is_emptied_there_only_then(two):
+    """The other server commits first: if this one fails then, no entry is gone."""
+    move(two)
+    settled = two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
+    two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
+    assert two.value("SELECT audit_cdc_internal.finish_move('log_2026_03', %s)", settled) == 20
+    there = "SELECT count(*) FROM audit_cdc_months.log_2026_03"
+    assert two.value(there, connection=two.node.connect()) == 20
+    assert is_foreign(two) == [("log_2026_03", "r")]
+    assert two.value("CALL audit_return_month('2026-03')") == 0
+    assert two.value(there, connection=two.node.connect()) == 0
+    assert two.value("SELECT count(*) FROM pg_foreign_table") == 0
+
+
+def test_a_move_that_did_not_end_is_taken_back(two):
+    two.node.run(two.value("SELECT audit_month_table('2026-03')"))
+    two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')")
+    two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
+    assert code(two.connect(), "CALL audit_move_month('2026-03', 'node')") == "55000"
+    assert two.value("CALL audit_return_month('2026-03')") == 0
+    assert two.value("CALL audit_move_month('2026-03', 'node')") == 20
+
+
+def test_a_server_lost_in_a_transaction_takes_all_of_it_back(two):
+    move(two)
+    connection = two.connect()
+    connection.autocommit = False
+    assert two.ingest(batch([of_day(21), in_april(101)]), connection) == (2, 2, 0, 0)
+    two.node.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'postgres_fdw'")
+    with pytest.raises(psycopg2.Error) as lost:
+        connection.commit()
+    assert lost.value.pgcode[:2] in ("08", "57")
+    assert two.value("SELECT count(*) FROM audit_logs") == 21
+    assert two.ingest(batch([of_day(21), in_april(101)])) == (2, 2, 0, 0)
 
 
 def test_retention_and_erasure_refuse_it(two):
