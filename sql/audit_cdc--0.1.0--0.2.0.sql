@@ -133,12 +133,50 @@ COMMENT ON COLUMN @extschema@.audit_operations.reason IS 'as given to it; null: 
 COMMENT ON COLUMN @extschema@.audit_operations.server_context IS
   'who did it, as the server knows: session_user, current_user, application_name, client_address, backend_start';
 
+CREATE FUNCTION audit_cdc_internal.make_partition(relation text, name text) RETURNS void
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp
+  SET default_tablespace = ''
+  SET default_table_access_method = 'heap'
+AS $$
+BEGIN
+  EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', relation);
+  -- each change once; a time range
+  EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
+                 name || '_once', relation);
+  -- one record's history
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
+                 name || '_record', relation);
+  -- what one user did, and when
+  EXECUTE format(
+    'CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
+                  WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
+    name || '_username', relation);
+  -- what one request did
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
+                  WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
+                 name || '_request', relation);
+  -- where the rows of a table went that were given another key
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audited_table, commit_timestamp) WHERE may_change_key',
+                 name || '_rekeyed', relation);
+  -- one entry, by its number; what one transaction did; which commits of a second went ahead of a position. Of times
+  -- alone _once is better, which is asked for by the column itself
+  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I
+                  USING brin (id, commit_lsn, (commit_timestamp - ''2000-01-01 00:00+00''::timestamptz))
+                  WITH (pages_per_range = 32)',
+                 name || '_id', relation);
+  EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
+                  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', relation);
+  EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', relation);
+  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, to_regclass(format('audit_cdc_internal.%I', relation)));
+  PERFORM audit_cdc_internal.keep_from_writers(format('audit_cdc_internal.%I', relation)::regclass);
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.add_partition(name text, first timestamptz, width interval) RETURNS void
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp
   SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' -- the bounds are written as text
-  SET default_tablespace = ''
-  SET default_table_access_method = 'heap'
 AS $$
 BEGIN
   PERFORM audit_cdc_internal.lock_partitions();
@@ -147,7 +185,7 @@ BEGIN
   END IF;
 
   BEGIN
-    EXECUTE format('CREATE TABLE audit_cdc_internal.%I (LIKE audit_cdc_internal.log)', name);
+    PERFORM audit_cdc_internal.make_partition(name, name);
   EXCEPTION WHEN duplicate_table THEN
     -- made by another session, and a snapshot of REPEATABLE READ or above does not show it
     IF 'audit_cdc_internal.log'::regclass
@@ -156,35 +194,6 @@ BEGIN
     END IF;
     RETURN;
   END;
-  -- each change once; a time range
-  EXECUTE format('CREATE UNIQUE INDEX %I ON audit_cdc_internal.%I (commit_timestamp, identity)',
-                 name || '_once', name);
-  -- one record's history
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (record_id, audited_table)',
-                 name || '_record', name);
-  -- what one user did, and when
-  EXECUTE format(
-    'CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''username''), commit_timestamp)
-                  WHERE audit_cdc_internal.lifted(annotations, ''username'') IS NOT NULL',
-    name || '_username', name);
-  -- what one request did
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audit_cdc_internal.lifted(annotations, ''request_id''))
-                  WHERE audit_cdc_internal.lifted(annotations, ''request_id'') IS NOT NULL',
-                 name || '_request', name);
-  -- where the rows of a table went that were given another key
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I (audited_table, commit_timestamp) WHERE may_change_key',
-                 name || '_rekeyed', name);
-  -- one entry, by its number; what one transaction did; which commits of a second went ahead of a position. Of times
-  -- alone _once is better, which is asked for by the column itself
-  EXECUTE format('CREATE INDEX %I ON audit_cdc_internal.%I
-                  USING brin (id, commit_lsn, (commit_timestamp - ''2000-01-01 00:00+00''::timestamptz))
-                  WITH (pages_per_range = 32)',
-                 name || '_id', name);
-  EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cdc_internal.%I
-                  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', name);
-  EXECUTE format('ALTER TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', name);
-  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, to_regclass(format('audit_cdc_internal.%I', name)));
-  PERFORM audit_cdc_internal.keep_from_writers(format('audit_cdc_internal.%I', name)::regclass);
   EXECUTE format(
     'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
     first, (first AT TIME ZONE 'UTC' + width) AT TIME ZONE 'UTC');
@@ -612,7 +621,7 @@ CREATE TRIGGER links_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON aud
 
 ALTER TABLE audit_cdc_internal.links ENABLE ALWAYS TRIGGER links_changed;
 
-CREATE FUNCTION audit_cdc_internal.check_server(server oid, caller oid) RETURNS void
+CREATE FUNCTION audit_cdc_internal.check_link_server(server oid, caller oid) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   name CONSTANT text := (SELECT s.srvname FROM pg_foreign_server AS s WHERE s.oid = server);
@@ -646,7 +655,7 @@ BEGIN
             HINT = 'A superuser makes it: CREATE EXTENSION postgres_fdw; CREATE SERVER … FOREIGN DATA WRAPPER '
                    'postgres_fdw OPTIONS (…).';
   END IF;
-  PERFORM audit_cdc_internal.check_server(known, caller);
+  PERFORM audit_cdc_internal.check_link_server(known, caller);
   LOCK TABLE audit_cdc_internal.links IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM audit_cdc_internal.links AS l WHERE l.node = link.node) THEN
     RAISE EXCEPTION 'node "%" is linked already', node USING ERRCODE = 'duplicate_object';
@@ -655,7 +664,7 @@ BEGIN
     'CREATE FOREIGN TABLE %s () SERVER %I OPTIONS (schema_name %L, table_name ''audit_logs'', async_capable ''true'', '
     'updatable ''false'')', relation, server, schema);
   -- another server may have got that name meanwhile
-  PERFORM audit_cdc_internal.check_server(f.ftserver, caller) FROM pg_foreign_table AS f
+  PERFORM audit_cdc_internal.check_link_server(f.ftserver, caller) FROM pg_foreign_table AS f
   WHERE f.ftrelid = relation::regclass;
   PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, relation::regclass);
   EXECUTE format('GRANT SELECT ON %s TO audit_cdc_reader', relation);
@@ -1362,6 +1371,200 @@ CREATE VIEW audit_cdc_internal.cutoffs AS
     ORDER BY r.table_name IS NULL, r.table_schema IS NULL, r.database_id IS NULL
     LIMIT 1
   ) AS r ON true;
+
+CREATE FUNCTION audit_cdc_internal.is_elsewhere(name text) RETURNS boolean
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN EXISTS (
+    SELECT FROM pg_class AS c
+    WHERE c.relname = name AND c.relnamespace = 'audit_cdc_internal'::regnamespace AND c.relkind = 'f');
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.partitions_of_month(month text) RETURNS text[]
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  names CONSTANT text[] := ARRAY(
+    SELECT c.relname
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass AND left(c.relname, 11) = 'log_' || replace(month, '-', '_')
+    ORDER BY c.relname
+  );
+BEGIN
+  IF month IS NULL THEN
+    RAISE EXCEPTION 'month must not be null' USING ERRCODE = 'null_value_not_allowed';
+  ELSIF month !~ '^[0-9]{4}-(0[1-9]|1[0-2])$' THEN
+    RAISE EXCEPTION 'month must be a year and a month'
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Such as 2026-03.';
+  ELSIF month >= to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM') THEN
+    RAISE EXCEPTION 'the month is not over'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'A month ends by the clock of UTC.';
+  ELSIF names = '{}' THEN
+    RAISE EXCEPTION 'the log has no such month' USING ERRCODE = 'undefined_table';
+  END IF;
+  RETURN names;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.columns_of_log(is_there boolean) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT string_agg(
+    format('%I %s%s', a.attname,
+           CASE WHEN is_there AND a.atttypid = 'audit_cdc_internal.action'::regtype THEN 'text'
+                ELSE format_type(a.atttypid, a.atttypmod) END,
+           CASE WHEN a.attnotnull THEN ' NOT NULL' END),
+    ', ' ORDER BY a.attnum)
+  FROM pg_attribute AS a
+  WHERE a.attrelid = 'audit_cdc_internal.log'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
+END;
+
+CREATE FUNCTION @extschema@.audit_month_table(month text) RETURNS text
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN E'CREATE SCHEMA IF NOT EXISTS audit_cdc_months;\n' || (
+    SELECT string_agg(
+      format(
+        E'CREATE TABLE audit_cdc_months.%1$I (%2$s);\n'
+        'CREATE UNIQUE INDEX ON audit_cdc_months.%1$I (commit_timestamp, identity);\n'
+        'CREATE INDEX ON audit_cdc_months.%1$I (record_id, audited_table);\n'
+        'CREATE INDEX ON audit_cdc_months.%1$I (audited_table, commit_timestamp) WHERE may_change_key;\n'
+        'CREATE INDEX ON audit_cdc_months.%1$I USING brin (id, commit_lsn);',
+        p.name, audit_cdc_internal.columns_of_log(true)),
+      E'\n' ORDER BY p.name)
+    FROM unnest(audit_cdc_internal.partitions_of_month(month)) AS p(name)
+  );
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_month_table(text) IS
+  'Statements that make the tables which audit_move_month() needs on the other server, for a month such as 2026-03, or '
+  'for each of its days. Run them there as the role that the user mapping names. It needs no extension there. '
+  'Errors: 22004 (null), 22023 (no month), 55000 (the month is not over), 42P01 (the log has no such month).';
+
+CREATE FUNCTION audit_cdc_internal.check_server(server name) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found record;
+BEGIN
+  IF server IS NULL THEN
+    RAISE EXCEPTION 'server must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  SELECT s.oid, f.fdwname, r.rolsuper INTO found
+  FROM pg_foreign_server AS s
+  JOIN pg_foreign_data_wrapper AS f ON f.oid = s.srvfdw
+  JOIN pg_roles AS r ON r.oid = s.srvowner
+  WHERE s.srvname = server;
+  IF found.oid IS NULL THEN
+    RAISE EXCEPTION 'server "%" does not exist', server USING ERRCODE = 'undefined_object';
+  ELSIF NOT has_server_privilege(session_user, found.oid, 'USAGE') THEN
+    RAISE EXCEPTION 'permission denied for foreign server %', server USING ERRCODE = 'insufficient_privilege';
+  ELSIF found.fdwname <> 'postgres_fdw' THEN
+    RAISE EXCEPTION 'server "%" is not of postgres_fdw', server USING ERRCODE = 'wrong_object_type';
+  ELSIF NOT found.rolsuper THEN
+    RAISE EXCEPTION 'server "%" does not belong to a superuser', server
+      USING ERRCODE = 'insufficient_privilege', DETAIL = 'Its owner could put another log in the place of this one.',
+            HINT = 'ALTER SERVER … OWNER TO the owner of the extension.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.add_foreign_table(name text, there text, server name) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  EXECUTE format(
+    'CREATE FOREIGN TABLE audit_cdc_internal.%I (%s) SERVER %I
+     OPTIONS (schema_name ''audit_cdc_months'', table_name %L, fetch_size ''1000'', batch_size ''100'',
+              truncatable ''false'')',
+    name, audit_cdc_internal.columns_of_log(false), server, there);
+  PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, format('audit_cdc_internal.%I', name)::regclass);
+  -- no trigger of PostgreSQL 15 sees TRUNCATE of a foreign table: its option refuses it
+  EXECUTE format('CREATE TRIGGER own_writers_only BEFORE INSERT OR UPDATE OR DELETE ON audit_cdc_internal.%I
+                  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.own_writers_only()', name);
+  EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER own_writers_only', name);
+  EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON audit_cdc_internal.%I
+                  FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.refuse_change()', name);
+  EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I ENABLE ALWAYS TRIGGER append_only', name);
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.known_elsewhere(
+    name text, times timestamptz[], identities uuid[], OUT place bigint, OUT action text, OUT commit_lsn bigint,
+    OUT commit_idx integer, OUT record_id text, OUT record_pks text[], OUT is_erased boolean)
+  RETURNS SETOF record
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN QUERY EXECUTE format(
+    'SELECT k.place, l.action::text, l.commit_lsn, l.commit_idx, l.record_id, l.record_pks,
+            coalesce(l.notes ? ''erased'', false)
+     FROM audit_cdc_internal.%I AS l
+     JOIN unnest($1, $2) WITH ORDINALITY AS k(commit_timestamp, identity, place) USING (commit_timestamp, identity)
+     WHERE l.commit_timestamp = ANY ($1) AND l.identity = ANY ($2)', name)
+  USING times, identities;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.store_elsewhere(name text) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  stored bigint;
+BEGIN
+  EXECUTE format('INSERT INTO audit_cdc_internal.%I SELECT n.* FROM audit_cdc_internal.new_log() AS n', name);
+  GET DIAGNOSTICS stored = ROW_COUNT;
+  RETURN stored;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.entries_of_keys(times timestamptz[], identities uuid[])
+  RETURNS SETOF audit_cdc_internal.log
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- each time it is planned for these times
+  RETURN QUERY EXECUTE
+    'SELECT l.*
+     FROM audit_cdc_internal.log AS l
+     JOIN unnest($1, $2) AS k(commit_timestamp, identity)
+       ON k.commit_timestamp = l.commit_timestamp AND k.identity = l.identity
+     WHERE l.commit_timestamp = ANY ($1)'
+  USING times, identities;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.refuse_elsewhere(partitions text[], done text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  there CONSTANT text[] := ARRAY(
+    SELECT DISTINCT to_char(to_date(substr(p.name, 5, 7), 'YYYY_MM'), 'YYYY-MM')
+    FROM unnest(partitions) AS p(name)
+    WHERE audit_cdc_internal.is_elsewhere(p.name)
+    ORDER BY 1
+  );
+BEGIN
+  IF there <> '{}' THEN
+    RAISE EXCEPTION 'months that are elsewhere hold what is to go: %', array_to_string(there, ', ')
+      USING ERRCODE = 'feature_not_supported', DETAIL = done, HINT = 'CALL audit_return_month() first.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.say_elsewhere() RETURNS void
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.refuse_elsewhere(
+    ARRAY(
+      SELECT c.relname
+      FROM pg_inherits AS i
+      JOIN pg_class AS c ON c.oid = i.inhrelid
+      WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+        AND c.relkind = 'f'
+        AND to_date(substr(c.relname, 5), 'YYYY_MM_DD') AT TIME ZONE 'UTC'
+              < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
+        AND audit_cdc_internal.rows_of(c.oid, false, 1) <> '{}'
+    ),
+    'What may go of months that are here was removed.');
+END
+$$;
 
 CREATE SEQUENCE audit_cdc_internal.erasures_id_seq CYCLE;
 
@@ -2502,7 +2705,7 @@ BEGIN ATOMIC
     SELECT c.relname::text AS name, to_date(substr(c.relname, 5), 'YYYY_MM_DD') AS first
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass AND c.relkind = 'r'
   ) AS p
   CROSS JOIN audit_cdc_internal.archived_months AS a
   WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
@@ -2545,7 +2748,7 @@ BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
-  IF audit_cdc_internal.is_partition(name) IS NOT TRUE THEN
+  IF audit_cdc_internal.is_partition(name) IS NOT TRUE OR audit_cdc_internal.is_elsewhere(name) THEN
     RETURN;
   END IF;
   partition := format('audit_cdc_internal.%I', name)::regclass;
@@ -2786,6 +2989,7 @@ BEGIN
     COMMIT;
   END LOOP;
   PERFORM audit_cdc_internal.say_busy(pg_catalog.array_to_string(busy, ', ')) WHERE busy OPERATOR(pg_catalog.<>) '{}';
+  PERFORM audit_cdc_internal.say_elsewhere();
 END
 $$;
 
@@ -2797,7 +3001,295 @@ COMMENT ON PROCEDURE @extschema@.audit_apply_retention(boolean, integer, bigint)
   'would go; audit_expired() tells it as rows. While audit_cdc.archive_first is on, entries stay until their month is '
   'archived; a NOTICE names the month. It waits for nobody longer than 50 ms at a time, and goes on where it was '
   'interrupted. Space within months comes back by VACUUM. Errors: 25001 (inside a transaction block), 22004 '
-  '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause).';
+  '(null), 22023 (batch_size is not between 1 and 100,000), 55P03 (others use a month without a pause), 0A000 (what '
+  'may go is in a month that audit_move_month() has moved; all else is removed).';
+
+CREATE FUNCTION audit_cdc_internal.copy_of(name text) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  RETURN name || CASE WHEN audit_cdc_internal.is_elsewhere(name) THEN '_here' ELSE '_there' END;
+
+CREATE FUNCTION audit_cdc_internal.check_move(name text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'a month is moved under READ COMMITTED only'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'SET default_transaction_isolation = ''read committed''.';
+  ELSIF audit_cdc_internal.is_partition(name) IS NOT TRUE THEN
+    RAISE EXCEPTION 'the log has no such month' USING ERRCODE = 'undefined_table';
+  END IF;
+  PERFORM audit_cdc_internal.partitions_of_month(replace(substr(name, 5, 7), '_', '-'));
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.partitions_to_move(month text, server name) RETURNS text[]
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN ARRAY(
+    SELECT p.name
+    FROM unnest(audit_cdc_internal.partitions_of_month(month)) AS p(name)
+    WHERE audit_cdc_internal.is_elsewhere(p.name) = (server IS NULL)
+    ORDER BY p.name);
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.begin_move(name text, server name) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  copy CONSTANT text := audit_cdc_internal.copy_of(name);
+  is_used boolean;
+BEGIN
+  PERFORM audit_cdc_internal.check_move(name);
+  PERFORM set_config('lock_timeout', '50ms', true);
+  PERFORM audit_cdc_internal.lock_partitions();
+  -- of one that did not end
+  PERFORM audit_cdc_internal.drop_month(c.oid)
+  FROM pg_class AS c
+  WHERE c.relname = copy AND c.relnamespace = 'audit_cdc_internal'::regnamespace;
+  IF audit_cdc_internal.is_elsewhere(name) THEN
+    PERFORM audit_cdc_internal.make_partition(copy, name);
+  ELSE
+    PERFORM audit_cdc_internal.check_server(server);
+    PERFORM audit_cdc_internal.add_foreign_table(copy, name, server);
+    EXECUTE format('SELECT EXISTS (SELECT FROM audit_cdc_internal.%I)', copy) INTO is_used;
+    IF is_used THEN
+      RAISE EXCEPTION 'the table on server "%" is not empty', server
+        USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'Another log may have its month there. If it is left from a move that did not end, TRUNCATE it.';
+    END IF;
+  END IF;
+  RETURN audit_cdc_internal.last_settled_number();
+EXCEPTION WHEN lock_not_available THEN
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.move_batch(
+    name text, INOUT commit_timestamp timestamptz, INOUT identity uuid, OUT copied bigint)
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  copy CONSTANT text := audit_cdc_internal.copy_of(name);
+  last record;
+BEGIN
+  PERFORM audit_cdc_internal.check_move(name);
+  EXECUTE format(
+    'SELECT n.commit_timestamp, n.identity
+     FROM (SELECT l.commit_timestamp, l.identity FROM ONLY audit_cdc_internal.%I AS l
+           WHERE (l.commit_timestamp, l.identity) > ($1, $2)
+           ORDER BY 1, 2 LIMIT 10000) AS n
+     ORDER BY 1 DESC, 2 DESC LIMIT 1', name)
+  INTO last USING commit_timestamp, identity;
+  EXECUTE format(
+    'INSERT INTO audit_cdc_internal.%I SELECT l.* FROM ONLY audit_cdc_internal.%I AS l
+     WHERE (l.commit_timestamp, l.identity) > ($1, $2) AND (l.commit_timestamp, l.identity) <= ($3, $4)', copy, name)
+  USING commit_timestamp, identity, last.commit_timestamp, last.identity;
+  GET DIAGNOSTICS copied = ROW_COUNT;
+  commit_timestamp := last.commit_timestamp;
+  identity := last.identity;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.compare_copy(name text, after bigint, until bigint) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  entries bigint;
+  different bigint;
+BEGIN
+  EXECUTE format(
+    'SELECT count(*), count(*) FILTER (WHERE m.entry IS DISTINCT FROM c.entry)
+     FROM (SELECT l.commit_timestamp, l.identity, l::text AS entry FROM ONLY audit_cdc_internal.%I AS l
+           WHERE l.id > $1 AND l.id <= $2) AS m
+     FULL JOIN (SELECT l.commit_timestamp, l.identity, l::text AS entry FROM ONLY audit_cdc_internal.%I AS l
+                WHERE l.id > $1 AND l.id <= $2) AS c USING (commit_timestamp, identity)',
+    name, audit_cdc_internal.copy_of(name))
+  INTO entries, different USING after, until;
+  IF different > 0 THEN
+    RAISE EXCEPTION 'the copy differs from the month in % entries', different
+      USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'The month stays where it is.',
+            HINT = 'Values may have been erased meanwhile. Empty the copy, and move the month again.';
+  END IF;
+  RETURN entries;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.swap_month(name text, settled bigint) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE
+  SET search_path = pg_catalog, pg_temp
+  SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' -- the bounds are written as text
+AS $$
+DECLARE
+  copy CONSTANT text := audit_cdc_internal.copy_of(name);
+  was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
+  first CONSTANT timestamp := to_date(substr(name, 5), 'YYYY_MM_DD');
+  width CONSTANT interval := CASE WHEN length(name) > 11 THEN '1 day' ELSE '1 month' END;
+  late bigint;
+BEGIN
+  LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS EXCLUSIVE MODE;
+  EXECUTE format(
+    'INSERT INTO audit_cdc_internal.%I SELECT l.* FROM ONLY audit_cdc_internal.%I AS l
+     WHERE l.id > $1 AND (l.commit_timestamp, l.identity) NOT IN (
+       SELECT c.commit_timestamp, c.identity FROM ONLY audit_cdc_internal.%1$I AS c WHERE c.id > $1)', copy, name)
+  USING settled;
+  late := audit_cdc_internal.compare_copy(name, settled, 9223372036854775807);
+  IF was_elsewhere THEN
+    -- its table is emptied once this is committed
+    EXECUTE format('ALTER TABLE audit_cdc_internal.log DETACH PARTITION audit_cdc_internal.%I', name);
+    EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I RENAME TO %I', name, name || '_there');
+  ELSE
+    PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', name)::regclass);
+  END IF;
+  EXECUTE format('ALTER TABLE audit_cdc_internal.%I RENAME TO %I', copy, name);
+  EXECUTE format(
+    'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
+    first AT TIME ZONE 'UTC', (first + width) AT TIME ZONE 'UTC');
+  RETURN late;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.finish_move(name text, settled bigint) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
+  entries bigint;
+BEGIN
+  PERFORM audit_cdc_internal.check_move(name);
+  PERFORM audit_cdc_internal.lock_partitions(); -- nothing is erased or removed meanwhile
+  entries := audit_cdc_internal.compare_copy(name, 0, settled);
+  PERFORM set_config('lock_timeout', '50ms', true);
+  FOR attempt IN 1..100 LOOP
+    BEGIN
+      entries := entries + audit_cdc_internal.swap_month(name, settled);
+      PERFORM audit_cdc_internal.note_operation(
+        CASE WHEN was_elsewhere THEN 'audit_return_month' ELSE 'audit_move_month' END,
+        jsonb_build_object('partition', name, 'server', (
+          SELECT s.srvname
+          FROM pg_foreign_table AS t
+          JOIN pg_foreign_server AS s ON s.oid = t.ftserver
+          WHERE t.ftrelid = format('audit_cdc_internal.%I', name)::regclass)),
+        jsonb_build_object('entries', entries));
+      RETURN entries;
+    EXCEPTION WHEN lock_not_available THEN
+      PERFORM pg_sleep(0.05);
+    END;
+  END LOOP;
+  PERFORM audit_cdc_internal.say_month_busy();
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.partitions_left(month text) RETURNS text[]
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN ARRAY(
+    SELECT p.name
+    FROM unnest(audit_cdc_internal.partitions_of_month(month)) AS p(name)
+    WHERE NOT audit_cdc_internal.is_elsewhere(p.name) AND audit_cdc_internal.is_elsewhere(p.name || '_there')
+    ORDER BY p.name);
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.empty_left(name text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  copy CONSTANT text := name || '_there';
+BEGIN
+  PERFORM audit_cdc_internal.check_move(name);
+  PERFORM audit_cdc_internal.lock_partitions();
+  IF NOT audit_cdc_internal.is_elsewhere(name) AND audit_cdc_internal.is_elsewhere(copy) THEN
+    EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I OPTIONS (SET truncatable ''true'')', copy);
+    EXECUTE format('TRUNCATE audit_cdc_internal.%I', copy);
+    PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', copy)::regclass);
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.say_month_busy() RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION 'others use the audit log without a pause'
+    USING ERRCODE = 'lock_not_available', DETAIL = 'The month stays where it is.', HINT = 'Try it again later.';
+END
+$$;
+
+CREATE PROCEDURE audit_cdc_internal.move_month(month text, server name, INOUT entries bigint)
+  LANGUAGE plpgsql AS $$
+DECLARE
+  partition pg_catalog.text;
+  settled pg_catalog.int8;
+  waits pg_catalog.int4;
+  batch pg_catalog.record;
+  copied pg_catalog.int8 := 0;
+BEGIN
+  entries := 0;
+  FOREACH partition IN ARRAY audit_cdc_internal.partitions_to_move(month, server) LOOP
+    waits := 0;
+    LOOP
+      settled := audit_cdc_internal.begin_move(partition, server);
+      COMMIT;
+      EXIT WHEN settled IS NOT NULL;
+      waits := waits OPERATOR(pg_catalog.+) 1;
+      PERFORM audit_cdc_internal.say_month_busy() WHERE waits OPERATOR(pg_catalog.>) 100;
+      PERFORM pg_catalog.pg_sleep(0.05);
+    END LOOP;
+    SELECT pg_catalog.timestamptz '-infinity' AS commit_timestamp,
+           pg_catalog.uuid '00000000-0000-0000-0000-000000000000' AS identity, 0 AS copied
+    INTO batch;
+    LOOP
+      SELECT b.* INTO batch
+      FROM audit_cdc_internal.move_batch(partition, batch.commit_timestamp, batch.identity) AS b;
+      COMMIT;
+      EXIT WHEN batch.copied OPERATOR(pg_catalog.=) 0;
+      copied := copied OPERATOR(pg_catalog.+) batch.copied;
+      RAISE NOTICE 'copied % entries so far, now of %', copied, partition;
+    END LOOP;
+    entries := entries OPERATOR(pg_catalog.+) audit_cdc_internal.finish_move(partition, settled);
+    COMMIT;
+  END LOOP;
+  IF server IS NULL THEN
+    FOREACH partition IN ARRAY audit_cdc_internal.partitions_left(month) LOOP
+      PERFORM audit_cdc_internal.empty_left(partition);
+      COMMIT;
+    END LOOP;
+  END IF;
+END
+$$;
+
+CREATE PROCEDURE @extschema@.audit_move_month(month text, server name, INOUT entries bigint DEFAULT NULL)
+  LANGUAGE plpgsql AS $$
+BEGIN
+  IF @extschema@.audit_in_transaction_block() THEN
+    RAISE EXCEPTION 'audit_move_month() cannot run inside a transaction block'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'It commits in between.';
+  END IF;
+  PERFORM audit_cdc_internal.check_server(server);
+  CALL audit_cdc_internal.move_month(month, server, entries);
+END
+$$;
+
+COMMENT ON PROCEDURE @extschema@.audit_move_month(text, name, bigint) IS
+  'Moves a month that is over, such as 2026-03, to a server of postgres_fdw, and gives how many entries that were. '
+  'The tables of audit_month_table() must be there, and empty. Entries are copied, 10,000 in a transaction. Then each '
+  'value is compared, and a foreign table takes the place of the month. It is read as before, also while it is copied. '
+  'It waits for nobody longer than 50 ms at a time. The caller needs USAGE on the server, which a superuser owns. Days '
+  'of a divided month are moved one by one; interrupted, it goes on with the next day. A month that is there already: '
+  'nothing. Errors: 25001 (inside a transaction block, not READ COMMITTED), 22004 (null), 22023 (no month), 55000 '
+  '(the month is not over, the table there is not empty, the copy differs), 42P01 (no such month), 42704 (no such '
+  'server), 42809 (not of postgres_fdw), 42501 (no USAGE, or no superuser''s), 55P03 (others use the log without a '
+  'pause), and those of the server.';
+
+CREATE PROCEDURE @extschema@.audit_return_month(month text, INOUT entries bigint DEFAULT NULL)
+  LANGUAGE plpgsql AS $$
+BEGIN
+  IF @extschema@.audit_in_transaction_block() THEN
+    RAISE EXCEPTION 'audit_return_month() cannot run inside a transaction block'
+      USING ERRCODE = 'active_sql_transaction', HINT = 'It commits in between.';
+  END IF;
+  CALL audit_cdc_internal.move_month(month, NULL, entries);
+END
+$$;
+
+COMMENT ON PROCEDURE @extschema@.audit_return_month(text, bigint) IS
+  'Brings a month back that audit_move_month() has moved, in the same way, and gives how many entries that were. Then '
+  'its table on the other server is emptied. Of a month that is here it empties what a move that did not end has left '
+  'there. Errors: as of audit_move_month().';
 
 CREATE FUNCTION audit_cdc_internal.erased_texts(wanted audit_cdc_internal.to_erase) RETURNS text[]
   LANGUAGE sql STABLE
@@ -3277,6 +3769,8 @@ BEGIN
   PERFORM audit_cdc_internal.refuse_held(
     (SELECT count(*) FROM audit_cdc_internal.held_of_erasure(wanted, rejects)));
   changed := ARRAY(SELECT p.partition FROM audit_cdc_internal.parts_to_erase(wanted) AS p);
+  PERFORM audit_cdc_internal.refuse_elsewhere(
+    ARRAY(SELECT c.relname FROM pg_class AS c WHERE c.oid = ANY (changed)), 'Nothing was erased.');
   ddl := (SELECT count(*) FROM audit_cdc_internal.ddl_to_erase(wanted));
   erased := audit_cdc_internal.erase_each(wanted, reason);
   PERFORM audit_cdc_internal.erase_rejects(rejects);
@@ -3297,7 +3791,7 @@ COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[
   'dry_run: true only tells. Gives what is erased where, and what the caller is to do: place is entries, key, schema '
   'changes, held, rejects or projection. Notices tell of what is not found. reason: for audit_erasures. Errors: 22004 '
   '(null reason or table_name), 22023 (an argument that does not fit), 25001 (not READ COMMITTED), 42P01 (the log has '
-  'no such table), 55000 (a hold keeps some of it).';
+  'no such table), 55000 (a hold keeps some of it), 0A000 (some of it is in a month that audit_move_month() moved).';
 
 CREATE OR REPLACE FUNCTION audit_cdc_internal.record_schema_changes(
     tag text, user_name name, differences jsonb, excluded oid[]) RETURNS void
@@ -4506,15 +5000,18 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     '@extschema@.audit_link(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_link_status()',
     '@extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_month_table(pg_catalog.text)',
     '@extschema@.audit_release(pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     '@extschema@.audit_unlink(pg_catalog.text)',
     '@extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.add_columns(pg_catalog.regclass)',
     'audit_cdc_internal.add_days(timestamp with time zone,timestamp with time zone[])',
+    'audit_cdc_internal.add_foreign_table(pg_catalog.text,pg_catalog.text,pg_catalog.name)',
     'audit_cdc_internal.add_mask(audit_cdc_internal.masks)',
     'audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone,interval)',
     'audit_cdc_internal.archive_first()',
+    'audit_cdc_internal.begin_move(pg_catalog.text,pg_catalog.name)',
     'audit_cdc_internal.calls_more(pg_catalog.text)',
     'audit_cdc_internal.can_seal()',
     'audit_cdc_internal.changed_keys(audit_cdc_internal.audited)',
@@ -4523,9 +5020,11 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.check_archived(bigint,pg_catalog.text,bigint,bigint,bigint)',
     'audit_cdc_internal.check_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.check_hold(pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.check_link_server(pg_catalog.oid,pg_catalog.oid)',
     'audit_cdc_internal.check_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
+    'audit_cdc_internal.check_move(pg_catalog.text)',
     'audit_cdc_internal.check_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.check_server(pg_catalog.oid,pg_catalog.oid)',
+    'audit_cdc_internal.check_server(pg_catalog.name)',
     'audit_cdc_internal.chosen_lines(@extschema@.audit_history_line[])',
     'audit_cdc_internal.clear_annotations()',
     'audit_cdc_internal.clear_contexts()',
@@ -4535,10 +5034,15 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.clear_shared(pg_catalog.regclass,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.clear_unnamed(pg_catalog.text)',
     'audit_cdc_internal.code_of(pg_catalog.oid)',
+    'audit_cdc_internal.columns_of_log(boolean)',
+    'audit_cdc_internal.compare_copy(pg_catalog.text,bigint,bigint)',
+    'audit_cdc_internal.copy_of(pg_catalog.text)',
     'audit_cdc_internal.count_removed(pg_catalog.regclass,pg_catalog.tid[],pg_catalog.date)',
     'audit_cdc_internal.ddl_to_erase(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.described_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.drop_month(pg_catalog.regclass)',
+    'audit_cdc_internal.empty_left(pg_catalog.text)',
+    'audit_cdc_internal.entries_of_keys(timestamp with time zone[],pg_catalog.uuid[])',
     'audit_cdc_internal.entries_to_erase(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.erase_argument(pg_catalog.text,pg_catalog.text[],pg_catalog.text,audit_cdc_internal.audited)',
     'audit_cdc_internal.erase_each(audit_cdc_internal.to_erase,pg_catalog.text)',
@@ -4551,6 +5055,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.erasure_doubts(pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.erasure_lines(audit_cdc_internal.to_erase,bigint[])',
     'audit_cdc_internal.find_to_erase(pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
+    'audit_cdc_internal.finish_move(pg_catalog.text,bigint)',
     'audit_cdc_internal.follow_masks(pg_catalog.jsonb)',
     'audit_cdc_internal.found_masks()',
     'audit_cdc_internal.has_columns(audit_cdc_internal.log,pg_catalog.text[])',
@@ -4561,6 +5066,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.holds_of(audit_cdc_internal.log)',
     'audit_cdc_internal.holds_of_ddl(audit_cdc_internal.schema_change_positions)',
     'audit_cdc_internal.holds_of_reject(audit_cdc_internal.rejects)',
+    'audit_cdc_internal.is_elsewhere(pg_catalog.text)',
     'audit_cdc_internal.is_held(audit_cdc_internal.log)',
     'audit_cdc_internal.is_in_key(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[])',
     'audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[])',
@@ -4569,6 +5075,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.kept_statement()',
     'audit_cdc_internal.keys_of_records(audit_cdc_internal.audited,pg_catalog.text[])',
     'audit_cdc_internal.known_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.known_elsewhere(pg_catalog.text,timestamp with time zone[],pg_catalog.uuid[])',
     'audit_cdc_internal.lacking_masks()',
     'audit_cdc_internal.last_settled_number()',
     'audit_cdc_internal.leniency(pg_catalog.text)',
@@ -4576,6 +5083,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.links_changed()',
     'audit_cdc_internal.lock_ddl()',
     'audit_cdc_internal.make_mask_secret()',
+    'audit_cdc_internal.make_partition(pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.mask_former_names()',
     'audit_cdc_internal.masked_column(pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.masked_columns(pg_catalog.jsonb)',
@@ -4586,6 +5094,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.masks_set(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
     'audit_cdc_internal.may_name(audit_cdc_internal.audited,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.move_batch(pg_catalog.text,timestamp with time zone,pg_catalog.uuid)',
     'audit_cdc_internal.news_of_masks()',
     'audit_cdc_internal.not_sent(audit_cdc_internal.log)',
     'audit_cdc_internal.not_sent_before(@extschema@.audit_history_line[])',
@@ -4593,11 +5102,15 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.noted(pg_catalog.jsonb,pg_catalog.text[],pg_catalog.text[],pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.noted_values(pg_catalog.jsonb)',
     'audit_cdc_internal.own_notes(audit_cdc_internal.log)',
+    'audit_cdc_internal.partitions_left(pg_catalog.text)',
+    'audit_cdc_internal.partitions_of_month(pg_catalog.text)',
     'audit_cdc_internal.partitions_to_clear()',
+    'audit_cdc_internal.partitions_to_move(pg_catalog.text,pg_catalog.name)',
     'audit_cdc_internal.parts_of_type(pg_catalog.oid)',
     'audit_cdc_internal.parts_to_erase(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid)',
     'audit_cdc_internal.records_holding(integer[],pg_catalog.jsonb)',
+    'audit_cdc_internal.refuse_elsewhere(pg_catalog.text[],pg_catalog.text)',
     'audit_cdc_internal.refuse_held(bigint)',
     'audit_cdc_internal.refuse_masked_key(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
     'audit_cdc_internal.rejects_to_erase(audit_cdc_internal.to_erase,pg_catalog.text[])',
@@ -4607,7 +5120,9 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.rewrite_entries(pg_catalog.regclass,bigint[],audit_cdc_internal.to_erase,pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.rows_of(pg_catalog.regclass,boolean,integer)',
     'audit_cdc_internal.say_busy(pg_catalog.text)',
+    'audit_cdc_internal.say_elsewhere()',
     'audit_cdc_internal.say_lost_masks()',
+    'audit_cdc_internal.say_month_busy()',
     'audit_cdc_internal.say_not_found(audit_cdc_internal.to_erase,boolean)',
     'audit_cdc_internal.say_unarchived(pg_catalog.date)',
     'audit_cdc_internal.say_unknown_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
@@ -4616,7 +5131,9 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.set_horizons()',
     'audit_cdc_internal.settle_masks()',
     'audit_cdc_internal.show_all_logs()',
+    'audit_cdc_internal.store_elsewhere(pg_catalog.text)',
     'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
+    'audit_cdc_internal.swap_month(pg_catalog.text,bigint)',
     'audit_cdc_internal.told_key(pg_catalog.text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
     'audit_cdc_internal.told_user(pg_catalog.text)',
@@ -4629,7 +5146,10 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.without_user(pg_catalog.jsonb,pg_catalog.text)',
     'audit_cdc_internal.without_values(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
     'audit_cdc_internal.written_along(pg_catalog.oid)',
-    '@extschema@.audit_apply_retention(boolean,integer,bigint)']::regprocedure[]) AS o(it);
+    '@extschema@.audit_apply_retention(boolean,integer,bigint)',
+    '@extschema@.audit_move_month(pg_catalog.text,pg_catalog.name,bigint)',
+    '@extschema@.audit_return_month(pg_catalog.text,bigint)',
+    'audit_cdc_internal.move_month(pg_catalog.text,pg_catalog.name,bigint)']::regprocedure[]) AS o(it);
 SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
   FROM unnest(ARRAY[
     'audit_cdc_internal.erasures_id_seq',
@@ -4723,11 +5243,14 @@ GRANT EXECUTE ON ROUTINE @extschema@.audit_hold(pg_catalog.text,pg_catalog.text,
 GRANT EXECUTE ON ROUTINE @extschema@.audit_link(pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_admin;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_link_status() TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_month_table(pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_release(pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_unlink(pg_catalog.text) TO audit_cdc_admin;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.begin_move(pg_catalog.text,pg_catalog.name) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.check_apply(boolean,integer) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.check_server(pg_catalog.name) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(pg_catalog.text,integer) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(pg_catalog.text,integer) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_keeper;
@@ -4735,18 +5258,32 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(pg_catalog.text) TO audit_cdc_worker;
 REVOKE EXECUTE ON ROUTINE audit_cdc_internal.code_owners(pg_catalog.oid) FROM audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.empty_left(pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.entries_of_keys(timestamp with time zone[],pg_catalog.uuid[]) TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.finish_move(pg_catalog.text,bigint) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[]) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.known_elsewhere(pg_catalog.text,timestamp with time zone[],pg_catalog.uuid[]) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(pg_catalog.jsonb) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(pg_catalog.jsonb) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.move_batch(pg_catalog.text,timestamp with time zone,pg_catalog.uuid) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_left(pg_catalog.text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_clear() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_clear() TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_move(pg_catalog.text,pg_catalog.name) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.parts_of_type(pg_catalog.oid) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_busy(pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_elsewhere() TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_elsewhere() TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_month_busy() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.store_elsewhere(pg_catalog.text) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_apply_retention(boolean,integer,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_move_month(pg_catalog.text,pg_catalog.name,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_return_month(pg_catalog.text,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.move_month(pg_catalog.text,pg_catalog.name,bigint) TO audit_cdc_keeper;
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_keeper;
 GRANT SELECT ON TABLE audit_cdc_internal.archives TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.erasures TO audit_cdc_worker;
