@@ -109,10 +109,11 @@ fn removed(class: pg_sys::Oid, object: pg_sys::Oid) {
     let is_ours = match class {
         pg_sys::ExtensionRelationId => true,
         pg_sys::NamespaceRelationId => object == schema,
-        // SAFETY: reads the catalogs' caches. A foreign table holds nothing of this log.
+        // SAFETY: reads the catalogs' caches. A foreign table that is no month holds nothing of this log.
         _ => unsafe {
             schema == pg_sys::get_rel_namespace(object)
-                && pg_sys::get_rel_relkind(object) as u8 != pg_sys::RELKIND_FOREIGN_TABLE
+                && (pg_sys::get_rel_relkind(object) as u8 != pg_sys::RELKIND_FOREIGN_TABLE
+                    || pg_sys::get_rel_relispartition(object))
         },
     };
     if !is_ours || schema == pg_sys::InvalidOid {
