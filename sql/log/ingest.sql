@@ -1,7 +1,7 @@
 -- The Rust side of ingest stands in src/ingest; here what SQL says better.
 CREATE FUNCTION @extschema@.audit_ingest(body jsonb)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
-  LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   SELECT * FROM @extschema@.audit_ingest($1::text);
 END;

@@ -56,8 +56,9 @@ COMMENT ON FUNCTION @extschema@.audit_allow_source(name, text) IS
   'Binds a role, and all that are members of it, to source databases: with audit_ingest it delivers changes of those '
   'that were named so, and of no others. database_id: as in audit_logs. A role of which none was named may deliver '
   'changes of any database but this server''s own. What else it delivers is rejected with 42501, and kept in '
-  'audit_rejects. It holds for calls that begin later. After SET ROLE that role''s databases count, or, if it has '
-  'none, those of who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, '
+  'audit_rejects. It holds for calls that begin later. The databases count of the role with whose rights it '
+  'is called, such as the owner of a SECURITY DEFINER function; if it has none, those of the role of SET ROLE, or of '
+  'who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, '
   'one that was captured into this log where it was restored from, or longer than 500 bytes).';
 
 CREATE FUNCTION @extschema@.audit_revoke_source(role name, database_id text) RETURNS boolean

@@ -44,11 +44,12 @@ impl<'l> Delivery<'l> {
         }
     }
 
-    /// By the caller. Who has taken on a role (SET ROLE) is bound as that role is; if it is not, as who logged in.
-    pub fn by_caller(limits: &'l Limits) -> Self {
+    /// By the role with whose rights it is called, such as a function's owner (SECURITY DEFINER) or a rule's. If that
+    /// one is not bound, as who the session acts as (SET ROLE) is; if that one is not, as who logged in.
+    pub fn by_caller(caller: Oid, limits: &'l Limits) -> Self {
         let rows = allowed();
-        let (outer, session) = (pg::outer_user(), pg::session_user());
-        let role = if named(&rows, outer).is_empty() { session } else { outer };
+        let is_bound = |role: &Oid| !named(&rows, *role).is_empty();
+        let role = [caller, pg::outer_user()].into_iter().find(is_bound).unwrap_or_else(pg::session_user);
         Self::by_role(Some(role), pg::role_name(role), &rows, limits)
     }
 

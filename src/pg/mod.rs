@@ -44,7 +44,8 @@ pub use pinned::{pinned, pinned_settings, reading};
 pub use progress::{show_progress, show_progress_again, with_progress};
 pub use removal::{allow_removal, guard_removal, has_capture, has_masks, is_superuser, refuse_early};
 pub use role::{
-    as_extension, covers, current_user, has_rights_of, locked_owner, owner, quietly, restricted, setting, with_settings,
+    as_extension, as_worker, covers, current_user, has_rights_of, locked_owner, owner, quietly, restricted, setting,
+    with_settings,
 };
 pub use secrets::{init_secrets, replace_secret, with_secret};
 pub use session::Session;

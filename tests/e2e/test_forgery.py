@@ -4,8 +4,9 @@ import json
 
 import psycopg2
 import pytest
-from capture_helpers import capture, paused, source  # noqa: F401
-from conftest import admin, batch, change
+from capture_helpers import capture, captured, paused, source  # noqa: F401
+from conftest import admin, batch, change, until
+from projection_helpers import roles  # noqa: F401
 from test_as_of import notices
 
 HERE = "SELECT audit_cdc_internal.this_database() ->> 'id'"
@@ -115,6 +116,47 @@ def test_set_role_does_not_unbind(relays):
     relay.cursor().execute("SET ROLE origin_group")
     assert relays.ingest(batch([change(database="d2")]), relay) == (1, 0, 0, 1)
     assert relays.ingest(batch([change(database="d1")]), relay) == (1, 1, 0, 0)
+
+
+DELIVER = """CREATE TABLE own (id bigint); GRANT INSERT ON own TO PUBLIC;
+    CREATE FUNCTION deliver() RETURNS trigger LANGUAGE plpgsql %s AS
+    $$ BEGIN PERFORM audit_ingest(%s::text); PERFORM audit_ingest(%s::jsonb); PERFORM audit_ingest(ARRAY[%s]); RETURN NEW; END $$;
+    CREATE TRIGGER deliver BEFORE INSERT ON own FOR EACH ROW EXECUTE FUNCTION deliver()"""
+
+
+def delivers_elsewhere(connection, rights):
+    with connection.cursor() as cursor:
+        cursor.execute(DELIVER % (rights, *(f"'{batch([change(n, database='d3')])}'" for n in range(3))))
+
+
+def test_a_relay_is_bound_also_where_others_fire_its_trigger(roles, db):
+    relay = roles("audit_cdc_ingest")
+    db.run(f"SELECT audit_allow_source('{relay}', 'd1'); GRANT CREATE ON SCHEMA public TO {relay}")
+    delivers_elsewhere(db.connect(user=relay), "SECURITY DEFINER")
+    for role in (roles(), "postgres"):
+        db.rows("INSERT INTO own VALUES (1) RETURNING 1", connection=db.connect(user=role))
+    assert set(rejects(db)) == {("42501", "ingest", relay)} and db.value("SELECT count(*) FROM audit_logs") == 0
+
+
+def test_a_relay_is_bound_also_where_capture_fires_its_trigger(roles, captured):  # noqa: F811
+    relay = roles("audit_cdc_ingest", "audit_cdc_reader")
+    captured.run(f"SELECT audit_allow_source('{relay}', 'd1'); DROP PUBLICATION audited; CREATE PUBLICATION audited FOR TABLE t; GRANT CREATE ON SCHEMA public TO {relay}")
+    session = captured.connect(user=relay)
+    delivers_elsewhere(session, "")
+    captured.rows("SELECT audit_create_projection('own', %s)", "SELECT id FROM audit_new_logs WHERE table_name = 't'", connection=session)
+    captured.run("INSERT INTO t VALUES (1, 'a')")
+    until(lambda: captured.value("SELECT count(*) FROM own") == 1)
+    assert set(rejects(captured)) == {("42501", "ingest", relay)}
+    assert captured.rows("SELECT DISTINCT table_name FROM audit_logs") == [("t",)]
+
+
+def test_who_is_not_bound_lends_a_relay_nothing(roles, db):
+    """A function of a role that is bound to no source delivers what its caller may."""
+    relay = roles("audit_cdc_ingest")
+    db.run(f"SELECT audit_allow_source('{relay}', 'd1')")
+    db.run("CREATE FUNCTION d(body text) RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT inserted FROM audit_ingest(body)'")
+    session = db.connect(user=relay)
+    assert [db.value("SELECT d(%s)", batch([change(database=named)]), connection=session) for named in ("d1", "d2")] == [1, 0]
 
 
 def test_members_are_bound_and_superusers_only_by_what_they_were_granted(relays):
