@@ -110,7 +110,8 @@ COMMENT ON FUNCTION audit_annotate(text, text, text, jsonb, jsonb) IS
   'further keys). Calls in one transaction merge key by key, metadata one level deep; null leaves a key as it is. '
   'Emits pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) '
   '(https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra '
-  'that is no object, for a parameter''s name in extra. Warning 25P01 outside a transaction block.';
+  'that is no object, for a parameter''s name in extra; 42501 within a security-restricted operation, such as a '
+  'projection''s rule. Warning 25P01 outside a transaction block.';
 
 -- Numbers, UUIDs and the like as username, as request_id, and as both. What has no type yet, a literal or a parameter,
 -- is a text to PostgreSQL and goes to the function above. PostgreSQL binds no names in a body that takes any type, so
@@ -149,7 +150,8 @@ CREATE FUNCTION audit_annotate_clear() RETURNS void
   END;
 COMMENT ON FUNCTION audit_annotate_clear() IS
   'Ends the annotation: later changes of this transaction carry none, also not by settings. Emits '
-  'pg_logical_emit_message(true, ''sequin:transaction_annotations.clear'', '''').';
+  'pg_logical_emit_message(true, ''sequin:transaction_annotations.clear'', ''''). Errors: 42501 within a '
+  'security-restricted operation.';
 
 GRANT EXECUTE ON FUNCTION audit_in_transaction_block(), audit_annotation_in_force(), audit_tell_annotation(text),
   audit_merged_annotation(boolean, text, text, text, text, jsonb, jsonb),

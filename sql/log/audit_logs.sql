@@ -155,8 +155,9 @@ COMMENT ON COLUMN @extschema@.audit_logs.exact_values IS
   '''new'') reads both';
 COMMENT ON COLUMN @extschema@.audit_logs.server_context IS
   'what the server knew of the session that made the change, by setting audit_cdc.server_context_fields: session_user '
-  '(who logged in), current_user (SET ROLE changes it, functions do not), application_name (which the client '
-  'chooses), client_address, backend_start, transaction_start. null: delivered to audit_ingest, or not told';
+  '(who logged in), current_user (with whose rights the change was made; SET ROLE and SECURITY DEFINER change it), '
+  'role (as whom the session acted, where it is another), application_name (which the client chooses), client_address, '
+  'backend_start, transaction_start. null: delivered to audit_ingest, or not told';
 COMMENT ON COLUMN @extschema@.audit_logs.attested IS
   'whether annotations came by audit_annotate or settings, in the change''s own transaction: true; false: by a '
   'message that anybody may emit or repeat. null: there are none, or the change was delivered to audit_ingest';

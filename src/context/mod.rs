@@ -10,8 +10,9 @@ mod required;
 
 use crate::pg::{self, Session, Watch};
 use crate::settings;
-use audit_core::context::{Annotated, At, Declaration, Due, Facts, Said, Tell, annotations_of_settings, seal};
+use audit_core::context::{Annotated, At, Declaration, Due, Facts, Roles, Said, Tell, annotations_of_settings, seal};
 use audit_core::wire::rfc3339;
+use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 
 thread_local! {
@@ -42,7 +43,7 @@ struct Stamp {
     said: u64,
     settings: u64,
     subtransaction: u32,
-    roles: (u32, u32),
+    roles: Roles,
 }
 
 impl Stamp {
@@ -61,7 +62,8 @@ fn before_write() {
     if STAMP.get() == Some(Stamp::now()) {
         return;
     }
-    if !pg::is_capture_worker() && pg::is_wal_logical() {
+    // what the worker itself writes is of the log; not so what it runs for others
+    if pg::is_wal_logical() && (!pg::is_capture_worker() || pg::in_restricted_operation()) {
         tell_what_is_due();
     }
     STAMP.set(Some(Stamp::now()));
@@ -144,20 +146,23 @@ fn tell(due: &Due) {
     }
 }
 
-/// All that the server knows of this session, whatever is to be told of it with its changes.
+/// All that the server knows of this session, whatever function runs, and whatever is to be told with its changes.
 pub fn of_session() -> String {
-    all_facts().json()
+    all_facts(pg::outer_user()).json()
 }
 
+/// Of a write.
 fn facts() -> Facts {
-    all_facts().only(settings::server_context_fields())
+    all_facts(pg::current_user()).only(settings::server_context_fields())
 }
 
-fn all_facts() -> Facts {
+fn all_facts(current_user: pg_sys::Oid) -> Facts {
     let session = Session::now();
+    let role = pg::outer_user();
     Facts {
         session_user: session.session_user,
-        current_user: session.current_user,
+        current_user: pg::role_name(current_user),
+        role: (role != current_user).then(|| pg::role_name(role)).flatten(),
         application_name: session.application_name,
         client_address: session.client_address,
         backend_start: Some(rfc3339(session.started)),

@@ -61,4 +61,7 @@ pub use user::{database, database_oid, is_member, outer_user, role_name, role_na
 pub use version::{Mismatch, require_agreement, require_agreement_to_load, watch_version};
 pub use wal::*;
 pub use writer::foreign_writer;
-pub use writes::{Watch, can_write, roles, subtransaction_id, transaction_id, watch_transactions, watch_writes};
+pub use writes::{
+    Watch, can_write, in_restricted_operation, roles, subtransaction_id, transaction_id, watch_transactions,
+    watch_writes,
+};

@@ -1,6 +1,6 @@
 //! What the server knows of this session.
 
-use super::user::{outer_user, role_name, session_user};
+use super::user::{role_name, session_user};
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{direct_function_call, direct_function_call_as_datum, pg_sys};
 use std::cell::OnceCell;
@@ -18,8 +18,6 @@ mod raw {
 /// Times are microseconds since 2000-01-01.
 pub struct Session {
     pub session_user: Option<String>,
-    /// Whose rights the session has, whatever function runs.
-    pub current_user: Option<String>,
     pub application_name: Option<String>,
     /// `None`: it came through a Unix socket, or is no client's.
     pub client_address: Option<String>,
@@ -37,7 +35,6 @@ impl Session {
         };
         Self {
             session_user: role_name(session_user()),
-            current_user: role_name(outer_user()),
             application_name: name.filter(|name| !name.is_empty()),
             client_address: client_address(),
             started,

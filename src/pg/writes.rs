@@ -3,6 +3,8 @@
 //! No hook of PostgreSQL's is called at a write. So the plan that gives rows to a writing one is watched, until its
 //! first row. What writes without a plan is a command: COPY, TRUNCATE, CREATE TABLE AS.
 
+use super::extension::internal_schema;
+use audit_core::context::Roles;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -18,6 +20,7 @@ mod raw {
         pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
         pub fn GetOuterUserId() -> pg_sys::Oid;
         pub fn GetSessionUserId() -> pg_sys::Oid;
+        pub fn GetUserId() -> pg_sys::Oid;
         pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
         pub fn standard_ProcessUtility(
             statement: *mut pg_sys::PlannedStmt,
@@ -71,10 +74,17 @@ pub fn subtransaction_id() -> u32 {
     unsafe { raw::GetCurrentSubTransactionId() }
 }
 
-/// Who logged in, and whose rights the session has.
-pub fn roles() -> (u32, u32) {
+/// Who logged in, as whom the session acts, and with whose rights what runs now does.
+pub fn roles() -> Roles {
     // SAFETY: reads backend-local state.
-    unsafe { (raw::GetSessionUserId().to_u32(), raw::GetOuterUserId().to_u32()) }
+    let roles = unsafe { [raw::GetSessionUserId(), raw::GetOuterUserId(), raw::GetUserId()] };
+    roles.map(pg_sys::Oid::to_u32)
+}
+
+/// Is it code that PostgreSQL, or a rule, runs on somebody's behalf? Then nothing of it may outlive it in the session.
+pub fn in_restricted_operation() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
 /// Not on a standby, and not where the transaction only reads.
@@ -134,7 +144,8 @@ unsafe fn watch_plan(state: *mut pg_sys::PlanState) {
     }
 }
 
-/// Are rows of it in the WAL as such? Those of temporary and unlogged tables, and of others' are not. Partitions of one
+/// Are rows of it in the WAL as such? Those of temporary and unlogged tables, and of others' are not; those of
+/// the log are, and nobody asks who wrote them. Partitions of one
 /// root may differ.
 unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
     // SAFETY: the relation is open.
@@ -144,7 +155,7 @@ unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
         pg_sys::RELKIND_RELATION => form.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT,
         _ => false,
     };
-    is_logged && oid.to_u32() >= pg_sys::FirstNormalObjectId
+    is_logged && oid.to_u32() >= pg_sys::FirstNormalObjectId && form.relnamespace != internal_schema()
 }
 
 #[pg_guard]

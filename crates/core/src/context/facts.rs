@@ -38,6 +38,9 @@ pub struct Facts {
     pub session_user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_user: Option<String>,
+    /// As whom the session acts; `None`: as `current_user`, with which it is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub application_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +59,7 @@ impl Facts {
         Self {
             session_user: text(0, self.session_user),
             current_user: text(1, self.current_user),
+            role: text(1, self.role),
             application_name: text(2, self.application_name),
             client_address: text(3, self.client_address),
             backend_start: text(4, self.backend_start),
@@ -76,6 +80,8 @@ mod tests {
     fn told(list: &str) -> Option<String> {
         let facts = Facts {
             session_user: Some("ada \"1\"".to_owned()),
+            current_user: Some("owner".to_owned()),
+            role: Some("shop".to_owned()),
             application_name: Some("psql".to_owned()),
             transaction_start: Some(7),
             ..Facts::default()
@@ -89,7 +95,9 @@ mod tests {
         assert_eq!(told("session_user,client_address").as_deref(), Some(r#"{"session_user":"ada \"1\""} None"#));
         assert_eq!(
             told(&Fields::names()).as_deref(),
-            Some(r#"{"session_user":"ada \"1\"","application_name":"psql"} Some(7)"#)
+            Some(
+                r#"{"session_user":"ada \"1\"","current_user":"owner","role":"shop","application_name":"psql"} Some(7)"#
+            )
         );
         assert_eq!(told(" , transaction_start").as_deref(), Some("{} Some(7)"));
         assert_eq!(told("").as_deref(), Some("{} None"));

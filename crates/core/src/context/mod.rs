@@ -14,7 +14,7 @@ mod unsent;
 
 pub use declaration::{Annotated, Declaration};
 pub use facts::{Facts, Fields};
-pub use said::{At, Due, Said, Tell};
+pub use said::{At, Due, Roles, Said, Tell};
 pub use seal::{SECRET_BYTES, Secret, open, seal};
 pub use secrets::Secrets;
 pub use settings::{annotations_of_settings, is_object, missing};

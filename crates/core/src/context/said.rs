@@ -2,6 +2,9 @@
 
 use std::rc::Rc;
 
+/// Who logged in, as whom the session acts (SET ROLE), and with whose rights the code runs.
+pub type Roles = [u32; 3];
+
 /// What changes are annotated with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum InForce {
@@ -20,8 +23,8 @@ struct Told {
     subtransaction: u32,
     /// Whose records the message is among. It may have become part of another one.
     written_by: u32,
-    /// Whose context was told: who logged in, and whose rights the session had.
-    roles: Option<(u32, u32)>,
+    /// Whose context was told.
+    roles: Option<Roles>,
     in_force: InForce,
     /// Where the WAL goes on after the message.
     end: u64,
@@ -33,8 +36,7 @@ pub struct At {
     pub subtransaction: u32,
     /// The end of the last record that it has written.
     pub last_end: u64,
-    /// Who logged in, and whose rights the session has.
-    pub roles: (u32, u32),
+    pub roles: Roles,
 }
 
 /// What becomes of annotations.
@@ -171,7 +173,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn at(subtransaction: u32, last_end: u64) -> At {
-        At { subtransaction, last_end, roles: (1, 1) }
+        At { subtransaction, last_end, roles: [1, 1, 1] }
     }
 
     #[test]
@@ -195,9 +197,11 @@ mod tests {
     fn another_role_is_told() {
         let mut said = Said::default();
         said.due_before_write(at(1, 0), true, Some("s"));
-        let other = said.due_before_write(At { roles: (1, 2), ..at(1, 9) }, true, Some("s"));
-        assert_eq!((other.context, other.annotations), (true, None));
-        assert!(said.due_before_write(At { roles: (1, 2), ..at(1, 9) }, true, Some("s")).is_nothing());
+        for roles in [[1, 2, 2], [1, 1, 2]] {
+            let other = said.due_before_write(At { roles, ..at(1, 9) }, true, Some("s"));
+            assert_eq!((other.context, other.annotations), (true, None));
+            assert!(said.due_before_write(At { roles, ..at(1, 9) }, true, Some("s")).is_nothing());
+        }
         assert!(said.due_before_write(at(1, 9), true, Some("s")).context);
     }
 
