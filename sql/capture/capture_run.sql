@@ -50,6 +50,10 @@ CREATE FUNCTION audit_cdc_internal.begin_to_stop() RETURNS boolean
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM audit_cdc_internal.note_fault();
+  -- the end may never come
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_stop', jsonb_build_object('publication', c.publication, 'slot', c.slot))
+  FROM audit_cdc_internal.captures AS c;
   UPDATE audit_cdc_internal.captures SET is_stopping = true, stopping_at = pg_current_wal_flush_lsn();
   IF NOT FOUND THEN
     RAISE EXCEPTION 'nothing is captured in this database' USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -63,6 +67,10 @@ $$;
 CREATE FUNCTION audit_cdc_internal.end_capture() RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  IF EXISTS (SELECT FROM audit_cdc_internal.captures AS c WHERE NOT c.is_stopping) THEN
+    RAISE EXCEPTION 'nobody has begun to stop the capture, or it was started again'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'CALL audit_capture_stop().';
+  END IF;
   PERFORM audit_cdc_internal.note_break(
     CASE WHEN c.read_to >= c.stopping_at THEN 'stopped' ELSE 'discarded' END, c.read_to, c.read_to_time, NULL)
   FROM audit_cdc_internal.captures AS c;
@@ -115,8 +123,8 @@ COMMENT ON PROCEDURE @extschema@.audit_capture_stop(boolean, bigint) IS
   'changes are in nobody''s hands until the next start: audit_gaps has a row of that. discard_pending => true: what '
   'is pending is not captured, for a slot that cannot be read any more. In a copy of a captured database it ends the '
   'capture of the copy, and leaves the original''s slot alone. Errors: 25001 (inside a transaction block), 55000 '
-  '(nothing is captured, the slot cannot be read, on a standby), and those of reading the slot. Interrupted, it can '
-  'be called again.';
+  '(nothing is captured, started again meanwhile, the slot cannot be read, on a standby), and those of reading the '
+  'slot. Interrupted, it can be called again, or audit_capture_start() goes on.';
 
 COMMENT ON FUNCTION @extschema@.audit_pending_changes(name, name, integer) IS
   'Committed changes that a logical slot of this database, made with the output plugin audit_cdc, holds for a '

@@ -171,6 +171,44 @@ BEGIN
 END
 $$;
 
+-- A worker that ends over a stop is waited for, before the lock which it may need.
+CREATE FUNCTION audit_cdc_internal.await_stopped_worker() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  FOR attempt IN 1..500 LOOP
+    EXIT WHEN NOT EXISTS (SELECT FROM audit_cdc_internal.captures WHERE is_stopping)
+      OR audit_cdc_internal.capture_worker() IS NULL;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+END
+$$;
+
+-- A stop of this capture was begun and never ended: it goes on. Returns what it has read.
+CREATE FUNCTION audit_cdc_internal.take_back_stop(publication name, slot name) RETURNS pg_lsn
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  resumed record;
+BEGIN
+  UPDATE audit_cdc_internal.captures AS c SET is_stopping = false, stopping_at = NULL
+  WHERE c.is_stopping AND c.publication = take_back_stop.publication
+    AND c.slot = coalesce(take_back_stop.slot, c.slot)
+  RETURNING c.slot, c.read_to INTO resumed;
+  IF resumed.slot IS NULL THEN
+    RAISE EXCEPTION 'this database is captured already'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = (
+              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
+              FROM audit_cdc_internal.captures AS c
+            ),
+            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
+  END IF;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_start', jsonb_build_object('publication', publication, 'slot', resumed.slot));
+  PERFORM audit_cdc_internal.have_worker(true);
+  RETURN resumed.read_to;
+END
+$$;
+
 CREATE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
@@ -193,16 +231,11 @@ BEGIN
       USING ERRCODE = 'active_sql_transaction',
             HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
   END IF;
+  PERFORM audit_cdc_internal.await_stopped_worker();
   PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
   SELECT * INTO fault FROM audit_cdc_internal.capture_faults;
   IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
-    RAISE EXCEPTION 'this database is captured already'
-      USING ERRCODE = 'object_not_in_prerequisite_state',
-            DETAIL = (
-              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
-              FROM audit_cdc_internal.captures AS c
-            ),
-            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
+    RETURN audit_cdc_internal.take_back_stop(publication, slot);
   END IF;
 
   PERFORM pg_drop_replication_slot(fault.slot) WHERE fault.reason = 'slot lost';
@@ -236,7 +269,8 @@ COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
   'which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; '
   'null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is '
   'in shared_preload_libraries; else a WARNING says so. Over a capture that cannot go on (its slot is gone or lost, '
-  'the database is a copy) it begins anew; what is missing is in audit_gaps. From PostgreSQL 17 on the setting '
+  'the database is a copy) it begins anew; what is missing is in audit_gaps. Over a stop of the same capture that was '
+  'begun and never ended it goes on, and nothing is missing. From PostgreSQL 17 on the setting '
   'audit_cdc.capture_failover tells whether a standby that copies slots copies this one. A NOTICE names tables that '
   'are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which '
   'kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (settings of the server, captured '

@@ -33,10 +33,12 @@ COMMENT ON VIEW @extschema@.audit_operations IS
 COMMENT ON COLUMN @extschema@.audit_operations.id IS 'grows, with gaps';
 COMMENT ON COLUMN @extschema@.audit_operations.performed_at IS 'when it was done';
 COMMENT ON COLUMN @extschema@.audit_operations.operation IS
-  'name of the function; ALTER EXTENSION: the extension was updated';
+  'name of the function; ALTER EXTENSION: the extension was updated. audit_capture_stop leaves a line when it begins, '
+  'and one with counts when it has ended';
 COMMENT ON COLUMN @extschema@.audit_operations.arguments IS
   'what it was given, by the names of its parameters; without those that are null';
 COMMENT ON COLUMN @extschema@.audit_operations.counts IS 'how much it did; null: it counts nothing';
 COMMENT ON COLUMN @extschema@.audit_operations.reason IS 'as given to it; null: it takes none';
 COMMENT ON COLUMN @extschema@.audit_operations.server_context IS
-  'who did it, as the server knows: session_user, current_user, application_name, client_address, backend_start';
+  'who did it, as the server knows: session_user, current_user (SET ROLE changes it, functions do not), '
+  'application_name, client_address, backend_start';

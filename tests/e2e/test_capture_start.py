@@ -4,7 +4,7 @@ import psycopg2
 import pytest
 from capture_helpers import captured, is_captured, logged, publish, setting, slot, source, start, status, stop, table, worker, workers
 from conftest import in_threads, until
-from projection_helpers import code, run, waiting
+from projection_helpers import code, roles, run, waiting  # noqa: F401
 
 START = "SELECT audit_capture_start('audited')"
 
@@ -202,4 +202,39 @@ def test_a_poison_change_is_set_aside(captured):
     rejects = r"""SELECT sqlstate, deliveries, table_name, substring(raw FROM '"action": *"(\w+)"'), substring(raw FROM '"record": *{"id": *(\d+)') FROM audit_rejects"""
     assert sorted(captured.rows(rejects)) == [("23514", 1, "p", "delete", "777"), ("23514", 1, "p", "insert", "500"), ("23514", 1, "p", "insert", "777"), ("23514", 1, "p", "update", "500")]
     assert status(captured, "last_error, changes") == [(None, 999)]
+    is_captured(captured, "INSERT INTO t VALUES (1)")
+
+
+def half_stopped(db, connection):
+    """An admin calls what audit_capture_stop() begins with, and nothing after it."""
+    run(connection, "SELECT audit_cdc_internal.begin_to_stop()")
+    until(lambda: workers(db) == [])
+
+
+def test_a_stop_that_never_ended_is_on_record_and_taken_back(roles, captured):
+    role = roles("audit_cdc_admin")
+    admin_ = captured.connect(user=role)
+    half_stopped(captured, admin_)
+    assert captured.rows("SELECT operation, counts, server_context ->> 'session_user' FROM audit_operations ORDER BY id DESC LIMIT 1") == [("audit_capture_stop", None, role)]
+    captured.run("INSERT INTO t VALUES (1)")
+    read_to = captured.value("SELECT read_to FROM audit_cdc_internal.captures")
+    assert captured.value(START, connection=admin_) == read_to
+    until(lambda: logged(captured) == [1])
+    assert captured.rows("SELECT reason FROM audit_gaps") == []
+    assert captured.rows("SELECT operation FROM audit_operations ORDER BY id DESC LIMIT 1") == [("audit_capture_start",)]
+
+
+def test_only_the_same_capture_takes_a_stop_back(captured):
+    half_stopped(captured, captured.connect())
+    captured.run("CREATE PUBLICATION other FOR TABLE t")
+    for call in ("'other'", "'audited', 'other_slot'"):
+        assert code(captured.connect(), f"SELECT audit_capture_start({call})") == "55000"
+    stop(captured)
+    nothing_is_captured(captured)
+
+
+def test_a_stop_that_was_taken_back_ends_nothing(captured):
+    half_stopped(captured, captured.connect())
+    start(captured)
+    assert code(captured.connect(), "SELECT audit_cdc_internal.end_capture()") == "55000"
     is_captured(captured, "INSERT INTO t VALUES (1)")
