@@ -1,5 +1,6 @@
 //! Health, readiness and metrics, for whoever watches the relay.
 
+use crate::database::Failure;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use anyhow::Context;
@@ -7,6 +8,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use futures_util::future::join_all;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -15,9 +17,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 const BETWEEN_PROBES: Duration = Duration::from_secs(5);
+/// A database that has not answered by then is not ready, however long a call may take.
+const LONGEST_PROBE: Duration = Duration::from_secs(10);
 /// A connection without a whole request header is closed.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// If files run out, some may be closed meanwhile.
@@ -79,19 +84,21 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 }
 
 /// Asks the databases now and then, over connections of its own: busy writers are no sign of one that is away. Ready is
-/// who reaches all of them.
+/// who reaches all of them, which are asked at the same time.
 pub fn watch(relay: &Relay) {
     let (databases, metrics) = (relay.databases.clone(), relay.metrics.clone());
     tokio::spawn(async move {
         let mut writers: Vec<_> = databases.each().map(|(database, _)| (database, database.writer())).collect();
         loop {
-            let mut is_ready = true;
-            for (database, writer) in &mut writers {
-                if let Err(failure) = writer.probe().await {
+            let probes = writers.iter_mut().map(async |(database, writer)| {
+                let probed = timeout(LONGEST_PROBE, writer.probe()).await;
+                let probed = probed.unwrap_or_else(|_| Err(Failure::away("no answer in time")));
+                if let Err(failure) = &probed {
                     tracing::warn!("the database cannot be used: {}: {failure}", database.address());
-                    is_ready = false;
                 }
-            }
+                probed.is_ok()
+            });
+            let is_ready = join_all(probes).await.into_iter().all(|is_ready| is_ready);
             if is_ready && !metrics.is_ready() {
                 let addresses: Vec<_> = writers.iter().map(|(database, _)| database.address()).collect();
                 tracing::info!("the database answers: {}", addresses.join(", "));
