@@ -20,6 +20,22 @@ DROP FUNCTION audit_cdc_internal.add_partition(pg_catalog.text,timestamp with ti
 CREATE FUNCTION audit_cdc_internal.archive_first() RETURNS boolean
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'archive_first_wrapper';
 
+CREATE OR REPLACE FUNCTION @extschema@.audit_ingest(text)
+  RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+  SET search_path = pg_catalog, pg_temp
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+  SET enable_mergejoin = off SET jit = off
+  AS 'MODULE_PATHNAME', 'audit_ingest_text_wrapper';
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_ingest(text[])
+  RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
+  LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+  SET search_path = pg_catalog, pg_temp
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+  SET enable_mergejoin = off SET jit = off
+  AS 'MODULE_PATHNAME', 'audit_ingest_texts_wrapper';
+
 CREATE FUNCTION @extschema@.audit_link(
     node text, server text DEFAULT NULL, schema text DEFAULT NULL)
   RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'audit_link_wrapper';
@@ -67,6 +83,24 @@ CREATE OR REPLACE FUNCTION audit_cdc_internal.runs_strangers_code(relation oid) 
 
 CREATE FUNCTION audit_cdc_internal.server_context() RETURNS json
   LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'server_context_wrapper';
+
+SET LOCAL search_path = @extschema@;
+
+COMMENT ON FUNCTION audit_annotate(text, text, text, jsonb, jsonb) IS
+  'Annotates the later changes of this transaction and returns what is now in force. All parameters are optional: '
+  'username (who), source (from where), request_id, metadata (an object: why and the like), extra (an object of '
+  'further keys). Calls in one transaction merge key by key, metadata one level deep; null leaves a key as it is. '
+  'Emits pg_logical_emit_message(true, ''sequin:transaction_annotations.set'', …) '
+  '(https://sequinstream.com/docs/reference/annotations). Errors: 22023 for nothing at all, for metadata or extra '
+  'that is no object, for a parameter''s name in extra; 42501 within a security-restricted operation, such as a '
+  'projection''s rule. Warning 25P01 outside a transaction block.';
+
+COMMENT ON FUNCTION audit_annotate_clear() IS
+  'Ends the annotation: later changes of this transaction carry none, also not by settings. Emits '
+  'pg_logical_emit_message(true, ''sequin:transaction_annotations.clear'', ''''). Errors: 42501 within a '
+  'security-restricted operation.';
+
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 COMMENT ON COLUMN audit_cdc_internal.log.notes IS
   'what else is to be known of the change, and what of it was erased; null, as nearly always: nothing';
@@ -121,7 +155,8 @@ COMMENT ON COLUMN @extschema@.audit_operations.id IS 'grows, with gaps';
 COMMENT ON COLUMN @extschema@.audit_operations.performed_at IS 'when it was done';
 
 COMMENT ON COLUMN @extschema@.audit_operations.operation IS
-  'name of the function; ALTER EXTENSION: the extension was updated';
+  'name of the function; ALTER EXTENSION: the extension was updated. audit_capture_stop leaves a line when it begins, '
+  'and one with counts when it has ended';
 
 COMMENT ON COLUMN @extschema@.audit_operations.arguments IS
   'what it was given, by the names of its parameters; without those that are null';
@@ -131,7 +166,8 @@ COMMENT ON COLUMN @extschema@.audit_operations.counts IS 'how much it did; null:
 COMMENT ON COLUMN @extschema@.audit_operations.reason IS 'as given to it; null: it takes none';
 
 COMMENT ON COLUMN @extschema@.audit_operations.server_context IS
-  'who did it, as the server knows: session_user, current_user, application_name, client_address, backend_start';
+  'who did it, as the server knows: session_user, current_user (SET ROLE changes it, functions do not), '
+  'application_name, client_address, backend_start';
 
 CREATE FUNCTION audit_cdc_internal.make_partition(relation text, name text) RETURNS void
   LANGUAGE plpgsql
@@ -300,6 +336,15 @@ BEGIN
     'audit_allow_source', jsonb_build_object('role', role, 'database_id', database_id));
 END
 $$;
+
+COMMENT ON FUNCTION @extschema@.audit_allow_source(name, text) IS
+  'Binds a role, and all that are members of it, to source databases: with audit_ingest it delivers changes of those '
+  'that were named so, and of no others. database_id: as in audit_logs. A role of which none was named may deliver '
+  'changes of any database but this server''s own. What else it delivers is rejected with 42501, and kept in '
+  'audit_rejects. It holds for calls that begin later. The databases count of the role with whose rights it '
+  'is called, such as the owner of a SECURITY DEFINER function; if it has none, those of the role of SET ROLE, or of '
+  'who logged in. Errors: 22004 (null), 42704 (no such role), 22023 (a database of this server, '
+  'one that was captured into this log where it was restored from, or longer than 500 bytes).';
 
 CREATE OR REPLACE FUNCTION @extschema@.audit_revoke_source(role name, database_id text) RETURNS boolean
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -510,6 +555,12 @@ COMMENT ON COLUMN @extschema@.audit_logs.unknown_columns IS
 COMMENT ON COLUMN @extschema@.audit_logs.unknown_old_columns IS
   'columns whose value before the change was not sent or is masked; null: not captured here, and not described, so '
   'nobody can tell';
+
+COMMENT ON COLUMN @extschema@.audit_logs.server_context IS
+  'what the server knew of the session that made the change, by setting audit_cdc.server_context_fields: session_user '
+  '(who logged in), current_user (with whose rights the change was made; SET ROLE and SECURITY DEFINER change it), '
+  'role (as whom the session acted, where it is another), application_name (which the client chooses), client_address, '
+  'backend_start, transaction_start. null: delivered to audit_ingest, or not told';
 
 COMMENT ON COLUMN @extschema@.audit_logs.notes IS
   'null, as nearly always, or an object. omitted, omitted_old: columns whose value (before the change) was too large '
@@ -729,6 +780,13 @@ CREATE OR REPLACE FUNCTION @extschema@.audit_unannotated(since timestamptz, fiel
            OR EXISTS (SELECT FROM unnest(fields) AS f (field) WHERE coalesce(l.annotations ->> f.field, '') = ''))
     ORDER BY l.commit_timestamp DESC, l.id DESC;
   END;
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_ingest(body jsonb)
+  RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
+  LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT * FROM @extschema@.audit_ingest($1::text);
+END;
 
 CREATE SEQUENCE audit_cdc_internal.masks_id_seq CYCLE;
 
@@ -2163,6 +2221,42 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.await_stopped_worker() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  FOR attempt IN 1..500 LOOP
+    EXIT WHEN NOT EXISTS (SELECT FROM audit_cdc_internal.captures WHERE is_stopping)
+      OR audit_cdc_internal.capture_worker() IS NULL;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.take_back_stop(publication name, slot name) RETURNS pg_lsn
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  resumed record;
+BEGIN
+  UPDATE audit_cdc_internal.captures AS c SET is_stopping = false, stopping_at = NULL
+  WHERE c.is_stopping AND c.publication = take_back_stop.publication
+    AND c.slot = coalesce(take_back_stop.slot, c.slot)
+  RETURNING c.slot, c.read_to INTO resumed;
+  IF resumed.slot IS NULL THEN
+    RAISE EXCEPTION 'this database is captured already'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = (
+              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
+              FROM audit_cdc_internal.captures AS c
+            ),
+            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
+  END IF;
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_start', jsonb_build_object('publication', publication, 'slot', resumed.slot));
+  PERFORM audit_cdc_internal.have_worker(true);
+  RETURN resumed.read_to;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION @extschema@.audit_capture_start(publication name, slot name DEFAULT NULL) RETURNS pg_lsn
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
@@ -2185,16 +2279,11 @@ BEGIN
       USING ERRCODE = 'active_sql_transaction',
             HINT = 'Call audit_capture_start() first in its transaction, or by itself.';
   END IF;
+  PERFORM audit_cdc_internal.await_stopped_worker();
   PERFORM audit_cdc_internal.lock_capture(); -- a worker waits for the end of this transaction
   SELECT * INTO fault FROM audit_cdc_internal.capture_faults;
   IF fault.reason IS NULL AND EXISTS (SELECT FROM audit_cdc_internal.captures) THEN
-    RAISE EXCEPTION 'this database is captured already'
-      USING ERRCODE = 'object_not_in_prerequisite_state',
-            DETAIL = (
-              SELECT format('Publication "%s" is read from slot "%s".', c.publication, c.slot)
-              FROM audit_cdc_internal.captures AS c
-            ),
-            HINT = 'Add tables with ALTER PUBLICATION, or CALL audit_capture_stop() first.';
+    RETURN audit_cdc_internal.take_back_stop(publication, slot);
   END IF;
 
   PERFORM pg_drop_replication_slot(fault.slot) WHERE fault.reason = 'slot lost';
@@ -2224,9 +2313,43 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION @extschema@.audit_capture_start(name, name) IS
+  'Starts to capture the changes of a publication of this database from its own WAL, and returns the position from '
+  'which on: a change that commits later is in the log soon. slot: name of the logical replication slot to be made; '
+  'null: audit_cdc_ and the oid of the database. A background worker does it, also after a restart, if audit_cdc is '
+  'in shared_preload_libraries; else a WARNING says so. Over a capture that cannot go on (its slot is gone or lost, '
+  'the database is a copy) it begins anew; what is missing is in audit_gaps. Over a stop of the same capture that was '
+  'begun and never ended it goes on, and nothing is missing. From PostgreSQL 17 on the setting '
+  'audit_cdc.capture_failover tells whether a standby that copies slots copies this one. A NOTICE names tables that '
+  'are not REPLICA IDENTITY FULL, a WARNING those that cannot be updated while they are published, another which '
+  'kinds of changes the publication leaves out. Errors: 22004 (null), 55000 (settings of the server, captured '
+  'already, a published table is the target of a projection and not excluded), 42704 (no such publication), 25001 '
+  '(the transaction has written), 42710 (the slot exists), 53400 (max_replication_slots). After a rollback there is '
+  'no slot.';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.begin_to_stop() RETURNS boolean
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM audit_cdc_internal.note_fault();
+  -- the end may never come
+  PERFORM audit_cdc_internal.note_operation(
+    'audit_capture_stop', jsonb_build_object('publication', c.publication, 'slot', c.slot))
+  FROM audit_cdc_internal.captures AS c;
+  UPDATE audit_cdc_internal.captures SET is_stopping = true, stopping_at = pg_current_wal_flush_lsn();
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'nothing is captured in this database' USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  RETURN NOT EXISTS (SELECT FROM audit_cdc_internal.capture_faults AS f WHERE f.reason <> 'slot lost');
+END
+$$;
+
 CREATE OR REPLACE FUNCTION audit_cdc_internal.end_capture() RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  IF EXISTS (SELECT FROM audit_cdc_internal.captures AS c WHERE NOT c.is_stopping) THEN
+    RAISE EXCEPTION 'nobody has begun to stop the capture, or it was started again'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'CALL audit_capture_stop().';
+  END IF;
   PERFORM audit_cdc_internal.note_break(
     CASE WHEN c.read_to >= c.stopping_at THEN 'stopped' ELSE 'discarded' END, c.read_to, c.read_to_time, NULL)
   FROM audit_cdc_internal.captures AS c;
@@ -2243,6 +2366,14 @@ BEGIN
   DELETE FROM audit_cdc_internal.projecting_transactions;
 END
 $$;
+
+COMMENT ON PROCEDURE @extschema@.audit_capture_stop(boolean, bigint) IS
+  'Captures what is committed now, ends the capture and drops its slot; tells how many changes were new. Later '
+  'changes are in nobody''s hands until the next start: audit_gaps has a row of that. discard_pending => true: what '
+  'is pending is not captured, for a slot that cannot be read any more. In a copy of a captured database it ends the '
+  'capture of the copy, and leaves the original''s slot alone. Errors: 25001 (inside a transaction block), 55000 '
+  '(nothing is captured, started again meanwhile, the slot cannot be read, on a standby), and those of reading the '
+  'slot. Interrupted, it can be called again, or audit_capture_start() goes on.';
 
 CREATE OR REPLACE FUNCTION audit_cdc_internal.begin_backfill(tables regclass[], backfill_id uuid) RETURNS oid[]
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
@@ -5011,6 +5142,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.add_mask(audit_cdc_internal.masks)',
     'audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone,interval)',
     'audit_cdc_internal.archive_first()',
+    'audit_cdc_internal.await_stopped_worker()',
     'audit_cdc_internal.begin_move(pg_catalog.text,pg_catalog.name)',
     'audit_cdc_internal.calls_more(pg_catalog.text)',
     'audit_cdc_internal.can_seal()',
@@ -5134,6 +5266,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.store_elsewhere(pg_catalog.text)',
     'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
     'audit_cdc_internal.swap_month(pg_catalog.text,bigint)',
+    'audit_cdc_internal.take_back_stop(pg_catalog.name,pg_catalog.name)',
     'audit_cdc_internal.told_key(pg_catalog.text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
     'audit_cdc_internal.told_user(pg_catalog.text)',

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import random
+import threading
 
 import pytest
 from conftest import batch, change, fresh, in_threads, until
-from relay_helpers import Relay, exactly, free_port, post, request, role, run, url
+from relay_helpers import Relay, exactly, free_port, post, request, role, run, stored, url, wire_to_database
 from test_relay_webhook import deliver
 
 pytestmark = pytest.mark.once
@@ -48,6 +49,13 @@ def messages(source, count, first=0):
     return [json.dumps(change(n % 100, lsn=5_000_000 + n // 100 * 64, pks=(str(n),), record={"id": n}, database=source)) for n in range(first, first + count)]
 
 
+def nameless(**metadata):
+    """A change as old releases of Sequin sent it, which named no database."""
+    message = change(record={"id": 1}, **metadata)
+    del message["metadata"]["database"]
+    return json.dumps(message)
+
+
 def test_each_message_once_on_its_node_however_the_relay_is_killed(four, tmp_path):
     """Bodies hold messages of several sources, whose commits have the same numbers."""
     chance = random.Random(5)
@@ -81,9 +89,11 @@ def test_an_unknown_source_is_refused(four, tmp_path):
     known, unknown = messages(SOURCES[0], 1), messages("nobody's", 1)
     file = configured(tmp_path, four)
     with Routing(file, four[0]) as relay:
-        assert post(relay.port, batch(known + unknown)) == 500
+        status, _, told = request(relay.port, body=batch(known + unknown))
+        assert (status, told) == (500, "no database takes a message of this body, as the log tells\n")
         relay.says('no database takes messages of the source "nobody\'s" ("shop")')
-        assert post(relay.port, "no JSON") == 500
+        for body in ("no JSON", nameless()):
+            assert post(relay.port, body) == 500
         relay.says("a message names no source")
         exactly(four[0], 1)  # what could be stored is
         # by its name, once somebody has told where it goes
@@ -105,6 +115,118 @@ def test_one_that_is_away_holds_up_only_its_own(four, tmp_path):
         assert [post(relay.port, body) for body in (mine, others, batch([mine, others]))] == [204, 503, 503]
         exactly(four[0], 1)
         assert request(relay.port, "GET", "/readyz", secret=None)[0] == 503
+
+
+@contextlib.contextmanager
+def posting(relay, *bodies):
+    """They are posted meanwhile; gives the list of what was answered."""
+    answers = []
+    threads = [threading.Thread(target=lambda body=body: answers.append(request(relay.port, body=body)[::2])) for body in bodies]
+    for thread in threads:
+        thread.start()
+    yield answers
+    for thread in threads:
+        thread.join()
+
+
+def locked(db, writers):
+    """So many calls wait for a lock in this database."""
+    return db.value("SELECT count(*)::int = %s FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'", (writers,))
+
+
+def test_a_log_that_is_locked_holds_up_only_its_own(four, tmp_path):
+    mine, others = messages(SOURCES[0], 20), messages(SOURCES[1], 4)
+    with Routing(configured(tmp_path, four), four[0]) as relay, four[1].connect() as holder, holder.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE audit_cdc_internal.log")
+        with posting(relay, others[0]) as first:
+            until(lambda: locked(four[1], 1))
+            with posting(relay, others[1]) as second:
+                until(lambda: locked(four[1], 2))
+                with posting(relay, others[2], batch([mine[0], others[3]])) as divided:
+                    until(lambda: stored(four[0]) == 1)
+                    assert [post(relay.port, body) for body in mine[1:]] == [204] * 19
+                    # a body is acknowledged when all of it is stored
+                    assert first == second == divided == []
+                    cursor.execute("COMMIT")
+        assert first + second + divided == [(204, "")] * 4
+        exactly(four[0], 20)
+        exactly(four[1], 4)
+
+
+def test_one_that_never_answers_holds_up_only_its_own(four, tmp_path):
+    file = tmp_path / "relay.toml"
+    mine, others = messages(SOURCES[0], 20), messages(SOURCES[1], 2)
+    with wire_to_database() as wire:
+        silent = url(four[1], "127.0.0.1", wire.port)
+        file.write_text(section("here", url(four[0]), SOURCES[:1]) + section("silent", silent, SOURCES[1:2]) + "[webhook]\ntimeout = '10s'\n")
+        with Routing(file, four[0]) as relay:
+            ready = lambda: request(relay.port, "GET", "/readyz", secret=None)[0]
+            until(lambda: ready() == 200)
+            wire.frozen.set()
+            with posting(relay, others[0]) as first:
+                until(lambda: len(wire.pairs) >= 2)
+                with posting(relay, others[1]) as second:
+                    until(lambda: len(wire.pairs) >= 3)
+                    assert [post(relay.port, body) for body in mine] == [204] * 20
+            assert first + second == [(503, "not stored in time\n")] * 2
+            until(lambda: ready() == 503)
+            relay.says("the database cannot be used: ")
+            wire.frozen.clear()
+            deliver(relay.port, others)
+            until(lambda: ready() == 200)
+    exactly(four[0], 20)
+    exactly(four[1], 2)
+
+
+def test_a_full_queue_holds_up_only_its_own(four, tmp_path):
+    """Two databases share what bodies may take; one cannot take the share of the other."""
+    file = configured(tmp_path, four[:2], "[webhook]\nmax_held = '40kB'\nmax_body = '20kB'\n")
+    large = [json.dumps(change(n, record={"id": n, "text": "x" * 8_000}, pks=(str(n),), database=SOURCES[1])) for n in range(3)]
+    with Routing(file, four[0]) as relay, four[1].connect() as holder, holder.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE audit_cdc_internal.log")
+        with posting(relay, *large) as answers:
+            until(lambda: answers)
+            assert answers == [(503, "too many bodies are waiting\n")]
+            assert [post(relay.port, body) for body in messages(SOURCES[0], 5)] == [204] * 5
+            cursor.execute("COMMIT")
+        assert answers[1:] == [(204, "")] * 2
+        deliver(relay.port, large)
+        exactly(four[1], 3)
+
+
+def test_a_change_that_names_no_source(four, tmp_path):
+    """It is stored where what is unreadable goes, or where the source "unknown" goes."""
+    file = configured(tmp_path, four[:2], section("last", url(four[2]), ["one more"], "unreadable = true"))
+    with Routing(file, four[0]) as relay:
+        assert post(relay.port, batch([nameless(), nameless(table_name=None)])) == 204
+    assert four[2].rows("SELECT database_id, record_id FROM audit_logs") == [("unknown", "1")]
+    assert four[2].value("SELECT count(*)::int FROM audit_rejects") == 1
+    file.write_text(file.read_text() + section("old", url(four[3]), ["unknown"]))
+    with Routing(file, four[0]) as relay:
+        assert post(relay.port, nameless()) == 204
+    exactly(four[3], 1)
+
+
+def test_sigterm_while_one_hangs(four, tmp_path):
+    """What others take is finished. What hangs is answered with 503, so that Sequin delivers it again."""
+    mine, others = messages(SOURCES[0], 1), messages(SOURCES[1], 1)
+    file = configured(tmp_path, four[:2])
+    file.write_text('stop_timeout = "1s"\n' + file.read_text())
+    with Routing(file, four[0]) as relay, four[1].connect() as holder, holder.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE audit_cdc_internal.log")
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(post(relay.port, batch(mine + others))))
+        thread.start()
+        until(lambda: locked(four[1], 1) and stored(four[0]) == 1)
+        assert relay.stop() == 0
+        thread.join()
+        assert answers == [503]
+        cursor.execute("COMMIT")
+        relay.start()
+        relay.says("listening at")
+        deliver(relay.port, [batch(mine + others)])
+    exactly(four[0], 1)
+    exactly(four[1], 1)
 
 
 @pytest.mark.parametrize("sections, told", [

@@ -28,6 +28,11 @@ impl<'a> SourceTable<'a> {
         Self::parse(&mut metadata).ok()
     }
 
+    /// By its id or its name.
+    pub fn names_database(&self) -> bool {
+        self.database_id != UNKNOWN_DATABASE || self.database_name.is_some()
+    }
+
     pub(super) fn parse(metadata: &mut Object<'a>) -> Result<Self, Reject> {
         let (mut database_id, mut database_name) = (None, None);
         if let Some(database) = metadata.object("database")? {

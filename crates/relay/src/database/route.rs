@@ -35,6 +35,22 @@ impl Databases {
         self.all.iter().enumerate().map(move |(index, database)| (database, told(index)))
     }
 
+    /// What each database gets of a body, by its place in [`each`](Self::each), and why something goes to none.
+    pub fn divide(&self, body: String) -> (Vec<(usize, String)>, Option<Failure>) {
+        let parts = Parts::of(&[&body], &self.routes);
+        let failure = parts.unknown.into_iter().next().map(|(_, failure)| failure);
+        let mut owned = Vec::new();
+        for (place, part) in parts.of.into_iter().enumerate() {
+            for (_, text) in part {
+                match text {
+                    Cow::Owned(text) => owned.push((place, text)),
+                    Cow::Borrowed(_) => return (vec![(place, body)], failure),
+                }
+            }
+        }
+        (owned, failure)
+    }
+
     pub fn writers(self: &Arc<Self>) -> Writers {
         Writers { databases: self.clone(), writers: self.all.iter().map(Database::writer).collect() }
     }
@@ -63,31 +79,6 @@ impl Writers {
             verdicts[body] = false;
         }
         Some(verdicts)
-    }
-
-    /// As [`Writer::ingest`].
-    pub async fn ingest(&mut self, bodies: &[&str]) -> Vec<Result<(), Failure>> {
-        let parts = Parts::of(bodies, &self.databases.routes);
-        let results = join_all(
-            self.writers
-                .iter_mut()
-                .zip(parts.texts())
-                .map(async |(writer, texts)| if texts.is_empty() { Vec::new() } else { writer.ingest(&texts).await }),
-        );
-        let mut all = vec![Ok(()); bodies.len()];
-        for (body, result) in parts.bodies(results.await) {
-            // what may succeed later decides: the body comes again then
-            if all[body].is_ok() || result.as_ref().is_err_and(|failure| !failure.refused) {
-                all[body] = result.and(all[body].clone());
-            }
-        }
-        for (body, failure) in parts.unknown {
-            tracing::error!("not stored: {failure}");
-            if all[body].is_ok() {
-                all[body] = Err(failure);
-            }
-        }
-        all
     }
 }
 
@@ -158,13 +149,17 @@ fn text_of(parsed: audit_core::message::Parsed<'_>) -> RawMessage<'_> {
 
 /// Where it goes. An id says more than a name.
 fn route_of(message: RawMessage, routes: &[Route]) -> Result<usize, Failure> {
-    let Some(table) = SourceTable::of(message) else {
+    let unreadable = || {
         let taken = routes.iter().position(|route| route.unreadable);
-        return taken
-            .ok_or_else(|| Failure::refusal("a message names no source, and no database takes unreadable ones"));
+        taken.ok_or_else(|| Failure::refusal("a message names no source, and no database takes unreadable ones"))
     };
+    let Some(table) = SourceTable::of(message) else { return unreadable() };
     let takes = |source: &str| routes.iter().position(|route| route.sources.iter().any(|taken| taken == source));
-    takes(&table.database_id).or_else(|| table.database_name.as_deref().and_then(takes)).ok_or_else(|| {
+    let taken = takes(&table.database_id).or_else(|| table.database_name.as_deref().and_then(takes));
+    if taken.is_none() && !table.names_database() {
+        return unreadable();
+    }
+    taken.ok_or_else(|| {
         let name = table.database_name.as_deref().map(|name| format!(" (\"{name}\")")).unwrap_or_default();
         Failure::refusal(format!("no database takes messages of the source \"{}\"{name}", table.database_id))
     })
@@ -229,11 +224,14 @@ mod tests {
 
     #[test]
     fn what_names_no_source_goes_where_it_is_taken() {
-        for body in ["no JSON", "7", "{\"not_text_base64\":\"/wA=\"}"] {
+        let nameless = r#"{"action":"read","metadata":{"table_schema":"public","table_name":"t"}}"#;
+        for body in ["no JSON", "7", "{\"not_text_base64\":\"/wA=\"}", nameless, &message("", "")] {
             assert_eq!(parts(&[body]), (vec![vec![], vec![(0, body.to_owned())]], vec![]), "{body}");
         }
         let mut none = routes();
         none[1].unreadable = false;
-        assert_eq!(Parts::of(&["no JSON"], &none).unknown.len(), 1);
+        assert_eq!(Parts::of(&["no JSON", nameless], &none).unknown.len(), 2);
+        none[1].sources.push("unknown".to_owned());
+        assert_eq!(Parts::of(&[nameless], &none).unknown.len(), 0);
     }
 }

@@ -1,11 +1,14 @@
 //! Sequin's webhook sink: a POST is answered with 204 once its body is committed, and with 503 in time for Sequin
 //! to deliver it again. Bodies that wait at the same time share a call.
 
-use crate::batch::gather;
+mod answer;
+mod queue;
+
 use crate::config::Secret;
 use crate::config::common::positive;
 use crate::relay::Relay;
 use crate::{body, service};
+use answer::Answer;
 use anyhow::{Context, ensure};
 use axum::Router;
 use axum::body::Body;
@@ -17,16 +20,16 @@ use bytesize::ByteSize;
 use clap::Args;
 use flate2::read::MultiGzDecoder;
 use futures_util::StreamExt;
-use futures_util::future::{join, join_all};
 use humantime::Duration;
-use std::cell::Cell;
+use queue::Queues;
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration as Span;
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -63,24 +66,20 @@ pub struct Options {
     /// Longest body that is taken, unpacked
     #[arg(long, env = "AUDIT_RELAY_WEBHOOK_MAX_BODY", value_name = "SIZE", default_value = "64MiB")]
     max_body: ByteSize,
-    /// Bytes of bodies that are held at a time: beyond it the answer is 503. Reckon with four times as much memory
+    /// Bytes of bodies that are held at a time: beyond it the answer is 503. Several databases share them equally.
+    /// Reckon with four times as much memory
     #[arg(long, env = "AUDIT_RELAY_WEBHOOK_MAX_HELD", value_name = "SIZE", default_value = "256MiB")]
     max_held: ByteSize,
 }
 
 const BEARER: &[u8] = b"Bearer ";
 
+/// How long answers may take to be sent when the relay stops.
+const LAST_ANSWERS: Span = Span::from_secs(1);
+
 fn starts_with_slash(path: &str) -> Result<String, String> {
     let plain = path.starts_with('/') && !path.contains(['{', '}', '?', '#']);
     if plain { Ok(path.to_owned()) } else { Err("must start with /, without {}, ? or #".into()) }
-}
-
-/// A body that waits to be stored, and who waits for it.
-struct Waiting {
-    body: String,
-    answer: oneshot::Sender<Answer>,
-    /// Given back when the body is.
-    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// Bytes of a body, and the room that they take of what all bodies may take together.
@@ -118,52 +117,8 @@ impl Held {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    Stored,
-    Refused,
-    NotStored,
-    NoRoom,
-    TooLate,
-    TooLarge,
-    Broken,
-    Unknown,
-    NotAllowed,
-}
-
-impl Answer {
-    fn told(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Stored => (StatusCode::NO_CONTENT, ""),
-            Self::Refused => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "refused by the database (audit_cdc.on_reject is error)\n")
-            }
-            Self::NotStored => {
-                (StatusCode::SERVICE_UNAVAILABLE, "not stored by the database, whose reason is in the log\n")
-            }
-            Self::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "too many bodies are waiting\n"),
-            Self::TooLate => (StatusCode::SERVICE_UNAVAILABLE, "not stored in time\n"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n"),
-            Self::Broken => (StatusCode::BAD_REQUEST, "the body could not be read\n"),
-            Self::Unknown => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is neither plain nor gzip\n"),
-            Self::NotAllowed => (StatusCode::UNAUTHORIZED, "wrong secret\n"),
-        }
-    }
-}
-
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        let (status, text) = self.told();
-        match status {
-            StatusCode::SERVICE_UNAVAILABLE => (status, [(header::RETRY_AFTER, "2")], text).into_response(),
-            StatusCode::UNAUTHORIZED => (status, [(header::WWW_AUTHENTICATE, "Bearer")], text).into_response(),
-            _ => (status, text).into_response(),
-        }
-    }
-}
-
 struct Webhook {
-    waiting: mpsc::UnboundedSender<Waiting>,
+    queues: Queues,
     room: Arc<Semaphore>,
     relay: Relay,
     secrets: Vec<Secret>,
@@ -176,10 +131,11 @@ struct Webhook {
 impl Options {
     pub async fn run(&self, relay: Relay) -> anyhow::Result<ExitCode> {
         self.must_make_sense()?;
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let most_held = self.max_held.as_u64() as usize;
+        let (queues, writing) = queue::open(&relay, most_held);
         let webhook = Webhook {
-            waiting: sender,
-            room: Arc::new(Semaphore::new(self.max_held.as_u64() as usize)),
+            queues,
+            room: Arc::new(Semaphore::new(most_held)),
             relay: relay.clone(),
             secrets: self.secret.clone(),
             secret_header: self.secret_header.clone(),
@@ -195,11 +151,10 @@ impl Options {
             .merge(service::router(&relay.metrics));
         let listener = service::listen(self.listen).await?;
         service::watch(&relay);
-        let serving = service::serve(listener, router, relay.stop.soon.clone());
-        // the writers end when no request can bring them anything more
-        let (receiver, storing) = (Mutex::new(receiver), Cell::new(0));
-        let writing = join_all((0..relay.connections).map(|_| write(&relay, &receiver, &storing)));
-        relay.stop.now.run_until_cancelled(join(serving, writing)).await;
+        let serving = tokio::spawn(service::serve(listener, router, relay.stop.soon.clone()));
+        // the writers end when no request can bring them anything more, or without their answers: those are 503
+        relay.stop.now.run_until_cancelled(writing).await;
+        let _ = timeout(LAST_ANSWERS, serving).await;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -289,47 +244,6 @@ impl Webhook {
                 Err(_) => return Answer::Broken,
             }
         }
-        let (answer, answered) = oneshot::channel();
-        // neither end is dropped without an answer, but by a writer that panicked
-        match self.waiting.send(Waiting { body: body::text(held.bytes), answer, _room: held.room }) {
-            Ok(()) => answered.await.unwrap_or(Answer::NotStored),
-            Err(_) => Answer::NotStored,
-        }
-    }
-}
-
-/// `storing`: bodies in calls of all writers.
-async fn write(relay: &Relay, waiting: &Mutex<mpsc::UnboundedReceiver<Waiting>>, storing: &Cell<usize>) {
-    let mut writer = relay.databases.writers();
-    loop {
-        let mut batch = {
-            let mut waiting = waiting.lock().await;
-            let Some(first) = waiting.recv().await else { return };
-            let limits = relay.limits.share(waiting.len() + 1 + storing.get(), relay.connections);
-            let mut first = Some(first);
-            let next = async || match first.take() {
-                Some(first) => Some(first),
-                None => waiting.recv().await,
-            };
-            gather(limits, next, |waiting| waiting.body.len()).await
-        };
-        // whoever has waited too long will deliver again
-        batch.retain(|waiting| !waiting.answer.is_closed());
-        if batch.is_empty() {
-            continue;
-        }
-        let bodies: Vec<&str> = batch.iter().map(|waiting| waiting.body.as_str()).collect();
-        storing.update(|storing| storing + bodies.len());
-        let results = writer.ingest(&bodies).await;
-        storing.update(|storing| storing - bodies.len());
-        for (waiting, result) in batch.into_iter().zip(results) {
-            let answer = match result {
-                Ok(()) => Answer::Stored,
-                Err(failure) if failure.refused => Answer::Refused,
-                Err(_) => Answer::NotStored,
-            };
-            // it may have given up meanwhile
-            let _ = waiting.answer.send(answer);
-        }
+        self.queues.store(body::text(held.bytes), held.room).await
     }
 }
