@@ -2,7 +2,7 @@
 
 use crate::column::Column;
 use crate::copy::{Row, Splitter};
-use crate::database::{Database, ORDER, names};
+use crate::database::{Database, ORDER, names, quoted};
 use crate::file::Writer;
 use crate::load::load;
 use crate::manifest::{File, Manifest, Seen, Table};
@@ -156,7 +156,7 @@ async fn merged(
     let archived: Vec<_> = columns
         .iter()
         .map(|column| match there(column) {
-            true => format!("a.\"{}\"", column.name),
+            true => format!("a.{}", quoted(&column.name)),
             false => format!("NULL::{}", column.kind.postgres()),
         })
         .collect();

@@ -57,7 +57,8 @@ impl Database {
         let options = options(address)?.application_name("audit-keeper").disable_statement_logging();
         let mut connection = options.connect().await.context("the database cannot be reached")?;
         let settings = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET statement_timeout = 0;
-          SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog";
+          SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog;
+          SET standard_conforming_strings = on";
         connection.execute(settings).await?;
         let row = connection.fetch_optional(SERVER).await?;
         let row = row.context("the extension audit_cdc is not installed in this database")?;
@@ -113,8 +114,8 @@ impl Database {
     pub async fn columns(&mut self) -> anyhow::Result<Vec<Column>> {
         let sql = format!(
             "SELECT a.attname::text AS name, format_type(a.atttypid, NULL) AS type FROM pg_catalog.pg_attribute AS a
-             WHERE a.attrelid = '{}.audit_logs'::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-            self.schema.replace('\'', "''")
+             WHERE a.attrelid = {}::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+            literal(&format!("{}.audit_logs", self.schema))
         );
         let rows = self.connection.fetch_all(sql.as_str()).await?;
         let columns = rows.iter().map(|row| {
@@ -150,15 +151,31 @@ impl Database {
     }
 }
 
+/// A name for a query. Names of a manifest are whatever somebody has written there.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text for a query, under standard_conforming_strings.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// Names of columns, for a query.
 pub fn names(columns: &[Column]) -> String {
-    let quoted: Vec<_> = columns.iter().map(|column| format!("\"{}\"", column.name)).collect();
+    let quoted: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
     quoted.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::options;
+    use super::{literal, options, quoted};
+
+    #[test]
+    fn a_name_or_text_ends_where_it_should() {
+        assert_eq!(quoted(r#"id" bigint); DROP TABLE t; --"#), r#""id"" bigint); DROP TABLE t; --""#);
+        assert_eq!(literal("it's; --"), "'it''s; --'");
+    }
 
     #[test]
     fn what_an_address_cannot_say_is_refused() {

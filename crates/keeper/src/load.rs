@@ -1,7 +1,7 @@
 //! An archived month into a table: of a restore for good, otherwise to compare.
 
 use crate::copy::Joiner;
-use crate::database::{Database, names};
+use crate::database::{Database, names, quoted};
 use crate::file;
 use crate::manifest::Manifest;
 use crate::month::Month;
@@ -24,7 +24,7 @@ pub async fn load(
     table: &str,
 ) -> anyhow::Result<()> {
     let columns: Vec<_> =
-        manifest.columns.iter().map(|column| format!("\"{}\" {}", column.name, column.kind.postgres())).collect();
+        manifest.columns.iter().map(|column| format!("{} {}", quoted(&column.name), column.kind.postgres())).collect();
     database.run(&format!("CREATE {kind} {table} ({})", columns.join(", "))).await?;
     let mut files = vec![];
     for file in &manifest.files {

@@ -1,6 +1,6 @@
 //! Where an archive is: a folder, or a bucket of S3 with a prefix. A file is there whole, or is not there.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
@@ -10,8 +10,9 @@ use object_store::{Error, ObjectStore, WriteMultipart};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use sha2::{Digest, Sha256};
+use std::fs::{File, TryLockError};
 use std::io::{BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path as FolderPath, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -28,11 +29,17 @@ pub struct Place {
     folder: Option<PathBuf>,
     /// As the database has it on record: the same however it was said.
     pub name: String,
+    /// Of a folder that is written to. It is let go when the program ends, however it ends.
+    _lock: Option<File>,
 }
+
+/// DuckDB and Spark pass over such a name.
+const LOCK: &str = ".lock";
 
 impl Place {
     /// `to`: a folder, or s3://bucket/prefix. What else S3 needs to know comes from the environment.
-    pub fn new(to: &str, may_make_it: bool) -> anyhow::Result<Self> {
+    /// Only one program at a time writes to a folder. Of a bucket nothing tells.
+    pub fn new(to: &str, writes: bool) -> anyhow::Result<Self> {
         if let Some(rest) = to.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             ensure!(!bucket.is_empty(), "\"{to}\" names no bucket");
@@ -40,16 +47,17 @@ impl Place {
             let store = store.context("S3 cannot be used so")?;
             let prefix = Path::parse(prefix)?;
             let name = format!("s3://{bucket}/{prefix}").trim_end_matches('/').to_owned();
-            return Ok(Self { store: Arc::new(store), prefix, folder: None, name });
+            return Ok(Self { store: Arc::new(store), prefix, folder: None, name, _lock: None });
         }
         ensure!(!to.contains("://"), "\"{to}\" is neither a folder nor s3://bucket/prefix");
-        if may_make_it {
+        if writes {
             std::fs::create_dir_all(to).with_context(|| format!("the folder {to} cannot be made"))?;
         }
         let folder = std::fs::canonicalize(to).with_context(|| format!("there is no folder {to}"))?;
+        let lock = if writes { Some(locked(&folder)?) } else { None };
         let store = LocalFileSystem::new_with_prefix(&folder)?;
         let name = folder.display().to_string();
-        Ok(Self { store: Arc::new(store), prefix: Path::default(), folder: Some(folder), name })
+        Ok(Self { store: Arc::new(store), prefix: Path::default(), folder: Some(folder), name, _lock: lock })
     }
 
     fn path(&self, name: &str) -> Path {
@@ -119,9 +127,9 @@ impl Place {
     fn settle(&self, name: &str) -> anyhow::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let path = folder.join(name);
-        std::fs::File::open(&path)?.sync_all()?;
+        File::open(&path)?.sync_all()?;
         for folder in path.ancestors().skip(1).take(2) {
-            std::fs::File::open(folder)?.sync_all()?;
+            File::open(folder)?.sync_all()?;
         }
         Ok(())
     }
@@ -131,6 +139,17 @@ impl Place {
         let path = self.path(name);
         let size = self.store.head(&path).await?.size;
         Ok(Remote { store: self.store.clone(), path, size, runtime: Handle::current() })
+    }
+}
+
+fn locked(folder: &FolderPath) -> anyhow::Result<File> {
+    let path = folder.join(LOCK);
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("another audit-keeper is writing to {}", folder.display()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("{} cannot be locked", path.display())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `audit-keeper restore`: a month that retention has removed comes back, into a table beside the log. Into the log
 //! itself nothing comes that is older than its horizon.
 
-use crate::database::Database;
+use crate::database::{Database, literal};
 use crate::load::load;
 use crate::manifest::Manifest;
 use crate::month::Month;
@@ -27,7 +27,7 @@ pub async fn restore(database: &mut Database, place: &Place, month: Month) -> an
         "{month} of the audit log, restored from an archive of {}; digest {}",
         manifest.read_at, manifest.digest
     );
-    database.run(&format!("COMMENT ON TABLE {table} IS '{}'", comment.replace('\'', "''"))).await?;
+    database.run(&format!("COMMENT ON TABLE {table} IS {}", literal(&comment))).await?;
     database.run(&format!("GRANT SELECT ON {table} TO audit_cdc_reader")).await?;
     database.run("COMMIT").await?;
     database.run(&format!("ANALYZE {table}")).await?;

@@ -2,7 +2,7 @@
 
 use crate::column::Column;
 use crate::copy::Splitter;
-use crate::database::{Database, ORDER, names};
+use crate::database::{Database, ORDER, literal, names, quoted};
 use crate::load::load;
 use crate::manifest::{Manifest, Seen, archived};
 use crate::month::Month;
@@ -153,8 +153,8 @@ async fn entries(
     let differing: Vec<_> = columns
         .iter()
         .map(|column| {
-            let name = &column.name;
-            format!("CASE WHEN a.\"{name}\" IS DISTINCT FROM l.\"{name}\" THEN '{name}' END")
+            let (name, told) = (quoted(&column.name), literal(&column.name));
+            format!("CASE WHEN a.{name} IS DISTINCT FROM l.{name} THEN {told} END")
         })
         .collect();
     let query = format!(
