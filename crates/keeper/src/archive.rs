@@ -2,17 +2,18 @@
 
 use crate::column::Column;
 use crate::copy::{Row, Splitter};
-use crate::database::{Database, ORDER, names, quoted};
+use crate::database::{Database, ORDER, names};
 use crate::file::Writer;
-use crate::load::load;
-use crate::manifest::{File, Manifest, Seen, Table};
+use crate::files::{altered, resized};
+use crate::manifest::{File, Manifest, Seen, Table, archived, months};
+use crate::merge::{Merged, merged};
 use crate::month::Month;
 use crate::place::{Place, Upload};
 use crate::plan::{Plan, plan};
 use crate::progress::Progress;
 use crate::record::{note, recorded};
-use crate::verify::{differences, files};
-use anyhow::{Context, ensure};
+use crate::verify::differences;
+use anyhow::{Context, bail, ensure};
 use futures_util::TryStreamExt;
 
 const FILE: &str = "log.parquet";
@@ -29,44 +30,101 @@ pub async fn archive(database: &mut Database, place: &Place, options: &Options) 
     if let Some(until) = options.until {
         ensure!(database.is_closed(until).await?, "{until} is not over yet: entries would be missing from its file");
     }
-    let mut months = database.closed_months().await?;
-    months.retain(|month| options.until.is_none_or(|until| *month <= until));
+    for month in months(place).await? {
+        // why it fails is told below
+        Manifest::settle(place, month).await.ok();
+    }
+    let mut found = archived(place).await?;
+    accept(database, place, &mut found, options).await?;
+    let mut closed = database.closed_months().await?;
+    closed.retain(|month| options.until.is_none_or(|until| *month <= until));
     let recorded = recorded(database, place).await?;
-    let (mut lost, mut damaged) = (vec![], vec![]);
-    for month in months {
-        let found = Manifest::read(place, month).await?;
-        if let Some(found) = &found {
-            ensure!(
-                options.accept_server || found.server.is_same(&database.server),
-                "the archive holds {month} of database \"{}\" of the server {}, and this is \"{}\" of {}: archive into \
-                 another place, or say --accept-server if the database was restored or upgraded",
-                found.server.database,
-                found.server.system_identifier,
-                database.server.database,
-                database.server.system_identifier
-            );
+    let mut troubles = Troubles::default();
+    for (month, manifest) in &found {
+        if let Err(error) = manifest {
+            eprintln!("{month}: {error:#}");
+            troubles.unreadable.push(*month);
         }
+    }
+    closed.retain(|month| !troubles.unreadable.contains(month));
+    for month in closed {
+        let manifest = found.iter().find(|(archived, _)| *archived == month);
+        let manifest = manifest.and_then(|(_, manifest)| manifest.as_ref().ok());
         let has_failed = recorded.contains(&(month, true));
-        let outcome = one(database, place, month, found.as_ref(), options.compare, has_failed).await?;
+        let outcome = match one(database, place, month, manifest, options.compare, has_failed).await {
+            Ok(outcome) => outcome,
+            Err(error) if database.run("ROLLBACK").await.is_ok() => {
+                eprintln!("{month}: {error:#}");
+                troubles.failed.push(month);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         database.run("COMMIT").await?;
         match outcome {
             Outcome::Nothing => {}
-            Outcome::Lost => lost.push(month.to_string()),
-            Outcome::Damaged => damaged.push(month.to_string()),
+            Outcome::Lost => troubles.lost.push(month),
+            Outcome::Damaged => troubles.damaged.push(month),
+            Outcome::Nameless => troubles.nameless.push(month),
             Outcome::Archived(manifest) => note(database, place, month, &manifest).await?,
         }
     }
-    ensure!(
-        lost.is_empty(),
-        "the log has lost entries that retention did not remove; the archive keeps them: {}",
-        lost.join(", ")
-    );
-    ensure!(
-        damaged.is_empty(),
-        "files are damaged of which retention has removed entries: bring them back from a copy, then verify: {}",
-        damaged.join(", ")
-    );
+    troubles.told()
+}
+
+/// Refuses an archive of another server, or makes it one of this server.
+async fn accept(
+    database: &Database,
+    place: &Place,
+    found: &mut [(Month, anyhow::Result<Manifest>)],
+    options: &Options,
+) -> anyhow::Result<()> {
+    for (month, manifest) in found {
+        let Ok(manifest) = manifest else { continue };
+        if manifest.server.is_same(&database.server) {
+            continue;
+        }
+        ensure!(
+            options.accept_server,
+            "the archive holds {month} of database \"{}\" of the server {}, and this is \"{}\" of {}: archive into \
+             another place, or say --accept-server if the database was restored or upgraded",
+            manifest.server.database,
+            manifest.server.system_identifier,
+            database.server.database,
+            database.server.system_identifier
+        );
+        manifest.server = database.server.clone();
+        manifest.write(place, *month).await?;
+    }
     Ok(())
+}
+
+/// Months that are not archived as they should be.
+#[derive(Default)]
+struct Troubles {
+    lost: Vec<Month>,
+    damaged: Vec<Month>,
+    nameless: Vec<Month>,
+    unreadable: Vec<Month>,
+    failed: Vec<Month>,
+}
+
+impl Troubles {
+    fn told(&self) -> anyhow::Result<()> {
+        let all = [
+            (&self.lost, "the log has lost entries that retention did not remove; the archive keeps them"),
+            (&self.damaged, "files are damaged, and the log has not all that was in them: bring them back from a copy"),
+            (&self.nameless, "a file has no manifest, and retention has removed entries: bring back its manifest"),
+            (&self.unreadable, "manifests cannot be read: bring them back from a copy"),
+            (&self.failed, "these could not be archived"),
+        ];
+        let told = all.iter().filter(|(months, _)| !months.is_empty()).map(|(months, what)| {
+            let names: Vec<_> = months.iter().map(Month::to_string).collect();
+            format!("{what}: {}", names.join(", "))
+        });
+        let told: Vec<_> = told.collect();
+        if told.is_empty() { Ok(()) } else { bail!("{}", told.join("; ")) }
+    }
 }
 
 enum Outcome {
@@ -75,6 +133,8 @@ enum Outcome {
     Lost,
     /// Its files are not what they were, and the log has not all that was in them.
     Damaged,
+    /// There is a file without a manifest, and the log has not all that may be in it.
+    Nameless,
     /// And this is its manifest.
     Archived(Box<Manifest>),
 }
@@ -89,88 +149,77 @@ async fn one(
 ) -> anyhow::Result<Outcome> {
     database.begin().await?;
     let now = database.seen(month).await?;
-    let mut todo = plan(now, found.map(|found| found.seen));
+    let Some(found) = found else { return first(database, place, month, now).await };
+    let mut todo = plan(now, Some(found.seen));
+    let lines = if has_failed { altered(place, month, found).await? } else { resized(place, month, found).await? };
     // a log that differs does not replace a whole file: the file may be what is right
-    if has_failed
-        && let Some(found) = found
-        && !matches!(todo, Plan::Lost(_))
-        && !files(place, month, found).await?.is_empty()
-    {
-        if now.entries == 0 || now.removed > 0 {
-            eprintln!("{month}: files are damaged, and the log has not all that was in them");
+    if !lines.is_empty() && !matches!(todo, Plan::Lost(_)) {
+        if now.removed > 0 || now.entries < found.entries {
+            eprintln!("{month}: files are damaged, and the log has not all that was in them: {}", lines.join(", "));
             return Ok(Outcome::Damaged);
         }
         todo = Plan::Write;
     }
-    if todo == Plan::Keep
-        && compares
-        && let Some(found) = found.filter(|_| now.entries > 0)
-    {
+    if todo == Plan::Keep && compares && now.entries > 0 {
         let differs = !differences(database, place, month, found, now).await?.is_empty();
-        todo = match (differs, now.removed) {
-            (false, _) => Plan::Keep,
-            (true, 0) => Plan::Write,
-            (true, _) => Plan::Merge,
-        };
+        todo = if differs { Plan::Merge } else { Plan::Keep };
     }
-    let manifest = match todo {
-        Plan::Nothing => return Ok(Outcome::Nothing),
+    match todo {
+        Plan::Nothing => Ok(Outcome::Nothing),
         Plan::Keep if has_failed => {
             eprintln!("{month}: archived already, but verify has failed: it tells why, and --compare writes it anew");
-            return Ok(Outcome::Nothing);
+            Ok(Outcome::Nothing)
         }
         Plan::Keep => {
             eprintln!("{month}: archived already");
-            return Ok(found.map_or(Outcome::Nothing, |found| Outcome::Archived(Box::new(found.clone()))));
+            Ok(Outcome::Archived(Box::new(found.clone())))
         }
-        Plan::Lost(count) => {
-            eprintln!("{month}: the log has lost {count} entries that retention did not remove; nothing is written");
-            return Ok(Outcome::Lost);
-        }
-        Plan::Write | Plan::Merge => {
-            let columns = database.columns().await?;
-            let query = match found.filter(|_| todo == Plan::Merge) {
-                Some(found) => merged(database, place, month, found, &columns).await?,
-                None => database.entries(month, &names(&columns)),
-            };
-            let query = format!("COPY ({query} ORDER BY {ORDER}) TO STDOUT (FORMAT binary)");
-            write(database, place, month, &columns, &query, now).await?
-        }
-    };
-    manifest.write(place, month).await?;
-    Ok(Outcome::Archived(Box::new(manifest)))
+        Plan::Lost(count) => Ok(lost(month, count)),
+        Plan::Write => write(database, place, month, None, now).await,
+        Plan::Merge => write(database, place, month, Some(found), now).await,
+    }
 }
 
-/// The log's entries, and those of the archive that the log has no more.
-async fn merged(
+/// A month without a manifest.
+async fn first(database: &mut Database, place: &Place, month: Month, now: Seen) -> anyhow::Result<Outcome> {
+    if now.removed > 0 && place.size(&month.path(FILE)).await?.is_some() {
+        eprintln!("{month}: {FILE} has no manifest, and retention has removed entries: it is not overwritten");
+        return Ok(Outcome::Nameless);
+    }
+    match plan(now, None) {
+        Plan::Nothing => Ok(Outcome::Nothing),
+        _ => write(database, place, month, None, now).await,
+    }
+}
+
+fn lost(month: Month, count: u64) -> Outcome {
+    eprintln!("{month}: the log has lost {count} entries that retention did not remove; nothing is written");
+    Outcome::Lost
+}
+
+/// `found`: what the archive has besides stays in it.
+async fn write(
     database: &mut Database,
     place: &Place,
     month: Month,
-    found: &Manifest,
-    columns: &[Column],
-) -> anyhow::Result<String> {
-    database.run("DROP TABLE IF EXISTS pg_temp.archived").await?;
-    load(database, place, month, found, "TEMP TABLE", "pg_temp.archived").await?;
-    // an archive of an older version of the extension has fewer columns
-    let there = |column: &Column| found.columns.contains(column);
-    let archived: Vec<_> = columns
-        .iter()
-        .map(|column| match there(column) {
-            true => format!("a.{}", quoted(&column.name)),
-            false => format!("NULL::{}", column.kind.postgres()),
-        })
-        .collect();
-    Ok(format!(
-        "SELECT {names} FROM ({log} UNION ALL SELECT {archived} FROM pg_temp.archived AS a
-           WHERE NOT EXISTS (SELECT FROM ({ids}) AS l WHERE l.id = a.id)) AS e",
-        names = names(columns),
-        log = database.entries(month, &names(columns)),
-        archived = archived.join(", "),
-        ids = database.entries(month, "id")
-    ))
+    found: Option<&Manifest>,
+    seen: Seen,
+) -> anyhow::Result<Outcome> {
+    let columns = database.columns().await?;
+    let query = match found {
+        None => database.entries(month, &names(&columns)),
+        Some(found) => match merged(database, place, month, found, &columns, seen).await? {
+            Merged::Query(query) => query,
+            Merged::Lost(count) => return Ok(lost(month, count)),
+        },
+    };
+    let query = format!("COPY ({query} ORDER BY {ORDER}) TO STDOUT (FORMAT binary)");
+    let manifest = upload(database, place, month, &columns, &query, seen).await;
+    let manifest = manifest.with_context(|| format!("{month} is not archived"))?;
+    Ok(Outcome::Archived(Box::new(manifest)))
 }
 
-async fn write(
+async fn upload(
     database: &mut Database,
     place: &Place,
     month: Month,
@@ -180,20 +229,18 @@ async fn write(
 ) -> anyhow::Result<Manifest> {
     let read_at = database.read_at().await?;
     let server = database.server.clone();
-    let mut upload = place.begin(&format!("{}/{FILE}", month.folder())).await?;
+    let mut upload = place.begin(&month.path(FILE)).await?;
     let mut progress = Progress::of(month, seen.entries);
-    let written = entries(database, columns, query, &mut upload, &mut progress).await;
-    let (digest, tables) = match written {
+    let (digest, tables) = match entries(database, columns, query, &mut upload, &mut progress).await {
         Ok(written) => written,
         Err(error) => {
             upload.abort().await;
-            return Err(error.context(format!("{month} is not archived")));
+            return Err(error);
         }
     };
-    let (bytes, sha256) = upload.finish(place).await.with_context(|| format!("{month} is not archived"))?;
+    let (bytes, sha256) = upload.sum();
     let entries = tables.iter().map(|table| table.entries).sum();
-    progress.finish(entries, bytes);
-    Ok(Manifest {
+    let manifest = Manifest {
         format: Manifest::FORMAT,
         month: month.to_string(),
         entries,
@@ -205,7 +252,13 @@ async fn write(
         server,
         read_at,
         keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
+    };
+    // killed anywhere from here on, the archive has one month or the other, and its manifest
+    manifest.announce(place, month).await?;
+    upload.finish(place).await?;
+    manifest.conclude(place, month).await?;
+    progress.finish(entries, bytes);
+    Ok(manifest)
 }
 
 /// Digest of the entries, and how many there are of each table.

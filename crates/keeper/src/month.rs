@@ -37,6 +37,11 @@ impl Month {
         format!("month={self}")
     }
 
+    /// Of a file in that folder.
+    pub fn path(self, name: &str) -> String {
+        format!("{}/{name}", self.folder())
+    }
+
     /// Of the table into which it is restored.
     pub fn table(self) -> String {
         format!("log_{:04}_{:02}", self.year, self.month)

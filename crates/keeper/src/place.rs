@@ -93,6 +93,19 @@ impl Place {
         Ok(Some(sum.finish()))
     }
 
+    /// `None`: there is no such file.
+    pub async fn size(&self, name: &str) -> anyhow::Result<Option<u64>> {
+        match self.store.head(&self.path(name)).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub async fn delete(&self, name: &str) -> anyhow::Result<()> {
+        Ok(self.store.delete(&self.path(name)).await?)
+    }
+
     pub async fn put(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
         self.store.put(&self.path(name), bytes.into()).await?;
         self.settle(name)
@@ -158,7 +171,7 @@ fn is_left_of(name: &str, file: &str) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Sum {
     bytes: u64,
     digest: Sha256,
@@ -189,11 +202,15 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes it visible, in place of a file of this name. Gives its bytes and their SHA-256.
-    pub async fn finish(self, place: &Place) -> anyhow::Result<(u64, String)> {
+    /// Bytes so far, and their SHA-256.
+    pub fn sum(&self) -> (u64, String) {
+        self.sum.clone().finish()
+    }
+
+    /// Makes it visible, in place of a file of this name.
+    pub async fn finish(self, place: &Place) -> anyhow::Result<()> {
         self.to.finish().await?;
-        place.settle(&self.name)?;
-        Ok(self.sum.finish())
+        place.settle(&self.name)
     }
 
     pub async fn abort(self) {

@@ -8,9 +8,9 @@ pub enum Plan {
     Nothing,
     /// It is archived, and nothing has changed.
     Keep,
-    /// Its file is written.
+    /// Its file is written, from the log alone.
     Write,
-    /// Retention has removed entries that are in the archive: they stay there, and the others are written anew.
+    /// The log's entries are written anew, and what the archive has of others stays there.
     Merge,
     /// The log has lost entries, and retention did not remove them. The archive stays as it is.
     Lost(u64),
@@ -25,10 +25,8 @@ pub fn plan(now: Seen, then: Option<Seen>) -> Plan {
         Plan::Lost(had - have)
     } else if now.entries == 0 || have == had && now.erasures == then.erasures {
         Plan::Keep
-    } else if now.removed > 0 {
-        Plan::Merge
     } else {
-        Plan::Write
+        Plan::Merge
     }
 }
 
@@ -45,8 +43,8 @@ mod tests {
         assert_eq!(plan(seen(0, 0, 0), None), Plan::Nothing);
         assert_eq!(plan(seen(5, 0, 0), None), Plan::Write);
         assert_eq!(plan(seen(5, 0, 0), Some(seen(5, 0, 0))), Plan::Keep);
-        assert_eq!(plan(seen(6, 0, 0), Some(seen(5, 0, 0))), Plan::Write);
-        assert_eq!(plan(seen(5, 0, 1), Some(seen(5, 0, 0))), Plan::Write);
+        assert_eq!(plan(seen(6, 0, 0), Some(seen(5, 0, 0))), Plan::Merge);
+        assert_eq!(plan(seen(5, 0, 1), Some(seen(5, 0, 0))), Plan::Merge);
     }
 
     #[test]

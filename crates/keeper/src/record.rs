@@ -28,6 +28,7 @@ pub async fn note(database: &mut Database, place: &Place, month: Month, manifest
 /// A month is not as it should be. Nothing happens if it is not on record.
 pub async fn note_failed(database: &mut Database, place: &Place, month: Month, reason: &str) -> anyhow::Result<()> {
     let sql = format!("SELECT {}.audit_archive_failed($1::text::date, $2, $3)", database.schema);
+    let reason: String = reason.chars().take(300).collect();
     let asked = sqlx::query(&sql).bind(month.first_day()).bind(&place.name).bind(reason);
     asked.fetch_one(&mut database.connection).await?;
     Ok(())

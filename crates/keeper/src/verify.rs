@@ -3,7 +3,8 @@
 use crate::column::Column;
 use crate::copy::Splitter;
 use crate::database::{Database, ORDER, literal, names, quoted};
-use crate::load::load;
+use crate::files::altered;
+use crate::load::{check, load};
 use crate::manifest::{Manifest, Seen, archived};
 use crate::month::Month;
 use crate::place::Place;
@@ -39,52 +40,76 @@ pub async fn verify(database: &mut Database, place: &Place) -> anyhow::Result<bo
         }
     }
     for (month, manifest) in &found {
-        let mut lines = files(place, *month, manifest).await?;
-        let are_whole = lines.is_empty();
-        if !manifest.server.is_same(&database.server) {
-            lines.push(format!(
-                "of another server or database: {}, \"{}\"",
-                manifest.server.system_identifier, manifest.server.database
-            ));
+        if !database.is_closed(*month).await? {
+            println!("{month}: it is not over yet, so no keeper has archived it");
+            all_well = false;
+            continue;
         }
-        database.begin().await?;
-        let now = database.seen(*month).await?;
-        // what is in a damaged file cannot be compared
-        if are_whole || now.entries == 0 {
-            lines.extend(differences(database, place, *month, manifest, now).await?);
-        }
-        database.run("COMMIT").await?;
-        if lines.is_empty() {
-            let gone = if now.entries == 0 { ", which retention has removed from the log" } else { "" };
-            println!("{month}: well, {} entries{gone}", manifest.entries);
-        }
-        for line in &lines {
-            println!("{month}: {line}");
-        }
-        match lines.first() {
-            None => note(database, place, *month, manifest).await?,
-            Some(line) => note_failed(database, place, *month, line).await?,
-        }
-        all_well &= lines.is_empty();
+        all_well &= match manifest {
+            Ok(manifest) => one(database, place, *month, manifest).await?,
+            Err(error) => {
+                println!("{month}: {error:#}");
+                note_failed(database, place, *month, "the manifest cannot be read").await?;
+                false
+            }
+        };
     }
     Ok(all_well)
 }
 
-/// Of files: those that differ from the manifest.
-pub async fn files(place: &Place, month: Month, manifest: &Manifest) -> anyhow::Result<Vec<String>> {
-    let mut lines = vec![];
-    for file in &manifest.files {
-        let name = &file.name;
-        match place.sum(&format!("{}/{name}", month.folder())).await? {
-            None => lines.push(format!("{name} is missing")),
-            Some((bytes, _)) if bytes != file.bytes => {
-                lines.push(format!("{name} has {bytes} bytes instead of {}", file.bytes));
-            }
-            Some((_, sha256)) if sha256 != file.sha256 => lines.push(format!("{name} was altered")),
-            Some(_) => {}
+/// False: the month is not as it should be, or that cannot be told.
+async fn one(database: &mut Database, place: &Place, month: Month, manifest: &Manifest) -> anyhow::Result<bool> {
+    let (now, lines) = match compared(database, place, month, manifest).await {
+        Ok(found) => found,
+        Err(error) if database.run("ROLLBACK").await.is_ok() => {
+            println!("{month}: it cannot be compared: {error:#}");
+            return Ok(false);
         }
+        Err(error) => return Err(error),
+    };
+    if lines.is_empty() {
+        let gone = if now.entries == 0 { ", which retention has removed from the log" } else { "" };
+        println!("{month}: well, {} entries{gone}", manifest.entries);
     }
-    Ok(lines)
+    for line in &lines {
+        println!("{month}: {line}");
+    }
+    match lines.first() {
+        None => note(database, place, month, manifest).await?,
+        Some(line) => note_failed(database, place, month, line).await?,
+    }
+    Ok(lines.is_empty())
+}
+
+/// What the log has of a month, and in which ways its archive is not as it should be.
+async fn compared(
+    database: &mut Database,
+    place: &Place,
+    month: Month,
+    manifest: &Manifest,
+) -> anyhow::Result<(Seen, Vec<String>)> {
+    let mut lines = altered(place, month, manifest).await?;
+    // who alters both a file and its SHA-256 does not reach the digest of the entries
+    if lines.is_empty()
+        && let Err(error) = check(place, month, manifest).await
+    {
+        lines.push(format!("{error:#}"));
+    }
+    let are_whole = lines.is_empty();
+    if !manifest.server.is_same(&database.server) {
+        lines.push(format!(
+            "of another server or database: {}, \"{}\"",
+            manifest.server.system_identifier, manifest.server.database
+        ));
+    }
+    database.begin().await?;
+    let now = database.seen(month).await?;
+    // what is in a damaged file cannot be compared
+    if are_whole || now.entries == 0 {
+        lines.extend(differences(database, place, month, manifest, now).await?);
+    }
+    database.run("COMMIT").await?;
+    Ok((now, lines))
 }
 
 /// Of entries: what differs between the log and the archive. It is asked within a transaction.
@@ -96,16 +121,15 @@ pub async fn differences(
     now: Seen,
 ) -> anyhow::Result<Vec<String>> {
     let mut lines = vec![];
-    // what the archive may have more than the log
-    let removed =
-        now.removed.saturating_sub(manifest.seen.removed) + manifest.entries.saturating_sub(manifest.seen.entries);
+    let removed = manifest.gone(now);
     if now.entries + removed != manifest.entries {
         lines.push(format!(
             "the archive has {} entries, the log {} and retention has removed {removed}",
             manifest.entries, now.entries
         ));
     }
-    if now.erasures != manifest.seen.erasures {
+    // of a month that is in the archive only, an erasure reaches nothing
+    if now.entries > 0 && now.erasures != manifest.seen.erasures {
         lines.push("entries were erased since: archive it again".to_owned());
     }
     if now.entries == 0 || removed == 0 && digest(database, month, &manifest.columns).await? == manifest.digest {
