@@ -189,3 +189,22 @@ def test_s3(db):
     finally:
         server.kill()
         server.wait()
+
+
+def test_duckdb_tells_a_truncate_from_what_follows_it_and_one_source_from_another(db, tmp_path):
+    at, later = "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"
+    one, two, other = {"id": 1, "name": "gone"}, {"id": 2, "name": "stays"}, {"id": 2, "name": "of another source"}
+    assert db.ingest(batch([
+        change(lsn=1, time="2026-01-01T00:00:00Z", pks=("1",), record=one),
+        change(0, lsn=9, time=at, pks=(), action="truncate"),
+        change(1, lsn=9, time=at, pks=("2",), record=two)]))[1] == 3
+    elsewhere = change(lsn=20, time=later, pks=("2",), record=other)
+    elsewhere["metadata"]["database"] = {"id": "other", "name": "other"}
+    assert db.ingest(batch([elsewhere]))[1] == 1
+    done(keeper(db, "archive", tmp_path))
+    there = opened(tmp_path)
+    source = db.value("SELECT database_id FROM audit_logs WHERE database_id <> 'other' LIMIT 1")
+    for database, row in ((source, two), ("other", other)):
+        found = there.execute("SELECT new_values FROM table_as_of('orders', ?::timestamptz, of_database := ?)", [later, database]).fetchall()
+        assert [json.loads(values) for (values,) in found] == [row]
+        assert there.execute("SELECT count(*) FROM record_history('orders', '2', of_database := ?)", [database]).fetchone() == (1,)
