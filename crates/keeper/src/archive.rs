@@ -4,8 +4,8 @@ use crate::column::Column;
 use crate::copy::{Row, Splitter};
 use crate::database::{Database, ORDER, names};
 use crate::file::Writer;
-use crate::files::{altered, resized};
-use crate::manifest::{File, Manifest, Seen, Table, archived, months};
+use crate::files::{File, altered, resized};
+use crate::manifest::{Manifest, Seen, Table, archived, months};
 use crate::merge::{Merged, merged};
 use crate::month::Month;
 use crate::place::{Place, Upload};
@@ -151,7 +151,11 @@ async fn one(
     let now = database.seen(month).await?;
     let Some(found) = found else { return first(database, place, month, now).await };
     let mut todo = plan(now, Some(found.seen));
-    let lines = if has_failed { altered(place, month, found).await? } else { resized(place, month, found).await? };
+    let lines = if has_failed {
+        altered(place, month, &found.files).await?
+    } else {
+        resized(place, month, &found.files).await?
+    };
     // a log that differs does not replace a whole file: the file may be what is right
     if !lines.is_empty() && !matches!(todo, Plan::Lost(_)) {
         if now.removed > 0 || now.entries < found.entries {

@@ -1,16 +1,24 @@
 //! Of a month's files: those that are not as its manifest tells.
 
-use crate::manifest::Manifest;
 use crate::month::Month;
 use crate::place::Place;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct File {
+    pub name: String,
+    pub bytes: u64,
+    pub entries: u64,
+    pub sha256: String,
+}
 
 /// By their bytes: each is read whole.
-pub async fn altered(place: &Place, month: Month, manifest: &Manifest) -> anyhow::Result<Vec<String>> {
-    let mut lines = resized(place, month, manifest).await?;
+pub async fn altered(place: &Place, month: Month, files: &[File]) -> anyhow::Result<Vec<String>> {
+    let mut lines = resized(place, month, files).await?;
     if !lines.is_empty() {
         return Ok(lines);
     }
-    for file in &manifest.files {
+    for file in files {
         let name = &file.name;
         match place.sum(&month.path(name)).await? {
             None => lines.push(format!("{name} is missing")),
@@ -22,9 +30,9 @@ pub async fn altered(place: &Place, month: Month, manifest: &Manifest) -> anyhow
 }
 
 /// By their sizes, which costs nothing.
-pub async fn resized(place: &Place, month: Month, manifest: &Manifest) -> anyhow::Result<Vec<String>> {
+pub async fn resized(place: &Place, month: Month, files: &[File]) -> anyhow::Result<Vec<String>> {
     let mut lines = vec![];
-    for file in &manifest.files {
+    for file in files {
         let name = &file.name;
         match place.size(&month.path(name)).await? {
             None => lines.push(format!("{name} is missing")),

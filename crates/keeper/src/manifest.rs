@@ -1,7 +1,7 @@
 //! What a month's manifest says: the file `_manifest.json`, written last. Without it a month is not archived.
 
 use crate::column::Column;
-use crate::files::altered;
+use crate::files::{File, altered};
 use crate::month::Month;
 use crate::place::Place;
 use anyhow::{Context, ensure};
@@ -30,14 +30,6 @@ pub struct Manifest {
     /// Of the snapshot that was read.
     pub read_at: String,
     pub keeper_version: String,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct File {
-    pub name: String,
-    pub bytes: u64,
-    pub entries: u64,
-    pub sha256: String,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -79,7 +71,7 @@ impl Manifest {
     /// `None`: the month is not archived. A run that was killed may have replaced the files, and not this manifest.
     pub async fn read(place: &Place, month: Month) -> anyhow::Result<Option<Self>> {
         match Self::parse(place, month, NEXT).await? {
-            Some(next) if altered(place, month, &next).await?.is_empty() => Ok(Some(next)),
+            Some(next) if altered(place, month, &next.files).await?.is_empty() => Ok(Some(next)),
             _ => Self::parse(place, month, NAME).await,
         }
     }
@@ -110,7 +102,7 @@ impl Manifest {
     /// Ends what a run that was killed has begun.
     pub async fn settle(place: &Place, month: Month) -> anyhow::Result<()> {
         let Some(next) = Self::parse(place, month, NEXT).await? else { return Ok(()) };
-        if altered(place, month, &next).await?.is_empty() {
+        if altered(place, month, &next.files).await?.is_empty() {
             next.write(place, month).await?;
         }
         place.delete(&month.path(NEXT)).await
