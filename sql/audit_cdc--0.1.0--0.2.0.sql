@@ -3924,6 +3924,28 @@ COMMENT ON FUNCTION @extschema@.audit_erase(text, text, text, jsonb, text, text[
   '(null reason or table_name), 22023 (an argument that does not fit), 25001 (not READ COMMITTED), 42P01 (the log has '
   'no such table), 55000 (a hold keeps some of it), 0A000 (some of it is in a month that audit_move_month() moved).';
 
+CREATE OR REPLACE FUNCTION audit_cdc_internal.tables_with(types oid[]) RETURNS oid[] LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH RECURSIVE uses AS (
+    SELECT unnest(types) AS type
+    UNION
+    SELECT m.type FROM uses AS u
+    JOIN pg_depend AS d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
+    CROSS JOIN LATERAL (
+      SELECT d.objid AS type WHERE d.classid = 'pg_type'::regclass
+      UNION ALL SELECT c.reltype FROM pg_class AS c
+      WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND d.objsubid > 0) AS m
+  )
+  SELECT array_agg(DISTINCT c.relation) FROM uses AS u
+  CROSS JOIN LATERAL (
+    SELECT c.oid AS relation FROM pg_depend AS d
+    JOIN pg_class AS c ON c.oid = d.objid AND c.relkind IN ('r', 'p')
+    WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
+      AND d.classid = 'pg_class'::regclass AND d.objsubid > 0
+    OFFSET 0 -- type by type: otherwise all columns of all types may be read
+  ) AS c;
+END;
+
 CREATE OR REPLACE FUNCTION audit_cdc_internal.record_schema_changes(
     tag text, user_name name, differences jsonb, excluded oid[]) RETURNS void
   LANGUAGE plpgsql SET jit = off AS $$

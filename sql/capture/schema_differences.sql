@@ -13,10 +13,14 @@ BEGIN ATOMIC
       UNION ALL SELECT c.reltype FROM pg_class AS c
       WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND d.objsubid > 0) AS m
   )
-  SELECT array_agg(DISTINCT c.oid) FROM uses AS u
-  JOIN pg_depend AS d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
-    AND d.classid = 'pg_class'::regclass AND d.objsubid > 0
-  JOIN pg_class AS c ON c.oid = d.objid AND c.relkind IN ('r', 'p');
+  SELECT array_agg(DISTINCT c.relation) FROM uses AS u
+  CROSS JOIN LATERAL (
+    SELECT c.oid AS relation FROM pg_depend AS d
+    JOIN pg_class AS c ON c.oid = d.objid AND c.relkind IN ('r', 'p')
+    WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
+      AND d.classid = 'pg_class'::regclass AND d.objsubid > 0
+    OFFSET 0 -- type by type: otherwise all columns of all types may be read
+  ) AS c;
 END;
 
 -- Which objects a command may have changed. It runs within an event trigger. revalued: tables whose rows say something
