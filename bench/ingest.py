@@ -7,10 +7,10 @@ from harness import Row, at_most, check, execute, paired, ratios, seconds_of_cal
 from settings import BATCH, MESSAGES, RUNS
 
 EXPERT = """
-INSERT INTO rival.log (commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action, record_id, annotations, old_values, new_values)
+INSERT INTO rival.log (commit_lsn, commit_timestamp, created_at, identity, audited_table, commit_idx, action, record_id, origin, annotations, old_values, new_values)
 SELECT (meta ->> 'commit_lsn')::bigint, (meta ->> 'commit_timestamp')::timestamptz, now(),
        md5(concat_ws(E'\\x01', meta -> 'database' ->> 'id', meta ->> 'table_schema', meta ->> 'table_name', meta ->> 'idempotency_key'))::uuid,
-       t.id, (meta ->> 'commit_idx')::int, (m ->> 'action')::audit_cdc_internal.action, meta -> 'record_pks' ->> 0,
+       t.id, (meta ->> 'commit_idx')::int, (m ->> 'action')::audit_cdc_internal.action, meta -> 'record_pks' ->> 0, 'i',
        nullif(meta -> 'transaction_annotations', 'null'),
        CASE m ->> 'action' WHEN 'update' THEN m -> 'changes' WHEN 'delete' THEN m -> 'record' END,
        CASE WHEN m ->> 'action' <> 'delete' THEN m -> 'record' END
