@@ -30,6 +30,9 @@ pub fn open(
     let content = std::str::from_utf8(content).ok()?;
     let (id, rest) = content.split_once(' ')?;
     let (seal, declaration) = rest.split_once(' ')?;
+    if !id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None; // a sign, for example
+    }
     let secret = secret(u64::from_str_radix(id, 16).ok()?)?;
     let seal = bytes_of_hex(seal)?;
     mac(declaration, &secret, database, transaction).verify_slice(&seal).is_ok().then_some(declaration)
@@ -96,6 +99,12 @@ mod tests {
         #[test]
         fn nothing_else_opens(content in any::<Vec<u8>>()) {
             prop_assert_eq!(open(&content, secret, 5, 900), None);
+        }
+
+        #[test]
+        fn a_sign_in_the_id_closes_it(sign in "[+-]") {
+            let content = sealed().replacen('0', &sign, 1);
+            prop_assert_eq!(open(content.as_bytes(), secret, 5, 900), None);
         }
 
         #[test]
