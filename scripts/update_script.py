@@ -234,6 +234,8 @@ def changes(old, new, dropped):
         elif key[0] == "event trigger":
             yield f"DROP EVENT TRIGGER {key[1]};", path
             yield statement, path
+            # the new one is not as the old one was made
+            yield from ((said, PINNED) for said, _ in new.statements if said.startswith(f"ALTER EVENT TRIGGER {key[1]} ") and said in old.texts)
         else:
             added = list(added_columns(old.objects[key], new.objects[key]))
             if not added:

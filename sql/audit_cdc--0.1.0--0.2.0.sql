@@ -788,6 +788,18 @@ BEGIN ATOMIC
   SELECT * FROM @extschema@.audit_ingest($1::text);
 END;
 
+DROP EVENT TRIGGER audit_cdc_before_removal;
+
+CREATE EVENT TRIGGER audit_cdc_before_removal ON ddl_command_start WHEN TAG IN (
+  'ALTER AGGREGATE', 'ALTER EXTENSION', 'ALTER FOREIGN TABLE', 'ALTER FUNCTION', 'ALTER PROCEDURE', 'ALTER ROUTINE',
+  'ALTER SCHEMA', 'ALTER TABLE', 'CREATE AGGREGATE', 'CREATE FUNCTION', 'CREATE PROCEDURE', 'CREATE TYPE',
+  'DROP DOMAIN', 'DROP EXTENSION', 'DROP FOREIGN DATA WRAPPER', 'DROP FOREIGN TABLE', 'DROP FUNCTION', 'DROP INDEX',
+  'DROP LANGUAGE', 'DROP OPERATOR', 'DROP OPERATOR CLASS', 'DROP OPERATOR FAMILY', 'DROP OWNED', 'DROP PROCEDURE',
+  'DROP ROUTINE', 'DROP SCHEMA', 'DROP SEQUENCE', 'DROP SERVER', 'DROP TABLE', 'DROP TYPE', 'DROP VIEW')
+  EXECUTE FUNCTION audit_cdc_internal.before_removal();
+
+ALTER EVENT TRIGGER audit_cdc_before_removal ENABLE ALWAYS;
+
 CREATE SEQUENCE audit_cdc_internal.masks_id_seq CYCLE;
 
 CREATE TABLE audit_cdc_internal.masks (
@@ -3276,14 +3288,38 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.stop_writers() RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM set_config('lock_timeout', '50ms', true);
+  FOR attempt IN 1..100 LOOP
+    BEGIN
+      LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+      PERFORM set_config('lock_timeout', '0', true);
+      RETURN;
+    EXCEPTION WHEN lock_not_available THEN
+      PERFORM pg_sleep(0.05);
+    END;
+  END LOOP;
+  PERFORM audit_cdc_internal.say_month_busy();
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.finish_move(name text, settled bigint) RETURNS bigint
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
   entries bigint;
 BEGIN
+  IF settled IS NULL THEN -- nothing would be compared
+    RAISE EXCEPTION 'settled must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM audit_cdc_internal.lock_partitions(); -- nothing is erased or removed meanwhile
+  IF was_elsewhere THEN
+    -- all that is read there in this transaction is as of the first look: nobody may store after it
+    PERFORM audit_cdc_internal.stop_writers();
+  END IF;
   entries := audit_cdc_internal.compare_copy(name, 0, settled);
   PERFORM set_config('lock_timeout', '50ms', true);
   FOR attempt IN 1..100 LOOP
@@ -3322,6 +3358,9 @@ CREATE FUNCTION audit_cdc_internal.empty_left(name text) RETURNS void
 DECLARE
   copy CONSTANT text := name || '_there';
 BEGIN
+  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+    RAISE EXCEPTION 'a table elsewhere is emptied in a transaction of its own' USING ERRCODE = 'active_sql_transaction';
+  END IF;
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM audit_cdc_internal.lock_partitions();
   IF NOT audit_cdc_internal.is_elsewhere(name) AND audit_cdc_internal.is_elsewhere(copy) THEN
@@ -5285,6 +5324,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.set_horizons()',
     'audit_cdc_internal.settle_masks()',
     'audit_cdc_internal.show_all_logs()',
+    'audit_cdc_internal.stop_writers()',
     'audit_cdc_internal.store_elsewhere(pg_catalog.text)',
     'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
     'audit_cdc_internal.swap_month(pg_catalog.text,bigint)',

@@ -148,6 +148,24 @@ BEGIN
 END
 $$;
 
+-- Until the transaction ends nobody stores anything. It keeps nobody waiting behind it for long.
+CREATE FUNCTION audit_cdc_internal.stop_writers() RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM set_config('lock_timeout', '50ms', true);
+  FOR attempt IN 1..100 LOOP
+    BEGIN
+      LOCK TABLE ONLY audit_cdc_internal.log IN SHARE MODE;
+      PERFORM set_config('lock_timeout', '0', true);
+      RETURN;
+    EXCEPTION WHEN lock_not_available THEN
+      PERFORM pg_sleep(0.05);
+    END;
+  END LOOP;
+  PERFORM audit_cdc_internal.say_month_busy();
+END
+$$;
+
 -- Null: others use the log. Then all of it is to be done again.
 CREATE FUNCTION audit_cdc_internal.finish_move(name text, settled bigint) RETURNS bigint
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -155,8 +173,15 @@ DECLARE
   was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
   entries bigint;
 BEGIN
+  IF settled IS NULL THEN -- nothing would be compared
+    RAISE EXCEPTION 'settled must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM audit_cdc_internal.lock_partitions(); -- nothing is erased or removed meanwhile
+  IF was_elsewhere THEN
+    -- all that is read there in this transaction is as of the first look: nobody may store after it
+    PERFORM audit_cdc_internal.stop_writers();
+  END IF;
   entries := audit_cdc_internal.compare_copy(name, 0, settled);
   PERFORM set_config('lock_timeout', '50ms', true);
   FOR attempt IN 1..100 LOOP
@@ -198,6 +223,9 @@ CREATE FUNCTION audit_cdc_internal.empty_left(name text) RETURNS void
 DECLARE
   copy CONSTANT text := name || '_there';
 BEGIN
+  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+    RAISE EXCEPTION 'a table elsewhere is emptied in a transaction of its own' USING ERRCODE = 'active_sql_transaction';
+  END IF;
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM audit_cdc_internal.lock_partitions();
   IF NOT audit_cdc_internal.is_elsewhere(name) AND audit_cdc_internal.is_elsewhere(copy) THEN

@@ -3,6 +3,8 @@
 import os
 import re
 import subprocess
+import threading
+import time
 
 import psycopg2
 import pytest
@@ -262,6 +264,32 @@ def test_what_comes_while_it_is_copied_goes_along(two):
     assert two.value("SELECT audit_cdc_internal.finish_move('log_2026_03', %s)", settled) == 21
     assert two.value("SELECT count(*) FROM audit_logs") == 22
     assert is_foreign(two) == [("log_2026_03", "f")]
+
+
+def test_what_comes_while_it_comes_back_is_not_lost(two):
+    """All that a transaction reads there is as of its first look."""
+    move(two)
+    reader = two.connect()
+    reader.cursor().execute("BEGIN; LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS SHARE MODE")
+    back = threading.Thread(target=lambda: two.run("CALL audit_return_month('2026-03')"))
+    back.start()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'CALL audit_return%%' AND wait_event = 'PgSleep'"
+    until(lambda: two.value(waits) == 1)
+    late = threading.Thread(target=lambda: two.ingest(batch([of_day(25)])))
+    late.start()
+    time.sleep(0.3)  # it is stored, or it waits
+    reader.cursor().execute("COMMIT")
+    back.join()
+    late.join()
+    assert two.value("SELECT count(*) FROM audit_logs WHERE commit_lsn = 25") == 1 and is_foreign(two) == [("log_2026_03", "r")]
+
+
+def test_steps_that_are_called_otherwise(two):
+    move(two)
+    two.run("SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')")
+    assert code(two.connect(), "SELECT audit_cdc_internal.finish_move('log_2026_03', NULL)") == "22004"
+    assert code(two.connect(), "BEGIN; SELECT pg_current_xact_id(); SELECT audit_cdc_internal.empty_left('log_2026_03')") == "25001"
+    assert two.value("SELECT count(*) FROM audit_logs WHERE commit_timestamp < '2026-04-01Z'") == 20
 
 
 def test_a_message_that_waits_for_another_is_not_lost(two):
