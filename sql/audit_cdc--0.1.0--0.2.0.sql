@@ -8,14 +8,16 @@ LOCK TABLE audit_cdc_internal.log, audit_cdc_internal.rejects IN ACCESS EXCLUSIV
 DROP FUNCTION audit_cdc_internal.chosen_lines(@extschema@.audit_history_line[]);
 DROP FUNCTION audit_cdc_internal.not_sent_before(@extschema@.audit_history_line[]);
 DROP FUNCTION audit_cdc_internal.check_asked(boolean,boolean,integer);
-DROP FUNCTION audit_cdc_internal.cursor_place(pg_catalog.text);
-DROP FUNCTION audit_cdc_internal.lines(audit_cdc_internal.audited,bigint,pg_catalog.text,pg_catalog.text,bigint,timestamp with time zone,timestamp with time zone,pg_catalog.text,bigint[],boolean,integer,boolean);
-DROP FUNCTION audit_cdc_internal.page_of_lines(bigint,integer[],pg_catalog.text,pg_catalog.text,bigint,timestamp with time zone,timestamp with time zone,bigint[],integer[],pg_catalog.text,bigint,boolean,boolean);
-DROP FUNCTION audit_cdc_internal.told_table(integer,pg_catalog.text,pg_catalog.text);
+DROP FUNCTION audit_cdc_internal.cursor_place(text);
+DROP FUNCTION audit_cdc_internal.lines(audit_cdc_internal.audited,bigint,text,text,bigint,timestamp with time zone,
+      timestamp with time zone,text,bigint[],boolean,integer,boolean);
+DROP FUNCTION audit_cdc_internal.page_of_lines(bigint,integer[],text,text,bigint,timestamp with time zone,
+      timestamp with time zone,bigint[],integer[],text,bigint,boolean,boolean);
+DROP FUNCTION audit_cdc_internal.told_table(integer,text,text);
 DROP FUNCTION audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean);
 DROP TYPE audit_cdc_internal.told_table;
 DROP FUNCTION @extschema@.audit_capture_status();
-DROP FUNCTION audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone);
+DROP FUNCTION audit_cdc_internal.add_partition(text,timestamp with time zone);
 
 CREATE FUNCTION audit_cdc_internal.archive_first() RETURNS boolean
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'archive_first_wrapper';
@@ -42,6 +44,9 @@ CREATE FUNCTION @extschema@.audit_link(
 
 CREATE FUNCTION @extschema@.audit_unlink(node text) RETURNS void
   LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'audit_unlink_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.begin_move(name text, server text) RETURNS bigint
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'begin_move_wrapper';
 
 CREATE FUNCTION audit_cdc_internal.can_seal() RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'can_seal_wrapper';
@@ -1451,6 +1456,58 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.stands_elsewhere(name text) RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  RETURN audit_cdc_internal.is_elsewhere(name) OR audit_cdc_internal.is_elsewhere(name || '_there');
+
+CREATE TABLE audit_cdc_internal.months_elsewhere (
+  name text PRIMARY KEY,
+  database_id text NOT NULL
+);
+
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.months_elsewhere', '');
+
+CREATE FUNCTION audit_cdc_internal.check_owner_of_month(name text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT EXISTS (
+    SELECT FROM audit_cdc_internal.months_elsewhere AS m
+    WHERE m.name = check_owner_of_month.name AND m.database_id = audit_cdc_internal.this_database() ->> 'id') THEN
+    RAISE EXCEPTION 'the month is on another server, and belongs to another database'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = 'This database is a copy of that one, or was restored from it.',
+            HINT = 'If that one is gone for good, SELECT audit_take_over_months().';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_take_over_months(reason text) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  taken bigint;
+BEGIN
+  IF reason IS NULL THEN
+    RAISE EXCEPTION 'reason must not be null' USING ERRCODE = 'null_value_not_allowed';
+  ELSIF btrim(reason) = '' THEN
+    RAISE EXCEPTION 'reason must not be empty' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  UPDATE audit_cdc_internal.months_elsewhere AS m SET database_id = here WHERE m.database_id <> here;
+  GET DIAGNOSTICS taken = ROW_COUNT;
+  IF taken > 0 THEN
+    PERFORM audit_cdc_internal.note_operation(
+      'audit_take_over_months', '{}', jsonb_build_object('partitions', taken), reason);
+  END IF;
+  RETURN taken;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.audit_take_over_months(text) IS
+  'Says that months on other servers belong to this database from now on, and no more to the one of which it is a '
+  'copy. Gives how many months and days that were; 0: all of them were its own. Until then what comes late of these '
+  'months is set aside, and they do not come back. The other database must be gone for good: nothing keeps two from '
+  'writing to the same tables. Errors: 22004 (null), 22023 (empty reason).';
+
 CREATE FUNCTION audit_cdc_internal.partitions_of_month(month text) RETURNS text[]
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1513,14 +1570,11 @@ COMMENT ON FUNCTION @extschema@.audit_month_table(text) IS
   'for each of its days. Run them there as the role that the user mapping names. It needs no extension there. '
   'Errors: 22004 (null), 22023 (no month), 55000 (the month is not over), 42P01 (the log has no such month).';
 
-CREATE FUNCTION audit_cdc_internal.check_server(server name) RETURNS void
+CREATE FUNCTION audit_cdc_internal.check_server(server name, caller oid) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   found record;
 BEGIN
-  IF server IS NULL THEN
-    RAISE EXCEPTION 'server must not be null' USING ERRCODE = 'null_value_not_allowed';
-  END IF;
   SELECT s.oid, f.fdwname, r.rolsuper INTO found
   FROM pg_foreign_server AS s
   JOIN pg_foreign_data_wrapper AS f ON f.oid = s.srvfdw
@@ -1528,7 +1582,7 @@ BEGIN
   WHERE s.srvname = server;
   IF found.oid IS NULL THEN
     RAISE EXCEPTION 'server "%" does not exist', server USING ERRCODE = 'undefined_object';
-  ELSIF NOT has_server_privilege(session_user, found.oid, 'USAGE') THEN
+  ELSIF NOT has_server_privilege(caller, found.oid, 'USAGE') THEN
     RAISE EXCEPTION 'permission denied for foreign server %', server USING ERRCODE = 'insufficient_privilege';
   ELSIF found.fdwname <> 'postgres_fdw' THEN
     RAISE EXCEPTION 'server "%" is not of postgres_fdw', server USING ERRCODE = 'wrong_object_type';
@@ -1564,14 +1618,24 @@ CREATE FUNCTION audit_cdc_internal.known_elsewhere(
     OUT commit_idx integer, OUT record_id text, OUT record_pks text[], OUT is_erased boolean)
   RETURNS SETOF record
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  table_number integer;
 BEGIN
-  RETURN QUERY EXECUTE format(
-    'SELECT k.place, l.action::text, l.commit_lsn, l.commit_idx, l.record_id, l.record_pks,
+  FOR table_number, place, action, commit_lsn, commit_idx, record_id, record_pks, is_erased IN EXECUTE format(
+    'SELECT l.audited_table, k.place, l.action::text, l.commit_lsn, l.commit_idx, l.record_id, l.record_pks,
             coalesce(l.notes ? ''erased'', false)
      FROM audit_cdc_internal.%I AS l
      JOIN unnest($1, $2) WITH ORDINALITY AS k(commit_timestamp, identity, place) USING (commit_timestamp, identity)
      WHERE l.commit_timestamp = ANY ($1) AND l.identity = ANY ($2)', name)
-  USING times, identities;
+  USING times, identities LOOP
+    IF NOT EXISTS (SELECT FROM audit_cdc_internal.audited_tables AS t WHERE t.id = table_number) THEN
+      RAISE EXCEPTION 'an entry on another server is of a table that this log does not know'
+        USING ERRCODE = 'foreign_key_violation', SCHEMA = 'audit_cdc_months', TABLE = name,
+              DETAIL = 'This server has ended after the other one had stored it, and before its own commit.',
+              HINT = 'Delete this entry there, and call audit_retry_rejects().';
+    END IF;
+    RETURN NEXT;
+  END LOOP;
 END
 $$;
 
@@ -1580,6 +1644,7 @@ CREATE FUNCTION audit_cdc_internal.store_elsewhere(name text) RETURNS bigint
 DECLARE
   stored bigint;
 BEGIN
+  PERFORM audit_cdc_internal.check_owner_of_month(name);
   EXECUTE format('INSERT INTO audit_cdc_internal.%I SELECT n.* FROM audit_cdc_internal.new_log() AS n', name);
   GET DIAGNOSTICS stored = ROW_COUNT;
   RETURN stored;
@@ -1607,13 +1672,14 @@ DECLARE
   there CONSTANT text[] := ARRAY(
     SELECT DISTINCT to_char(to_date(substr(p.name, 5, 7), 'YYYY_MM'), 'YYYY-MM')
     FROM unnest(partitions) AS p(name)
-    WHERE audit_cdc_internal.is_elsewhere(p.name)
+    WHERE audit_cdc_internal.stands_elsewhere(p.name)
     ORDER BY 1
   );
 BEGIN
   IF there <> '{}' THEN
     RAISE EXCEPTION 'months that are elsewhere hold what is to go: %', array_to_string(there, ', ')
-      USING ERRCODE = 'feature_not_supported', DETAIL = done, HINT = 'CALL audit_return_month() first.';
+      USING ERRCODE = 'feature_not_supported', DETAIL = done,
+            HINT = 'CALL audit_return_month() first. It also empties what a move that did not end has left.';
   END IF;
 END
 $$;
@@ -1627,7 +1693,7 @@ BEGIN
       FROM pg_inherits AS i
       JOIN pg_class AS c ON c.oid = i.inhrelid
       WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
-        AND c.relkind = 'f'
+        AND audit_cdc_internal.stands_elsewhere(c.relname)
         AND to_date(substr(c.relname, 5), 'YYYY_MM_DD') AT TIME ZONE 'UTC'
               < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
         AND audit_cdc_internal.rows_of(c.oid, false, 1) <> '{}'
@@ -2437,7 +2503,8 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION audit_cdc_internal.completion(backfill_id uuid, relation oid) RETURNS text LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION audit_cdc_internal.completion(backfill_id uuid, relation oid) RETURNS text
+      LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
   done audit_cdc_internal.backfills;
@@ -2848,7 +2915,7 @@ BEGIN ATOMIC
     SELECT c.relname::text AS name, to_date(substr(c.relname, 5), 'YYYY_MM_DD') AS first
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass AND c.relkind = 'r'
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass AND NOT audit_cdc_internal.stands_elsewhere(c.relname)
   ) AS p
   CROSS JOIN audit_cdc_internal.archived_months AS a
   WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
@@ -2891,7 +2958,7 @@ BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
-  IF audit_cdc_internal.is_partition(name) IS NOT TRUE OR audit_cdc_internal.is_elsewhere(name) THEN
+  IF audit_cdc_internal.is_partition(name) IS NOT TRUE OR audit_cdc_internal.stands_elsewhere(name) THEN
     RETURN;
   END IF;
   partition := format('audit_cdc_internal.%I', name)::regclass;
@@ -3161,6 +3228,7 @@ BEGIN
     RAISE EXCEPTION 'the log has no such month' USING ERRCODE = 'undefined_table';
   END IF;
   PERFORM audit_cdc_internal.partitions_of_month(replace(substr(name, 5, 7), '_', '-'));
+  PERFORM audit_cdc_internal.check_owner_of_month(name) WHERE audit_cdc_internal.stands_elsewhere(name);
 END
 $$;
 
@@ -3175,30 +3243,65 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.begin_move(name text, server name) RETURNS bigint
-  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION audit_cdc_internal.bounds_of(name text, OUT first timestamptz, OUT until timestamptz)
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT d.day AT TIME ZONE 'UTC',
+         (d.day + CASE WHEN length(name) > 11 THEN interval '1 day' ELSE '1 month' END) AT TIME ZONE 'UTC'
+  FROM (SELECT to_date(substr(name, 5), 'YYYY_MM_DD')::timestamp AS day) AS d;
+END;
+
+CREATE FUNCTION audit_cdc_internal.make_copy_here(name text, copy text) RETURNS void
+  LANGUAGE plpgsql VOLATILE
+  SET search_path = pg_catalog, pg_temp
+  SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' -- the bounds are written as text
+AS $$
+BEGIN
+  PERFORM audit_cdc_internal.drop_month(c.oid) -- of a return that did not end
+  FROM pg_class AS c
+  WHERE c.relname = copy AND c.relnamespace = 'audit_cdc_internal'::regnamespace;
+  PERFORM audit_cdc_internal.make_partition(copy, name);
+  EXECUTE (
+    SELECT format('ALTER TABLE audit_cdc_internal.%I ADD CONSTRAINT bounds
+                   CHECK (commit_timestamp >= %L AND commit_timestamp < %L)', copy, b.first, b.until)
+    FROM audit_cdc_internal.bounds_of(name) AS b);
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.make_copy_there(name text, copy text, server name, caller oid) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  is_used boolean;
+BEGIN
+  PERFORM audit_cdc_internal.check_server(server, caller);
+  IF audit_cdc_internal.is_elsewhere(copy) THEN
+    RAISE EXCEPTION 'a move of this month did not end'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'CALL audit_return_month() empties what it has left on the other server.';
+  END IF;
+  PERFORM audit_cdc_internal.add_foreign_table(copy, name, server);
+  EXECUTE format('SELECT EXISTS (SELECT FROM audit_cdc_internal.%I)', copy) INTO is_used;
+  IF is_used THEN
+    RAISE EXCEPTION 'the table on server "%" is not empty', server
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Another log may have its month there.';
+  END IF;
+  INSERT INTO audit_cdc_internal.months_elsewhere AS m (name, database_id)
+  VALUES (make_copy_there.name, audit_cdc_internal.this_database() ->> 'id');
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.start_move(name text, server name, caller oid) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   copy CONSTANT text := audit_cdc_internal.copy_of(name);
-  is_used boolean;
 BEGIN
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions();
-  -- of one that did not end
-  PERFORM audit_cdc_internal.drop_month(c.oid)
-  FROM pg_class AS c
-  WHERE c.relname = copy AND c.relnamespace = 'audit_cdc_internal'::regnamespace;
   IF audit_cdc_internal.is_elsewhere(name) THEN
-    PERFORM audit_cdc_internal.make_partition(copy, name);
+    PERFORM audit_cdc_internal.make_copy_here(name, copy);
   ELSE
-    PERFORM audit_cdc_internal.check_server(server);
-    PERFORM audit_cdc_internal.add_foreign_table(copy, name, server);
-    EXECUTE format('SELECT EXISTS (SELECT FROM audit_cdc_internal.%I)', copy) INTO is_used;
-    IF is_used THEN
-      RAISE EXCEPTION 'the table on server "%" is not empty', server
-        USING ERRCODE = 'object_not_in_prerequisite_state',
-              HINT = 'Another log may have its month there. If it is left from a move that did not end, TRUNCATE it.';
-    END IF;
+    PERFORM audit_cdc_internal.make_copy_there(name, copy, server, caller);
   END IF;
   RETURN audit_cdc_internal.last_settled_number();
 EXCEPTION WHEN lock_not_available THEN
@@ -3248,7 +3351,7 @@ BEGIN
   IF different > 0 THEN
     RAISE EXCEPTION 'the copy differs from the month in % entries', different
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'The month stays where it is.',
-            HINT = 'Values may have been erased meanwhile. Empty the copy, and move the month again.';
+            HINT = 'CALL audit_return_month(), and move it again.';
   END IF;
   RETURN entries;
 END
@@ -3262,8 +3365,6 @@ AS $$
 DECLARE
   copy CONSTANT text := audit_cdc_internal.copy_of(name);
   was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
-  first CONSTANT timestamp := to_date(substr(name, 5), 'YYYY_MM_DD');
-  width CONSTANT interval := CASE WHEN length(name) > 11 THEN '1 day' ELSE '1 month' END;
   late bigint;
 BEGIN
   LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS EXCLUSIVE MODE;
@@ -3281,9 +3382,14 @@ BEGIN
     PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', name)::regclass);
   END IF;
   EXECUTE format('ALTER TABLE audit_cdc_internal.%I RENAME TO %I', copy, name);
-  EXECUTE format(
-    'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
-    first AT TIME ZONE 'UTC', (first + width) AT TIME ZONE 'UTC');
+  EXECUTE (
+    SELECT format(
+      'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
+      b.first, b.until)
+    FROM audit_cdc_internal.bounds_of(name) AS b);
+  IF was_elsewhere THEN
+    EXECUTE format('ALTER TABLE audit_cdc_internal.%I DROP CONSTRAINT bounds', name);
+  END IF;
   RETURN late;
 END
 $$;
@@ -3367,6 +3473,7 @@ BEGIN
     EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I OPTIONS (SET truncatable ''true'')', copy);
     EXECUTE format('TRUNCATE audit_cdc_internal.%I', copy);
     PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', copy)::regclass);
+    DELETE FROM audit_cdc_internal.months_elsewhere AS m WHERE m.name = empty_left.name;
   END IF;
 END
 $$;
@@ -3429,7 +3536,9 @@ BEGIN
     RAISE EXCEPTION 'audit_move_month() cannot run inside a transaction block'
       USING ERRCODE = 'active_sql_transaction', HINT = 'It commits in between.';
   END IF;
-  PERFORM audit_cdc_internal.check_server(server);
+  IF server IS NULL THEN -- as which the month would come back
+    RAISE EXCEPTION 'server must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
   CALL audit_cdc_internal.move_month(month, server, entries);
 END
 $$;
@@ -4040,7 +4149,8 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION audit_cdc_internal.record_rewrite(published_as oid, excluded oid[]) RETURNS void LANGUAGE sql VOLATILE
+CREATE OR REPLACE FUNCTION audit_cdc_internal.record_rewrite(published_as oid, excluded oid[]) RETURNS void
+      LANGUAGE sql VOLATILE
 BEGIN ATOMIC
   SELECT audit_cdc_internal.note_silent_change(
     published_as, 'rewritten', left(audit_cdc_internal.kept_statement(), 1000), excluded);
@@ -4103,7 +4213,8 @@ COMMENT ON FUNCTION @extschema@.audit_capture_status() IS
   'it says of transactions; false: no annotation is attested meanwhile, and the log of the server tells why; null on '
   'a standby, and where the library is not preloaded. It works on a standby. Errors: none.';
 
-CREATE OR REPLACE FUNCTION audit_cdc_internal.inferred_key(numbers integer[], of_record text, is_own boolean) RETURNS text[]
+CREATE OR REPLACE FUNCTION audit_cdc_internal.inferred_key(numbers integer[], of_record text, is_own boolean)
+      RETURNS text[]
   LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 BEGIN
   RETURN (
@@ -4183,7 +4294,8 @@ BEGIN ATOMIC
   SELECT d.* FROM audit_cdc_internal.erasure_doubts(databases, names) AS d;
 END;
 
-CREATE OR REPLACE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean, since timestamptz,
+CREATE OR REPLACE FUNCTION audit_cdc_internal.doubts(databases text[], names text[], say_others boolean,
+      since timestamptz,
     until timestamptz, until_position bigint, is_range boolean)
   RETURNS SETOF audit_cdc_internal.doubt LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -5182,169 +5294,176 @@ GRANT audit_cdc_reader TO audit_cdc_keeper;
 -- Nobody gets anything but what stands here.
 SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
   FROM unnest(ARRAY[
-    '@extschema@.audit_archive_failed(pg_catalog.date,pg_catalog.text,pg_catalog.text)',
-    '@extschema@.audit_archived(pg_catalog.date,pg_catalog.text,bigint,pg_catalog.text,bigint,bigint,bigint)',
+    '@extschema@.audit_archive_failed(date,text,text)',
+    '@extschema@.audit_archived(date,text,bigint,text,bigint,bigint,bigint)',
     '@extschema@.audit_capture_status()',
-    '@extschema@.audit_drop_retention(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    '@extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean)',
+    '@extschema@.audit_drop_retention(text,text,text,text)',
+    '@extschema@.audit_erase(text,text,text,jsonb,text,text[],text,boolean)',
     '@extschema@.audit_expired()',
-    '@extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone)',
-    '@extschema@.audit_link(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    '@extschema@.audit_hold(text,text,text,text,text,text,text,text,timestamp with time zone,timestamp with time zone)',
+    '@extschema@.audit_link(text,text,text)',
     '@extschema@.audit_link_status()',
-    '@extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    '@extschema@.audit_month_table(pg_catalog.text)',
-    '@extschema@.audit_release(pg_catalog.text,pg_catalog.text)',
-    '@extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    '@extschema@.audit_unlink(pg_catalog.text)',
-    '@extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.add_columns(pg_catalog.regclass)',
+    '@extschema@.audit_mask(text,text,text[],text,text,text)',
+    '@extschema@.audit_month_table(text)',
+    '@extschema@.audit_release(text,text)',
+    '@extschema@.audit_set_retention(interval,text,text,text,text)',
+    '@extschema@.audit_take_over_months(text)',
+    '@extschema@.audit_unlink(text)',
+    '@extschema@.audit_unmask(text,text,text[],text,text)',
+    'audit_cdc_internal.add_columns(regclass)',
     'audit_cdc_internal.add_days(timestamp with time zone,timestamp with time zone[])',
-    'audit_cdc_internal.add_foreign_table(pg_catalog.text,pg_catalog.text,pg_catalog.name)',
+    'audit_cdc_internal.add_foreign_table(text,text,name)',
     'audit_cdc_internal.add_mask(audit_cdc_internal.masks)',
-    'audit_cdc_internal.add_partition(pg_catalog.text,timestamp with time zone,interval)',
+    'audit_cdc_internal.add_partition(text,timestamp with time zone,interval)',
     'audit_cdc_internal.archive_first()',
     'audit_cdc_internal.await_stopped_worker()',
-    'audit_cdc_internal.begin_move(pg_catalog.text,pg_catalog.name)',
-    'audit_cdc_internal.calls_more(pg_catalog.text)',
+    'audit_cdc_internal.begin_move(text,text)',
+    'audit_cdc_internal.bounds_of(text)',
+    'audit_cdc_internal.calls_more(text)',
     'audit_cdc_internal.can_seal()',
     'audit_cdc_internal.changed_keys(audit_cdc_internal.audited)',
     'audit_cdc_internal.check_apply(boolean,integer)',
-    'audit_cdc_internal.check_archive(pg_catalog.date,pg_catalog.text)',
-    'audit_cdc_internal.check_archived(bigint,pg_catalog.text,bigint,bigint,bigint)',
-    'audit_cdc_internal.check_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[])',
-    'audit_cdc_internal.check_hold(pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.check_link_server(pg_catalog.oid,pg_catalog.oid)',
-    'audit_cdc_internal.check_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
-    'audit_cdc_internal.check_move(pg_catalog.text)',
-    'audit_cdc_internal.check_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.check_server(pg_catalog.name)',
+    'audit_cdc_internal.check_archive(date,text)',
+    'audit_cdc_internal.check_archived(bigint,text,bigint,bigint,bigint)',
+    'audit_cdc_internal.check_erase(text,text,text,jsonb,text,text[])',
+    'audit_cdc_internal.check_hold(text,text)',
+    'audit_cdc_internal.check_link_server(oid,oid)',
+    'audit_cdc_internal.check_mask(text,text,text[],text)',
+    'audit_cdc_internal.check_move(text)',
+    'audit_cdc_internal.check_owner_of_month(text)',
+    'audit_cdc_internal.check_retention(interval,text,text,text)',
+    'audit_cdc_internal.check_server(name,oid)',
     'audit_cdc_internal.chosen_lines(@extschema@.audit_history_line[])',
     'audit_cdc_internal.clear_annotations()',
     'audit_cdc_internal.clear_contexts()',
-    'audit_cdc_internal.clear_partition(pg_catalog.text,integer)',
+    'audit_cdc_internal.clear_partition(text,integer)',
     'audit_cdc_internal.clear_record_keys()',
     'audit_cdc_internal.clear_rejects()',
-    'audit_cdc_internal.clear_shared(pg_catalog.regclass,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.clear_unnamed(pg_catalog.text)',
-    'audit_cdc_internal.code_of(pg_catalog.oid)',
+    'audit_cdc_internal.clear_shared(regclass,text,text)',
+    'audit_cdc_internal.clear_unnamed(text)',
+    'audit_cdc_internal.code_of(oid)',
     'audit_cdc_internal.columns_of_log(boolean)',
-    'audit_cdc_internal.compare_copy(pg_catalog.text,bigint,bigint)',
-    'audit_cdc_internal.copy_of(pg_catalog.text)',
-    'audit_cdc_internal.count_removed(pg_catalog.regclass,pg_catalog.tid[],pg_catalog.date)',
+    'audit_cdc_internal.compare_copy(text,bigint,bigint)',
+    'audit_cdc_internal.copy_of(text)',
+    'audit_cdc_internal.count_removed(regclass,tid[],date)',
     'audit_cdc_internal.ddl_to_erase(audit_cdc_internal.to_erase)',
-    'audit_cdc_internal.described_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.drop_month(pg_catalog.regclass)',
-    'audit_cdc_internal.empty_left(pg_catalog.text)',
-    'audit_cdc_internal.entries_of_keys(timestamp with time zone[],pg_catalog.uuid[])',
+    'audit_cdc_internal.described_columns(text,text,text)',
+    'audit_cdc_internal.drop_month(regclass)',
+    'audit_cdc_internal.empty_left(text)',
+    'audit_cdc_internal.entries_of_keys(timestamp with time zone[],uuid[])',
     'audit_cdc_internal.entries_to_erase(audit_cdc_internal.to_erase)',
-    'audit_cdc_internal.erase_argument(pg_catalog.text,pg_catalog.text[],pg_catalog.text,audit_cdc_internal.audited)',
-    'audit_cdc_internal.erase_each(audit_cdc_internal.to_erase,pg_catalog.text)',
-    'audit_cdc_internal.erase_found(audit_cdc_internal.to_erase,pg_catalog.text)',
-    'audit_cdc_internal.erase_keys(audit_cdc_internal.audited,pg_catalog.text[],pg_catalog.text)',
+    'audit_cdc_internal.erase_argument(text,text[],text,audit_cdc_internal.audited)',
+    'audit_cdc_internal.erase_each(audit_cdc_internal.to_erase,text)',
+    'audit_cdc_internal.erase_found(audit_cdc_internal.to_erase,text)',
+    'audit_cdc_internal.erase_keys(audit_cdc_internal.audited,text[],text)',
     'audit_cdc_internal.erase_rejects(bigint[])',
-    'audit_cdc_internal.erase_statistics(pg_catalog.oid[],pg_catalog.text[],pg_catalog.text[])',
-    'audit_cdc_internal.erase_user_elsewhere(audit_cdc_internal.to_erase,pg_catalog.text,pg_catalog.uuid[])',
+    'audit_cdc_internal.erase_statistics(oid[],text[],text[])',
+    'audit_cdc_internal.erase_user_elsewhere(audit_cdc_internal.to_erase,text,uuid[])',
     'audit_cdc_internal.erased_texts(audit_cdc_internal.to_erase)',
-    'audit_cdc_internal.erasure_doubts(pg_catalog.text[],pg_catalog.text[])',
+    'audit_cdc_internal.erasure_doubts(text[],text[])',
     'audit_cdc_internal.erasure_lines(audit_cdc_internal.to_erase,bigint[])',
-    'audit_cdc_internal.find_to_erase(pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text)',
-    'audit_cdc_internal.finish_move(pg_catalog.text,bigint)',
-    'audit_cdc_internal.follow_masks(pg_catalog.jsonb)',
+    'audit_cdc_internal.find_to_erase(text,text,jsonb,text,text[],text)',
+    'audit_cdc_internal.finish_move(text,bigint)',
+    'audit_cdc_internal.follow_masks(jsonb)',
     'audit_cdc_internal.found_masks()',
-    'audit_cdc_internal.has_columns(audit_cdc_internal.log,pg_catalog.text[])',
+    'audit_cdc_internal.has_columns(audit_cdc_internal.log,text[])',
     'audit_cdc_internal.has_days(timestamp with time zone)',
     'audit_cdc_internal.has_masks_here()',
-    'audit_cdc_internal.has_strangers_code(pg_catalog.oid,pg_catalog.oid)',
+    'audit_cdc_internal.has_strangers_code(oid,oid)',
     'audit_cdc_internal.held_of_erasure(audit_cdc_internal.to_erase,bigint[])',
     'audit_cdc_internal.holds_of(audit_cdc_internal.log)',
     'audit_cdc_internal.holds_of_ddl(audit_cdc_internal.schema_change_positions)',
     'audit_cdc_internal.holds_of_reject(audit_cdc_internal.rejects)',
-    'audit_cdc_internal.is_elsewhere(pg_catalog.text)',
+    'audit_cdc_internal.is_elsewhere(text)',
     'audit_cdc_internal.is_held(audit_cdc_internal.log)',
-    'audit_cdc_internal.is_in_key(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[])',
-    'audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[])',
+    'audit_cdc_internal.is_in_key(audit_cdc_internal.log,text[],text[])',
+    'audit_cdc_internal.is_referred_since(oid,bigint[])',
     'audit_cdc_internal.is_to_be_divided(timestamp with time zone)',
-    'audit_cdc_internal.keep_on(pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.keep_on(text,text)',
     'audit_cdc_internal.kept_statement()',
-    'audit_cdc_internal.keys_of_records(audit_cdc_internal.audited,pg_catalog.text[])',
-    'audit_cdc_internal.known_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.known_elsewhere(pg_catalog.text,timestamp with time zone[],pg_catalog.uuid[])',
+    'audit_cdc_internal.keys_of_records(audit_cdc_internal.audited,text[])',
+    'audit_cdc_internal.known_columns(text,text,text)',
+    'audit_cdc_internal.known_elsewhere(text,timestamp with time zone[],uuid[])',
     'audit_cdc_internal.lacking_masks()',
     'audit_cdc_internal.last_settled_number()',
-    'audit_cdc_internal.leniency(pg_catalog.text)',
-    'audit_cdc_internal.link(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.oid)',
+    'audit_cdc_internal.leniency(text)',
+    'audit_cdc_internal.link(text,text,text,oid)',
     'audit_cdc_internal.links_changed()',
     'audit_cdc_internal.lock_ddl()',
+    'audit_cdc_internal.make_copy_here(text,text)',
+    'audit_cdc_internal.make_copy_there(text,text,name,oid)',
     'audit_cdc_internal.make_mask_secret()',
-    'audit_cdc_internal.make_partition(pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.make_partition(text,text)',
     'audit_cdc_internal.mask_former_names()',
-    'audit_cdc_internal.masked_column(pg_catalog.text[],pg_catalog.text)',
-    'audit_cdc_internal.masked_columns(pg_catalog.jsonb)',
-    'audit_cdc_internal.masked_doubt(pg_catalog.jsonb)',
-    'audit_cdc_internal.masked_names(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.masked_path(pg_catalog.text[],pg_catalog.text)',
-    'audit_cdc_internal.masked_relation(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.masks_set(pg_catalog.text,pg_catalog.text,pg_catalog.text)',
+    'audit_cdc_internal.masked_column(text[],text)',
+    'audit_cdc_internal.masked_columns(jsonb)',
+    'audit_cdc_internal.masked_doubt(jsonb)',
+    'audit_cdc_internal.masked_names(text,text,text)',
+    'audit_cdc_internal.masked_path(text[],text)',
+    'audit_cdc_internal.masked_relation(text,text,text)',
+    'audit_cdc_internal.masks_set(text,text,text)',
     'audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited)',
-    'audit_cdc_internal.may_name(audit_cdc_internal.audited,pg_catalog.text,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.move_batch(pg_catalog.text,timestamp with time zone,pg_catalog.uuid)',
+    'audit_cdc_internal.may_name(audit_cdc_internal.audited,text,text,text)',
+    'audit_cdc_internal.move_batch(text,timestamp with time zone,uuid)',
     'audit_cdc_internal.news_of_masks()',
     'audit_cdc_internal.not_sent(audit_cdc_internal.log)',
     'audit_cdc_internal.not_sent_before(@extschema@.audit_history_line[])',
-    'audit_cdc_internal.note_operation(pg_catalog.text,pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.text)',
-    'audit_cdc_internal.noted(pg_catalog.jsonb,pg_catalog.text[],pg_catalog.text[],pg_catalog.jsonb,pg_catalog.text)',
-    'audit_cdc_internal.noted_values(pg_catalog.jsonb)',
+    'audit_cdc_internal.note_operation(text,jsonb,jsonb,text)',
+    'audit_cdc_internal.noted(jsonb,text[],text[],jsonb,text)',
+    'audit_cdc_internal.noted_values(jsonb)',
     'audit_cdc_internal.own_notes(audit_cdc_internal.log)',
-    'audit_cdc_internal.partitions_left(pg_catalog.text)',
-    'audit_cdc_internal.partitions_of_month(pg_catalog.text)',
+    'audit_cdc_internal.partitions_left(text)',
+    'audit_cdc_internal.partitions_of_month(text)',
     'audit_cdc_internal.partitions_to_clear()',
-    'audit_cdc_internal.partitions_to_move(pg_catalog.text,pg_catalog.name)',
-    'audit_cdc_internal.parts_of_type(pg_catalog.oid)',
+    'audit_cdc_internal.partitions_to_move(text,name)',
+    'audit_cdc_internal.parts_of_type(oid)',
     'audit_cdc_internal.parts_to_erase(audit_cdc_internal.to_erase)',
-    'audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid)',
-    'audit_cdc_internal.records_holding(integer[],pg_catalog.jsonb)',
-    'audit_cdc_internal.refuse_elsewhere(pg_catalog.text[],pg_catalog.text)',
+    'audit_cdc_internal.readable_as(audit_cdc_internal.audited,oid)',
+    'audit_cdc_internal.records_holding(integer[],jsonb)',
+    'audit_cdc_internal.refuse_elsewhere(text[],text)',
     'audit_cdc_internal.refuse_held(bigint)',
-    'audit_cdc_internal.refuse_masked_key(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
-    'audit_cdc_internal.rejects_to_erase(audit_cdc_internal.to_erase,pg_catalog.text[])',
-    'audit_cdc_internal.removal_doubts(pg_catalog.text[],pg_catalog.text[],timestamp with time zone,timestamp with time zone,boolean)',
-    'audit_cdc_internal.remove_rows(pg_catalog.tid[],pg_catalog.regclass)',
+    'audit_cdc_internal.refuse_masked_key(text,text,text,text[])',
+    'audit_cdc_internal.rejects_to_erase(audit_cdc_internal.to_erase,text[])',
+    'audit_cdc_internal.removal_doubts(text[],text[],timestamp with time zone,timestamp with time zone,boolean)',
+    'audit_cdc_internal.remove_rows(tid[],regclass)',
     'audit_cdc_internal.require_read_committed()',
-    'audit_cdc_internal.rewrite_entries(pg_catalog.regclass,bigint[],audit_cdc_internal.to_erase,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.rows_of(pg_catalog.regclass,boolean,integer)',
-    'audit_cdc_internal.say_busy(pg_catalog.text)',
+    'audit_cdc_internal.rewrite_entries(regclass,bigint[],audit_cdc_internal.to_erase,text,text)',
+    'audit_cdc_internal.rows_of(regclass,boolean,integer)',
+    'audit_cdc_internal.say_busy(text)',
     'audit_cdc_internal.say_elsewhere()',
     'audit_cdc_internal.say_lost_masks()',
     'audit_cdc_internal.say_month_busy()',
     'audit_cdc_internal.say_not_found(audit_cdc_internal.to_erase,boolean)',
-    'audit_cdc_internal.say_unarchived(pg_catalog.date)',
-    'audit_cdc_internal.say_unknown_columns(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text[])',
+    'audit_cdc_internal.say_unarchived(date)',
+    'audit_cdc_internal.say_unknown_columns(text,text,text,text[])',
     'audit_cdc_internal.server_context()',
     'audit_cdc_internal.server_word(audit_cdc_internal.event)',
     'audit_cdc_internal.set_horizons()',
     'audit_cdc_internal.settle_masks()',
     'audit_cdc_internal.show_all_logs()',
+    'audit_cdc_internal.stands_elsewhere(text)',
+    'audit_cdc_internal.start_move(text,name,oid)',
     'audit_cdc_internal.stop_writers()',
-    'audit_cdc_internal.store_elsewhere(pg_catalog.text)',
-    'audit_cdc_internal.strangers_refer(pg_catalog.oid,bigint[])',
-    'audit_cdc_internal.swap_month(pg_catalog.text,bigint)',
-    'audit_cdc_internal.take_back_stop(pg_catalog.name,pg_catalog.name)',
-    'audit_cdc_internal.told_key(pg_catalog.text)',
+    'audit_cdc_internal.store_elsewhere(text)',
+    'audit_cdc_internal.strangers_refer(oid,bigint[])',
+    'audit_cdc_internal.swap_month(text,bigint)',
+    'audit_cdc_internal.take_back_stop(name,name)',
+    'audit_cdc_internal.told_key(text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
-    'audit_cdc_internal.told_user(pg_catalog.text)',
-    'audit_cdc_internal.unlink(pg_catalog.text)',
-    'audit_cdc_internal.waits_for_archive(pg_catalog.date)',
-    'audit_cdc_internal.with_statistics(pg_catalog.oid[],pg_catalog.text[],pg_catalog.text[])',
-    'audit_cdc_internal.without_annotations(audit_cdc_internal.log,pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.without_notes(pg_catalog.jsonb,pg_catalog.text[])',
-    'audit_cdc_internal.without_texts(pg_catalog.jsonb,pg_catalog.text[])',
-    'audit_cdc_internal.without_user(pg_catalog.jsonb,pg_catalog.text)',
-    'audit_cdc_internal.without_values(audit_cdc_internal.log,pg_catalog.text[],pg_catalog.text[],pg_catalog.text,pg_catalog.text)',
-    'audit_cdc_internal.written_along(pg_catalog.oid)',
+    'audit_cdc_internal.told_user(text)',
+    'audit_cdc_internal.unlink(text)',
+    'audit_cdc_internal.waits_for_archive(date)',
+    'audit_cdc_internal.with_statistics(oid[],text[],text[])',
+    'audit_cdc_internal.without_annotations(audit_cdc_internal.log,text,text)',
+    'audit_cdc_internal.without_notes(jsonb,text[])',
+    'audit_cdc_internal.without_texts(jsonb,text[])',
+    'audit_cdc_internal.without_user(jsonb,text)',
+    'audit_cdc_internal.without_values(audit_cdc_internal.log,text[],text[],text,text)',
+    'audit_cdc_internal.written_along(oid)',
     '@extschema@.audit_apply_retention(boolean,integer,bigint)',
-    '@extschema@.audit_move_month(pg_catalog.text,pg_catalog.name,bigint)',
-    '@extschema@.audit_return_month(pg_catalog.text,bigint)',
-    'audit_cdc_internal.move_month(pg_catalog.text,pg_catalog.name,bigint)']::regprocedure[]) AS o(it);
+    '@extschema@.audit_move_month(text,name,bigint)',
+    '@extschema@.audit_return_month(text,bigint)',
+    'audit_cdc_internal.move_month(text,name,bigint)']::regprocedure[]) AS o(it);
 SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
   FROM unnest(ARRAY[
     'audit_cdc_internal.erasures_id_seq',
@@ -5357,6 +5476,7 @@ SELECT audit_cdc_internal.keep_private('pg_class'::regclass, o.it)
     'audit_cdc_internal.horizons',
     'audit_cdc_internal.links',
     'audit_cdc_internal.masks',
+    'audit_cdc_internal.months_elsewhere',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
@@ -5396,6 +5516,7 @@ SELECT audit_cdc_internal.keep_private('pg_type'::regclass, c.reltype)
     'audit_cdc_internal.horizons',
     'audit_cdc_internal.links',
     'audit_cdc_internal.masks',
+    'audit_cdc_internal.months_elsewhere',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules',
@@ -5425,60 +5546,62 @@ SELECT audit_cdc_internal.keep_from_writers(o.it)
     'audit_cdc_internal.horizons',
     'audit_cdc_internal.links',
     'audit_cdc_internal.masks',
+    'audit_cdc_internal.months_elsewhere',
     'audit_cdc_internal.operations',
     'audit_cdc_internal.removals',
     'audit_cdc_internal.retention_rules']::regclass[]) AS o(it);
-GRANT EXECUTE ON ROUTINE @extschema@.audit_archive_failed(pg_catalog.date,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_archived(pg_catalog.date,pg_catalog.text,bigint,pg_catalog.text,bigint,bigint,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_archive_failed(date,text,text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_archived(date,text,bigint,text,bigint,bigint,bigint) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_capture_status() TO audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_drop_retention(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_erase(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.jsonb,pg_catalog.text,pg_catalog.text[],pg_catalog.text,boolean) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_drop_retention(text,text,text,text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_erase(text,text,text,jsonb,text,text[],text,boolean) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_expired() TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_hold(pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text,timestamp with time zone,timestamp with time zone) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_link(pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_admin;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_hold(text,text,text,text,text,text,text,text,timestamp with time zone,
+      timestamp with time zone) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_link(text,text,text) TO audit_cdc_admin;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_link_status() TO audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_mask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_month_table(pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_release(pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_set_retention(interval,pg_catalog.text,pg_catalog.text,pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_unlink(pg_catalog.text) TO audit_cdc_admin;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_unmask(pg_catalog.text,pg_catalog.text,pg_catalog.text[],pg_catalog.text,pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.begin_move(pg_catalog.text,pg_catalog.name) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_mask(text,text,text[],text,text,text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_month_table(text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_release(text,text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_set_retention(interval,text,text,text,text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_take_over_months(text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_unlink(text) TO audit_cdc_admin;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_unmask(text,text,text[],text,text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.begin_move(text,text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.check_apply(boolean,integer) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.check_server(pg_catalog.name) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(pg_catalog.text,integer) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(pg_catalog.text,integer) TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(text,integer) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_partition(text,integer) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_worker;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(pg_catalog.text) TO audit_cdc_worker;
-REVOKE EXECUTE ON ROUTINE audit_cdc_internal.code_owners(pg_catalog.oid) FROM audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.empty_left(pg_catalog.text) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.entries_of_keys(timestamp with time zone[],pg_catalog.uuid[]) TO audit_cdc_worker;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.finish_move(pg_catalog.text,bigint) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.is_referred_since(pg_catalog.oid,bigint[]) TO audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.known_elsewhere(pg_catalog.text,timestamp with time zone[],pg_catalog.uuid[]) TO audit_cdc_worker;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(pg_catalog.jsonb) TO audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(pg_catalog.jsonb) TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(text) TO audit_cdc_worker;
+REVOKE EXECUTE ON ROUTINE audit_cdc_internal.code_owners(oid) FROM audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.empty_left(text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.entries_of_keys(timestamp with time zone[],uuid[]) TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.finish_move(text,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.is_referred_since(oid,bigint[]) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.known_elsewhere(text,timestamp with time zone[],uuid[]) TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(jsonb) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(jsonb) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited) TO audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.move_batch(pg_catalog.text,timestamp with time zone,pg_catalog.uuid) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_left(pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.move_batch(text,timestamp with time zone,uuid) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_left(text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_clear() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_clear() TO audit_cdc_worker;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_move(pg_catalog.text,pg_catalog.name) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.parts_of_type(pg_catalog.oid) TO audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.readable_as(audit_cdc_internal.audited,pg_catalog.oid) TO audit_cdc_reader;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_busy(pg_catalog.text) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_move(text,name) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.parts_of_type(oid) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.readable_as(audit_cdc_internal.audited,oid) TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_busy(text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_elsewhere() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_elsewhere() TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_month_busy() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_worker;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.store_elsewhere(pg_catalog.text) TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.store_elsewhere(text) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_apply_retention(boolean,integer,bigint) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_move_month(pg_catalog.text,pg_catalog.name,bigint) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE @extschema@.audit_return_month(pg_catalog.text,bigint) TO audit_cdc_keeper;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.move_month(pg_catalog.text,pg_catalog.name,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_move_month(text,name,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE @extschema@.audit_return_month(text,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.move_month(text,name,bigint) TO audit_cdc_keeper;
 GRANT USAGE ON SCHEMA audit_cdc_internal TO audit_cdc_keeper;
 GRANT SELECT ON TABLE audit_cdc_internal.archives TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.erasures TO audit_cdc_worker;
@@ -5486,6 +5609,7 @@ GRANT SELECT ON TABLE audit_cdc_internal.holds TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.horizons TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.links TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.masks TO audit_cdc_worker;
+GRANT SELECT ON TABLE audit_cdc_internal.months_elsewhere TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.operations TO audit_cdc_worker;
 GRANT INSERT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;
 GRANT SELECT ON TABLE audit_cdc_internal.removals TO audit_cdc_worker;

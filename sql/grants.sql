@@ -87,11 +87,11 @@ BEGIN
       ('audit_cdc_keeper', false, ARRAY[
         'audit_set_retention', 'audit_drop_retention', 'audit_expired', 'audit_apply_retention', 'audit_hold',
         'audit_release', 'audit_archived', 'audit_archive_failed', 'audit_erase', 'audit_mask', 'audit_unmask',
-        'audit_month_table', 'audit_move_month', 'audit_return_month']),
+        'audit_month_table', 'audit_move_month', 'audit_return_month', 'audit_take_over_months']),
       ('audit_cdc_keeper', true, ARRAY[
         'check_apply', 'set_horizons', 'partitions_to_clear', 'clear_partition', 'clear_rejects',
         'clear_unnamed', 'say_busy', 'say_elsewhere',
-        'check_server', 'partitions_to_move', 'begin_move', 'move_batch', 'finish_move', 'say_month_busy',
+        'partitions_to_move', 'begin_move', 'move_batch', 'finish_move', 'say_month_busy',
         'move_month', 'partitions_left', 'empty_left']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',

@@ -66,7 +66,7 @@ extension_sql_file!("../sql/retention/expired.sql", name = "expired", requires =
 extension_sql_file!(
     "../sql/retention/apply.sql",
     name = "retention",
-    requires = ["expired", "annotate", drop_month, remove_rows]
+    requires = ["elsewhere", "expired", "annotate", drop_month, remove_rows]
 );
 
 // months elsewhere

@@ -10,6 +10,58 @@ BEGIN
 END
 $$;
 
+-- Is something of it elsewhere? It may also be what a move that did not end has left there.
+CREATE FUNCTION audit_cdc_internal.stands_elsewhere(name text) RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  RETURN audit_cdc_internal.is_elsewhere(name) OR audit_cdc_internal.is_elsewhere(name || '_there');
+
+-- Whose a table elsewhere is. A copy of this database reads it, and must not write to it.
+CREATE TABLE audit_cdc_internal.months_elsewhere (
+  name text PRIMARY KEY,
+  database_id text NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.months_elsewhere', '');
+
+CREATE FUNCTION audit_cdc_internal.check_owner_of_month(name text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT EXISTS (
+    SELECT FROM audit_cdc_internal.months_elsewhere AS m
+    WHERE m.name = check_owner_of_month.name AND m.database_id = audit_cdc_internal.this_database() ->> 'id') THEN
+    RAISE EXCEPTION 'the month is on another server, and belongs to another database'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = 'This database is a copy of that one, or was restored from it.',
+            HINT = 'If that one is gone for good, SELECT audit_take_over_months().';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.audit_take_over_months(reason text) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  taken bigint;
+BEGIN
+  IF reason IS NULL THEN
+    RAISE EXCEPTION 'reason must not be null' USING ERRCODE = 'null_value_not_allowed';
+  ELSIF btrim(reason) = '' THEN
+    RAISE EXCEPTION 'reason must not be empty' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  UPDATE audit_cdc_internal.months_elsewhere AS m SET database_id = here WHERE m.database_id <> here;
+  GET DIAGNOSTICS taken = ROW_COUNT;
+  IF taken > 0 THEN
+    PERFORM audit_cdc_internal.note_operation(
+      'audit_take_over_months', '{}', jsonb_build_object('partitions', taken), reason);
+  END IF;
+  RETURN taken;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.audit_take_over_months(text) IS
+  'Says that months on other servers belong to this database from now on, and no more to the one of which it is a '
+  'copy. Gives how many months and days that were; 0: all of them were its own. Until then what comes late of these '
+  'months is set aside, and they do not come back. The other database must be gone for good: nothing keeps two from '
+  'writing to the same tables. Errors: 22004 (null), 22023 (empty reason).';
+
 -- The month, or its days. Those that are over, and stand elsewhere or here.
 CREATE FUNCTION audit_cdc_internal.partitions_of_month(month text) RETURNS text[]
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -74,14 +126,11 @@ COMMENT ON FUNCTION @extschema@.audit_month_table(text) IS
   'Errors: 22004 (null), 22023 (no month), 55000 (the month is not over), 42P01 (the log has no such month).';
 
 -- Who owns a server says where it is, and who logs in there.
-CREATE FUNCTION audit_cdc_internal.check_server(server name) RETURNS void
+CREATE FUNCTION audit_cdc_internal.check_server(server name, caller oid) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   found record;
 BEGIN
-  IF server IS NULL THEN
-    RAISE EXCEPTION 'server must not be null' USING ERRCODE = 'null_value_not_allowed';
-  END IF;
   SELECT s.oid, f.fdwname, r.rolsuper INTO found
   FROM pg_foreign_server AS s
   JOIN pg_foreign_data_wrapper AS f ON f.oid = s.srvfdw
@@ -89,7 +138,7 @@ BEGIN
   WHERE s.srvname = server;
   IF found.oid IS NULL THEN
     RAISE EXCEPTION 'server "%" does not exist', server USING ERRCODE = 'undefined_object';
-  ELSIF NOT has_server_privilege(session_user, found.oid, 'USAGE') THEN
+  ELSIF NOT has_server_privilege(caller, found.oid, 'USAGE') THEN
     RAISE EXCEPTION 'permission denied for foreign server %', server USING ERRCODE = 'insufficient_privilege';
   ELSIF found.fdwname <> 'postgres_fdw' THEN
     RAISE EXCEPTION 'server "%" is not of postgres_fdw', server USING ERRCODE = 'wrong_object_type';
@@ -126,14 +175,24 @@ CREATE FUNCTION audit_cdc_internal.known_elsewhere(
     OUT commit_idx integer, OUT record_id text, OUT record_pks text[], OUT is_erased boolean)
   RETURNS SETOF record
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  table_number integer;
 BEGIN
-  RETURN QUERY EXECUTE format(
-    'SELECT k.place, l.action::text, l.commit_lsn, l.commit_idx, l.record_id, l.record_pks,
+  FOR table_number, place, action, commit_lsn, commit_idx, record_id, record_pks, is_erased IN EXECUTE format(
+    'SELECT l.audited_table, k.place, l.action::text, l.commit_lsn, l.commit_idx, l.record_id, l.record_pks,
             coalesce(l.notes ? ''erased'', false)
      FROM audit_cdc_internal.%I AS l
      JOIN unnest($1, $2) WITH ORDINALITY AS k(commit_timestamp, identity, place) USING (commit_timestamp, identity)
      WHERE l.commit_timestamp = ANY ($1) AND l.identity = ANY ($2)', name)
-  USING times, identities;
+  USING times, identities LOOP
+    IF NOT EXISTS (SELECT FROM audit_cdc_internal.audited_tables AS t WHERE t.id = table_number) THEN
+      RAISE EXCEPTION 'an entry on another server is of a table that this log does not know'
+        USING ERRCODE = 'foreign_key_violation', SCHEMA = 'audit_cdc_months', TABLE = name,
+              DETAIL = 'This server has ended after the other one had stored it, and before its own commit.',
+              HINT = 'Delete this entry there, and call audit_retry_rejects().';
+    END IF;
+    RETURN NEXT;
+  END LOOP;
 END
 $$;
 
@@ -143,6 +202,7 @@ CREATE FUNCTION audit_cdc_internal.store_elsewhere(name text) RETURNS bigint
 DECLARE
   stored bigint;
 BEGIN
+  PERFORM audit_cdc_internal.check_owner_of_month(name);
   EXECUTE format('INSERT INTO audit_cdc_internal.%I SELECT n.* FROM audit_cdc_internal.new_log() AS n', name);
   GET DIAGNOSTICS stored = ROW_COUNT;
   RETURN stored;
@@ -172,13 +232,14 @@ DECLARE
   there CONSTANT text[] := ARRAY(
     SELECT DISTINCT to_char(to_date(substr(p.name, 5, 7), 'YYYY_MM'), 'YYYY-MM')
     FROM unnest(partitions) AS p(name)
-    WHERE audit_cdc_internal.is_elsewhere(p.name)
+    WHERE audit_cdc_internal.stands_elsewhere(p.name)
     ORDER BY 1
   );
 BEGIN
   IF there <> '{}' THEN
     RAISE EXCEPTION 'months that are elsewhere hold what is to go: %', array_to_string(there, ', ')
-      USING ERRCODE = 'feature_not_supported', DETAIL = done, HINT = 'CALL audit_return_month() first.';
+      USING ERRCODE = 'feature_not_supported', DETAIL = done,
+            HINT = 'CALL audit_return_month() first. It also empties what a move that did not end has left.';
   END IF;
 END
 $$;
@@ -193,7 +254,7 @@ BEGIN
       FROM pg_inherits AS i
       JOIN pg_class AS c ON c.oid = i.inhrelid
       WHERE i.inhparent = 'audit_cdc_internal.log'::regclass
-        AND c.relkind = 'f'
+        AND audit_cdc_internal.stands_elsewhere(c.relname)
         AND to_date(substr(c.relname, 5), 'YYYY_MM_DD') AT TIME ZONE 'UTC'
               < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
         AND audit_cdc_internal.rows_of(c.oid, false, 1) <> '{}'

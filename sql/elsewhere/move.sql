@@ -16,6 +16,7 @@ BEGIN
     RAISE EXCEPTION 'the log has no such month' USING ERRCODE = 'undefined_table';
   END IF;
   PERFORM audit_cdc_internal.partitions_of_month(replace(substr(name, 5, 7), '_', '-'));
+  PERFORM audit_cdc_internal.check_owner_of_month(name) WHERE audit_cdc_internal.stands_elsewhere(name);
 END
 $$;
 
@@ -31,31 +32,68 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.bounds_of(name text, OUT first timestamptz, OUT until timestamptz)
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT d.day AT TIME ZONE 'UTC',
+         (d.day + CASE WHEN length(name) > 11 THEN interval '1 day' ELSE '1 month' END) AT TIME ZONE 'UTC'
+  FROM (SELECT to_date(substr(name, 5), 'YYYY_MM_DD')::timestamp AS day) AS d;
+END;
+
+-- The table here, for a month that comes back. Its bounds need not be looked for when it is attached.
+CREATE FUNCTION audit_cdc_internal.make_copy_here(name text, copy text) RETURNS void
+  LANGUAGE plpgsql VOLATILE
+  SET search_path = pg_catalog, pg_temp
+  SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' -- the bounds are written as text
+AS $$
+BEGIN
+  PERFORM audit_cdc_internal.drop_month(c.oid) -- of a return that did not end
+  FROM pg_class AS c
+  WHERE c.relname = copy AND c.relnamespace = 'audit_cdc_internal'::regnamespace;
+  PERFORM audit_cdc_internal.make_partition(copy, name);
+  EXECUTE (
+    SELECT format('ALTER TABLE audit_cdc_internal.%I ADD CONSTRAINT bounds
+                   CHECK (commit_timestamp >= %L AND commit_timestamp < %L)', copy, b.first, b.until)
+    FROM audit_cdc_internal.bounds_of(name) AS b);
+END
+$$;
+
+-- The table there, which must be empty.
+CREATE FUNCTION audit_cdc_internal.make_copy_there(name text, copy text, server name, caller oid) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  is_used boolean;
+BEGIN
+  PERFORM audit_cdc_internal.check_server(server, caller);
+  IF audit_cdc_internal.is_elsewhere(copy) THEN
+    RAISE EXCEPTION 'a move of this month did not end'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'CALL audit_return_month() empties what it has left on the other server.';
+  END IF;
+  PERFORM audit_cdc_internal.add_foreign_table(copy, name, server);
+  EXECUTE format('SELECT EXISTS (SELECT FROM audit_cdc_internal.%I)', copy) INTO is_used;
+  IF is_used THEN
+    RAISE EXCEPTION 'the table on server "%" is not empty', server
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Another log may have its month there.';
+  END IF;
+  INSERT INTO audit_cdc_internal.months_elsewhere AS m (name, database_id)
+  VALUES (make_copy_there.name, audit_cdc_internal.this_database() ->> 'id');
+END
+$$;
+
 -- Makes the table into which it is copied. Gives the last number of an entry that all can see; null: others write.
-CREATE FUNCTION audit_cdc_internal.begin_move(name text, server name) RETURNS bigint
-  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION audit_cdc_internal.start_move(name text, server name, caller oid) RETURNS bigint
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   copy CONSTANT text := audit_cdc_internal.copy_of(name);
-  is_used boolean;
 BEGIN
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions();
-  -- of one that did not end
-  PERFORM audit_cdc_internal.drop_month(c.oid)
-  FROM pg_class AS c
-  WHERE c.relname = copy AND c.relnamespace = 'audit_cdc_internal'::regnamespace;
   IF audit_cdc_internal.is_elsewhere(name) THEN
-    PERFORM audit_cdc_internal.make_partition(copy, name);
+    PERFORM audit_cdc_internal.make_copy_here(name, copy);
   ELSE
-    PERFORM audit_cdc_internal.check_server(server);
-    PERFORM audit_cdc_internal.add_foreign_table(copy, name, server);
-    EXECUTE format('SELECT EXISTS (SELECT FROM audit_cdc_internal.%I)', copy) INTO is_used;
-    IF is_used THEN
-      RAISE EXCEPTION 'the table on server "%" is not empty', server
-        USING ERRCODE = 'object_not_in_prerequisite_state',
-              HINT = 'Another log may have its month there. If it is left from a move that did not end, TRUNCATE it.';
-    END IF;
+    PERFORM audit_cdc_internal.make_copy_there(name, copy, server, caller);
   END IF;
   RETURN audit_cdc_internal.last_settled_number();
 EXCEPTION WHEN lock_not_available THEN
@@ -107,7 +145,7 @@ BEGIN
   IF different > 0 THEN
     RAISE EXCEPTION 'the copy differs from the month in % entries', different
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'The month stays where it is.',
-            HINT = 'Values may have been erased meanwhile. Empty the copy, and move the month again.';
+            HINT = 'CALL audit_return_month(), and move it again.';
   END IF;
   RETURN entries;
 END
@@ -122,8 +160,6 @@ AS $$
 DECLARE
   copy CONSTANT text := audit_cdc_internal.copy_of(name);
   was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
-  first CONSTANT timestamp := to_date(substr(name, 5), 'YYYY_MM_DD');
-  width CONSTANT interval := CASE WHEN length(name) > 11 THEN '1 day' ELSE '1 month' END;
   late bigint;
 BEGIN
   LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS EXCLUSIVE MODE;
@@ -141,9 +177,14 @@ BEGIN
     PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', name)::regclass);
   END IF;
   EXECUTE format('ALTER TABLE audit_cdc_internal.%I RENAME TO %I', copy, name);
-  EXECUTE format(
-    'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
-    first AT TIME ZONE 'UTC', (first + width) AT TIME ZONE 'UTC');
+  EXECUTE (
+    SELECT format(
+      'ALTER TABLE audit_cdc_internal.log ATTACH PARTITION audit_cdc_internal.%I FOR VALUES FROM (%L) TO (%L)', name,
+      b.first, b.until)
+    FROM audit_cdc_internal.bounds_of(name) AS b);
+  IF was_elsewhere THEN
+    EXECUTE format('ALTER TABLE audit_cdc_internal.%I DROP CONSTRAINT bounds', name);
+  END IF;
   RETURN late;
 END
 $$;
@@ -232,6 +273,7 @@ BEGIN
     EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I OPTIONS (SET truncatable ''true'')', copy);
     EXECUTE format('TRUNCATE audit_cdc_internal.%I', copy);
     PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', copy)::regclass);
+    DELETE FROM audit_cdc_internal.months_elsewhere AS m WHERE m.name = empty_left.name;
   END IF;
 END
 $$;
@@ -294,7 +336,9 @@ BEGIN
     RAISE EXCEPTION 'audit_move_month() cannot run inside a transaction block'
       USING ERRCODE = 'active_sql_transaction', HINT = 'It commits in between.';
   END IF;
-  PERFORM audit_cdc_internal.check_server(server);
+  IF server IS NULL THEN -- as which the month would come back
+    RAISE EXCEPTION 'server must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
   CALL audit_cdc_internal.move_month(month, server, entries);
 END
 $$;

@@ -56,7 +56,7 @@ BEGIN ATOMIC
     SELECT c.relname::text AS name, to_date(substr(c.relname, 5), 'YYYY_MM_DD') AS first
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass AND c.relkind = 'r'
+    WHERE i.inhparent = 'audit_cdc_internal.log'::regclass AND NOT audit_cdc_internal.stands_elsewhere(c.relname)
   ) AS p
   CROSS JOIN audit_cdc_internal.archived_months AS a
   WHERE p.first AT TIME ZONE 'UTC' < (SELECT max(h.before) FROM audit_cdc_internal.horizons AS h)
@@ -102,7 +102,7 @@ BEGIN
   PERFORM audit_cdc_internal.require_read_committed();
   PERFORM set_config('lock_timeout', '50ms', true);
   PERFORM audit_cdc_internal.lock_partitions(); -- nobody makes a month, or a hold, meanwhile
-  IF audit_cdc_internal.is_partition(name) IS NOT TRUE OR audit_cdc_internal.is_elsewhere(name) THEN
+  IF audit_cdc_internal.is_partition(name) IS NOT TRUE OR audit_cdc_internal.stands_elsewhere(name) THEN
     RETURN;
   END IF;
   partition := format('audit_cdc_internal.%I', name)::regclass;

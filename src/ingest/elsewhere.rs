@@ -3,7 +3,7 @@
 use super::entry::Entry;
 use super::partitions::by_partition;
 use crate::pg::BuiltinOid::{TEXTOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID};
-use crate::pg::{Key, LogRow, Statement, feeding, is_elsewhere};
+use crate::pg::{Key, LogRow, Statement, feeding, flush_wal, is_elsewhere};
 use audit_core::message::{Action, Logged};
 use pgrx::Uuid;
 use pgrx::prelude::*;
@@ -48,11 +48,12 @@ pub fn look_up(name: &CStr, keys: &[(Key, Action)], met: &mut dyn FnMut(usize, L
     }
 }
 
-/// Gives how many were stored.
+/// Gives how many were stored. Numbers that stand there must not be given again after a crash of this server.
 pub fn insert(name: &CStr, rows: &[LogRow]) -> u64 {
     if rows.is_empty() {
         return 0;
     }
+    flush_wal();
     let stored = || STORE.with(|store| store.run(|| vec![text(name).into()], |rows| rows.first().get_one::<i64>()));
     feeding(rows.iter(), stored).unwrap_or_default() as u64
 }

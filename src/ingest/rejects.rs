@@ -163,6 +163,7 @@ pub fn refusal(error: &CaughtError) -> Option<Reject> {
         b"22P02" => {
             reject.hint("The name of a column holds half of a surrogate pair, or is otherwise no valid Unicode.")
         }
+        b"23503" => reject.hint("Delete this entry on the other server, and call audit_retry_rejects()."),
         _ => reject,
     })
 }

@@ -79,7 +79,6 @@ GRANTED = {
     "clear_unnamed": "what audit_apply_retention() does",
     "say_busy": "raises what it is given",
     "say_elsewhere": "which months audit_apply_retention() cannot clear",
-    "check_server": "reads the catalogs",
     "partitions_to_move": "months and days that the log shows",
     "begin_move": "what audit_move_month() begins with: an empty table beside the month, on a server that the caller may use",
     "move_batch": "what audit_move_month() does: copies into that table",

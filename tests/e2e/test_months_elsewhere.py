@@ -9,7 +9,7 @@ import time
 import psycopg2
 import pytest
 from capture_helpers import captured, source  # noqa: F401
-from conftest import batch, change, fresh, in_threads, until
+from conftest import batch, change, fresh, in_threads, server, until
 from projection_helpers import code
 from test_divided_months import LARGE, divided, entries  # noqa: F401
 
@@ -251,7 +251,8 @@ def test_what_alters_the_copy_is_seen(two):
     two.node.run("CREATE TRIGGER spoil BEFORE INSERT ON audit_cdc_months.log_2026_03 FOR EACH ROW WHEN (NEW.commit_lsn = 7) EXECUTE FUNCTION spoil()")
     assert code(two.connect(), "CALL audit_move_month('2026-03', 'node')") == "55000"
     assert is_foreign(two) == [("log_2026_03", "r")]
-    two.node.run("DROP TRIGGER spoil ON audit_cdc_months.log_2026_03; TRUNCATE audit_cdc_months.log_2026_03")
+    two.node.run("DROP TRIGGER spoil ON audit_cdc_months.log_2026_03")
+    two.run("CALL audit_return_month('2026-03')")
     assert two.value("CALL audit_move_month('2026-03', 'node')") == 20
 
 
@@ -332,8 +333,110 @@ def test_it_is_in_a_dump(two, empty, tmp_path):
     subprocess.run(["pg_dump", "-Fc", "-f", dump, two.name], check=True)
     subprocess.run(["pg_restore", "-d", empty.name, "--exit-on-error", dump], check=True)
     assert empty.rows("SELECT * FROM audit_logs ORDER BY id") == two.rows("SELECT * FROM audit_logs ORDER BY id")
-    assert empty.ingest(batch([of_day(3), of_day(25)])) == (2, 1, 1, 0)
     assert code(empty.connect(), "DELETE FROM audit_cdc_internal.log_2026_03") == "55000"
+    # as long as nobody says that the other is gone, its months are only read
+    assert empty.ingest(batch([of_day(3), of_day(25), in_april(101)])) == (3, 1, 0, 2)
+    assert empty.rows("SELECT DISTINCT sqlstate, reason, hint FROM audit_rejects") == [(
+        "55000", "the month of this change is on another server, and belongs to another database",
+        "If that one is gone for good, call audit_take_over_months(), then audit_retry_rejects().")]
+    assert code(empty.connect(), "CALL audit_return_month('2026-03')") == "55000"
+    for step in ["move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')", "finish_move('log_2026_03', 0)", "empty_left('log_2026_03')"]:
+        assert code(empty.connect(), f"SELECT audit_cdc_internal.{step}") == "55000"
+    assert two.value("SELECT count(*) FROM audit_logs") == 21
+    assert [code(empty.connect(), f"SELECT audit_take_over_months({reason})") for reason in ["NULL", "' '"]] == ["22004", "22023"]
+    assert empty.value("SELECT audit_take_over_months('moved')") == 1
+    assert empty.value("SELECT audit_take_over_months('moved')") == 0
+    assert empty.rows("SELECT received, inserted, duplicates, rejected FROM audit_retry_rejects()") == [(2, 1, 1, 0)]
+    assert empty.value("CALL audit_return_month('2026-03')") == 21
+    assert empty.value("SELECT count(*) FROM audit_cdc_internal.months_elsewhere") == 0
+    assert empty.rows("SELECT operation, counts, reason FROM audit_operations WHERE operation = 'audit_take_over_months'") == [("audit_take_over_months", {"partitions": 1}, "moved")]
+
+
+def test_what_a_crash_has_left_there_is_no_duplicate(two):
+    """The other server commits before this one. The number of a table that was new is on no row here then, and is not given again."""
+    move(two)
+    new = of_day(25, table="new_one")
+    writer = two.connect()
+    writer.autocommit = False
+    assert two.ingest(batch([new]), writer) == (1, 1, 0, 0)
+    # as if the other server had committed, and this one had not
+    there = two.rows("SELECT * FROM audit_cdc_internal.log_2026_03 AS l WHERE commit_lsn = 25", connection=writer)
+    number = two.value("SELECT max(id) FROM audit_cdc_internal.audited_tables", connection=writer)
+    stored = two.value("SELECT l::text FROM audit_cdc_internal.log_2026_03 AS l WHERE commit_lsn = 25", connection=writer)
+    writer.rollback()
+    two.node.run("INSERT INTO audit_cdc_months.log_2026_03 SELECT (%s::audit_cdc_months.log_2026_03).*", stored)
+    assert len(there) == 1
+    assert two.ingest(batch([new, of_day(3), of_day(26)])) == (3, 1, 1, 1)
+    assert two.rows("SELECT sqlstate, reason, hint FROM audit_rejects") == [(
+        "23503", "an entry on another server is of a table that this log does not know", "Delete this entry on the other server, and call audit_retry_rejects().")]
+    assert two.value("SELECT count(*) FROM audit_cdc_internal.audited_tables WHERE id = %s", number) == 0
+    two.node.run("DELETE FROM audit_cdc_months.log_2026_03 WHERE commit_lsn = 25")
+    assert two.rows("SELECT received, inserted, duplicates, rejected FROM audit_retry_rejects()") == [(1, 1, 0, 0)]
+    assert two.value("SELECT table_name FROM audit_logs WHERE commit_lsn = 25") == "new_one"
+
+
+def test_numbers_are_not_given_again_after_a_crash(two):
+    """What stands on another server is committed there: this one must not forget which numbers it has given."""
+    move(two)
+    two.run("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    two.run("SELECT pg_reload_conf()")
+    writer = two.connect()
+    writer.autocommit = False
+    try:
+        # of a sequence 32 are on disk before they are given
+        two.ingest(batch([*(in_april(200 + n, table=f"t{n}") for n in range(50)), of_day(25, table="new_one")]), writer)
+        table, entry = two.rows("SELECT audited_table, id FROM audit_cdc_internal.log_2026_03 WHERE commit_lsn = 25", connection=writer)[0]
+    finally:
+        server("stop")
+        server("start")
+        two.run("ALTER SYSTEM RESET wal_writer_delay")
+        two.run("SELECT pg_reload_conf()")
+    two.ingest(batch([in_april(101, table="another")]))
+    assert two.value("SELECT max(id) FROM audit_cdc_internal.audited_tables") > table
+    assert two.value("SELECT max(id) FROM audit_logs") > entry
+
+
+def test_what_a_move_has_left_there_is_erased_by_its_return_only(two):
+    two.node.run(two.value("SELECT audit_month_table('2026-03')"))
+    two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')")
+    two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
+    two.run("SELECT audit_set_retention('1 month')")
+    assert code(two.connect(), "CALL audit_apply_retention()") == "0A000"
+    assert code(two.connect(), "SELECT audit_erase('asked', 'orders', '1', database_id => 'd1')") == "0A000"
+    assert two.value("SELECT count(*) FROM audit_logs WHERE erased IS NULL AND commit_timestamp < '2026-04-01Z'") == 20
+    # nor is it forgotten by a move to another server
+    two.run("CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (dbname 'nowhere')")
+    assert code(two.connect(), "CALL audit_move_month('2026-03', 'other')") == "55000"
+    two.run("CALL audit_return_month('2026-03')")
+    assert two.value("SELECT count(*) FROM audit_cdc_months.log_2026_03", connection=two.node.connect()) == 0
+    two.run("SELECT audit_erase('asked', 'orders', '1', database_id => 'd1')")
+    two.run("CALL audit_apply_retention()")
+    assert two.value("SELECT count(*) FROM audit_logs") == 0
+
+
+def test_whose_rights_on_the_server_count(two):
+    """Those of who calls, not those of who has logged in."""
+    two.node.run(two.value("SELECT audit_month_table('2026-03')"))
+    two.run("CREATE ROLE a_keeper; GRANT audit_cdc_keeper TO a_keeper; CREATE ROLE b_keeper; GRANT audit_cdc_keeper TO b_keeper; GRANT USAGE ON FOREIGN SERVER node TO b_keeper")
+    step = "SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')"
+    try:
+        assert code(two.connect(), f"SET ROLE a_keeper; {step}") == "42501"
+        two.run(f"CREATE FUNCTION of_a() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS $${step}$$; ALTER FUNCTION of_a() OWNER TO a_keeper")
+        assert code(two.connect(), "SET ROLE b_keeper; SELECT of_a()") == "42501"
+        assert code(two.connect(), f"SET ROLE b_keeper; {step}") is None
+    finally:
+        two.run("DROP OWNED BY a_keeper, b_keeper; DROP ROLE a_keeper, b_keeper")
+
+
+def test_no_row_is_looked_at_when_a_month_is_attached(two):
+    move(two)
+    settled = two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
+    two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
+    connection = two.connect()
+    connection.cursor().execute("SET client_min_messages = debug1")
+    two.value("SELECT audit_cdc_internal.finish_move('log_2026_03', %s)", settled, connection=connection)
+    assert any("implied by existing constraints" in notice for notice in connection.notices)
+    assert two.value("SELECT count(*) FROM pg_constraint WHERE conrelid = 'audit_cdc_internal.log_2026_03'::regclass AND contype = 'c'") == 0
 
 
 def test_capture_and_projections_go_on_while_it_is_away(captured, node):

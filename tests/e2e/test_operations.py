@@ -75,7 +75,7 @@ def test_no_function_of_admins_is_missing(source):
     reading = {"audit_capture_status", "audit_pending_changes", "audit_capture"}
     through_another = {"audit_create_activity", "audit_create_history_projection"}  # audit_create_projection has the line
     on_record_elsewhere = {"audit_mark"}  # audit_marks
-    of_their_own = {"audit_capture_start", "audit_continue", "audit_move_month", "audit_return_month"}
+    of_their_own = {"audit_capture_start", "audit_continue", "audit_move_month", "audit_return_month", "audit_take_over_months"}
     assert writing - not_of_the_log - reading - through_another - on_record_elsewhere == {*CALLS, *of_their_own}
 
 
