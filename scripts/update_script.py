@@ -12,6 +12,7 @@ from collections import defaultdict
 import psycopg2
 
 TOP = pathlib.Path(__file__).resolve().parents[1]
+WIDEST = 120
 # the schema of the extension in both databases
 SCHEMA = "audit_cdc_extschema"
 PINNED = "SET LOCAL search_path = pg_catalog, pg_temp;"
@@ -158,6 +159,26 @@ class Object:
         self.key = kind, identity
 
 
+def printed(identity):
+    """It stands under a search_path that begins with pg_catalog."""
+    return identity.replace("pg_catalog.", "")
+
+
+def wrapped(statement):
+    """Lines that are too wide go on in the next one, after a comma or before a word of SQL."""
+    return "\n".join(line if len(line) <= WIDEST else folded(line) for line in statement.split("\n"))
+
+
+def folded(line):
+    lines = [""]
+    for part in re.split(r"(?<=,)|(?= (?:RETURNS|LANGUAGE|FROM|TO) )", line):
+        if len(lines[-1]) + len(part) > WIDEST:
+            lines.append("      ")
+            part = part.lstrip()
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def begins_with(new, old):
     return new[:len(old)] == old
 
@@ -189,7 +210,7 @@ def to_be_dropped(old, new):
 
 
 def replaced(statement):
-    return re.sub(r"^CREATE (?:OR REPLACE )?", "CREATE OR REPLACE ", statement)
+    return wrapped(re.sub(r"^CREATE (?:OR REPLACE )?", "CREATE OR REPLACE ", statement))
 
 
 def added_columns(old, new):
@@ -245,7 +266,7 @@ def changes(old, new, dropped):
 
 
 def regclass_list(identities, cast):
-    return "ARRAY[\n    " + ",\n    ".join(f"'{identity}'" for identity in identities) + f"]::{cast}[]"
+    return "ARRAY[\n    " + ",\n    ".join(f"'{printed(identity)}'" for identity in identities) + f"]::{cast}[]"
 
 
 def kept_private(old, new, dropped):
@@ -270,9 +291,9 @@ def rights(old, new, dropped):
         before = set() if key in dropped else old.rights[key]
         for verb, preposition, those in (("REVOKE", "FROM", before - new.rights[key]), ("GRANT", "TO", new.rights[key] - before)):
             for role, right, part in sorted(those, key=str):
-                yield f"{verb} {right}{f' ({part})' if part else ''} ON {what} {one.identity} {preposition} {role};"
+                yield f"{verb} {right}{f' ({part})' if part else ''} ON {what} {printed(one.identity)} {preposition} {role};"
         if one.is_workers and (key in dropped or key not in old.objects or not old.objects[key].is_workers):
-            yield f"ALTER ROUTINE {one.identity} OWNER TO audit_cdc_worker;"
+            yield f"ALTER ROUTINE {printed(one.identity)} OWNER TO audit_cdc_worker;"
 
 
 def blocks(new):
@@ -293,7 +314,7 @@ def main(scripts, old_version, new_version):
         tables = {"audit_cdc_internal.log": None} | altered
         print(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE;")
     for kind, identity in order:
-        print(f"DROP {kind.upper()} {identity};")
+        print(wrapped(f"DROP {kind.upper()} {printed(identity)};"))
     for statement, needed in all_changes:
         if needed != now:
             print(f"\n{needed}")
@@ -305,7 +326,9 @@ def main(scripts, old_version, new_version):
     if by_hand.exists():
         print(f"\n{by_hand.read_text().strip()}")
     print("\n-- Nobody gets anything but what stands here.")
-    for statement in [*kept_private(old, new, dropped), *rights(old, new, dropped), *blocks(new)]:
+    for statement in [*kept_private(old, new, dropped), *rights(old, new, dropped)]:
+        print(wrapped(statement))
+    for statement in blocks(new):
         print(statement)
     print(f"\nSELECT audit_cdc_internal.note_operation(\n  'ALTER EXTENSION', jsonb_build_object('from', '{old_version}', 'to', '{new_version}'));")
 

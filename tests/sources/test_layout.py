@@ -19,7 +19,8 @@ def too_wide(paths, widest):
 
 
 def test_lines_of_sql_fit():
-    assert too_wide(named(".sql", "sql", "scripts"), WIDEST_SQL) == []
+    made = sorted((TOP / "sql").glob("audit_cdc--*.sql"))
+    assert made and too_wide([*named(".sql", "sql", "scripts"), *made], WIDEST_SQL) == []
 
 
 def test_lines_of_rust_fit():
