@@ -4590,6 +4590,75 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.events_of_records(audited audit_cdc_internal.audited, record_ids text[])
+  RETURNS SETOF audit_cdc_internal.event
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN QUERY SELECT e.* FROM audit_cdc_internal.events(audited, record_ids) AS e;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.events_as_of(
+    audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
+    OUT event audit_cdc_internal.event, OUT is_past boolean, OUT here integer)
+  RETURNS SETOF record
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+  moment record;
+  record_ids CONSTANT text[] := audit_cdc_internal.record_ids(audited, of_key)
+    WHERE of_key IS NOT NULL AND audit_cdc_internal.tells_old_keys(audited, of_key); -- null: all are read
+BEGIN
+  SELECT * INTO moment FROM audit_cdc_internal.moment(audited, at_time, at_lsn);
+  RETURN QUERY
+  WITH events AS MATERIALIZED (
+    SELECT e.e, (e.e).id, (e.e).run, (e.e).lsn, (e.e).commit_timestamp, (e.e).is_placed
+    FROM (
+      SELECT e FROM audit_cdc_internal.events(audited) AS e WHERE record_ids IS NULL
+      UNION ALL
+      SELECT e FROM audit_cdc_internal.events_of_records(audited, record_ids) AS e WHERE record_ids IS NOT NULL
+    ) AS e
+  ), runs AS (
+    SELECT max(e.run) FILTER (WHERE at_lsn IS NOT NULL OR e.commit_timestamp <= coalesce(at_time, 'infinity')) AS run
+    FROM events AS e
+  ), moments AS (
+    -- positions may have run backwards somewhere else in the database: what committed, and came, later has none as high
+    SELECT coalesce(r.run, 1) + CASE
+      WHEN NOT EXISTS (SELECT FROM events AS e WHERE e.id = moment.last_id)
+        AND EXISTS (
+          SELECT FROM events AS e
+          WHERE at_lsn IS NULL
+            AND e.is_placed
+            AND e.run = r.run
+            AND e.lsn > moment.last_lsn
+            AND e.commit_timestamp < moment.last_commit - audit_cdc_internal.overtaking()
+            AND e.id < moment.last_id
+        )
+        THEN 1
+      ELSE 0
+    END AS run
+    FROM runs AS r
+  )
+  SELECT
+    e.e,
+    CASE
+      WHEN e.is_placed
+        THEN coalesce(
+          e.run < m.run
+            OR e.run = m.run
+              AND (
+                at_time IS NULL AND at_lsn IS NULL
+                OR e.lsn <= moment.last_lsn
+                OR e.id < 0 AND at_lsn IS NULL AND e.commit_timestamp <= at_time),
+          false)
+      ELSE at_time IS NULL AND at_lsn IS NULL
+        OR coalesce(e.commit_timestamp <= at_time, false)
+        OR moment.last_commit IS NOT NULL AND e.commit_timestamp < coalesce(moment.next_commit, 'infinity')
+    END,
+    m.run
+  FROM events AS e, moments AS m;
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.may_be_anothers(audited audit_cdc_internal.audited) RETURNS boolean
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   RETURN NOT audited.is_own OR EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
@@ -5362,6 +5431,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.erased_texts(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.erasure_doubts(text[],text[])',
     'audit_cdc_internal.erasure_lines(audit_cdc_internal.to_erase,bigint[])',
+    'audit_cdc_internal.events_of_records(audit_cdc_internal.audited,text[])',
     'audit_cdc_internal.find_to_erase(text,text,jsonb,text,text[],text)',
     'audit_cdc_internal.finish_move(text,bigint)',
     'audit_cdc_internal.follow_masks(jsonb)',

@@ -141,6 +141,15 @@ BEGIN
 END
 $$;
 
+-- Planned once a session: over many months that takes longer than to read them.
+CREATE FUNCTION audit_cdc_internal.events_of_records(audited audit_cdc_internal.audited, record_ids text[])
+  RETURNS SETOF audit_cdc_internal.event
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN QUERY SELECT e.* FROM audit_cdc_internal.events(audited, record_ids) AS e;
+END
+$$;
+
 -- The events of a table, or of one key, with what is past at a moment; here: the run that the moment is in.
 CREATE FUNCTION audit_cdc_internal.events_as_of(
     audited audit_cdc_internal.audited, at_time timestamptz, at_lsn pg_lsn, of_key text,
@@ -149,17 +158,18 @@ CREATE FUNCTION audit_cdc_internal.events_as_of(
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
   moment record;
+  record_ids CONSTANT text[] := audit_cdc_internal.record_ids(audited, of_key)
+    WHERE of_key IS NOT NULL AND audit_cdc_internal.tells_old_keys(audited, of_key); -- null: all are read
 BEGIN
   SELECT * INTO moment FROM audit_cdc_internal.moment(audited, at_time, at_lsn);
   RETURN QUERY
   WITH events AS MATERIALIZED (
-    SELECT e, e.id, e.run, e.lsn, e.commit_timestamp, e.is_placed
-    FROM audit_cdc_internal.events(
-      audited,
-      CASE
-        WHEN of_key IS NOT NULL AND audit_cdc_internal.tells_old_keys(audited, of_key)
-          THEN audit_cdc_internal.record_ids(audited, of_key)
-      END) AS e
+    SELECT e.e, (e.e).id, (e.e).run, (e.e).lsn, (e.e).commit_timestamp, (e.e).is_placed
+    FROM (
+      SELECT e FROM audit_cdc_internal.events(audited) AS e WHERE record_ids IS NULL
+      UNION ALL
+      SELECT e FROM audit_cdc_internal.events_of_records(audited, record_ids) AS e WHERE record_ids IS NOT NULL
+    ) AS e
   ), runs AS (
     SELECT max(e.run) FILTER (WHERE at_lsn IS NOT NULL OR e.commit_timestamp <= coalesce(at_time, 'infinity')) AS run
     FROM events AS e
