@@ -12,8 +12,8 @@ from psycopg import pq
 class Client:
     """A connection whose statements are commits of their own. The timed ones are prepared, and take their arguments as parameters."""
 
-    def __init__(self):
-        self.connection = psycopg.connect("", autocommit=True)
+    def __init__(self, address=""):
+        self.connection = psycopg.connect(address, autocommit=True)
         self.libpq = self.connection.pgconn
         self.libpq.nonblocking = 0
 

@@ -10,7 +10,7 @@ import harness
 import log
 import report
 
-MEASUREMENTS = ["ingest", "connections", "batches", "memory", "growth", "source", "who", "capture", "projection", "reading", "retention", "masking", "relay"]
+MEASUREMENTS = ["ingest", "connections", "batches", "memory", "growth", "source", "who", "capture", "projection", "reading", "retention", "masking", "months", "relay"]
 
 
 def chosen():

@@ -30,3 +30,4 @@ WHO_ROWS = number("WHO_ROWS", 200_000, 20_000)  # of one statement
 WHO_SECONDS = number("WHO_SECONDS", 2, 1)  # of each pgbench of a round
 MONTH_ENTRIES = number("MONTH_ENTRIES", 1_000_000, 50_000)  # of the month that is removed
 YEAR_ENTRIES = number("YEAR_ENTRIES", 1_000_000, 100_000)  # over twelve months
+MONTH_QUESTIONS = number("MONTH_QUESTIONS", 100, 20)  # each asked with so many keys, before and after months are moved
