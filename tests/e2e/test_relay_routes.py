@@ -8,6 +8,7 @@ import threading
 import pytest
 from conftest import batch, change, fresh, in_threads, until
 from relay_helpers import Relay, exactly, free_port, post, request, role, run, stored, url, wire_to_database
+from test_links import serve
 from test_relay_webhook import deliver
 
 pytestmark = pytest.mark.once
@@ -75,6 +76,14 @@ def test_each_message_once_on_its_node_however_the_relay_is_killed(four, tmp_pat
     for db, source in zip(four, SOURCES):
         exactly(db, 600)
         assert db.rows("SELECT DISTINCT database_id FROM audit_logs") == [(source,)]
+    # read as one, they are what each of them has
+    reader, *others = four
+    for n, other in enumerate(others, 1):
+        serve(reader, f"n{n}", other)
+        reader.run("SELECT audit_link(%s)", f"n{n}")
+    entry = "database_id, record_id, commit_lsn, commit_idx, new_values"
+    together = reader.rows(f"SELECT {entry} FROM audit_all_logs ORDER BY database_id, commit_lsn, commit_idx")
+    assert together == [row for db in four for row in db.rows(f"SELECT {entry} FROM audit_logs ORDER BY commit_lsn, commit_idx")]
 
 
 def test_check_shows_who_goes_where(four, tmp_path):
