@@ -44,8 +44,8 @@ class Client:
 
 
 @contextlib.contextmanager
-def connected(**configuration):
-    client = Client()
+def connected(address="", **configuration):
+    client = Client(address)
     with contextlib.closing(client.connection):
         for name, value in configuration.items():
             client.execute("SELECT set_config(%s, %s, false)", name, value)

@@ -30,6 +30,10 @@ def emptied():
 def fresh():
     """As after the first message: partition and table are there."""
     emptied()
+    fill_first(execute)
+
+
+def fill_first(execute):
     execute(f"SELECT audit_cdc_internal.ensure_partitions(ARRAY['{messages.DAYS[0]}'::timestamptz])")
     execute(ORDERS)
     execute("CHECKPOINT")

@@ -51,6 +51,12 @@ CREATE FUNCTION audit_cdc_internal.begin_move(name text, server text) RETURNS bi
 CREATE FUNCTION audit_cdc_internal.can_seal() RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'can_seal_wrapper';
 
+CREATE FUNCTION audit_cdc_internal.columns_not_sent(
+    action text, image jsonb, notes jsonb, replica_identity text, identity_columns text[], never_sent text[],
+    null_in_reads text[])
+  RETURNS text[]
+  LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'columns_not_sent_wrapper';
+
 CREATE FUNCTION audit_cdc_internal.drop_month(partition regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drop_month_wrapper';
 
@@ -79,6 +85,16 @@ CREATE FUNCTION audit_cdc_internal.lock_ddl() RETURNS void
 
 CREATE FUNCTION audit_cdc_internal.make_mask_secret() RETURNS boolean
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'make_mask_secret_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.masked_columns(notes jsonb)
+  RETURNS text[]
+  LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'masked_columns_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.old_columns_not_sent(
+    action text, image jsonb, notes jsonb, old jsonb, replica_identity text, identity_columns text[],
+    never_sent text[])
+  RETURNS text[]
+  LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'old_columns_not_sent_wrapper';
 
 CREATE FUNCTION audit_cdc_internal.remove_rows(rows tid[], relation regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'remove_rows_wrapper';
@@ -445,14 +461,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.masked_columns(notes jsonb) RETURNS text[]
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN CASE
-    WHEN jsonb_typeof(notes -> 'masked') = 'object'
-      THEN ARRAY(SELECT jsonb_object_keys(notes -> 'masked'))
-    ELSE '{}'
-  END;
-
 CREATE FUNCTION audit_cdc_internal.masked_doubt(notes jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -490,31 +498,16 @@ DECLARE
          END AS replica_identity,
          CASE
            WHEN l.unknown_columns IS NOT NULL THEN l.unknown_columns
-           WHEN d.replica_identity IS NOT NULL THEN ARRAY(
-             SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
-             WHERE (l.action = 'delete' AND d.replica_identity <> 'full' AND c.value = 'null'
-                    AND c.key <> ALL (d.identity_columns))
-                OR (l.action = 'update' AND d.replica_identity <> 'full' AND c.value = '"unchanged_toast"')
-                OR (l.action = 'read' AND c.value = 'null' AND c.key = ANY (d.null_in_reads))
-             UNION
-             SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
-             UNION
-             SELECT m FROM unnest(audit_cdc_internal.masked_columns(l.notes)) AS m
-             ORDER BY 1)
+           WHEN d.replica_identity IS NOT NULL THEN audit_cdc_internal.columns_not_sent(
+             l.action::text, coalesce(l.new_values, l.old_values), l.notes, d.replica_identity, d.identity_columns,
+             d.never_sent, d.null_in_reads)
          END AS unknown_columns,
          CASE
            WHEN l.action NOT IN ('update', 'delete') THEN '{}'
            WHEN l.unknown_old_columns IS NOT NULL THEN l.unknown_old_columns
-           WHEN d.replica_identity IS NOT NULL THEN ARRAY(
-             SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
-             WHERE d.replica_identity <> 'full'
-               AND CASE l.action WHEN 'delete' THEN c.value = 'null' AND c.key <> ALL (d.identity_columns)
-                                 ELSE NOT coalesce(l.old_values ? c.key, false) END
-             UNION
-             SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
-             UNION
-             SELECT m FROM unnest(audit_cdc_internal.masked_columns(l.notes)) AS m
-             ORDER BY 1)
+           WHEN d.replica_identity IS NOT NULL THEN audit_cdc_internal.old_columns_not_sent(
+             l.action::text, coalesce(l.new_values, l.old_values), l.notes, l.old_values, d.replica_identity,
+             d.identity_columns, d.never_sent)
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key,
          CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin,
@@ -5411,6 +5404,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.clear_shared(regclass,text,text)',
     'audit_cdc_internal.clear_unnamed(text)',
     'audit_cdc_internal.code_of(oid)',
+    'audit_cdc_internal.columns_not_sent(text,jsonb,jsonb,text,text[],text[],text[])',
     'audit_cdc_internal.columns_of_log(boolean)',
     'audit_cdc_internal.compare_copy(text,bigint,bigint)',
     'audit_cdc_internal.copy_of(text)',
@@ -5481,6 +5475,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.note_operation(text,jsonb,jsonb,text)',
     'audit_cdc_internal.noted(jsonb,text[],text[],jsonb,text)',
     'audit_cdc_internal.noted_values(jsonb)',
+    'audit_cdc_internal.old_columns_not_sent(text,jsonb,jsonb,jsonb,text,text[],text[])',
     'audit_cdc_internal.own_notes(audit_cdc_internal.log)',
     'audit_cdc_internal.partitions_left(text)',
     'audit_cdc_internal.partitions_of_month(text)',
@@ -5646,6 +5641,10 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_rejects() TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.clear_unnamed(text) TO audit_cdc_worker;
 REVOKE EXECUTE ON ROUTINE audit_cdc_internal.code_owners(oid) FROM audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.columns_not_sent(text,jsonb,jsonb,text,text[],text[],text[])
+      TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.columns_not_sent(text,jsonb,jsonb,text,text[],text[],text[])
+      TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.empty_left(text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.entries_of_keys(timestamp with time zone[],uuid[]) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.finish_move(text,bigint) TO audit_cdc_keeper;
@@ -5655,6 +5654,10 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(jsonb) TO audit_cdc_r
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(jsonb) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.move_batch(text,timestamp with time zone,uuid) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.old_columns_not_sent(text,jsonb,jsonb,jsonb,text,text[],text[])
+      TO audit_cdc_reader;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.old_columns_not_sent(text,jsonb,jsonb,jsonb,text,text[],text[])
+      TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_left(text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_clear() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.partitions_to_clear() TO audit_cdc_worker;

@@ -64,7 +64,8 @@ BEGIN
         'audit_create_history_projection', 'audit_create_activity']),
       -- views, and functions that run with the reader's rights, call them
       ('audit_cdc_reader', true, ARRAY[
-        'lifted', 'masked_columns', 'new_log', 'filling', 'typed_value', 'typed_row', 'told', 'told_row',
+        'lifted', 'masked_columns', 'columns_not_sent', 'old_columns_not_sent', 'new_log', 'filling', 'typed_value',
+        'typed_row', 'told', 'told_row',
         'told_as_of', 'plain_diff',
         'plain', 'exact_texts', 'diff', 'keep_private', 'table_named', 'may_be_anothers', 'readable_as',
         'relation_of', 'columns_of', 'activity_rule', 'activity_told', 'diffs_together',
@@ -95,7 +96,7 @@ BEGIN
         'move_month', 'partitions_left', 'empty_left']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
-        'note_captured', 'lifted', 'masked_columns', 'lock_capture',
+        'note_captured', 'lifted', 'masked_columns', 'columns_not_sent', 'old_columns_not_sent', 'lock_capture',
         'forget_projecting_transactions', 'weaker_owners', 'note_gap', 'add_gap', 'note_truncated_partition',
         'settle_gaps', 'end_gaps', 'this_database', 'known_elsewhere', 'store_elsewhere',
         'entries_of_keys',

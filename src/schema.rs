@@ -16,11 +16,11 @@ extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = ["annotate_
 extension_sql_file!("../sql/log/record_keys.sql", name = "record_keys", requires = ["log", "cast"]);
 extension_sql_file!("../sql/log/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
 // audit_new_logs is audit_logs over what new_log() returns
-extension_sql_file!("../sql/masking/masked.sql", name = "masked", requires = ["log"]);
+extension_sql_file!("../sql/masking/masked.sql", name = "masked", requires = ["log", masked_columns]);
 extension_sql_file!(
     "../sql/log/audit_logs.sql",
     name = "audit_logs",
-    requires = ["described_tables", "masked", new_log]
+    requires = ["described_tables", "masked", new_log, columns_not_sent, old_columns_not_sent]
 );
 extension_sql_file!(
     "../sql/log/links.sql",

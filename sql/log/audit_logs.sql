@@ -30,31 +30,16 @@ DECLARE
          END AS replica_identity,
          CASE
            WHEN l.unknown_columns IS NOT NULL THEN l.unknown_columns
-           WHEN d.replica_identity IS NOT NULL THEN ARRAY(
-             SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
-             WHERE (l.action = 'delete' AND d.replica_identity <> 'full' AND c.value = 'null'
-                    AND c.key <> ALL (d.identity_columns))
-                OR (l.action = 'update' AND d.replica_identity <> 'full' AND c.value = '"unchanged_toast"')
-                OR (l.action = 'read' AND c.value = 'null' AND c.key = ANY (d.null_in_reads))
-             UNION
-             SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
-             UNION
-             SELECT m FROM unnest(audit_cdc_internal.masked_columns(l.notes)) AS m
-             ORDER BY 1)
+           WHEN d.replica_identity IS NOT NULL THEN audit_cdc_internal.columns_not_sent(
+             l.action::text, coalesce(l.new_values, l.old_values), l.notes, d.replica_identity, d.identity_columns,
+             d.never_sent, d.null_in_reads)
          END AS unknown_columns,
          CASE
            WHEN l.action NOT IN ('update', 'delete') THEN '{}'
            WHEN l.unknown_old_columns IS NOT NULL THEN l.unknown_old_columns
-           WHEN d.replica_identity IS NOT NULL THEN ARRAY(
-             SELECT c.key FROM jsonb_each(coalesce(l.new_values, l.old_values)) AS c
-             WHERE d.replica_identity <> 'full'
-               AND CASE l.action WHEN 'delete' THEN c.value = 'null' AND c.key <> ALL (d.identity_columns)
-                                 ELSE NOT coalesce(l.old_values ? c.key, false) END
-             UNION
-             SELECT g FROM unnest(d.never_sent) AS g WHERE NOT coalesce(l.new_values, l.old_values) ? g
-             UNION
-             SELECT m FROM unnest(audit_cdc_internal.masked_columns(l.notes)) AS m
-             ORDER BY 1)
+           WHEN d.replica_identity IS NOT NULL THEN audit_cdc_internal.old_columns_not_sent(
+             l.action::text, coalesce(l.new_values, l.old_values), l.notes, l.old_values, d.replica_identity,
+             d.identity_columns, d.never_sent)
          END AS unknown_old_columns,
          coalesce(k.record_key, l.record_id) AS record_key,
          CASE l.origin WHEN 'c' THEN 'capture' WHEN 'b' THEN 'backfill' ELSE 'ingest' END AS origin,

@@ -1,11 +1,4 @@
--- Which columns of an entry are masked. Whoever delivers messages may say anything in their notes.
-CREATE FUNCTION audit_cdc_internal.masked_columns(notes jsonb) RETURNS text[]
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN CASE
-    WHEN jsonb_typeof(notes -> 'masked') = 'object'
-      THEN ARRAY(SELECT jsonb_object_keys(notes -> 'masked'))
-    ELSE '{}'
-  END;
+-- What masks leave in doubt. Whoever delivers messages may say anything in their notes.
 
 -- Why an update cannot be taken back or made again; null: no masked value changed by it.
 CREATE FUNCTION audit_cdc_internal.masked_doubt(notes jsonb) RETURNS text

@@ -10,4 +10,5 @@ mod reading;
 mod record_at;
 mod told;
 mod told_tables;
+mod unsent;
 mod wanted;

@@ -19,6 +19,7 @@ mod tests;
 mod told;
 #[cfg(test)]
 mod truth;
+mod unsent;
 
 pub use as_of::{Moment, Reason, Record};
 pub use before::{Before, Stand};
@@ -28,3 +29,4 @@ pub use image::Image;
 pub use line::{Line, Note, begins, line};
 pub use state::{Existence, State, is_gap, next};
 pub use told::{Entry, Table, changed};
+pub use unsent::{Description, masked_columns};
