@@ -56,6 +56,8 @@ GRANTED = {
     "is_referred_since": "reads the catalogs; of a table that the caller may write, it keeps others from changing it",
     "run_statement": "runs with the caller's rights, or those of a role whose rights the caller has",
     "masked_columns": "a pure function of its argument",
+    "columns_not_sent": "a pure function of its arguments",
+    "old_columns_not_sent": "a pure function of its arguments",
     "lock_capture": "a lock that audit_capture() takes; an admin's",
     "capture_pass": "what audit_capture() does, without advancing the slot",
     "capture_pending": "what audit_capture() does",
