@@ -2,9 +2,13 @@
 
 use crate::arguments::given;
 use crate::pg::{self, BuiltinOid, ErrorReport, Statement, as_extension, current_user};
+use crate::settings;
 use pgrx::prelude::*;
 
 use BuiltinOid::{OIDOID, TEXTOID};
+
+/// This database, as audit_all_logs names it.
+const HERE: &str = "here";
 
 thread_local! {
     static LINK: Statement = const { Statement::new(
@@ -13,6 +17,8 @@ thread_local! {
            WHERE e.extname = 'audit_cdc')::text), $4)", &[TEXTOID, TEXTOID, TEXTOID, OIDOID]) };
 
     static UNLINK: Statement = const { Statement::new("SELECT audit_cdc_internal.unlink($1)", &[TEXTOID]) };
+
+    static CONNECTS: Statement = const { Statement::new("SELECT audit_cdc_internal.connects($1)", &[TEXTOID]) };
 }
 
 /// The caller needs the rights that who makes a foreign table needs: those of the extension's owner would lend any
@@ -45,4 +51,18 @@ fn checked(node: Option<&str>) -> Result<&str, ErrorReport> {
         return Err(ErrorReport::new(PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION, message, "links"));
     }
     Ok(node)
+}
+
+/// The node itself, or null: then its rows are left out. The planner calls it, as it does what is immutable, and plans
+/// no scan of that node: when a scan begins, it is too late. No plan of it outlives its transaction.
+#[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.node_to_read(node text) RETURNS text
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
+fn node_to_read(node: &str) -> Option<&str> {
+    // what is left out in silence would be missing
+    if node == HERE || !settings::skip_missing_nodes() || !pg::warnings_are_shown() {
+        return Some(node);
+    }
+    pg::forget_plans_after_transaction();
+    let connects = CONNECTS.with(|connects| connects.read(|| vec![node.into()], |rows| rows.first().get_one::<bool>()));
+    connects.unwrap_or(true).then_some(node)
 }

@@ -25,7 +25,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/log/links.sql",
     name = "links",
-    requires = ["audit_logs", "operations", audit_link, audit_unlink]
+    requires = ["audit_logs", "operations", audit_link, audit_unlink, node_to_read]
 );
 extension_sql_file!("../sql/log/status.sql", name = "status", requires = ["audit_logs", "rejects"]);
 extension_sql_file!(

@@ -42,6 +42,7 @@ static RETENTION_AT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>
 static ARCHIVE_FIRST: GucSetting<bool> = GucSetting::<bool>::new(false);
 static LARGE_MONTH: GucSetting<i32> = GucSetting::<i32>::new(200 * 1024);
 static MAX_NEW_TABLES: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static SKIP_MISSING_NODES: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 pub fn init() {
     GucRegistry::define_enum_guc(
@@ -151,7 +152,13 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    crate::pg::reserve_setting_prefix();
+    let skip_missing_nodes = (
+        c"audit_cdc.skip_missing_nodes",
+        c"Whether audit_all_logs leaves out nodes that cannot be connected, with a warning of each.",
+        c"Where client_min_messages hides warnings, such a node is an error, as without this setting.",
+    );
+    pg::define_planned_bool(skip_missing_nodes, &SKIP_MISSING_NODES);
+    pg::reserve_setting_prefix();
 }
 
 /// Who makes changes: what a transaction tells before its first one.
@@ -293,6 +300,10 @@ pub fn capture_failover() -> bool {
 pub fn rule_timeout() -> Option<Duration> {
     let milliseconds = RULE_TIMEOUT.get().unsigned_abs();
     (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
+}
+
+pub fn skip_missing_nodes() -> bool {
+    SKIP_MISSING_NODES.get()
 }
 
 pub fn on_reject() -> OnReject {

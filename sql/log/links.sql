@@ -45,7 +45,29 @@ BEGIN
 END
 $$;
 
+-- For audit_cdc_internal.node_to_read(). Whatever else fails, who reads the node will see.
+CREATE FUNCTION audit_cdc_internal.connects(node text) RETURNS boolean
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  message text;
+  detail text;
+BEGIN
+  EXECUTE format('SELECT FROM audit_cdc_internal.%I LIMIT 1', 'node_' || node);
+  RETURN true;
+EXCEPTION
+  WHEN connection_exception THEN
+    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
+    RAISE WARNING 'node "%" is left out', node
+      USING ERRCODE = SQLSTATE, DETAIL = concat_ws(': ', message, nullif(detail, ''));
+    RETURN false;
+  WHEN OTHERS THEN
+    RETURN true;
+END
+$$;
+
 -- Makes audit_all_logs anew. A constant stands for each node, so that the planner leaves out those that are not meant.
+-- The condition is an equation of the node: the planner looks at such after all conditions of the query. So a node
+-- that is not meant is not connected.
 CREATE FUNCTION audit_cdc_internal.show_all_logs() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -63,7 +85,9 @@ BEGIN
     UPDATE pg_class SET reltuples = 1e5, relpages = 1 WHERE oid = link.relation AND reltuples < 0;
     logs := logs || format(' UNION ALL SELECT %L::text, l.* FROM %s AS l', link.node, link.relation);
   END LOOP;
-  EXECUTE 'CREATE OR REPLACE VIEW @extschema@.audit_all_logs WITH (security_invoker = true) AS ' || logs;
+  EXECUTE format(
+    'CREATE OR REPLACE VIEW @extschema@.audit_all_logs WITH (security_invoker = true) AS
+     SELECT l.* FROM (%s) AS l WHERE l.node = audit_cdc_internal.node_to_read(l.node)', logs);
 END
 $$;
 
@@ -77,7 +101,8 @@ END
 $do$;
 COMMENT ON VIEW @extschema@.audit_all_logs IS
   'audit_logs of this database and of all nodes that audit_link() has named. Each is read with the rights that the '
-  'reader has there. The other columns are those of audit_logs';
+  'reader has there. One that is away is an error (08001), or is left out with a WARNING: setting '
+  'audit_cdc.skip_missing_nodes. The other columns are those of audit_logs';
 COMMENT ON COLUMN @extschema@.audit_all_logs.node IS
   'where the entry stands: "here", or a node of audit_links. id is unique within a node only';
 

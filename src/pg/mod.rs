@@ -7,6 +7,7 @@ mod event;
 mod extension;
 mod guc;
 mod hooks;
+mod kept_plans;
 mod list;
 mod log;
 mod logical_message;
@@ -34,6 +35,7 @@ pub use bound::{BoundStatement, Meaning, Object, Strangers, as_owner_of, guard_n
 pub use event::DdlEvent;
 pub use extension::runs_own_script;
 pub use guc::{Checked, checked_version, define_checked, is_preloading, reserve_setting_prefix};
+pub use kept_plans::{define_planned_bool, forget_plans_after_transaction, warnings_are_shown};
 pub use log::*;
 pub use logical_message::{emit, is_wal_logical, last_record_end};
 pub use mask_secret::{make_mask_secret, mask_secret};
