@@ -45,6 +45,14 @@ BEGIN
 END
 $$;
 
+-- Each column is asked for, and no month is read.
+CREATE FUNCTION audit_cdc_internal.try_node(node text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  EXECUTE format('SELECT * FROM audit_cdc_internal.%I WHERE commit_timestamp = ''-infinity''', 'node_' || node);
+END
+$$;
+
 -- For audit_cdc_internal.node_to_read(). Whatever else fails, who reads the node will see.
 CREATE FUNCTION audit_cdc_internal.connects(node text) RETURNS boolean
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -52,7 +60,7 @@ DECLARE
   message text;
   detail text;
 BEGIN
-  EXECUTE format('SELECT FROM audit_cdc_internal.%I LIMIT 1', 'node_' || node);
+  PERFORM audit_cdc_internal.try_node(node);
   RETURN true;
 EXCEPTION
   WHEN connection_exception THEN
@@ -74,6 +82,10 @@ DECLARE
   logs text := 'SELECT ''here''::text AS node, l.* FROM @extschema@.audit_logs AS l';
   link record;
 BEGIN
+  -- A part of a union is not asked for an order. Without one of its own all of it would be sorted for a page.
+  IF EXISTS (SELECT FROM audit_cdc_internal.links) THEN
+    logs := format('(%s ORDER BY l.commit_timestamp DESC)', logs);
+  END IF;
   FOR link IN SELECT l.node, l.relation::regclass AS relation FROM audit_cdc_internal.link_tables AS l ORDER BY 1 LOOP
     IF link.relation IS NULL THEN
       RAISE EXCEPTION 'node "%" has no foreign table', link.node
@@ -118,13 +130,20 @@ CREATE TRIGGER links_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON aud
   FOR EACH STATEMENT EXECUTE FUNCTION audit_cdc_internal.links_changed();
 ALTER TABLE audit_cdc_internal.links ENABLE ALWAYS TRIGGER links_changed;
 
-CREATE FUNCTION audit_cdc_internal.check_link_server(server oid, caller oid) RETURNS void
+-- What another schema there calls audit_logs may run code of its owner's with the rights of each reader.
+CREATE FUNCTION audit_cdc_internal.check_link_server(server oid, schema text, caller oid) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   name CONSTANT text := (SELECT s.srvname FROM pg_foreign_server AS s WHERE s.oid = server);
+  owner CONSTANT oid := (SELECT s.srvowner FROM pg_foreign_server AS s WHERE s.oid = server);
 BEGIN
   IF NOT has_server_privilege(caller, server, 'USAGE') THEN
     RAISE EXCEPTION 'permission denied for foreign server %', name USING ERRCODE = 'insufficient_privilege';
+  ELSIF NOT pg_has_role(caller, owner, 'USAGE') AND quote_ident(schema) <> (
+    SELECT c.relnamespace::regnamespace::text FROM pg_class AS c WHERE c.oid = '@extschema@.audit_logs'::regclass
+  ) THEN
+    RAISE EXCEPTION 'must be owner of foreign server % to link another schema than that of audit_cdc here', name
+      USING ERRCODE = 'insufficient_privilege';
   ELSIF NOT EXISTS (
     SELECT FROM pg_foreign_server AS s
     JOIN pg_depend AS d ON d.classid = 'pg_foreign_data_wrapper'::regclass AND d.objid = s.srvfdw AND d.deptype = 'e'
@@ -153,7 +172,7 @@ BEGIN
             HINT = 'A superuser makes it: CREATE EXTENSION postgres_fdw; CREATE SERVER … FOREIGN DATA WRAPPER '
                    'postgres_fdw OPTIONS (…).';
   END IF;
-  PERFORM audit_cdc_internal.check_link_server(known, caller);
+  PERFORM audit_cdc_internal.check_link_server(known, schema, caller);
   LOCK TABLE audit_cdc_internal.links IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM audit_cdc_internal.links AS l WHERE l.node = link.node) THEN
     RAISE EXCEPTION 'node "%" is linked already', node USING ERRCODE = 'duplicate_object';
@@ -162,7 +181,7 @@ BEGIN
     'CREATE FOREIGN TABLE %s () SERVER %I OPTIONS (schema_name %L, table_name ''audit_logs'', async_capable ''true'', '
     'updatable ''false'')', relation, server, schema);
   -- another server may have got that name meanwhile
-  PERFORM audit_cdc_internal.check_link_server(f.ftserver, caller) FROM pg_foreign_table AS f
+  PERFORM audit_cdc_internal.check_link_server(f.ftserver, schema, caller) FROM pg_foreign_table AS f
   WHERE f.ftrelid = relation::regclass;
   PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, relation::regclass);
   EXECUTE format('GRANT SELECT ON %s TO audit_cdc_reader', relation);
@@ -188,9 +207,10 @@ $$;
 COMMENT ON FUNCTION @extschema@.audit_link(text, text, text) IS
   'Shows the log of another audit database in audit_all_logs, under the name node. server: a foreign server of '
   'postgres_fdw on which the caller has USAGE; null: the one that is called as the node. schema: that of audit_cdc '
-  'there; null: as here. Nothing is connected yet. Errors: 22004 (node is null), 22023 (node is empty, "here" or '
-  'longer than 58 bytes), 25001 (the isolation level is above READ COMMITTED), 42501 (no USAGE on the server), 42704 '
-  '(no such server), 42710 (the node is linked already), 42809 (the server is not of postgres_fdw).';
+  'there, which only the server''s owner may name; null: as here. Nothing is connected yet. Errors: 22004 (node is '
+  'null), 22023 (node is empty, "here" or longer than 58 bytes), 25001 (the isolation level is above READ COMMITTED), '
+  '42501 (no USAGE on the server, or another schema and not its owner), 42704 (no such server), 42710 (the node is '
+  'linked already), 42809 (the server is not of postgres_fdw).';
 COMMENT ON FUNCTION @extschema@.audit_unlink(text) IS
   'Takes a node out of audit_all_logs; what it has stays there. Errors: 22004 (node is null), 25001 (the isolation '
   'level is above READ COMMITTED), 2BP01 (a view of yours reads the node''s foreign table), 42704 (no such node).';
@@ -203,7 +223,7 @@ BEGIN
     error_code := NULL;
     reason := NULL;
     BEGIN
-      EXECUTE format('SELECT FROM audit_cdc_internal.%I LIMIT 1', 'node_' || node);
+      PERFORM audit_cdc_internal.try_node(node);
     EXCEPTION WHEN OTHERS THEN
       GET STACKED DIAGNOSTICS error_code = RETURNED_SQLSTATE, reason = MESSAGE_TEXT;
     END;
@@ -212,5 +232,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.audit_link_status() IS
-  'Reads from each node with the caller''s rights there, and tells which fails. error_code, reason: the SQLSTATE and '
-  'the message of the error; null: the caller can read it. Errors: none.';
+  'Asks each node for all columns, with the caller''s rights there, and tells which fails. error_code, reason: the '
+  'SQLSTATE and the message of the error; null: the caller can read it. Errors: none.';

@@ -59,6 +59,7 @@ GRANTED = {
     "columns_not_sent": "a pure function of its arguments",
     "old_columns_not_sent": "a pure function of its arguments",
     "node_to_read": "what it is given, if the caller can read that node",
+    "try_node": "runs with the caller's rights: what audit_link_status() does",
     "connects": "runs with the caller's rights: what audit_link_status() tells",
     "lock_capture": "a lock that audit_capture() takes; an admin's",
     "capture_pass": "what audit_capture() does, without advancing the slot",

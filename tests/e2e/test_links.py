@@ -98,6 +98,17 @@ def test_order_goes_to_the_nodes_where_the_own_log_is_empty(db, eu, us):
         assert plan(db, f"SELECT node, id FROM audit_all_logs {where} ORDER BY commit_timestamp DESC LIMIT 50").count("ORDER BY commit_timestamp DESC") == 2
 
 
+def test_a_page_of_the_own_log_is_read_by_index(linked):
+    """A sort would read all of it. So little is sorted sooner, if nothing forbids it."""
+    linked.run(f"ALTER DATABASE {linked.name} SET enable_sort = off")
+    for others in (2, 0):
+        page = plan(linked, "SELECT * FROM audit_all_logs ORDER BY commit_timestamp DESC LIMIT 50")
+        assert page.count("Index Scan Backward") == 1 and page.count("ORDER BY commit_timestamp DESC") == others
+        sorted_by = [line for line in page.splitlines() if "Sort Key" in line and "commit_timestamp DESC" in line]
+        assert len(sorted_by) == bool(others)  # that of the Merge Append
+        linked.run("SELECT audit_unlink(node) FROM audit_links")
+
+
 def test_each_reads_with_the_rights_that_they_have_there(roles, linked):
     reader, stranger = roles("audit_cdc_reader"), roles()
     session = linked.connect(user=reader)
@@ -132,6 +143,21 @@ def test_who_may_not_use_a_server_cannot_link_it(roles, db, eu):
         assert code(session, statement) is None
     assert db.rows("SELECT operation, arguments, server_context ->> 'current_user' FROM audit_operations ORDER BY id") == [
         ("audit_link", {"node": "x", "server": "eu", "schema": "public"}, linker), ("audit_unlink", {"node": "x"}, linker)]
+
+
+def test_only_the_owner_of_a_server_names_another_schema(roles, db, eu):
+    """There somebody else could put a view whose functions run with the rights of each reader."""
+    owner, linker = roles(), roles("audit_cdc_admin")
+    eu.run("CREATE SCHEMA trap; CREATE VIEW trap.audit_logs AS SELECT * FROM public.audit_logs")
+    serve(db, "eu", eu)
+    db.run(f"GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {owner}; ALTER SERVER eu OWNER TO {owner}; GRANT USAGE ON FOREIGN SERVER eu TO {linker}")
+    session = db.connect(user=linker)
+    refused = error(db, "SELECT audit_link('x', 'eu', 'trap')", connection=session)
+    assert (refused.pgcode, refused.diag.message_primary) == ("42501", "must be owner of foreign server eu to link another schema than that of audit_cdc here")
+    assert code(session, "SELECT audit_link('x', 'eu', 'public')") is None
+    db.run(f"GRANT {owner} TO {linker}")
+    assert code(session, "SELECT audit_link('y', 'eu', 'trap')") is None
+    assert db.rows("SELECT node, schema FROM audit_links ORDER BY 1") == [("x", "public"), ("y", "trap")]
 
 
 def test_nobody_gets_more_than_reading(linked, eu):
@@ -213,6 +239,16 @@ def test_columns_that_an_update_brings(linked):
                   ALTER FOREIGN TABLE audit_cdc_internal.node_eu DROP COLUMN erased; INSERT INTO audit_cdc_internal.links SELECT node FROM kept; COMMIT""")
     assert nodes(linked) == [("eu", 7), ("here", 6), (ODD, 8)]
     assert linked.value("SELECT count(erased) FROM audit_all_logs WHERE node = 'eu'") == 0
+
+
+def test_a_node_of_an_older_version(linked, eu):
+    """It lacks a column: what does not ask for that can be read, and audit_link_status() tells."""
+    eu.run("CREATE SCHEMA older; CREATE VIEW older.audit_logs AS SELECT id, commit_timestamp, username FROM public.audit_logs")
+    linked.run("SELECT audit_link('older', 'eu', 'older')")
+    assert linked.value("SELECT count(username) FROM audit_all_logs WHERE node = 'older'") == 7
+    lacks = error(linked, "SELECT * FROM audit_all_logs")
+    assert lacks.pgcode == "42703" and "older.audit_logs" in lacks.diag.context
+    assert [(node, error_code) for node, error_code, _ in linked.rows("SELECT * FROM audit_link_status()")] == [("eu", None), ("older", "42703"), (ODD, None)]
 
 
 @pytest.mark.parametrize("arguments", [["-Fc"], ["-Fd", "-j2"], ["-Fp"]], ids=["custom", "directory, parallel", "plain"])
