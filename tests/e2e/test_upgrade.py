@@ -28,6 +28,7 @@ MEMBERS = """
     ORDER BY 1"""
 TRIGGERS = "SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text ~ '^audit_cdc_internal' ORDER BY 1, 2"
 LOG = "SELECT * FROM audit_logs ORDER BY id"
+LINKS, PAGE = "SELECT * FROM audit_links", "EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM audit_all_logs WHERE node = 'shop' ORDER BY commit_timestamp DESC LIMIT 50"
 
 
 class On(Database):
@@ -92,8 +93,13 @@ def test_the_log_comes_along(servers):
     install_script(f"{before.program('pg_config', '--sharedir').stdout.decode().strip()}/extension")
     On("postgres", before).run("CREATE DATABASE older")
     On("older", before).run(f"CREATE EXTENSION audit_cdc VERSION '{BEFORE}'")
+    On("postgres", before).run("CREATE DATABASE linking")
+    linking = On("linking", before)
+    linking.run("""CREATE EXTENSION audit_cdc; CREATE EXTENSION postgres_fdw; CREATE SERVER shop FOREIGN DATA WRAPPER postgres_fdw;
+                   CREATE USER MAPPING FOR CURRENT_USER SERVER shop; SELECT audit_link('shop')""")
+    links, page = linking.rows(LINKS), str(linking.rows(PAGE))
     # Debian's 15.20 notes something of its own with each column, which the servers of the wheels do not know
-    for database in ("template1", "postgres", "shop", "older"):
+    for database in ("template1", "postgres", "shop", "older", "linking"):
         On(database, before).run("UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text ~ 'pg_attver'")
     before.stop("fast")
 
@@ -114,6 +120,11 @@ def test_the_log_comes_along(servers):
     assert older.rows(MEMBERS) == fresh.rows(MEMBERS)
     # pg_dump spells bodies in its own way, and 15 has no rights on row types of tables
     assert difference(catalogs(older), catalogs(fresh)).keys() <= {"functions", "relations", "types", "rights as they were made"}
+
+    # the page's order still goes to the node
+    linking = On("linking", after)
+    assert linking.rows(LINKS) == links
+    assert [page.count("FROM public.audit_logs ORDER BY"), str(linking.rows(PAGE)).count("FROM public.audit_logs ORDER BY")] == [1, 1]
 
     for reading in READINGS:
         assert len(about(said(new, reading), OTHERS)) == 1, reading
