@@ -90,6 +90,9 @@ CREATE FUNCTION audit_cdc_internal.masked_columns(notes jsonb)
   RETURNS text[]
   LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'masked_columns_wrapper';
 
+CREATE FUNCTION audit_cdc_internal.node_to_read(node text) RETURNS text
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'node_to_read_wrapper';
+
 CREATE FUNCTION audit_cdc_internal.old_columns_not_sent(
     action text, image jsonb, notes jsonb, old jsonb, replica_identity text, identity_columns text[],
     never_sent text[])
@@ -621,12 +624,42 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.try_node(node text) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  EXECUTE format('SELECT * FROM audit_cdc_internal.%I WHERE commit_timestamp = ''-infinity''', 'node_' || node);
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.connects(node text) RETURNS boolean
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  message text;
+  detail text;
+BEGIN
+  PERFORM audit_cdc_internal.try_node(node);
+  RETURN true;
+EXCEPTION
+  WHEN connection_exception THEN
+    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
+    RAISE WARNING 'node "%" is left out', node
+      USING ERRCODE = SQLSTATE, DETAIL = concat_ws(': ', message, nullif(detail, ''));
+    RETURN false;
+  WHEN OTHERS THEN
+    RETURN true;
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.show_all_logs() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   logs text := 'SELECT ''here''::text AS node, l.* FROM @extschema@.audit_logs AS l';
   link record;
 BEGIN
+  -- A part of a union is not asked for an order. Without one of its own all of it would be sorted for a page.
+  IF EXISTS (SELECT FROM audit_cdc_internal.links) THEN
+    logs := format('(%s ORDER BY l.commit_timestamp DESC)', logs);
+  END IF;
   FOR link IN SELECT l.node, l.relation::regclass AS relation FROM audit_cdc_internal.link_tables AS l ORDER BY 1 LOOP
     IF link.relation IS NULL THEN
       RAISE EXCEPTION 'node "%" has no foreign table', link.node
@@ -638,7 +671,9 @@ BEGIN
     UPDATE pg_class SET reltuples = 1e5, relpages = 1 WHERE oid = link.relation AND reltuples < 0;
     logs := logs || format(' UNION ALL SELECT %L::text, l.* FROM %s AS l', link.node, link.relation);
   END LOOP;
-  EXECUTE 'CREATE OR REPLACE VIEW @extschema@.audit_all_logs WITH (security_invoker = true) AS ' || logs;
+  EXECUTE format(
+    'CREATE OR REPLACE VIEW @extschema@.audit_all_logs WITH (security_invoker = true) AS
+     SELECT l.* FROM (%s) AS l WHERE l.node = audit_cdc_internal.node_to_read(l.node)', logs);
 END
 $$;
 
@@ -652,7 +687,8 @@ $do$;
 
 COMMENT ON VIEW @extschema@.audit_all_logs IS
   'audit_logs of this database and of all nodes that audit_link() has named. Each is read with the rights that the '
-  'reader has there. The other columns are those of audit_logs';
+  'reader has there. One that is away is an error (08001), or is left out with a WARNING: setting '
+  'audit_cdc.skip_missing_nodes. The other columns are those of audit_logs';
 
 COMMENT ON COLUMN @extschema@.audit_all_logs.node IS
   'where the entry stands: "here", or a node of audit_links. id is unique within a node only';
@@ -670,13 +706,19 @@ CREATE TRIGGER links_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON aud
 
 ALTER TABLE audit_cdc_internal.links ENABLE ALWAYS TRIGGER links_changed;
 
-CREATE FUNCTION audit_cdc_internal.check_link_server(server oid, caller oid) RETURNS void
+CREATE FUNCTION audit_cdc_internal.check_link_server(server oid, schema text, caller oid) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   name CONSTANT text := (SELECT s.srvname FROM pg_foreign_server AS s WHERE s.oid = server);
+  owner CONSTANT oid := (SELECT s.srvowner FROM pg_foreign_server AS s WHERE s.oid = server);
 BEGIN
   IF NOT has_server_privilege(caller, server, 'USAGE') THEN
     RAISE EXCEPTION 'permission denied for foreign server %', name USING ERRCODE = 'insufficient_privilege';
+  ELSIF NOT pg_has_role(caller, owner, 'USAGE') AND quote_ident(schema) <> (
+    SELECT c.relnamespace::regnamespace::text FROM pg_class AS c WHERE c.oid = '@extschema@.audit_logs'::regclass
+  ) THEN
+    RAISE EXCEPTION 'must be owner of foreign server % to link another schema than that of audit_cdc here', name
+      USING ERRCODE = 'insufficient_privilege';
   ELSIF NOT EXISTS (
     SELECT FROM pg_foreign_server AS s
     JOIN pg_depend AS d ON d.classid = 'pg_foreign_data_wrapper'::regclass AND d.objid = s.srvfdw AND d.deptype = 'e'
@@ -704,7 +746,7 @@ BEGIN
             HINT = 'A superuser makes it: CREATE EXTENSION postgres_fdw; CREATE SERVER … FOREIGN DATA WRAPPER '
                    'postgres_fdw OPTIONS (…).';
   END IF;
-  PERFORM audit_cdc_internal.check_link_server(known, caller);
+  PERFORM audit_cdc_internal.check_link_server(known, schema, caller);
   LOCK TABLE audit_cdc_internal.links IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM audit_cdc_internal.links AS l WHERE l.node = link.node) THEN
     RAISE EXCEPTION 'node "%" is linked already', node USING ERRCODE = 'duplicate_object';
@@ -713,7 +755,7 @@ BEGIN
     'CREATE FOREIGN TABLE %s () SERVER %I OPTIONS (schema_name %L, table_name ''audit_logs'', async_capable ''true'', '
     'updatable ''false'')', relation, server, schema);
   -- another server may have got that name meanwhile
-  PERFORM audit_cdc_internal.check_link_server(f.ftserver, caller) FROM pg_foreign_table AS f
+  PERFORM audit_cdc_internal.check_link_server(f.ftserver, schema, caller) FROM pg_foreign_table AS f
   WHERE f.ftrelid = relation::regclass;
   PERFORM audit_cdc_internal.keep_private('pg_class'::regclass, relation::regclass);
   EXECUTE format('GRANT SELECT ON %s TO audit_cdc_reader', relation);
@@ -739,9 +781,10 @@ $$;
 COMMENT ON FUNCTION @extschema@.audit_link(text, text, text) IS
   'Shows the log of another audit database in audit_all_logs, under the name node. server: a foreign server of '
   'postgres_fdw on which the caller has USAGE; null: the one that is called as the node. schema: that of audit_cdc '
-  'there; null: as here. Nothing is connected yet. Errors: 22004 (node is null), 22023 (node is empty, "here" or '
-  'longer than 58 bytes), 25001 (the isolation level is above READ COMMITTED), 42501 (no USAGE on the server), 42704 '
-  '(no such server), 42710 (the node is linked already), 42809 (the server is not of postgres_fdw).';
+  'there, which only the server''s owner may name; null: as here. Nothing is connected yet. Errors: 22004 (node is '
+  'null), 22023 (node is empty, "here" or longer than 58 bytes), 25001 (the isolation level is above READ COMMITTED), '
+  '42501 (no USAGE on the server, or another schema and not its owner), 42704 (no such server), 42710 (the node is '
+  'linked already), 42809 (the server is not of postgres_fdw).';
 
 COMMENT ON FUNCTION @extschema@.audit_unlink(text) IS
   'Takes a node out of audit_all_logs; what it has stays there. Errors: 22004 (node is null), 25001 (the isolation '
@@ -754,7 +797,7 @@ BEGIN
     error_code := NULL;
     reason := NULL;
     BEGIN
-      EXECUTE format('SELECT FROM audit_cdc_internal.%I LIMIT 1', 'node_' || node);
+      PERFORM audit_cdc_internal.try_node(node);
     EXCEPTION WHEN OTHERS THEN
       GET STACKED DIAGNOSTICS error_code = RETURNED_SQLSTATE, reason = MESSAGE_TEXT;
     END;
@@ -764,8 +807,8 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.audit_link_status() IS
-  'Reads from each node with the caller''s rights there, and tells which fails. error_code, reason: the SQLSTATE and '
-  'the message of the error; null: the caller can read it. Errors: none.';
+  'Asks each node for all columns, with the caller''s rights there, and tells which fails. error_code, reason: the '
+  'SQLSTATE and the message of the error; null: the caller can read it. Errors: none.';
 
 CREATE OR REPLACE FUNCTION @extschema@.audit_unannotated(since timestamptz, fields text[] DEFAULT '{}')
   RETURNS SETOF @extschema@.audit_logs LANGUAGE sql STABLE
@@ -5389,7 +5432,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.check_archived(bigint,text,bigint,bigint,bigint)',
     'audit_cdc_internal.check_erase(text,text,text,jsonb,text,text[])',
     'audit_cdc_internal.check_hold(text,text)',
-    'audit_cdc_internal.check_link_server(oid,oid)',
+    'audit_cdc_internal.check_link_server(oid,text,oid)',
     'audit_cdc_internal.check_mask(text,text,text[],text)',
     'audit_cdc_internal.check_move(text)',
     'audit_cdc_internal.check_owner_of_month(text)',
@@ -5407,6 +5450,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.columns_not_sent(text,jsonb,jsonb,text,text[],text[],text[])',
     'audit_cdc_internal.columns_of_log(boolean)',
     'audit_cdc_internal.compare_copy(text,bigint,bigint)',
+    'audit_cdc_internal.connects(text)',
     'audit_cdc_internal.copy_of(text)',
     'audit_cdc_internal.count_removed(regclass,tid[],date)',
     'audit_cdc_internal.ddl_to_erase(audit_cdc_internal.to_erase)',
@@ -5470,6 +5514,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.may_name(audit_cdc_internal.audited,text,text,text)',
     'audit_cdc_internal.move_batch(text,timestamp with time zone,uuid)',
     'audit_cdc_internal.news_of_masks()',
+    'audit_cdc_internal.node_to_read(text)',
     'audit_cdc_internal.not_sent(audit_cdc_internal.log)',
     'audit_cdc_internal.not_sent_before(@extschema@.audit_history_line[])',
     'audit_cdc_internal.note_operation(text,jsonb,jsonb,text)',
@@ -5516,6 +5561,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.told_key(text)',
     'audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean)',
     'audit_cdc_internal.told_user(text)',
+    'audit_cdc_internal.try_node(text)',
     'audit_cdc_internal.unlink(text)',
     'audit_cdc_internal.waits_for_archive(date)',
     'audit_cdc_internal.with_statistics(oid[],text[],text[])',
@@ -5645,6 +5691,7 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.columns_not_sent(text,jsonb,jsonb,te
       TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.columns_not_sent(text,jsonb,jsonb,text,text[],text[],text[])
       TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.connects(text) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.empty_left(text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.entries_of_keys(timestamp with time zone[],uuid[]) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.finish_move(text,bigint) TO audit_cdc_keeper;
@@ -5654,6 +5701,7 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(jsonb) TO audit_cdc_r
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(jsonb) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.may_be_anothers(audit_cdc_internal.audited) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.move_batch(text,timestamp with time zone,uuid) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.node_to_read(text) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.old_columns_not_sent(text,jsonb,jsonb,jsonb,text,text[],text[])
       TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.old_columns_not_sent(text,jsonb,jsonb,jsonb,text,text[],text[])
@@ -5671,6 +5719,7 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.say_month_busy() TO audit_cdc_keeper
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.set_horizons() TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.store_elsewhere(text) TO audit_cdc_worker;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.try_node(text) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_apply_retention(boolean,integer,bigint) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_move_month(text,name,bigint) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE @extschema@.audit_return_month(text,bigint) TO audit_cdc_keeper;
