@@ -5,7 +5,7 @@ use super::told_tables::{ToldTable, ToldTables, passed_text};
 use crate::pg::{BuiltinOid, Cursor, PassedRow, ResultSet, Row, Rows, passed_bigint};
 use audit_core::lives::{Before, Stand};
 use audit_core::question::{Question, TOLD};
-use pgrx::datum::DatumWithOid;
+use pgrx::datum::{DatumWithOid, IntoDatum};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::sync::LazyLock;
@@ -178,16 +178,22 @@ fn take(row: &Row, before: Option<&Row>, table: &ToldTable, form: Form, rows: &m
     let before = before.and_then(entry);
     let told = entry(row).filter(|entry| entry.needs_no_life(before.as_ref(), &table.facts));
     match told {
-        Some(entry) => put(row, table.named(), (&entry.event(), None), form, rows),
+        Some(entry) => put(row, (table.named(), cursor(row).into_datum()), (&entry.event(), None), form, rows),
         None => put_of_life(row, table, form, rows),
     }
+}
+
+/// For the parameter after.
+fn cursor(row: &Row) -> String {
+    let Stand { time, lsn, idx, id } = stand(row);
+    format!("{}.{lsn}.{idx}.{id}", time.saturating_add(SINCE_1970))
 }
 
 fn put_of_life(row: &Row, table: &ToldTable, form: Form, rows: &mut ResultSet) {
     let Some(audited) = table.audited() else { return };
     let text = |column| passed_text(row.text(column));
     let id = row.bigint(column::ID).unwrap_or(0);
-    let arguments = [audited.passed(), id.into(), text(column::RECORD), text(column::CURSOR)];
+    let arguments = [audited.passed(), id.into(), text(column::RECORD), cursor(row).into()];
     Cursor::reading(LINE_OF, &arguments).fetch_rows(1, |line, _| {
         let mut values: Vec<_> = (0..COLUMNS).map(|column| line.datum(column)).collect();
         let told = IMAGES.map(|column| line.jsonb(column));

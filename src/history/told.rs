@@ -32,6 +32,7 @@ pub mod column {
     pub const METADATA: usize = 15;
     pub const SERVER_CONTEXT: usize = 16;
     pub const ATTESTED: usize = 17;
+    // of a record's entries only
     pub const CURSOR: usize = 18;
     pub const DATABASE: usize = 19;
     pub const SCHEMA: usize = 20;
@@ -91,7 +92,7 @@ pub fn put_record(
                         None => facts.breaks.is_none_or(|(_, last)| last < entry.time),
                     };
                     let named = [column::DATABASE, column::SCHEMA, column::NAME].map(|column| row.datum(column));
-                    put(row, named, (&event, last.as_ref()), form, rows);
+                    put(row, (named, row.datum(column::CURSOR)), (&event, last.as_ref()), form, rows);
                     last = Some(next(last.take(), &event));
                     follows && entry.tells_row(&facts) && entry.lsn.is_some()
                 });
@@ -120,8 +121,13 @@ impl Form {
 }
 
 /// The line of an entry that tells its row. `before`: the state before it, where that matters.
-pub fn put(row: &Row, named: Named, (event, before): (&Event, Option<&State>), form: Form, rows: &mut ResultSet) {
-    let [database, schema, name] = named;
+pub fn put(
+    row: &Row,
+    ([database, schema, name], cursor): (Named, Option<pg_sys::Datum>),
+    (event, before): (&Event, Option<&State>),
+    form: Form,
+    rows: &mut ResultSet,
+) {
     let line = line(before, event, None);
     let (old, new) = (line.old_row.as_ref(), line.new_row.as_ref());
     let changed = changed(event.action, old, new);
@@ -146,7 +152,7 @@ pub fn put(row: &Row, named: Named, (event, before): (&Event, Option<&State>), f
         line.unknown_old_columns.into_datum(),
         line.unknown_columns.into_datum(),
         line.note.map(|note| note.text("")).into_datum(),
-        row.datum(column::CURSOR),
+        cursor,
         exact,
         row.datum(column::SERVER_CONTEXT),
         row.datum(column::ATTESTED),

@@ -44,7 +44,10 @@ pub const SIGNED: &str = "l.may_change_key,
     END,
     'null') AS metadata,
   CASE WHEN l.server_context IS NOT NULL THEN (
-    SELECT s.context || jsonb_strip_nulls(jsonb_build_object('transaction_start', l.transaction_start))
+    SELECT CASE
+      WHEN l.transaction_start IS NULL THEN s.context
+      ELSE s.context || jsonb_build_object('transaction_start', l.transaction_start)
+    END
     FROM audit_cdc_internal.server_contexts AS s
     WHERE s.id = l.server_context
   ) END AS server_context,
@@ -77,7 +80,7 @@ impl Question {
         format!(
             "SELECT e.*
 FROM (
-  SELECT {TOLD}, {SIGNED}, array_to_string({place}, '.') AS cursor
+  SELECT {TOLD}, {SIGNED}
   FROM audit_cdc_internal.log AS l
   WHERE {}
   ORDER BY {order}

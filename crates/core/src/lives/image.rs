@@ -48,7 +48,24 @@ impl<'a> Image<'a> {
 
     #[must_use]
     pub fn columns(&self) -> Vec<String> {
-        members(&self.0).iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect()
+        self.names().into_iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    /// Names of its columns.
+    #[must_use]
+    pub fn names(&self) -> Vec<&[u8]> {
+        members(&self.0).into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Which of these columns it has not, by name.
+    #[must_use]
+    pub fn missing<'c>(&self, columns: impl Iterator<Item = &'c [u8]>) -> Vec<String> {
+        let there = self.names();
+        let missing = columns.filter(|column| !there.contains(column));
+        let mut missing: Vec<_> = missing.map(|column| String::from_utf8_lossy(column).into_owned()).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing
     }
 
     /// The column's value as `->>` gives it, or exactly.

@@ -67,7 +67,7 @@ pub fn line<'a>(before: Option<&'a State>, event: &'a Event, after: Option<&'a S
     };
     Line {
         unknown_old_columns: old_row.as_ref().map(|row| unknown_old(before, event, row)).unwrap_or_default(),
-        unknown_columns: new_row.as_ref().map(|row| missing(event.unknown.iter(), row)).unwrap_or_default(),
+        unknown_columns: new_row.as_ref().map(|row| row.missing(bytes(&event.unknown))).unwrap_or_default(),
         note: note(before, event, is_gap),
         old_row,
         new_row,
@@ -87,20 +87,17 @@ fn has_row_before(action: Action) -> bool {
 }
 
 fn unknown_old(before: Option<&State>, event: &Event, old_row: &Image) -> Vec<String> {
-    let of_table = event.after.as_ref().map(Image::columns).unwrap_or_default();
+    let of_table = event.after.as_ref().map(Image::names).unwrap_or_default();
     let unknown = match event.action {
         Action::Truncate | Action::Complete => before.map(|before| &before.unknown),
         _ => event.unknown_before.as_ref(),
     };
-    missing(of_table.iter().chain(&event.unknown).chain(unknown.into_iter().flatten()), old_row)
+    let unknown = bytes(&event.unknown).chain(unknown.into_iter().flat_map(|unknown| bytes(unknown)));
+    old_row.missing(of_table.into_iter().chain(unknown))
 }
 
-fn missing<'c>(columns: impl Iterator<Item = &'c String>, row: &Image) -> Vec<String> {
-    let there = row.columns();
-    let mut missing: Vec<String> = columns.filter(|column| !there.contains(column)).cloned().collect();
-    missing.sort_unstable();
-    missing.dedup();
-    missing
+fn bytes(columns: &[String]) -> impl Iterator<Item = &[u8]> {
+    columns.iter().map(String::as_bytes)
 }
 
 fn note(before: Option<&State>, event: &Event, is_gap: bool) -> Option<Note> {
