@@ -16,11 +16,20 @@ DROP FUNCTION audit_cdc_internal.page_of_lines(bigint,integer[],text,text,bigint
 DROP FUNCTION audit_cdc_internal.told_table(integer,text,text);
 DROP FUNCTION audit_cdc_internal.told_of(audit_cdc_internal.audited,boolean);
 DROP TYPE audit_cdc_internal.told_table;
+DROP FUNCTION audit_cdc_internal.told_row(anyelement,jsonb);
 DROP FUNCTION @extschema@.audit_capture_status();
+DROP FUNCTION audit_cdc_internal.may_doubt(text[]);
+DROP FUNCTION audit_cdc_internal.only_table_named(text[],text,oid,boolean);
 DROP FUNCTION audit_cdc_internal.add_partition(text,timestamp with time zone);
 
 CREATE FUNCTION audit_cdc_internal.archive_first() RETURNS boolean
   LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'archive_first_wrapper';
+
+CREATE OR REPLACE FUNCTION @extschema@.audit_as_of(
+    row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
+    table_name text DEFAULT NULL, database_id text DEFAULT NULL)
+  RETURNS SETOF anyelement
+  LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'audit_as_of_wrapper';
 
 CREATE OR REPLACE FUNCTION @extschema@.audit_ingest(text)
   RETURNS TABLE (received bigint, inserted bigint, duplicates bigint, rejected bigint)
@@ -57,6 +66,9 @@ CREATE FUNCTION audit_cdc_internal.columns_not_sent(
   RETURNS text[]
   LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'columns_not_sent_wrapper';
 
+CREATE OR REPLACE FUNCTION audit_cdc_internal.columns_of(row_type oid) RETURNS text[]
+  LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'columns_of_wrapper';
+
 CREATE FUNCTION audit_cdc_internal.drop_month(partition regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drop_month_wrapper';
 
@@ -69,6 +81,9 @@ CREATE OR REPLACE FUNCTION audit_cdc_internal.history(
 
 CREATE FUNCTION audit_cdc_internal.is_referred_since(relation oid, known bigint[]) RETURNS boolean
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'is_referred_since_wrapper';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.is_spelled(type text) RETURNS boolean
+  LANGUAGE c IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'is_spelled_wrapper';
 
 CREATE FUNCTION audit_cdc_internal.kept_statement() RETURNS text
   LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kept_statement_wrapper';
@@ -98,6 +113,14 @@ CREATE FUNCTION audit_cdc_internal.old_columns_not_sent(
     never_sent text[])
   RETURNS text[]
   LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'old_columns_not_sent_wrapper';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.primary_key(
+    relation oid, OUT columns text[], OUT types text[])
+  RETURNS SETOF record
+  LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'primary_key_wrapper';
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.relation_of(row_type oid) RETURNS oid
+  LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'relation_of_wrapper';
 
 CREATE FUNCTION audit_cdc_internal.remove_rows(rows tid[], relation regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'remove_rows_wrapper';
@@ -4280,6 +4303,75 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION audit_cdc_internal.only_table_named(parts text[], here text, relation oid, is_named boolean)
+  RETURNS SETOF audit_cdc_internal.audited
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT here, t.table_schema, t.table_name, t.numbers, k.columns, k.types, ARRAY[here], '{0}'::bigint[], true, is_named
+  FROM (
+    SELECT min(t.table_schema) AS table_schema, min(t.table_name) AS table_name, array_agg(t.id) AS numbers
+    FROM audit_cdc_internal.audited_tables AS t
+    WHERE t.table_name = parts[cardinality(parts)]
+      AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
+    HAVING min(t.table_schema) = max(t.table_schema) AND bool_and(t.database_id = here)
+  ) AS t
+  CROSS JOIN LATERAL audit_cdc_internal.primary_key(
+    coalesce(relation, to_regclass(format('%I.%I', t.table_schema, t.table_name)))) AS k
+  WHERE NOT EXISTS (SELECT FROM audit_cdc_internal.continued_databases AS c WHERE c.new_id = here)
+    AND NOT EXISTS (
+      SELECT FROM audit_cdc_internal.described_tables AS d
+      WHERE (d.database_id, d.table_schema, d.table_name) = (here, t.table_schema, t.table_name));
+END;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.table_named(name text, database_id text, relation oid,
+      of_record text DEFAULT NULL)
+  RETURNS audit_cdc_internal.audited
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  parts CONSTANT text[] := CASE
+    WHEN name ~ '^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$' THEN string_to_array(name, '.')
+    ELSE audit_cdc_internal.name_parts(name, relation)
+  END;
+  found audit_cdc_internal.audited;
+  many integer;
+BEGIN
+  IF coalesce(database_id, here) = here THEN
+    SELECT o.*
+    INTO found
+    FROM audit_cdc_internal.only_table_named(parts, here, relation, database_id IS NOT NULL) AS o;
+    IF found.key_columns IS NOT NULL THEN
+      RETURN found;
+    END IF;
+  END IF;
+  SELECT max(t.database_id), max(t.table_schema), max(t.table_name), max(t.numbers), count(*)
+  INTO found.database_id, found.table_schema, found.table_name, found.numbers, many
+  FROM audit_cdc_internal.tables_named(parts, name, table_named.database_id, here) AS t;
+  IF many = 0 THEN
+    RETURN NULL;
+  ELSIF many > 1 THEN
+    -- a row type is of this database
+    IF database_id IS NULL
+      AND relation IS NOT NULL
+      AND EXISTS (
+        SELECT FROM audit_cdc_internal.tables_named(parts, name, NULL, here) AS t WHERE t.database_id = here) THEN
+      found := audit_cdc_internal.table_named(name, here, relation, of_record);
+      found.is_named := false;
+      RETURN found;
+    END IF;
+    PERFORM audit_cdc_internal.refuse_several_tables(parts, name, database_id, here);
+  END IF;
+  SELECT d.ids, d.positions_before, d.is_own
+  INTO found.databases, found.positions_before, found.is_own
+  FROM audit_cdc_internal.databases_of(found.database_id) AS d;
+  found.is_named := database_id IS NOT NULL;
+  SELECT k.columns, k.types
+  INTO found.key_columns, found.key_types
+  FROM audit_cdc_internal.key_of(found, relation, of_record) AS k;
+  RETURN found;
+END
+$$;
+
 CREATE FUNCTION audit_cdc_internal.erasure_doubts(databases text[], names text[])
   RETURNS SETOF audit_cdc_internal.doubt LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -4391,12 +4483,11 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION audit_cdc_internal.may_doubt(names text[]) RETURNS boolean
-  LANGUAGE plpgsql STABLE AS $$
-DECLARE
-  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-BEGIN
-  RETURN EXISTS (SELECT FROM audit_cdc_internal.gaps)
+CREATE FUNCTION audit_cdc_internal.signs_of_doubt(names text[], here text) RETURNS SETOF boolean
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT true
+  WHERE EXISTS (SELECT FROM audit_cdc_internal.gaps)
     OR EXISTS (SELECT FROM audit_cdc_internal.horizons)
     OR EXISTS (SELECT FROM audit_cdc_internal.erasures)
     OR EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.stored_at IS NULL)
@@ -4417,6 +4508,30 @@ BEGIN
             AND s.wal_status IN ('reserved', 'extended')
         )
     );
+END;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.say_doubts(databases text[], names text[], say_others boolean,
+      since timestamptz,
+    until timestamptz, until_position bigint, is_range boolean)
+  RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
+  one audit_cdc_internal.doubt;
+BEGIN
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.signs_of_doubt(names, here)) THEN
+    RETURN;
+  END IF;
+  FOR one IN SELECT *
+             FROM audit_cdc_internal.doubts(databases, names, say_others, since, until, until_position, is_range) LOOP
+    -- RAISE takes no null for a DETAIL; a notice has one always
+    IF one.is_warning AND one.detail IS NULL THEN
+      RAISE WARNING '%', one.message USING HINT = one.hint;
+    ELSIF one.is_warning THEN
+      RAISE WARNING '%', one.message USING DETAIL = one.detail, HINT = one.hint;
+    ELSE
+      RAISE NOTICE '%', one.message USING DETAIL = one.detail, HINT = one.hint;
+    END IF;
+  END LOOP;
 END
 $$;
 
@@ -4705,8 +4820,12 @@ CREATE FUNCTION audit_cdc_internal.readable_as(audited audit_cdc_internal.audite
 DECLARE
   relation CONSTANT oid := audit_cdc_internal.relation_of(row_type);
 BEGIN
-  IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND a.atttypid >= 16384)
-    AND audited.database_id IS NOT NULL
+  -- nearly always all types are PostgreSQL's own
+  IF NOT EXISTS (
+    SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND a.atttypid >= 16384) THEN
+    RETURN audited;
+  END IF;
+  IF audited.database_id IS NOT NULL
     AND audit_cdc_internal.may_be_anothers(audited)
     AND EXISTS (
       WITH RECURSIVE used(type) AS (
@@ -5521,6 +5640,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.noted(jsonb,text[],text[],jsonb,text)',
     'audit_cdc_internal.noted_values(jsonb)',
     'audit_cdc_internal.old_columns_not_sent(text,jsonb,jsonb,jsonb,text,text[],text[])',
+    'audit_cdc_internal.only_table_named(text[],text,oid,boolean)',
     'audit_cdc_internal.own_notes(audit_cdc_internal.log)',
     'audit_cdc_internal.partitions_left(text)',
     'audit_cdc_internal.partitions_of_month(text)',
@@ -5551,6 +5671,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.set_horizons()',
     'audit_cdc_internal.settle_masks()',
     'audit_cdc_internal.show_all_logs()',
+    'audit_cdc_internal.signs_of_doubt(text[],text)',
     'audit_cdc_internal.stands_elsewhere(text)',
     'audit_cdc_internal.start_move(text,name,oid)',
     'audit_cdc_internal.stop_writers()',

@@ -65,7 +65,7 @@ BEGIN
       -- views, and functions that run with the reader's rights, call them
       ('audit_cdc_reader', true, ARRAY[
         'lifted', 'masked_columns', 'columns_not_sent', 'old_columns_not_sent', 'new_log', 'filling', 'typed_value',
-        'typed_row', 'told', 'told_row', 'told_as_of', 'plain_diff', 'node_to_read', 'connects', 'try_node',
+        'typed_row', 'told', 'told_as_of', 'plain_diff', 'node_to_read', 'connects', 'try_node',
         'plain', 'exact_texts', 'diff', 'keep_private', 'table_named', 'may_be_anothers', 'readable_as',
         'relation_of', 'columns_of', 'activity_rule', 'activity_told', 'diffs_together',
         'refuse_foreign_types', 'history_rule', 'create_history_table', 'rows_as_of', 'unknown_as_of', 'history',

@@ -9,3 +9,9 @@ use pgrx::prelude::*;
 fn page_of_lines() {
     require_agreement();
 }
+
+/// Until 0.1.0; `audit_as_of` came in its place.
+#[pg_extern(sql = false)]
+fn told_row() {
+    require_agreement();
+}

@@ -13,7 +13,7 @@ extension_sql_file!("../sql/log/partitions.sql", name = "partitions", requires =
 extension_sql_file!("../sql/log/rejects.sql", name = "rejects", requires = ["log"]);
 extension_sql_file!("../sql/log/sources.sql", name = "sources", requires = ["log", this_database]);
 extension_sql_file!("../sql/log/cast.sql", name = "cast", requires = ["annotate_ends", audit_cast, audit_row, told]);
-extension_sql_file!("../sql/log/record_keys.sql", name = "record_keys", requires = ["log", "cast"]);
+extension_sql_file!("../sql/log/record_keys.sql", name = "record_keys", requires = ["log", "cast", is_spelled]);
 extension_sql_file!("../sql/log/described_tables.sql", name = "described_tables", requires = ["record_keys"]);
 // audit_new_logs is audit_logs over what new_log() returns
 extension_sql_file!("../sql/masking/masked.sql", name = "masked", requires = ["log", masked_columns]);
@@ -180,7 +180,11 @@ extension_sql_file!(
     name = "history_diff",
     requires = ["annotate_ends", told, plain, plain_diff, exact_texts]
 );
-extension_sql_file!("../sql/history/audited.sql", name = "history_audited", requires = ["audit_logs", "continuations"]);
+extension_sql_file!(
+    "../sql/history/audited.sql",
+    name = "history_audited",
+    requires = ["audit_logs", "continuations", primary_key]
+);
 extension_sql_file!(
     "../sql/history/doubts.sql",
     name = "history_doubts",
@@ -199,12 +203,12 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/history/records_as_of.sql",
     name = "records_as_of",
-    requires = ["history_moment", next_in_order, was_in_order]
+    requires = ["history_moment", next_in_order, was_in_order, relation_of, columns_of]
 );
 extension_sql_file!(
     "../sql/history/as_of.sql",
     name = "history_as_of",
-    requires = ["cast", "records_as_of", records_as_of, rows_as_of, unknown_as_of]
+    requires = ["cast", "records_as_of", records_as_of, rows_as_of, unknown_as_of, audit_as_of]
 );
 extension_sql_file!(
     "../sql/history/table_diff.sql",

@@ -56,23 +56,6 @@ BEGIN
 END
 $$;
 
--- Of a table that is here. types: as spelled_types() gives them.
-CREATE FUNCTION audit_cdc_internal.primary_key(relation oid, OUT columns text[], OUT types text[])
-  RETURNS SETOF record
-  LANGUAGE sql STABLE
-BEGIN ATOMIC
-  SELECT
-    array_agg(a.attname::text ORDER BY a.attnum),
-    CASE
-      WHEN bool_or(audit_cdc_internal.is_spelled(format_type(a.atttypid, a.atttypmod)))
-        THEN array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
-    END
-  FROM pg_index AS i
-  JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
-  WHERE i.indrelid = relation AND i.indisprimary
-  HAVING count(*) > 0;
-END;
-
 CREATE FUNCTION audit_cdc_internal.key_of(
     audited audit_cdc_internal.audited, relation oid, of_record text,
     OUT columns text[], OUT types text[])
@@ -135,21 +118,19 @@ BEGIN
 END
 $$;
 
--- A captured table of this database, if the log has no other of this name, and nothing was described. Null: ask on.
+-- A captured table of this database, if the log has no other of this name, and nothing was described. No row: ask on.
+-- A set, so that it becomes part of the statement that asks.
 CREATE FUNCTION audit_cdc_internal.only_table_named(parts text[], here text, relation oid, is_named boolean)
-  RETURNS audit_cdc_internal.audited
-  LANGUAGE plpgsql STABLE AS $$
-DECLARE
-  found audit_cdc_internal.audited;
-BEGIN
+  RETURNS SETOF audit_cdc_internal.audited
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
   SELECT here, t.table_schema, t.table_name, t.numbers, k.columns, k.types, ARRAY[here], '{0}'::bigint[], true, is_named
-  INTO found
   FROM (
     SELECT min(t.table_schema) AS table_schema, min(t.table_name) AS table_name, array_agg(t.id) AS numbers
     FROM audit_cdc_internal.audited_tables AS t
     WHERE t.table_name = parts[cardinality(parts)]
       AND (cardinality(parts) = 1 OR t.table_schema = parts[cardinality(parts) - 1])
-    HAVING count(DISTINCT t.table_schema) = 1 AND bool_and(t.database_id = here)
+    HAVING min(t.table_schema) = max(t.table_schema) AND bool_and(t.database_id = here)
   ) AS t
   CROSS JOIN LATERAL audit_cdc_internal.primary_key(
     coalesce(relation, to_regclass(format('%I.%I', t.table_schema, t.table_name)))) AS k
@@ -157,9 +138,7 @@ BEGIN
     AND NOT EXISTS (
       SELECT FROM audit_cdc_internal.described_tables AS d
       WHERE (d.database_id, d.table_schema, d.table_name) = (here, t.table_schema, t.table_name));
-  RETURN found;
-END
-$$;
+END;
 
 -- Those that the log has by this name. A name that SQL reads otherwise is only meant if no other is.
 CREATE FUNCTION audit_cdc_internal.tables_named(
@@ -229,7 +208,9 @@ DECLARE
   many integer;
 BEGIN
   IF coalesce(database_id, here) = here THEN
-    found := audit_cdc_internal.only_table_named(parts, here, relation, database_id IS NOT NULL);
+    SELECT o.*
+    INTO found
+    FROM audit_cdc_internal.only_table_named(parts, here, relation, database_id IS NOT NULL) AS o;
     IF found.key_columns IS NOT NULL THEN
       RETURN found;
     END IF;

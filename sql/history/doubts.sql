@@ -235,13 +235,13 @@ BEGIN
 END
 $$;
 
--- Is there anything at all that casts doubt on a reading? Mostly not, and then nothing else is asked.
-CREATE FUNCTION audit_cdc_internal.may_doubt(names text[]) RETURNS boolean
-  LANGUAGE plpgsql STABLE AS $$
-DECLARE
-  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
-BEGIN
-  RETURN EXISTS (SELECT FROM audit_cdc_internal.gaps)
+-- A row if there is anything at all that casts doubt on a reading. Mostly there is not, and then nothing else is asked.
+-- A set, so that it becomes part of the statement that asks. here: this database.
+CREATE FUNCTION audit_cdc_internal.signs_of_doubt(names text[], here text) RETURNS SETOF boolean
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT true
+  WHERE EXISTS (SELECT FROM audit_cdc_internal.gaps)
     OR EXISTS (SELECT FROM audit_cdc_internal.horizons)
     OR EXISTS (SELECT FROM audit_cdc_internal.erasures)
     OR EXISTS (SELECT FROM audit_cdc_internal.rejects AS r WHERE r.stored_at IS NULL)
@@ -262,16 +262,16 @@ BEGIN
             AND s.wal_status IN ('reserved', 'extended')
         )
     );
-END
-$$;
+END;
 
 CREATE FUNCTION audit_cdc_internal.say_doubts(databases text[], names text[], say_others boolean, since timestamptz,
     until timestamptz, until_position bigint, is_range boolean)
   RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
+  here CONSTANT text := audit_cdc_internal.this_database() ->> 'id';
   one audit_cdc_internal.doubt;
 BEGIN
-  IF NOT audit_cdc_internal.may_doubt(names) THEN
+  IF NOT EXISTS (SELECT FROM audit_cdc_internal.signs_of_doubt(names, here)) THEN
     RETURN;
   END IF;
   FOR one IN SELECT *

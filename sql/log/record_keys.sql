@@ -11,11 +11,6 @@ CREATE TABLE audit_cdc_internal.record_keys (
 CREATE INDEX ON audit_cdc_internal.record_keys (record_key, audited_table);
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.record_keys', '');
 
--- Has its text several spellings?
-CREATE FUNCTION audit_cdc_internal.is_spelled(type text) RETURNS boolean LANGUAGE sql IMMUTABLE
-  RETURN type ~ '^(boolean|numeric|real|double precision|time|timestamp|date|character|interval|(.*\.)?citext)\M'
-    AND type !~ '^character varying';
-
 -- Types of the key columns, in their order; null if their text is the same wherever it comes from.
 CREATE FUNCTION audit_cdc_internal.spelled_types(key_columns text[], column_types jsonb) RETURNS text[]
   LANGUAGE sql IMMUTABLE

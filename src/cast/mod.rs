@@ -3,7 +3,10 @@
 
 mod told;
 
-use crate::pg::{Call, CaughtError, ColumnInput, ErrorReport, RowType, TypeInput, caught, reading};
+use crate::pg::{
+    BuiltinOid, Call, CaughtError, ColumnInput, Cursor, ErrorReport, ResultSet, RowType, TypeInput, any_element,
+    caught, passed_oid, reading,
+};
 use audit_core::SqlState;
 use audit_core::encoding::{Text, TypeShape, exact_text, input_text};
 use audit_core::json::marked_text;
@@ -14,7 +17,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::fmt;
+
+use BuiltinOid::{PG_LSNOID, REGTYPEOID, TEXTOID, TIMESTAMPTZOID};
 
 /// What stands in a change for a value that was stored out of line and not changed (Sequin source,
 /// `lib/sequin/runtime/slot_processor/message_handler.ex`).
@@ -38,7 +44,7 @@ fn audit_cast(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Er
     let (_, input) = call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context)));
     input.require_least_rights();
     match caught(|| reading(|| datum(input, &sent))) {
-        Ok(Ok(datum)) => Ok(datum.and_then(|datum| crate::pg::any_element(datum, oid))),
+        Ok(Ok(datum)) => Ok(datum.and_then(|datum| any_element(datum, oid))),
         Ok(Err(NotSent)) => Err(not_sent("value", input)),
         Err(error) => Err(without_value(error, "value", input)),
     }
@@ -72,44 +78,76 @@ fn audit_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, Err
     if !exact.iter().all(is_text) {
         return Err(not_texts());
     }
-    read_row(call, |name, value| match member(&exact, name).map(serde_json::from_str) {
+    let oid = call.type_of(0).ok_or_else(not_a_row)?;
+    RowType::of(call, oid).ok_or_else(not_a_row)?;
+    let Some(image) = call.jsonb(1) else { return Ok(call.argument(0).and_then(|base| any_element(base, oid))) };
+    let values = read_values(call, oid, &image, |name, value| match member(&exact, name).map(serde_json::from_str) {
         _ if unknown.as_ref().is_some_and(|unknown| unknown.contains(name)) => Some(Sent::Null),
         Some(Ok(Text(text))) => value.map(|_| Sent::Text(text.into_owned().into())),
         // where nobody says what is unknown, the marker does
         _ => value.map(|value| if unknown.is_none() { Sent::MaybeMarker(value) } else { Sent::Json(value) }),
-    })
+    })?;
+    let row_type = RowType::of(call, oid).ok_or_else(not_a_row)?;
+    Ok(any_element(row_type.form(&values), oid))
 }
 
-/// Of a row that is told: exact values stand in its image, and whatever is unknown does not.
+/// The rows as told: exact values stand in their images, and whatever is unknown does not.
+const TOLD: &CStr = c"
+    SELECT r::pg_catalog.text FROM audit_cdc_internal.told_as_of($1, $2, $3, $4, $5, $6) AS r";
+
+// the types' input functions run with the caller's rights
 #[pg_extern(
     requires = ["install"],
-    sql = r#"CREATE FUNCTION audit_cdc_internal.told_row(anyelement, image jsonb) RETURNS anyelement
-  LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#
+    sql = r#"CREATE FUNCTION @extschema@.audit_as_of(
+    row_type anyelement, at timestamptz DEFAULT NULL, lsn pg_lsn DEFAULT NULL, key text DEFAULT NULL,
+    table_name text DEFAULT NULL, database_id text DEFAULT NULL)
+  RETURNS SETOF anyelement
+  LANGUAGE c STABLE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#
 )]
-fn told_row(fcinfo: pg_sys::FunctionCallInfo) -> Result<Option<AnyElement>, ErrorReport> {
-    read_row(Call::new(fcinfo), |_, value| {
-        value.map(|value| marked_text(value).map_or(Sent::Json(value), |(text, _)| Sent::Text(text)))
-    })
+fn audit_as_of(fcinfo: pg_sys::FunctionCallInfo) {
+    let call = Call::new(fcinfo);
+    let Some(oid) = call.type_of(0) else { return };
+    let arguments = [
+        passed_oid(oid, REGTYPEOID),
+        call.passed(1, TIMESTAMPTZOID),
+        call.passed(2, PG_LSNOID),
+        call.passed(3, TEXTOID),
+        call.passed(4, TEXTOID),
+        call.passed(5, TEXTOID),
+    ];
+    let mut cursor = Cursor::reading(TOLD, &arguments);
+    let mut rows = ResultSet::new(call);
+    while cursor.fetch_rows(1000, |row, _| {
+        let image = row.text(0).unwrap_or_default();
+        let values = read_values(call, oid, &image, |_, value| {
+            value.map(|value| marked_text(value).map_or(Sent::Json(value), |(text, _)| Sent::Text(text)))
+        });
+        match values {
+            Ok(values) => rows.put(&values),
+            Err(error) => error.report(PgLogLevel::ERROR),
+        }
+    }) {}
 }
 
-/// `sent` gives what is to be read for a column that the image has, or has not.
-fn read_row(
+fn not_a_row() -> ErrorReport {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        "first argument of audit_row must be of a row type",
+        "audit_row",
+    )
+    .set_hint("Name a table or a composite type: audit_row(NULL::public.users, new_values).")
+}
+
+/// Of the row type `oid`, which is that of the first argument; what the image lacks is as there. `sent` gives what is
+/// to be read for a column that the image has, or has not.
+fn read_values(
     call: Call,
+    oid: pg_sys::Oid,
+    image: &str,
     sent: impl for<'v> Fn(&String, Option<&'v str>) -> Option<Sent<'v>>,
-) -> Result<Option<AnyElement>, ErrorReport> {
-    let not_a_row = || {
-        ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            "first argument of audit_row must be of a row type",
-            "audit_row",
-        )
-        .set_hint("Name a table or a composite type: audit_row(NULL::public.users, new_values).")
-    };
-    let oid = call.type_of(0).ok_or_else(not_a_row)?;
+) -> Result<Vec<Option<pg_sys::Datum>>, ErrorReport> {
     let row_type = RowType::of(call, oid).ok_or_else(not_a_row)?;
-    let base = call.argument(0);
-    let Some(image) = call.jsonb(1) else { return Ok(base.and_then(|base| crate::pg::any_element(base, oid))) };
-    let Members(members) = serde_json::from_str(&image).map_err(|_| {
+    let Members(members) = serde_json::from_str(image).map_err(|_| {
         ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "image is not a JSON object", "audit_row")
     })?;
     row_type.require_least_rights();
@@ -121,13 +159,13 @@ fn read_row(
             Some(sent) => datum(input, &sent),
         }
     };
-    let values = caught(|| reading(|| row_type.values(base, &mut value)));
+    let values = caught(|| reading(|| row_type.values(call.argument(0), &mut value)));
     let column = || {
         let ColumnInput { name, input } = row_type.column(being_read.get()?)?;
         Some((format!("column \"{name}\" of {}", row_type.name()), input))
     };
     match values {
-        Ok(Ok(values)) => Ok(crate::pg::any_element(row_type.form(&values), oid)),
+        Ok(Ok(values)) => Ok(values),
         Ok(Err(NotSent)) => Err(column().map_or_else(not_a_row, |(what, input)| not_sent(&what, input))),
         Err(error) => match column() {
             Some((what, input)) => Err(without_value(error, &what, input)),
@@ -186,7 +224,7 @@ fn member<'a>(members: &[(Cow<str>, &'a RawValue)], name: &str) -> Option<&'a st
 fn input_text_of_type(fcinfo: pg_sys::FunctionCallInfo) -> Option<String> {
     let call = Call::new(fcinfo);
     let value = call.jsonb(0)?;
-    let shape = match call.argument(1).map(|oid| pg_sys::Oid::from(oid.value() as u32)) {
+    let shape = match call.oid(1) {
         None => &TypeShape::Text,
         Some(oid) => &call.kept(|(known, _)| *known == oid, |context| (oid, TypeInput::new(oid, -1, context))).1.shape,
     };

@@ -3,6 +3,7 @@
 use super::page::{COLUMNS, Page};
 use super::told::{Form, put_record};
 use super::told_tables::{facts, undisturbed};
+use crate::here::database_id;
 use crate::pg::{BuiltinOid, Call, Cursor, ErrorReport, PassedRow, ResultSet, passed_bigint};
 use audit_core::lives::Table;
 use pgrx::datum::DatumWithOid;
@@ -12,16 +13,35 @@ use std::sync::LazyLock;
 
 use BuiltinOid::{BOOLOID, INT8ARRAYOID, INT8OID, OIDOID, TEXTOID, TIMESTAMPTZOID};
 
-/// Which table is meant; without name, row type or key any. $5: somebody reads. Then also whether there may be doubts,
-/// and, if a record is asked for, whether its table is undisturbed.
+/// Of a table `f.audited`. Are there signs of doubt for somebody who reads, $5? If the record $3 is asked for, is its
+/// table undisturbed too? $6: this database.
+const ABOUT: &str = "f.audited,
+           $5 AND EXISTS (
+             SELECT FROM audit_cdc_internal.signs_of_doubt(
+               CASE WHEN (f.audited).table_name IS NOT NULL
+                    THEN ARRAY[format('%I.%I', (f.audited).table_schema, (f.audited).table_name)] END, $6)),
+           $5 AND $3 IS NOT NULL";
+
+/// Mostly the log has one table of the name $1, a captured one.
+static ONLY_ONE: LazyLock<CString> = LazyLock::new(|| {
+    let text = format!(
+        "
+    SELECT {ABOUT} AND {}
+    FROM (
+      SELECT o AS audited
+      FROM audit_cdc_internal.only_table_named(string_to_array($1, '.'), $6, $2, $4 IS NOT NULL) AS o
+      WHERE $1 ~ '^[a-z_][a-z0-9_]*(\\.[a-z_][a-z0-9_]*)?$' AND coalesce($4, $6) = $6
+    ) AS f",
+        undisturbed("f.audited")
+    );
+    CString::new(text).unwrap_or_default()
+});
+
+/// Which one it is otherwise; without name, row type $2 and key any.
 static MEANT: LazyLock<CString> = LazyLock::new(|| {
     let text = format!(
         "
-    SELECT f.audited,
-           $5 AND audit_cdc_internal.may_doubt(
-             CASE WHEN (f.audited).table_name IS NOT NULL
-                  THEN ARRAY[format('%I.%I', (f.audited).table_schema, (f.audited).table_name)] END),
-           $5 AND $3 IS NOT NULL AND {}
+    SELECT {ABOUT} AND {}
     FROM (
       SELECT CASE WHEN $1 IS NULL AND $2 IS NULL AND $3 IS NULL THEN audit_cdc_internal.any_table($4)
                   ELSE audit_cdc_internal.table_named($1, $4, $2, $3) END AS audited
@@ -86,8 +106,8 @@ fn history(fcinfo: pg_sys::FunctionCallInfo) {
     let time = |argument| call.passed(argument, TIMESTAMPTZOID);
     check_asked(call);
     let after = call.text(AFTER).map(|after| cursor_place(&after));
-    let named = [text(TABLE), call.passed(RELATION, OIDOID), text(KEY), text(DATABASE), true.into()];
-    let Some(Meant { table, may_doubt, is_undisturbed }) = meant(named) else { return };
+    let named = [text(TABLE), call.passed(RELATION, OIDOID), text(KEY), text(DATABASE), true.into(), here()];
+    let Some(Meant { table, may_doubt, is_undisturbed }) = meant(&named) else { return };
     if may_doubt {
         say(SAY_DOUBTS, &[table.passed(), time(SINCE), time(UNTIL)]);
     }
@@ -129,8 +149,8 @@ fn lines(fcinfo: pg_sys::FunctionCallInfo) {
     let mut rows = ResultSet::new(call);
     let text = |argument| call.passed(argument, TEXTOID);
     let none = || DatumWithOid::null_oid(TEXTOID.value());
-    let named = [text(1), DatumWithOid::null_oid(OIDOID.value()), none(), text(7), false.into()];
-    let Some(Meant { table, .. }) = meant(named) else { return };
+    let named = [text(1), DatumWithOid::null_oid(OIDOID.value()), none(), text(7), false.into(), here()];
+    let Some(Meant { table, .. }) = meant(&named) else { return };
     let page = Page {
         table,
         id: call.passed(0, INT8OID),
@@ -147,7 +167,7 @@ fn lines(fcinfo: pg_sys::FunctionCallInfo) {
     page.put(Form::Told, &mut rows);
 }
 
-/// The table that is meant, as [`MEANT`] tells of it.
+/// The table that is meant, as [`ABOUT`] tells of it.
 struct Meant {
     table: PassedRow,
     may_doubt: bool,
@@ -155,13 +175,20 @@ struct Meant {
 }
 
 /// None: the log has no change of it, as is said.
-fn meant(named: [DatumWithOid<'static>; 5]) -> Option<Meant> {
-    let row = Cursor::planned_once(MEANT.as_c_str(), &named).fetch_together(1, |rows| rows.kept(0))?;
+fn meant(named: &[DatumWithOid<'static>; 6]) -> Option<Meant> {
+    let ask = |statement: &'static CStr| Cursor::planned_once(statement, named).fetch_together(1, |rows| rows.kept(0));
+    let has_name = named[0].datum().is_some();
+    let only_one = has_name.then(|| ask(ONLY_ONE.as_c_str())).flatten();
+    let row = only_one.or_else(|| ask(MEANT.as_c_str()))?;
     let Some(table) = row.row(0) else {
         say(NO_CHANGES, &[]);
         return None;
     };
     Some(Meant { table, may_doubt: row.boolean(1), is_undisturbed: row.boolean(2) })
+}
+
+fn here() -> DatumWithOid<'static> {
+    database_id().into()
 }
 
 fn say(query: &'static CStr, arguments: &[DatumWithOid]) {

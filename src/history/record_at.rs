@@ -3,6 +3,7 @@
 
 use super::event_rows::{action, can_skip, column, event, place};
 use super::told_tables::undisturbed;
+use crate::here::database_id;
 use crate::pg::{BuiltinOid, Call, Cursor, PassedRow, Row};
 use audit_core::lives::{Action, Record};
 use pgrx::datum::{DatumWithOid, IntoDatum, TimestampWithTimeZone};
@@ -11,8 +12,8 @@ use std::sync::LazyLock;
 
 use BuiltinOid::{TEXTOID, TIMESTAMPTZOID};
 
-/// The key's columns, and the last commit up to the moment $2, of the table $1. No row: the record $3 cannot be read by
-/// itself.
+/// The key's columns, and the last commit up to the moment $2, of the table $1. Are there signs of doubt? No row: the
+/// record $3 cannot be read by itself. $4: this database.
 static MOMENT: LazyLock<CString> = LazyLock::new(|| {
     let text = format!(
         "
@@ -24,7 +25,9 @@ static MOMENT: LazyLock<CString> = LazyLock::new(|| {
            d.numbers, ($1).positions_before[1],
            CASE WHEN date_trunc('day', m.commit_timestamp, 'UTC')
                      = date_trunc('day', m.commit_timestamp - audit_cdc_internal.overtaking(), 'UTC')
-                THEN m.partition::text ELSE 'audit_cdc_internal.log' END
+                THEN m.partition::text ELSE 'audit_cdc_internal.log' END,
+           EXISTS (SELECT FROM audit_cdc_internal.signs_of_doubt(
+             ARRAY[format('%I.%I', ($1).table_schema, ($1).table_name)], $4))
     FROM audit_cdc_internal.captures AS c
     CROSS JOIN LATERAL (
       SELECT ARRAY(SELECT t.id FROM audit_cdc_internal.audited_tables AS t WHERE t.database_id = ($1).database_id)
@@ -55,6 +58,7 @@ mod moment {
     pub const NUMBERS: usize = 6;
     pub const POSITION_BEFORE: usize = 7;
     pub const PARTITION: usize = 8;
+    pub const MAY_DOUBT: usize = 9;
 }
 
 /// Its entries, as [`column`] says, and whether each can be read so. Parameters 3 to 5 are the last commit up to the
@@ -117,11 +121,12 @@ pub struct Asked {
     pub table: PassedRow,
     /// Where the call's arguments at, lsn and key begin.
     pub at: usize,
-    pub says_unsettled: bool,
 }
 
 /// The last commit up to the moment.
-struct Moment {
+pub struct Moment {
+    key_columns: Vec<String>,
+    pub may_doubt: bool,
     lsn: Option<i64>,
     id: Option<i64>,
     time: Option<TimestampWithTimeZone>,
@@ -134,37 +139,45 @@ struct Moment {
     partition: String,
 }
 
-/// None: more than its entries has to be read.
-pub fn record_at(asked: Asked) -> Option<RecordAt> {
-    let Asked { call, table, at, .. } = asked;
-    if call.argument(at + 1).is_some() || call.argument(at + 2).is_none() {
-        return None;
+impl Moment {
+    /// None: more than the record's entries has to be read.
+    pub fn of(asked: Asked) -> Option<Self> {
+        let Asked { call, table, at } = asked;
+        if call.argument(at + 1).is_some() || call.argument(at + 2).is_none() {
+            return None;
+        }
+        let (time, key) = (call.passed(at, TIMESTAMPTZOID), call.passed(at + 2, TEXTOID));
+        let arguments = [table.passed(), time, key, database_id().into()];
+        let mut found = None;
+        Cursor::reading(MOMENT.as_c_str(), &arguments).fetch_rows(1, |row, _| {
+            found = Some(Self {
+                key_columns: row.texts(moment::KEY_COLUMNS).unwrap_or_default(),
+                may_doubt: row.boolean(moment::MAY_DOUBT),
+                lsn: row.bigint(moment::LSN),
+                id: row.bigint(moment::ID),
+                time: row.bigint(moment::TIME).and_then(|time| time.try_into().ok()),
+                is_latest: row.boolean(moment::IS_LATEST),
+                is_settled: row.boolean(moment::IS_SETTLED),
+                numbers: row.integers(moment::NUMBERS).unwrap_or_default(),
+                position_before: row.bigint(moment::POSITION_BEFORE).unwrap_or(0),
+                partition: row.text(moment::PARTITION).unwrap_or_default(),
+            });
+        });
+        found
     }
-    let arguments = [table.passed(), call.passed(at, TIMESTAMPTZOID), call.passed(at + 2, TEXTOID)];
-    let mut found = None;
-    Cursor::reading(MOMENT.as_c_str(), &arguments).fetch_rows(1, |row, _| {
-        let moment = Moment {
-            lsn: row.bigint(moment::LSN),
-            id: row.bigint(moment::ID),
-            time: row.bigint(moment::TIME).and_then(|time| time.try_into().ok()),
-            is_latest: row.boolean(moment::IS_LATEST),
-            is_settled: row.boolean(moment::IS_SETTLED),
-            numbers: row.integers(moment::NUMBERS).unwrap_or_default(),
-            position_before: row.bigint(moment::POSITION_BEFORE).unwrap_or(0),
-            partition: row.text(moment::PARTITION).unwrap_or_default(),
-        };
-        found = Some((row.texts(moment::KEY_COLUMNS).unwrap_or_default(), moment));
-    });
-    let (key_columns, moment) = found?;
-    let (mut record, next) = read(asked, &moment, moment.lsn)?;
-    // commits overtake each other: where the first entry behind the moment stands, one up to it may stand too
-    if let Some(lsn) = next.and_then(|next| furthest(&moment, next)) {
-        (record, _) = read(asked, &moment, Some(lsn))?;
+
+    /// None: some entry does not tell by itself.
+    pub fn record(self, asked: Asked, says_unsettled: bool) -> Option<RecordAt> {
+        let (mut record, next) = read(asked, &self, self.lsn)?;
+        // commits overtake each other: where the first entry behind the moment stands, one up to it may stand too
+        if let Some(lsn) = next.and_then(|next| furthest(&self, next)) {
+            (record, _) = read(asked, &self, Some(lsn))?;
+        }
+        if says_unsettled && !self.is_settled {
+            Cursor::reading(SAY_UNSETTLED, &[passed(self.time)]).fetch_rows(1, |_, _| ());
+        }
+        Some(RecordAt { key_columns: self.key_columns, record })
     }
-    if asked.says_unsettled && !moment.is_settled {
-        Cursor::reading(SAY_UNSETTLED, &[passed(moment.time)]).fetch_rows(1, |_, _| ());
-    }
-    Some(RecordAt { key_columns, record })
 }
 
 fn furthest(moment: &Moment, next: i64) -> Option<i64> {

@@ -1,6 +1,6 @@
 //! Which table is asked for, or which record of it, as of when; and how it is best read.
 
-use super::record_at::{Asked, record_at};
+use super::record_at::{Asked, Moment};
 use crate::pg::{BuiltinOid, Call, Cursor, PassedRow, Row, passed_jsonb};
 use audit_core::lives::{Image, Record, State};
 use pgrx::datum::DatumWithOid;
@@ -53,34 +53,39 @@ impl Wanted {
     /// no change of the table.
     pub fn of(call: Call, at: usize) -> Option<Self> {
         let (time, lsn) = (call.passed(at, TIMESTAMPTZOID), call.passed(at + 1, PG_LSNOID));
-        let mut can_be_answered = match call.row(0) {
-            Some(table) => Cursor::reading(CAN_BE_ANSWERED, &[table.passed(), time, lsn]),
-            None => Cursor::reading(NOTHING_TO_ANSWER, &[time, lsn]),
+        let Some(table) = call.row(0) else {
+            Cursor::reading(NOTHING_TO_ANSWER, &[time, lsn]).fetch_rows(1, |_, _| ());
+            return None;
         };
-        let mut is_answered = false;
-        can_be_answered.fetch_rows(1, |row, _| is_answered = row.boolean(0));
-        if is_answered { Self::reading(call, at, true) } else { None }
+        let moment = Moment::of(Asked { call, table, at });
+        let mut is_answered = moment.as_ref().is_some_and(|moment| !moment.may_doubt);
+        if !is_answered {
+            Cursor::reading(CAN_BE_ANSWERED, &[table.passed(), time, lsn])
+                .fetch_rows(1, |row, _| is_answered = row.boolean(0));
+        }
+        is_answered.then(|| Self::reading(Asked { call, table, at }, moment, true))
     }
 
     /// The same, which says nothing of it.
     pub fn without_doubts(call: Call, at: usize) -> Option<Self> {
-        Self::reading(call, at, false)
+        let asked = Asked { call, table: call.row(0)?, at };
+        Some(Self::reading(asked, Moment::of(asked), false))
     }
 
-    fn reading(call: Call, at: usize, says_unsettled: bool) -> Option<Self> {
-        let table = call.row(0)?;
+    fn reading(asked: Asked, moment: Option<Moment>, says_unsettled: bool) -> Self {
+        let Asked { call, table, at } = asked;
         let (key_columns, gaps) = (Vec::new(), OnceCell::new());
         let mut wanted = Self { call, table, at, key_columns, plain: None, told: None, gaps };
-        let [of, time, lsn, key] = wanted.arguments();
-        if let Some(found) = record_at(Asked { call, table, at, says_unsettled }) {
+        if let Some(found) = moment.and_then(|moment| moment.record(asked, says_unsettled)) {
             (wanted.key_columns, wanted.told) = (found.key_columns, Some(found.record));
-            return Some(wanted);
+            return wanted;
         }
+        let [of, time, lsn, key] = wanted.arguments();
         Cursor::reading(READING, &[of, time, lsn, key, says_unsettled.into()]).fetch_rows(1, |row, _| {
             wanted.key_columns = row.texts(0).unwrap_or_default();
             wanted.plain = row.boolean(1).then(|| Plain::read(table, row));
         });
-        Some(wanted)
+        wanted
     }
 
     pub fn arguments(&self) -> [DatumWithOid<'static>; 4] {

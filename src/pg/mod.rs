@@ -52,7 +52,7 @@ pub use role::{
 pub use secrets::{init_secrets, replace_secret, with_secret};
 pub use session::Session;
 pub use spi::*;
-pub use table::{is_new_table, may_write, never_had_rows, temporary_schema};
+pub use table::{is_new_table, may_write, never_had_rows, primary_key_of, temporary_schema};
 pub use timeout::{has_expired, is_limited, limited};
 pub use transaction::{
     check_for_interrupts, in_transaction_block, notice_new_tables, now, snapshot_is_fixed, with_latest_snapshot,

@@ -22,7 +22,6 @@ GRANTED = {
     "plain": "a pure function of its arguments",
     "plain_diff": "a pure function of its arguments",
     "told": "a pure function of its arguments",
-    "told_row": "runs with the caller's rights, on what audit_as_of() gives",
     "exact_texts": "a pure function of its arguments",
     "told_as_of": "what audit_as_of() gives",
     "activity_told": "a pure function of its arguments",

@@ -50,14 +50,15 @@ def types(text, given):
 
 # statements of which PostgreSQL cannot tell the types by itself, by what they call
 ASKED = {
-    "table_named($1, $4, $2, $3)": ["text", "oid", "text", "text", "boolean"],
+    "table_named($1, $4, $2, $3)": ["text", "oid", "text", "text", "boolean", "text"],
+    "only_table_named(string_to_array($1": ["text", "oid", "text", "text", "boolean", "text"],
     "record_lines($1, $2, true)": ["audit_cdc_internal.audited", "text", "text", "text", "bigint", "timestamptz", "timestamptz", "bigint[]", "boolean", "bigint"],
 }
 
 
 def parts():
     """What is put into statements, by its name."""
-    for name, file in [("TOLD", "crates/core/src/question.rs"), ("SIGNED", "crates/core/src/question.rs"), ("UNDISTURBED", "src/history/told_tables.rs"), ("SINCE", "src/history/record_at.rs")]:
+    for name, file in [("TOLD", "crates/core/src/question.rs"), ("SIGNED", "crates/core/src/question.rs"), ("UNDISTURBED", "src/history/told_tables.rs"), ("ABOUT", "src/history/asked.rs"), ("SINCE", "src/history/record_at.rs")]:
         yield f"{{{name}}}", re.search(rf"const {name}: &str =\s*({LITERAL})", (TOP / file).read_text())[1][1:-1]
     yield "{partition}", "audit_cdc_internal.log"
 

@@ -54,6 +54,10 @@ impl Call {
         (!argument.isnull).then_some(argument.value)
     }
 
+    pub fn oid(self, index: usize) -> Option<pg_sys::Oid> {
+        self.argument(index).map(|oid| pg_sys::Oid::from(oid.value() as u32))
+    }
+
     /// The text of a `jsonb` argument.
     pub fn jsonb(self, index: usize) -> Option<String> {
         let datum = self.argument(index)?;

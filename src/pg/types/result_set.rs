@@ -73,3 +73,9 @@ pub fn passed_bigint(value: Option<i64>, oid: BuiltinOid) -> DatumWithOid<'stati
         None => DatumWithOid::null_oid(oid.value()),
     }
 }
+
+/// An oid, or what is stored like it, on its way into a query.
+pub fn passed_oid(value: pg_sys::Oid, oid: BuiltinOid) -> DatumWithOid<'static> {
+    // SAFETY: callers name a type whose values are oids.
+    unsafe { DatumWithOid::new(pg_sys::Datum::from(value), oid.value()) }
+}

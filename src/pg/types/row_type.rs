@@ -45,6 +45,14 @@ impl RowType {
         ))
     }
 
+    /// Names of its columns; `None` for a type that is not a row's.
+    pub fn columns_of(oid: pg_sys::Oid) -> Option<Vec<String>> {
+        relation_of_type(oid)?;
+        let layout = layout_of(oid);
+        let columns = layout.iter().filter(|column| !column.is_dropped());
+        Some(columns.map(|column| column.name().to_owned()).collect())
+    }
+
     pub fn name(&self) -> String {
         type_name(self.oid, -1)
     }
@@ -84,6 +92,13 @@ impl RowType {
             pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
         }
     }
+}
+
+/// Of a row type: its table, or what stands for one.
+pub fn relation_of_type(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: reads the catalogs' caches.
+    let relation = unsafe { pg_sys::get_typ_typrelid(oid) };
+    (relation != pg_sys::InvalidOid).then_some(relation)
 }
 
 fn layout_of(oid: pg_sys::Oid) -> PgTupleDesc<'static> {

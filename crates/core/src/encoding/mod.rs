@@ -4,12 +4,14 @@
 mod held;
 mod literal;
 mod read;
+mod spelled;
 mod time;
 mod type_shape;
 mod write;
 
 pub use held::{Held, held};
 pub use read::{Text, exact_text, input_text};
+pub use spelled::is_spelled;
 pub use type_shape::TypeShape;
 pub use write::{push_json, push_jsonb};
 

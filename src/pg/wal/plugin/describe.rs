@@ -6,6 +6,7 @@ use super::publication::{Publication, ancestors};
 use super::published::{Published, TableRole};
 use super::row::Columns;
 use crate::pg::list::elements;
+use crate::pg::table::key_columns;
 
 use crate::pg::written_shape;
 use audit_core::wire::ReplicaIdentity;
@@ -195,12 +196,6 @@ fn with_index<T>(index: Oid, read: impl FnOnce(&pg_sys::FormData_pg_index) -> T)
         pg_sys::ReleaseSysCache(entry);
         Some(result)
     }
-}
-
-/// Without those that it only includes.
-fn key_columns(index: &pg_sys::FormData_pg_index) -> Vec<i16> {
-    // SAFETY: the row has as many numbers.
-    unsafe { index.indkey.values.as_slice(index.indnkeyatts as usize).to_vec() }
 }
 
 fn names(attributes: &[FormData_pg_attribute], numbers: Vec<i16>) -> Vec<String> {
