@@ -249,8 +249,13 @@ pub fn server_context() -> bool {
     SERVER_CONTEXT.get()
 }
 
+/// Of what [`server_context_fields`] is made.
+pub fn server_context_list() -> Option<CString> {
+    SERVER_CONTEXT_FIELDS.get()
+}
+
 pub fn server_context_fields() -> Fields {
-    let list = SERVER_CONTEXT_FIELDS.get().unwrap_or_default();
+    let list = server_context_list().unwrap_or_default();
     Fields::parse(&list.to_string_lossy()).unwrap_or(Fields::NONE)
 }
 

@@ -103,7 +103,7 @@ fn last_look() -> TableIterator<
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.can_seal() RETURNS boolean
   LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#, requires = ["install"])]
 fn can_seal() -> Option<bool> {
-    (pg::is_preloaded() && !pg::is_in_recovery()).then(|| pg::with_secret(|_| ()).is_some())
+    (pg::is_preloaded() && !pg::is_in_recovery()).then(|| pg::with_sealer(|_| ()).is_some())
 }
 
 #[pg_extern(sql = r#"CREATE FUNCTION audit_cdc_internal.lost_annotations() RETURNS bigint

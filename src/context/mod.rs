@@ -1,18 +1,19 @@
 //! Who makes changes, by the server's word. Before a transaction writes its first row, it tells what the server knows
-//! of its session, and what settings annotate. `annotate` serves those who annotate by a call,
+//! of its session, and what settings annotate: `known`. `annotate` serves those who annotate by a call,
 //! `required` refuses changes that nobody annotates.
 //!
 //! What is told is one logical message under a seal, and that of an annotation follows it as Sequin wants it
 //! (https://sequinstream.com/docs/reference/annotations). `audit_core::context` decides what is due.
 
 mod annotate;
+mod known;
 mod required;
 
-use crate::pg::{self, Session, Watch};
+use crate::pg::{self, Watch};
 use crate::settings;
-use audit_core::context::{Annotated, At, Declaration, Due, Facts, Roles, Said, Tell, annotations_of_settings, seal};
-use audit_core::wire::rfc3339;
-use pgrx::pg_sys;
+use audit_core::context::{Annotated, At, Declaration, Due, Roles, Said, Tell};
+use audit_core::message::sha256;
+pub use known::of_session;
 use std::cell::{Cell, RefCell};
 
 thread_local! {
@@ -70,8 +71,9 @@ fn before_write() {
 }
 
 fn tell_what_is_due() {
-    let settings = of_settings();
-    let due = SAID.with_borrow_mut(|said| said.due_before_write(at(), settings::server_context(), settings.as_deref()));
+    let settings = known::annotations();
+    let settings = settings.as_ref().map(|annotations| annotations.text.as_str());
+    let due = SAID.with_borrow_mut(|said| said.due_before_write(at(), settings::server_context(), settings));
     tell(&due);
 }
 
@@ -104,17 +106,13 @@ fn annotate(annotations: Option<&str>) {
 /// What changes are annotated with now.
 fn in_force() -> Option<String> {
     let of_call = SAID.with_borrow(|said| said.of_call().map(|annotations| annotations.map(str::to_owned)));
-    of_call.unwrap_or_else(|| if pg::is_preloaded() { of_settings() } else { None })
+    let of_settings = || known::annotations().filter(|_| pg::is_preloaded()).map(|known| known.text.clone());
+    of_call.unwrap_or_else(of_settings)
 }
 
 /// What the row that is being written is annotated with.
 fn told() -> Option<String> {
     SAID.with_borrow(|said| said.in_force().map(str::to_owned))
-}
-
-fn of_settings() -> Option<String> {
-    let [username, source, request_id, metadata] = settings::annotations();
-    annotations_of_settings(username.as_deref(), source.as_deref(), request_id.as_deref(), metadata.as_deref())
 }
 
 fn at() -> At {
@@ -125,15 +123,18 @@ fn tell(due: &Due) {
     if due.is_nothing() {
         return;
     }
-    let facts = if due.context { facts() } else { Facts::default() };
+    let context = due.context.then(known::context);
+    let (context, transaction_start) = context.as_ref().map_or((None, None), |context| {
+        let start = context.tells_transaction_start.then(pg::transaction_start);
+        (context.json.as_deref(), start)
+    });
     let annotations = due.annotations.as_ref().map(|annotations| match annotations {
-        Tell::Set(text) => Annotated::Set(text),
+        Tell::Set(text) => Annotated::Set(digest(text)),
         Tell::Clear => Annotated::Cleared,
     });
-    let context = due.context.then(|| facts.json());
-    let declaration = Declaration::new(due.number, context, facts.transaction_start, annotations).text();
-    let mut end = pg::with_secret(|secret| {
-        let sealed = seal(&declaration, secret, pg::database_oid(), pg::transaction_id());
+    let declaration = Declaration::new(due.number, context, transaction_start, annotations).text();
+    let mut end = pg::with_sealer(|sealer| {
+        let sealed = sealer.seal(&declaration, pg::database_oid(), pg::transaction_id());
         pg::emit(c"audit_cdc.sealed", &sealed)
     });
     match &due.annotations {
@@ -146,26 +147,10 @@ fn tell(due: &Due) {
     }
 }
 
-/// All that the server knows of this session, whatever function runs, and whatever is to be told with its changes.
-pub fn of_session() -> String {
-    all_facts(pg::outer_user()).json()
-}
-
-/// Of a write.
-fn facts() -> Facts {
-    all_facts(pg::current_user()).only(settings::server_context_fields())
-}
-
-fn all_facts(current_user: pg_sys::Oid) -> Facts {
-    let session = Session::now();
-    let role = pg::outer_user();
-    Facts {
-        session_user: session.session_user,
-        current_user: pg::role_name(current_user),
-        role: (role != current_user).then(|| pg::role_name(role)).flatten(),
-        application_name: session.application_name,
-        client_address: session.client_address,
-        backend_start: Some(rfc3339(session.started)),
-        transaction_start: Some(session.transaction_started),
+/// That of settings is known.
+fn digest(text: &str) -> [u8; 32] {
+    match known::annotations() {
+        Some(known) if known.text == text => known.sha256,
+        _ => sha256(text.as_bytes()),
     }
 }

@@ -49,8 +49,8 @@ pub use role::{
     as_extension, as_worker, covers, current_user, has_rights_of, locked_owner, owner, quietly, restricted, setting,
     with_settings,
 };
-pub use secrets::{init_secrets, replace_secret, with_secret};
-pub use session::Session;
+pub use secrets::{init_secrets, replace_secret, with_sealer};
+pub use session::{Session, application_name, transaction_start};
 pub use spi::*;
 pub use table::{is_new_table, may_write, never_had_rows, primary_key_of, temporary_schema};
 pub use timeout::{has_expired, is_limited, limited};
@@ -59,7 +59,10 @@ pub use transaction::{
     with_new_snapshot,
 };
 pub use types::*;
-pub use user::{database, database_oid, is_member, outer_user, role_name, role_named, session_user, system_identifier};
+pub use user::{
+    database, database_oid, is_member, outer_user, role_name, role_named, role_names_version, session_user,
+    system_identifier,
+};
 pub use version::{Mismatch, require_agreement, require_agreement_to_load, watch_version};
 pub use wal::*;
 pub use writer::foreign_writer;

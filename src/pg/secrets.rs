@@ -1,10 +1,11 @@
 //! The server's secrets, with which it seals what it says. They are in a file of the data directory and in shared
 //! memory, where no role can read them.
 
-use audit_core::context::{SECRET_BYTES, Secret, Secrets};
+use audit_core::context::{SECRET_BYTES, Sealer, Secret, Secrets};
 use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{PgLwLock, pg_shmem_init};
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,8 +25,16 @@ unsafe impl PGRXSharedMemory for Shared {}
 // SAFETY: the name is ours.
 static SECRETS: PgLwLock<Shared> = unsafe { PgLwLock::new(c"audit_cdc secrets") };
 
+/// They are there: this process has seen them, and nobody takes them away.
+static HAS_SEEN: AtomicBool = AtomicBool::new(false);
+
 /// This process has said that it cannot.
 static HAS_SAID: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Of the secret with which this process has sealed last.
+    static SEALER: RefCell<Option<Sealer>> = const { RefCell::new(None) };
+}
 
 /// To be called while the library is preloaded.
 #[allow(unexpected_cfgs)] // of the macro, for releases that are not supported here
@@ -35,13 +44,16 @@ pub fn init_secrets() {
 
 /// Runs `work` with the secret in use, which is not replaced meanwhile. `None`: there is none, and the server's log
 /// tells why.
-pub fn with_secret<T>(work: impl FnOnce(&Secret) -> T) -> Option<T> {
+pub fn with_sealer<T>(work: impl FnOnce(&Sealer) -> T) -> Option<T> {
     if !has_secrets() {
         return None;
     }
     let secrets = SECRETS.share();
     let secret = secrets.0.in_use()?;
-    Some(work(&secret))
+    SEALER.with_borrow_mut(|last| {
+        last.take_if(|last| !last.is_of(&secret));
+        Some(work(last.get_or_insert_with(|| Sealer::new(secret))))
+    })
 }
 
 /// The one with this id, if it may have sealed what ends at this position of the WAL.
@@ -70,11 +82,14 @@ fn has_secrets() -> bool {
     if !super::wal::is_preloaded() {
         return false;
     }
-    if SECRETS.share().0.in_use().is_some() {
+    if HAS_SEEN.load(Relaxed) {
         return true;
     }
     match load() {
-        Ok(()) => true,
+        Ok(()) => {
+            HAS_SEEN.store(true, Relaxed);
+            true
+        }
         Err(error) => {
             if !HAS_SAID.swap(true, Relaxed) {
                 let reason = error.to_string();

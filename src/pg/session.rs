@@ -27,20 +27,30 @@ pub struct Session {
 
 impl Session {
     pub fn now() -> Self {
-        // SAFETY: reads backend-local state; a name is null or ends with a zero byte.
-        let (name, started, transaction_started) = unsafe {
-            let name = pg_sys::application_name;
-            let name = (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned());
-            (name, pg_sys::MyStartTimestamp, pg_sys::GetCurrentTransactionStartTimestamp())
-        };
         Self {
             session_user: role_name(session_user()),
-            application_name: name.filter(|name| !name.is_empty()),
+            application_name: application_name(),
             client_address: client_address(),
-            started,
-            transaction_started,
+            // SAFETY: reads backend-local state.
+            started: unsafe { pg_sys::MyStartTimestamp },
+            transaction_started: transaction_start(),
         }
     }
+}
+
+pub fn application_name() -> Option<String> {
+    // SAFETY: reads backend-local state; a name is null or ends with a zero byte.
+    let name = unsafe {
+        let name = pg_sys::application_name;
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    };
+    name.filter(|name| !name.is_empty())
+}
+
+/// When the current transaction began.
+pub fn transaction_start() -> i64 {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
 unsafe fn inet_client_addr(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {

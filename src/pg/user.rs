@@ -1,7 +1,10 @@
 //! Who has the session, and names of roles.
 
 use pgrx::pg_sys;
-use std::ffi::{CStr, CString};
+use pgrx::pg_sys::SysCacheIdentifier::AUTHOID;
+use pgrx::prelude::*;
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_int};
 
 /// Who logged in (or SET SESSION AUTHORIZATION).
 pub fn session_user() -> pg_sys::Oid {
@@ -27,6 +30,26 @@ pub fn role_name(role: pg_sys::Oid) -> Option<String> {
         let name = pg_sys::GetUserNameFromId(role, true);
         (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
     }
+}
+
+thread_local! {
+    /// `None`: nobody has asked.
+    static ROLE_NAMES: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Another whenever a name that [`role_name`] gives may be another.
+pub fn role_names_version() -> u64 {
+    ROLE_NAMES.get().unwrap_or_else(|| {
+        // SAFETY: once a process; the callback lives as long.
+        unsafe { pg_sys::CacheRegisterSyscacheCallback(AUTHOID as c_int, Some(role_changed), pg_sys::Datum::null()) };
+        ROLE_NAMES.set(Some(0));
+        0
+    })
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn role_changed(_argument: pg_sys::Datum, _cache: c_int, _hash: u32) {
+    ROLE_NAMES.set(ROLE_NAMES.get().map(|version| version + 1));
 }
 
 pub fn role_named(name: &str) -> Option<pg_sys::Oid> {

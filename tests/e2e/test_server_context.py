@@ -63,6 +63,38 @@ def test_a_change_that_nobody_annotates_tells_its_session(paused):
         admin(f"DROP ROLE {role}")
 
 
+def test_what_changes_of_a_session_is_told_anew(paused):
+    role, another = paused.name + "_app", paused.name + "_other"
+    admin(f"CREATE ROLE {role}")
+    connection = paused.connect(application_name="shop")
+    connection.autocommit = True
+    run = connection.cursor().execute
+    try:
+        paused.run(f"GRANT INSERT ON t TO {role}")
+        run(f"SET ROLE {role}")
+        run("INSERT INTO t VALUES (1)")
+        admin(f"ALTER ROLE {role} RENAME TO {another}")
+        run("INSERT INTO t VALUES (2)")
+        admin(f"ALTER ROLE {another} RENAME TO {role}")
+        run("SET application_name = 'till'")
+        run("INSERT INTO t VALUES (3)")
+        run("SET audit_cdc.username = 'ada'")
+        run("INSERT INTO t VALUES (4)")
+        run("BEGIN; SET LOCAL audit_cdc.username = 'bob'; INSERT INTO t VALUES (5); COMMIT")
+        run("RESET ROLE")
+        run(f"BEGIN; ALTER ROLE {role} RENAME TO {another}; SET LOCAL ROLE {another}; INSERT INTO t VALUES (6); ROLLBACK")
+        run(f"BEGIN; SET LOCAL ROLE {role}; INSERT INTO t VALUES (7); COMMIT")
+        run("SET audit_cdc.server_context_fields = 'application_name'")
+        run("INSERT INTO t VALUES (8)")
+        columns = "new_values ->> 'id', server_context ->> 'current_user', server_context ->> 'application_name', username"
+        assert told(paused, columns) == [
+            ("1", role, "shop", None), ("2", another, "shop", None), ("3", role, "till", None), ("4", role, "till", "ada"),
+            ("5", role, "till", "bob"), ("7", role, "till", "ada"), ("8", None, "till", "ada")]
+    finally:
+        connection.close()
+        paused.run(f"DROP OWNED BY {role}")
+        admin(f"DROP ROLE {role}")
+
 def test_the_address_of_a_client(paused):
     # servers beside it have the same port
     address = f"127.0.{os.getpid() % 250}.{os.getpid() // 250 % 250 + 1}"

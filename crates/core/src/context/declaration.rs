@@ -1,15 +1,18 @@
 //! What a transaction says of itself in one logical message, before it is sealed.
 
-use crate::message::{hex, sha256};
+use crate::message::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
+/// Bytes that a declaration needs at most beside its context.
+const AROUND: usize = 192;
+
 /// What becomes of annotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Annotated<'a> {
-    /// The message that follows holds this.
-    Set(&'a str),
+pub enum Annotated {
+    /// The message that follows holds what has this SHA-256.
+    Set([u8; 32]),
     Cleared,
 }
 
@@ -19,7 +22,7 @@ pub struct Declaration<'a> {
     pub number: u64,
     /// An object, of what the server knows of the session.
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    pub context: Option<Cow<'a, RawValue>>,
+    pub context: Option<&'a RawValue>,
     /// Microseconds since 2000-01-01.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transaction_start: Option<i64>,
@@ -29,27 +32,24 @@ pub struct Declaration<'a> {
 }
 
 impl<'a> Declaration<'a> {
-    /// `context` is JSON.
     pub fn new(
         number: u64,
-        context: Option<String>,
+        context: Option<&'a RawValue>,
         transaction_start: Option<i64>,
         annotations: Option<Annotated>,
     ) -> Self {
         let annotations = annotations.map(|annotations| match annotations {
-            Annotated::Set(content) => hex(&sha256(content.as_bytes())),
+            Annotated::Set(sha256) => hex(&sha256),
             Annotated::Cleared => String::new(),
         });
-        Self {
-            number,
-            context: context.and_then(|context| RawValue::from_string(context).ok()).map(Cow::Owned),
-            transaction_start,
-            annotations: annotations.map(Cow::Owned),
-        }
+        Self { number, context, transaction_start, annotations: annotations.map(Cow::Owned) }
     }
 
     pub fn text(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        let context = self.context.map_or(0, |context| context.get().len());
+        let mut text = Vec::with_capacity(context + AROUND);
+        let written = serde_json::to_writer(&mut text, self);
+        written.ok().and_then(|()| String::from_utf8(text).ok()).unwrap_or_default()
     }
 
     pub fn parse(text: &'a str) -> Option<Self> {
@@ -74,14 +74,16 @@ impl<'a> Declaration<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::sha256;
 
     #[test]
     fn what_is_told_is_understood() {
         let context = r#"{"session_user":"ada"}"#;
-        let text = Declaration::new(3, Some(context.to_owned()), Some(-7), Some(Annotated::Set("{}"))).text();
+        let told = serde_json::from_str(context).expect("JSON");
+        let text = Declaration::new(3, Some(told), Some(-7), Some(Annotated::Set(sha256(b"{}")))).text();
         let declaration = Declaration::parse(&text).expect("a declaration");
         assert_eq!((declaration.number, declaration.transaction_start), (3, Some(-7)));
-        assert_eq!(declaration.context.as_deref().map(RawValue::get), Some(context));
+        assert_eq!(declaration.context.map(RawValue::get), Some(context));
         assert!(
             declaration.announces(&sha256(b"{}")) && !declaration.announces(&sha256(b"{ }")) && !declaration.clears()
         );

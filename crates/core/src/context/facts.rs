@@ -1,6 +1,7 @@
 //! What the server knows of a session. Of this the client chooses its application's name only.
 
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 /// Which facts are told.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,11 @@ impl Facts {
     /// Without the start of the transaction.
     pub fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The same, as a part of other JSON.
+    pub fn raw(&self) -> Option<Box<RawValue>> {
+        to_raw_value(self).ok()
     }
 }
 

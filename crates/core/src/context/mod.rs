@@ -15,7 +15,7 @@ mod unsent;
 pub use declaration::{Annotated, Declaration};
 pub use facts::{Facts, Fields};
 pub use said::{At, Due, Roles, Said, Tell};
-pub use seal::{SECRET_BYTES, Secret, open, seal};
+pub use seal::{SECRET_BYTES, Sealer, Secret, open};
 pub use secrets::Secrets;
 pub use settings::{annotations_of_settings, is_object, missing};
 pub use unsent::Unsent;

@@ -1,7 +1,7 @@
 //! A seal: HMAC-SHA256 (RFC 2104) over a declaration, its database and its transaction. Whoever lacks the secret makes
 //! none, and one of another transaction is not true in this one.
 
-use crate::message::hex;
+use crate::message::push_hex;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -14,10 +14,43 @@ pub struct Secret {
     pub bytes: [u8; SECRET_BYTES],
 }
 
-/// As a logical message carries it: `<id of the secret> <seal> <declaration>`, the first two in hex.
-pub fn seal(declaration: &str, secret: &Secret, database: u32, transaction: u32) -> String {
-    let seal: [u8; 32] = mac(declaration, secret, database, transaction).finalize().into_bytes().into();
-    format!("{:016x} {} {declaration}", secret.id, hex(&seal))
+/// A secret, made ready to seal with it many times.
+pub struct Sealer {
+    secret: Secret,
+    keyed: Hmac<Sha256>,
+}
+
+impl Sealer {
+    pub fn new(secret: Secret) -> Self {
+        // a key that is shorter than a block is filled up with zeros (RFC 2104, section 2)
+        let mut key = [0; 64];
+        key[..SECRET_BYTES].copy_from_slice(&secret.bytes);
+        Self { secret, keyed: Hmac::<Sha256>::new(&key.into()) }
+    }
+
+    pub fn is_of(&self, secret: &Secret) -> bool {
+        self.secret == *secret
+    }
+
+    /// As a logical message carries it: `<id of the secret> <seal> <declaration>`, the first two in hex.
+    pub fn seal(&self, declaration: &str, database: u32, transaction: u32) -> String {
+        let seal: [u8; 32] = self.mac(declaration, database, transaction).finalize().into_bytes().into();
+        let mut sealed = String::with_capacity(2 * (size_of::<u64>() + seal.len()) + 2 + declaration.len());
+        push_hex(&mut sealed, &self.secret.id.to_be_bytes());
+        sealed.push(' ');
+        push_hex(&mut sealed, &seal);
+        sealed.push(' ');
+        sealed.push_str(declaration);
+        sealed
+    }
+
+    fn mac(&self, declaration: &str, database: u32, transaction: u32) -> Hmac<Sha256> {
+        let mut mac = self.keyed.clone();
+        for part in [&database.to_be_bytes()[..], &transaction.to_be_bytes(), declaration.as_bytes()] {
+            mac.update(part);
+        }
+        mac
+    }
 }
 
 /// The declaration of a message, if its seal is one of this transaction. `secret` finds the secret with an id.
@@ -35,18 +68,8 @@ pub fn open(
     }
     let secret = secret(u64::from_str_radix(id, 16).ok()?)?;
     let seal = bytes_of_hex(seal)?;
-    mac(declaration, &secret, database, transaction).verify_slice(&seal).is_ok().then_some(declaration)
-}
-
-fn mac(declaration: &str, secret: &Secret, database: u32, transaction: u32) -> Hmac<Sha256> {
-    // a key that is shorter than a block is filled up with zeros (RFC 2104, section 2)
-    let mut key = [0; 64];
-    key[..SECRET_BYTES].copy_from_slice(&secret.bytes);
-    let mut mac = Hmac::<Sha256>::new(&key.into());
-    for part in [&database.to_be_bytes()[..], &transaction.to_be_bytes(), declaration.as_bytes()] {
-        mac.update(part);
-    }
-    mac
+    let mac = Sealer::new(secret).mac(declaration, database, transaction);
+    mac.verify_slice(&seal).is_ok().then_some(declaration)
 }
 
 pub(super) fn bytes_of_hex(text: &str) -> Option<[u8; 32]> {
@@ -70,7 +93,7 @@ mod tests {
     }
 
     fn sealed() -> String {
-        seal("{}", &secret(7).expect("a secret"), 5, 900)
+        Sealer::new(secret(7).expect("a secret")).seal("{}", 5, 900)
     }
 
     #[test]

@@ -39,13 +39,15 @@ impl Unsent {
 mod tests {
     use super::super::declaration::Annotated;
     use super::*;
+    use crate::message::sha256;
 
     fn context(number: u64) -> String {
-        Declaration::new(number, Some(format!(r#"{{"at":{number}}}"#)), None, None).text()
+        let told = format!(r#"{{"at":{number}}}"#);
+        Declaration::new(number, serde_json::from_str(&told).ok(), None, None).text()
     }
 
     fn annotations(number: u64) -> String {
-        Declaration::new(number, None, None, Some(Annotated::Set("{}"))).text()
+        Declaration::new(number, None, None, Some(Annotated::Set(sha256(b"{}")))).text()
     }
 
     fn kept(added: &[String]) -> Vec<String> {

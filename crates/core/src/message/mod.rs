@@ -26,7 +26,7 @@ pub use action::Action;
 pub use annotations::{Annotations, Large, MOST_KEPT, kept};
 pub use body::{Parsed, changes};
 pub use change::{Change, EPOCH_MICROSECONDS, Sent, commit_time_of};
-pub use digest::{Digest, delivered_digest, hex, sha256, text_digest};
+pub use digest::{Digest, delivered_digest, hex, push_hex, sha256, text_digest};
 pub use exact::{Told, ToldImage};
 pub use idempotency_key::key_of_position;
 pub use identity::Logged;

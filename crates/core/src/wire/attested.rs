@@ -6,6 +6,7 @@ use super::properties::{Fixed, annotation, begin, commit, insert, table, written
 use super::protocol::ReplicaIdentity;
 use super::writer::Writer;
 use crate::context::{Annotated, Declaration};
+use crate::message::sha256;
 
 /// What a transaction says, and then changes.
 #[derive(Clone, Copy)]
@@ -24,14 +25,16 @@ use Step::{Change, Clear, Context, Forged, ForgedClear, Set};
 /// Of each change: annotations, whether they are attested, and the rest of what is told of who made it.
 fn told(steps: &[Step]) -> Vec<String> {
     let sealed = |number, context: Option<&str>, annotations| {
-        let declaration = Declaration::new(number, context.map(str::to_owned), context.map(|_| 5), annotations);
+        let told = context.map(|context| serde_json::from_str(context).expect("JSON"));
+        let declaration = Declaration::new(number, told, context.map(|_| 5), annotations);
         written(|writer| writer.sealed(&declaration.text()))
     };
     let mut stream = vec![begin(), table(7, ReplicaIdentity::Default)];
     for step in steps {
         match *step {
             Set(number, text) => {
-                stream.extend([sealed(number, None, Some(Annotated::Set(text))), annotation(text)]);
+                let announced = Annotated::Set(sha256(text.as_bytes()));
+                stream.extend([sealed(number, None, Some(announced)), annotation(text)]);
             }
             Clear(number) => {
                 stream.extend([sealed(number, None, Some(Annotated::Cleared)), written(Writer::clear_annotations)]);

@@ -233,7 +233,7 @@ impl<C: Catalog> Decoder<C> {
         if declaration.is_of_annotations() {
             transaction.sealed.of_annotations = Some(text.to_owned());
         }
-        if let Some(told) = declaration.context.as_deref().map(RawValue::get) {
+        if let Some(told) = declaration.context.map(RawValue::get) {
             let context =
                 context.filter(|context| context.text == told).unwrap_or_else(|| Rc::new(ServerContext::of_text(told)));
             transaction.now = Rc::new(transaction.now.with_context(Rc::clone(&context), declaration.transaction_start));
