@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use std::ffi::CStr;
 
 /// So many changes, and bytes of messages, are in memory at once.
-const MOST_CHANGES: usize = 1_000;
+const MOST_CHANGES: usize = 2_000;
 const MOST_BYTES: usize = 8 << 20;
 
 const PLUGIN_NAME: &str = "audit_cdc";

@@ -31,8 +31,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// At most so much is stored in one subtransaction: its memory is freed before the next.
-const CHUNK_MESSAGES: usize = 1_000;
+const CHUNK_MESSAGES: usize = 2_000;
 const CHUNK_BYTES: usize = 8 << 20;
+/// Where others have a hand in it: rules of projections, other servers, PostgreSQL's reading of images.
+const SMALL_CHUNK_MESSAGES: usize = 1_000;
 
 pub struct Taken<'a> {
     pub counts: Counts,
@@ -224,7 +226,7 @@ fn identified<'c, 'a>(
         }
     }
     let mut digests = Vec::new();
-    for reads in reads.chunks(CHUNK_MESSAGES) {
+    for reads in reads.chunks(SMALL_CHUNK_MESSAGES) {
         isolated(
             delivery.isolation,
             reads,
@@ -274,17 +276,18 @@ fn store<'c, 'a>(
     };
     let mut stored = Vec::new();
     let mut work = |chunk: &[Entry<'c, 'a>]| store::store(chunk, projections);
+    let most = if projections.is_empty() { CHUNK_MESSAGES } else { SMALL_CHUNK_MESSAGES };
     // what another session has added meanwhile is found when it is looked for again
     let mut again = Vec::new();
     let (there, here) = elsewhere::divided(entries);
     let here = if there.is_empty() { Cow::Borrowed(entries) } else { Cow::Owned(here.concat()) };
-    for chunk in chunks(&here) {
+    for chunk in chunks(&here, most) {
         isolated(isolation, chunk, &refusal, &mut work, &mut stored, &mut |entry, reject| match reject.sqlstate {
             SqlState::UNIQUE_VIOLATION => again.push(*entry),
             _ => refuse(entry, reject),
         });
     }
-    for chunk in chunks(&again) {
+    for chunk in chunks(&again, most) {
         isolated(isolation, chunk, &refusal, &mut work, &mut stored, &mut |entry, reject| {
             if reject.sqlstate == SqlState::UNIQUE_VIOLATION && snapshot_is_fixed() {
                 ereport!(
@@ -313,7 +316,7 @@ fn store_elsewhere<'c, 'a>(
     refuse: &mut impl FnMut(&Entry<'c, 'a>, Reject),
 ) {
     let mut away: Option<Reject> = None;
-    for chunk in chunks(month) {
+    for chunk in chunks(month, SMALL_CHUNK_MESSAGES) {
         // one look is enough: a server that is away may not answer for long
         if away.is_none() {
             match subtransaction(|| work(chunk)) {
@@ -338,14 +341,15 @@ fn store_elsewhere<'c, 'a>(
     }
 }
 
-fn chunks<'e, 'c, 'a>(mut entries: &'e [Entry<'c, 'a>]) -> impl Iterator<Item = &'e [Entry<'c, 'a>]> {
+/// Of at most so many.
+fn chunks<'e, 'c, 'a>(mut entries: &'e [Entry<'c, 'a>], most: usize) -> impl Iterator<Item = &'e [Entry<'c, 'a>]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fits = |entry: &Entry| {
             bytes += entry.change.original.length();
             bytes <= CHUNK_BYTES
         };
-        let length = entries.iter().take(CHUNK_MESSAGES).map(fits).take_while(|fits| *fits).count();
+        let length = entries.iter().take(most).map(fits).take_while(|fits| *fits).count();
         let chunk;
         (chunk, entries) = entries.split_at(length.max(1).min(entries.len()));
         Some(chunk).filter(|chunk| !chunk.is_empty())
