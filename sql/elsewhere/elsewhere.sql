@@ -15,10 +15,12 @@ CREATE FUNCTION audit_cdc_internal.stands_elsewhere(name text) RETURNS boolean
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
   RETURN audit_cdc_internal.is_elsewhere(name) OR audit_cdc_internal.is_elsewhere(name || '_there');
 
--- Whose a table elsewhere is. A copy of this database reads it, and must not write to it.
+-- Whose a table elsewhere is. A copy of this database reads it, and must not write to it. `settled` is the last number
+-- of an entry that all could see when the move was begun, or the return.
 CREATE TABLE audit_cdc_internal.months_elsewhere (
   name text PRIMARY KEY,
-  database_id text NOT NULL
+  database_id text NOT NULL,
+  settled bigint NOT NULL DEFAULT 0
 );
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.months_elsewhere', '');
 
@@ -146,6 +148,39 @@ BEGIN
     RAISE EXCEPTION 'server "%" does not belong to a superuser', server
       USING ERRCODE = 'insufficient_privilege', DETAIL = 'Its owner could put another log in the place of this one.',
             HINT = 'ALTER SERVER … OWNER TO the owner of the extension.';
+  END IF;
+END
+$$;
+
+-- All that a transaction reads there is as of its first look, also after a rollback to a savepoint. So it must not have
+-- looked yet. Who owns the schema of postgres_fdw may have put functions beside its own.
+CREATE FUNCTION audit_cdc_internal.check_not_read(name text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  server CONSTANT text := (
+    SELECT s.srvname
+    FROM pg_foreign_table AS t
+    JOIN pg_foreign_server AS s ON s.oid = t.ftserver
+    WHERE t.ftrelid = format('audit_cdc_internal.%I', name)::regclass
+  );
+  call text;
+  is_open boolean;
+BEGIN
+  FOR call IN
+    SELECT CASE WHEN p.proname = 'postgres_fdw_disconnect' THEN format('%s(%L::text)', p.oid::regproc, server)
+                ELSE format('%L IN (SELECT c.server_name FROM %s(%s) AS c)', server, p.oid::regproc,
+                            CASE WHEN p.pronargs > 0 THEN 'false' END) END
+    FROM pg_proc AS p
+    JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+    WHERE e.extname = 'postgres_fdw' AND p.proname IN ('postgres_fdw_disconnect', 'postgres_fdw_get_connections')
+    ORDER BY p.proname
+  LOOP
+    EXECUTE 'SELECT ' || call INTO is_open;
+  END LOOP;
+  IF is_open IS NOT FALSE THEN
+    RAISE EXCEPTION 'this transaction has read of server "%" before', server
+      USING ERRCODE = 'active_sql_transaction', HINT = 'CALL audit_move_month() or audit_return_month().';
   END IF;
 END
 $$;

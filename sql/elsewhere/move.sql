@@ -76,8 +76,10 @@ BEGIN
     RAISE EXCEPTION 'the table on server "%" is not empty', server
       USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Another log may have its month there.';
   END IF;
+  -- a row may be left of a table that a superuser has dropped
   INSERT INTO audit_cdc_internal.months_elsewhere AS m (name, database_id)
-  VALUES (make_copy_there.name, audit_cdc_internal.this_database() ->> 'id');
+  VALUES (make_copy_there.name, audit_cdc_internal.this_database() ->> 'id')
+  ON CONFLICT ON CONSTRAINT months_elsewhere_pkey DO UPDATE SET database_id = excluded.database_id;
 END
 $$;
 
@@ -86,6 +88,7 @@ CREATE FUNCTION audit_cdc_internal.start_move(name text, server name, caller oid
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   copy CONSTANT text := audit_cdc_internal.copy_of(name);
+  last bigint;
 BEGIN
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM set_config('lock_timeout', '50ms', true);
@@ -95,7 +98,9 @@ BEGIN
   ELSE
     PERFORM audit_cdc_internal.make_copy_there(name, copy, server, caller);
   END IF;
-  RETURN audit_cdc_internal.last_settled_number();
+  last := audit_cdc_internal.last_settled_number();
+  UPDATE audit_cdc_internal.months_elsewhere AS m SET settled = last WHERE m.name = start_move.name;
+  RETURN last;
 EXCEPTION WHEN lock_not_available THEN
   RETURN NULL;
 END
@@ -207,18 +212,18 @@ BEGIN
 END
 $$;
 
--- Null: others use the log. Then all of it is to be done again.
-CREATE FUNCTION audit_cdc_internal.finish_move(name text, settled bigint) RETURNS bigint
+-- Compares the copy, and puts it in the place of the month. Gives how many entries there are.
+CREATE FUNCTION audit_cdc_internal.finish_move(name text) RETURNS bigint
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
+  settled bigint;
   entries bigint;
 BEGIN
-  IF settled IS NULL THEN -- nothing would be compared
-    RAISE EXCEPTION 'settled must not be null' USING ERRCODE = 'null_value_not_allowed';
-  END IF;
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM audit_cdc_internal.lock_partitions(); -- nothing is erased or removed meanwhile
+  PERFORM audit_cdc_internal.check_not_read(CASE WHEN was_elsewhere THEN name ELSE name || '_there' END);
+  SELECT m.settled INTO STRICT settled FROM audit_cdc_internal.months_elsewhere AS m WHERE m.name = finish_move.name;
   IF was_elsewhere THEN
     -- all that is read there in this transaction is as of the first look: nobody may store after it
     PERFORM audit_cdc_internal.stop_writers();
@@ -236,6 +241,7 @@ BEGIN
           JOIN pg_foreign_server AS s ON s.oid = t.ftserver
           WHERE t.ftrelid = format('audit_cdc_internal.%I', name)::regclass)),
         jsonb_build_object('entries', entries));
+      PERFORM audit_cdc_internal.commit_to_disk(); -- before it is emptied there
       RETURN entries;
     EXCEPTION WHEN lock_not_available THEN
       PERFORM pg_sleep(0.05);
@@ -317,7 +323,7 @@ BEGIN
       copied := copied OPERATOR(pg_catalog.+) batch.copied;
       RAISE NOTICE 'copied % entries so far, now of %', copied, partition;
     END LOOP;
-    entries := entries OPERATOR(pg_catalog.+) audit_cdc_internal.finish_move(partition, settled);
+    entries := entries OPERATOR(pg_catalog.+) audit_cdc_internal.finish_move(partition);
     COMMIT;
   END LOOP;
   IF server IS NULL THEN

@@ -148,9 +148,9 @@ def test_it_comes_back(two):
 def test_what_came_back_is_emptied_there_only_then(two):
     """The other server commits first: if this one fails then, no entry is gone."""
     move(two)
-    settled = two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
+    two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
     two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
-    assert two.value("SELECT audit_cdc_internal.finish_move('log_2026_03', %s)", settled) == 20
+    assert two.value("SELECT audit_cdc_internal.finish_move('log_2026_03')") == 20
     there = "SELECT count(*) FROM audit_cdc_months.log_2026_03"
     assert two.value(there, connection=two.node.connect()) == 20
     assert is_foreign(two) == [("log_2026_03", "r")]
@@ -259,10 +259,10 @@ def test_what_alters_the_copy_is_seen(two):
 def test_what_comes_while_it_is_copied_goes_along(two):
     """After the first batch, before the swap: as the steps of audit_move_month() are."""
     two.node.run(two.value("SELECT audit_month_table('2026-03')"))
-    settled = two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')")
+    two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')")
     two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
     assert two.ingest(batch([of_day(25), of_day(3)])) == (2, 1, 1, 0)
-    assert two.value("SELECT audit_cdc_internal.finish_move('log_2026_03', %s)", settled) == 21
+    assert two.value("SELECT audit_cdc_internal.finish_move('log_2026_03')") == 21
     assert two.value("SELECT count(*) FROM audit_logs") == 22
     assert is_foreign(two) == [("log_2026_03", "f")]
 
@@ -288,7 +288,7 @@ def test_what_comes_while_it_comes_back_is_not_lost(two):
 def test_steps_that_are_called_otherwise(two):
     move(two)
     two.run("SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')")
-    assert code(two.connect(), "SELECT audit_cdc_internal.finish_move('log_2026_03', NULL)") == "22004"
+    assert code(two.connect(), "SELECT audit_cdc_internal.finish_move('log_2026_03')") == "55000"  # nothing is copied yet
     assert code(two.connect(), "BEGIN; SELECT pg_current_xact_id(); SELECT audit_cdc_internal.empty_left('log_2026_03')") == "25001"
     assert two.value("SELECT count(*) FROM audit_logs WHERE commit_timestamp < '2026-04-01Z'") == 20
 
@@ -340,7 +340,7 @@ def test_it_is_in_a_dump(two, empty, tmp_path):
         "55000", "the month of this change is on another server, and belongs to another database",
         "If that one is gone for good, call audit_take_over_months(), then audit_retry_rejects().")]
     assert code(empty.connect(), "CALL audit_return_month('2026-03')") == "55000"
-    for step in ["move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')", "finish_move('log_2026_03', 0)", "empty_left('log_2026_03')"]:
+    for step in ["move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')", "finish_move('log_2026_03')", "empty_left('log_2026_03')"]:
         assert code(empty.connect(), f"SELECT audit_cdc_internal.{step}") == "55000"
     assert two.value("SELECT count(*) FROM audit_logs") == 21
     assert [code(empty.connect(), f"SELECT audit_take_over_months({reason})") for reason in ["NULL", "' '"]] == ["22004", "22023"]
@@ -430,11 +430,11 @@ def test_whose_rights_on_the_server_count(two):
 
 def test_no_row_is_looked_at_when_a_month_is_attached(two):
     move(two)
-    settled = two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
+    two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
     two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
     connection = two.connect()
     connection.cursor().execute("SET client_min_messages = debug1")
-    two.value("SELECT audit_cdc_internal.finish_move('log_2026_03', %s)", settled, connection=connection)
+    two.value("SELECT audit_cdc_internal.finish_move('log_2026_03')", connection=connection)
     assert any("implied by existing constraints" in notice for notice in connection.notices)
     assert two.value("SELECT count(*) FROM pg_constraint WHERE conrelid = 'audit_cdc_internal.log_2026_03'::regclass AND contype = 'c'") == 0
 
@@ -474,3 +474,113 @@ def test_two_deliver_the_same_at_once(two):
     two.rows("SELECT * FROM audit_retry_rejects()")
     assert two.value("SELECT count(*) FROM audit_logs WHERE commit_lsn BETWEEN 21 AND 28") == 8
     assert two.value("SELECT count(*) FROM audit_rejects WHERE stored_at IS NULL") == 0
+
+
+def begin(db):
+    """A move up to its last step."""
+    db.node.run(db.value("SELECT audit_month_table('2026-03')"))
+    settled = db.value("SELECT audit_cdc_internal.begin_move('log_2026_03', 'node')")
+    db.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
+    return settled
+
+
+def test_no_caller_says_up_to_where_entries_are_compared(two):
+    """What is stored after that look, with a lower number, would be gone."""
+    begin(two)
+    writer, reader = two.connect(), two.connect()
+    writer.autocommit = False
+    assert two.ingest(batch([of_day(25)]), connection=writer) == (1, 1, 0, 0)
+    reader.cursor().execute("BEGIN; LOCK TABLE ONLY audit_cdc_internal.log IN ACCESS SHARE MODE")
+    step = "SELECT audit_cdc_internal.finish_move('log_2026_03')"
+    moving = threading.Thread(target=lambda: code(two.connect(), step))
+    moving.start()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT audit_cdc_internal.finish_move%' AND wait_event IN ('PgSleep', 'relation')"
+    until(lambda: not moving.is_alive() or two.value(waits) == 1)
+    writer.commit()
+    reader.cursor().execute("COMMIT")
+    moving.join()
+    assert two.value("SELECT count(*) FROM audit_logs") == 22
+
+
+def test_what_was_read_there_before_is_not_what_is_there(two):
+    """All that a transaction reads there is as of its first look, also after it has given its locks back."""
+    move(two)
+    two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
+    two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
+    keeper = two.connect()
+    keeper.autocommit = False
+    keeper.cursor().execute("SAVEPOINT looked; SELECT count(*) FROM audit_logs; ROLLBACK TO looked")
+    assert two.ingest(batch([of_day(25)])) == (1, 1, 0, 0)
+    try:
+        keeper.cursor().execute("SELECT audit_cdc_internal.finish_move('log_2026_03')")
+        keeper.commit()
+    except psycopg2.Error as refused:
+        assert refused.pgcode == "25001"
+        keeper.rollback()
+    two.run("CALL audit_return_month('2026-03')")
+    assert two.value("SELECT count(*) FROM audit_logs") == 22
+
+
+def test_it_is_on_disk_here_before_it_is_emptied_there(two):
+    """Whatever the keeper's synchronous_commit says."""
+    move(two)
+    two.run("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    two.run("SELECT pg_reload_conf()")
+    try:
+        two.run("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
+        two.rows("SELECT * FROM audit_cdc_internal.move_batch('log_2026_03', '-infinity', '00000000-0000-0000-0000-000000000000')")
+        keeper = two.connect()
+        keeper.cursor().execute("SET synchronous_commit = off")
+        keeper.cursor().execute("SELECT audit_cdc_internal.finish_move('log_2026_03')")
+    finally:
+        server("stop")
+        server("start")
+        two.run("ALTER SYSTEM RESET wal_writer_delay")
+        two.run("SELECT pg_reload_conf()")
+    assert is_foreign(two) == [("log_2026_03", "r")]
+    assert two.value("SELECT count(*) FROM audit_logs") == 21
+
+
+def test_what_a_superuser_has_dropped_can_be_moved_again(two):
+    begin(two)
+    two.run("SELECT audit_allow_removal(); DROP FOREIGN TABLE audit_cdc_internal.log_2026_03_there")
+    two.node.run("TRUNCATE audit_cdc_months.log_2026_03")
+    assert two.value("CALL audit_move_month('2026-03', 'node')") == 20
+
+
+def test_what_a_trigger_there_raises_holds_up_only_its_month(two):
+    move(two)
+    two.node.run("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$no$$; END'")
+    two.node.run("CREATE TRIGGER refuse BEFORE INSERT ON audit_cdc_months.log_2026_03 FOR EACH ROW EXECUTE FUNCTION refuse()")
+    assert two.ingest(batch([of_day(25), in_april(101)])) == (2, 1, 0, 1)
+    two.node.run("CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    assert two.ingest(batch([of_day(26), in_april(102)])) == (2, 1, 0, 1)
+    two.node.run("DROP TRIGGER refuse ON audit_cdc_months.log_2026_03")
+    assert two.rows("SELECT received, inserted, duplicates, rejected FROM audit_retry_rejects()") == [(2, 2, 0, 0)]
+
+
+LIES = [
+    "identity = NULL WHERE id = 7", "id = NULL WHERE id = 7", "commit_timestamp = NULL WHERE id = 7", "action = NULL", "audited_table = NULL",
+    "commit_timestamp = '2027-01-01Z' WHERE id = 7", "action = 'nonsense'", "new_values = '5'", "old_values = '[1]'", "record_pks = '{{a,b},{c,d}}'",
+    "notes = '[]'", "exact_values = '7'", "unknown_columns = '{{a},{b}}'", "annotations = '5'", "action = 'truncate'",
+]
+
+
+def test_what_it_answers_harms_nothing_here(two):
+    """Whoever administers the other server may put anything there. An error is right, the end of this server is not."""
+    move(two)
+    two.run("CREATE TABLE orders (id bigint PRIMARY KEY, v bigint); SELECT audit_set_retention('1 month')")
+    two.run("CREATE TABLE p (id bigint, username text); SELECT audit_create_projection('p', 'SELECT id, username FROM audit_new_logs')")
+    there = two.node.connect().cursor()
+    there.execute("CREATE TABLE kept AS TABLE audit_cdc_months.log_2026_03")
+    there.execute("DROP TABLE audit_cdc_months.log_2026_03; CREATE TABLE audit_cdc_months.log_2026_03 AS TABLE kept")
+    connection = two.connect()
+    for lie in LIES:
+        there.execute("TRUNCATE audit_cdc_months.log_2026_03; INSERT INTO audit_cdc_months.log_2026_03 TABLE kept")
+        there.execute(f"UPDATE audit_cdc_months.log_2026_03 SET {lie}")
+        for question in [*QUESTIONS, "SELECT audit_rebuild_projection('p')", "SELECT audit_retry_projection('p')", f"SELECT audit_ingest('{batch([of_day(7)])}')"]:
+            code(connection, question)
+            assert not connection.closed, (lie, question)
+        assert is_foreign(two) == [("log_2026_03", "f")], lie
+    there.execute("TRUNCATE audit_cdc_months.log_2026_03; INSERT INTO audit_cdc_months.log_2026_03 TABLE kept")
+    assert two.value("SELECT count(*) FROM audit_logs") == 21

@@ -2,8 +2,8 @@
 
 use super::datum::{LogValue, Types};
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::pg_sys;
 use pgrx::spi::SpiTupleTable;
+use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 use std::cell::RefCell;
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -110,11 +110,17 @@ impl LogLayout {
         }
     }
 
-    /// These columns are of the types that they are read as, and never null.
+    /// These columns are of the types that they are read as, and never null, except for what another server answers.
     fn row_of<'a>(&self, tuple: pg_sys::HeapTuple) -> LogRow<'a> {
-        let mut null = false;
-        // SAFETY: the tuple is of this layout.
-        let mut datum = |column| unsafe { pg_sys::SPI_getbinval(tuple, self.descriptor, column, &mut null) };
+        let datum = |column| {
+            let mut null = false;
+            // SAFETY: the tuple is of this layout.
+            let datum = unsafe { pg_sys::SPI_getbinval(tuple, self.descriptor, column, &mut null) };
+            if null {
+                ereport!(ERROR, PgSqlErrorCode::ERRCODE_FDW_ERROR, "an entry on another server lacks its key");
+            }
+            datum
+        };
         LogRow {
             id: datum(self.id).value() as i64,
             commit_timestamp: TimestampWithTimeZone::try_from(datum(self.commit_timestamp).value() as i64)
