@@ -66,8 +66,16 @@ CREATE FUNCTION audit_cdc_internal.columns_not_sent(
   RETURNS text[]
   LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'columns_not_sent_wrapper';
 
+CREATE FUNCTION audit_cdc_internal.columns_not_told(
+    action text, old jsonb, new jsonb, notes jsonb)
+  RETURNS text[]
+  LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'columns_not_told_wrapper';
+
 CREATE OR REPLACE FUNCTION audit_cdc_internal.columns_of(row_type oid) RETURNS text[]
   LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'columns_of_wrapper';
+
+CREATE FUNCTION audit_cdc_internal.commit_to_disk() RETURNS void
+  LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'commit_to_disk_wrapper';
 
 CREATE FUNCTION audit_cdc_internal.drop_month(partition regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drop_month_wrapper';
@@ -1521,7 +1529,8 @@ CREATE FUNCTION audit_cdc_internal.stands_elsewhere(name text) RETURNS boolean
 
 CREATE TABLE audit_cdc_internal.months_elsewhere (
   name text PRIMARY KEY,
-  database_id text NOT NULL
+  database_id text NOT NULL,
+  settled bigint NOT NULL DEFAULT 0
 );
 
 SELECT pg_catalog.pg_extension_config_dump('audit_cdc_internal.months_elsewhere', '');
@@ -1649,6 +1658,37 @@ BEGIN
     RAISE EXCEPTION 'server "%" does not belong to a superuser', server
       USING ERRCODE = 'insufficient_privilege', DETAIL = 'Its owner could put another log in the place of this one.',
             HINT = 'ALTER SERVER … OWNER TO the owner of the extension.';
+  END IF;
+END
+$$;
+
+CREATE FUNCTION audit_cdc_internal.check_not_read(name text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  server CONSTANT text := (
+    SELECT s.srvname
+    FROM pg_foreign_table AS t
+    JOIN pg_foreign_server AS s ON s.oid = t.ftserver
+    WHERE t.ftrelid = format('audit_cdc_internal.%I', name)::regclass
+  );
+  call text;
+  is_open boolean;
+BEGIN
+  FOR call IN
+    SELECT CASE WHEN p.proname = 'postgres_fdw_disconnect' THEN format('%s(%L::text)', p.oid::regproc, server)
+                ELSE format('%L IN (SELECT c.server_name FROM %s(%s) AS c)', server, p.oid::regproc,
+                            CASE WHEN p.pronargs > 0 THEN 'false' END) END
+    FROM pg_proc AS p
+    JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+    WHERE e.extname = 'postgres_fdw' AND p.proname IN ('postgres_fdw_disconnect', 'postgres_fdw_get_connections')
+    ORDER BY p.proname
+  LOOP
+    EXECUTE 'SELECT ' || call INTO is_open;
+  END LOOP;
+  IF is_open IS NOT FALSE THEN
+    RAISE EXCEPTION 'this transaction has read of server "%" before', server
+      USING ERRCODE = 'active_sql_transaction', HINT = 'CALL audit_move_month() or audit_return_month().';
   END IF;
 END
 $$;
@@ -3344,8 +3384,10 @@ BEGIN
     RAISE EXCEPTION 'the table on server "%" is not empty', server
       USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Another log may have its month there.';
   END IF;
+  -- a row may be left of a table that a superuser has dropped
   INSERT INTO audit_cdc_internal.months_elsewhere AS m (name, database_id)
-  VALUES (make_copy_there.name, audit_cdc_internal.this_database() ->> 'id');
+  VALUES (make_copy_there.name, audit_cdc_internal.this_database() ->> 'id')
+  ON CONFLICT ON CONSTRAINT months_elsewhere_pkey DO UPDATE SET database_id = excluded.database_id;
 END
 $$;
 
@@ -3353,6 +3395,7 @@ CREATE FUNCTION audit_cdc_internal.start_move(name text, server name, caller oid
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   copy CONSTANT text := audit_cdc_internal.copy_of(name);
+  last bigint;
 BEGIN
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM set_config('lock_timeout', '50ms', true);
@@ -3362,7 +3405,9 @@ BEGIN
   ELSE
     PERFORM audit_cdc_internal.make_copy_there(name, copy, server, caller);
   END IF;
-  RETURN audit_cdc_internal.last_settled_number();
+  last := audit_cdc_internal.last_settled_number();
+  UPDATE audit_cdc_internal.months_elsewhere AS m SET settled = last WHERE m.name = start_move.name;
+  RETURN last;
 EXCEPTION WHEN lock_not_available THEN
   RETURN NULL;
 END
@@ -3470,17 +3515,17 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION audit_cdc_internal.finish_move(name text, settled bigint) RETURNS bigint
+CREATE FUNCTION audit_cdc_internal.finish_move(name text) RETURNS bigint
   LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   was_elsewhere CONSTANT boolean := audit_cdc_internal.is_elsewhere(name);
+  settled bigint;
   entries bigint;
 BEGIN
-  IF settled IS NULL THEN -- nothing would be compared
-    RAISE EXCEPTION 'settled must not be null' USING ERRCODE = 'null_value_not_allowed';
-  END IF;
   PERFORM audit_cdc_internal.check_move(name);
   PERFORM audit_cdc_internal.lock_partitions(); -- nothing is erased or removed meanwhile
+  PERFORM audit_cdc_internal.check_not_read(CASE WHEN was_elsewhere THEN name ELSE name || '_there' END);
+  SELECT m.settled INTO STRICT settled FROM audit_cdc_internal.months_elsewhere AS m WHERE m.name = finish_move.name;
   IF was_elsewhere THEN
     -- all that is read there in this transaction is as of the first look: nobody may store after it
     PERFORM audit_cdc_internal.stop_writers();
@@ -3498,6 +3543,7 @@ BEGIN
           JOIN pg_foreign_server AS s ON s.oid = t.ftserver
           WHERE t.ftrelid = format('audit_cdc_internal.%I', name)::regclass)),
         jsonb_build_object('entries', entries));
+      PERFORM audit_cdc_internal.commit_to_disk(); -- before it is emptied there
       RETURN entries;
     EXCEPTION WHEN lock_not_available THEN
       PERFORM pg_sleep(0.05);
@@ -3576,7 +3622,7 @@ BEGIN
       copied := copied OPERATOR(pg_catalog.+) batch.copied;
       RAISE NOTICE 'copied % entries so far, now of %', copied, partition;
     END LOOP;
-    entries := entries OPERATOR(pg_catalog.+) audit_cdc_internal.finish_move(partition, settled);
+    entries := entries OPERATOR(pg_catalog.+) audit_cdc_internal.finish_move(partition);
     COMMIT;
   END LOOP;
   IF server IS NULL THEN
@@ -4562,68 +4608,58 @@ BEGIN ATOMIC
     AND s.before ->> 'name' = audited.table_name;
 END;
 
-CREATE OR REPLACE FUNCTION audit_cdc_internal.events(
-    audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL,
-    with_ends boolean DEFAULT true)
-  RETURNS SETOF audit_cdc_internal.event
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-DECLARE
-  key_columns CONSTANT text[] := audited.key_columns;
-  was_lost CONSTANT boolean := EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
-BEGIN
-  IF with_ends
-    AND EXISTS (
-      SELECT FROM audit_cdc_internal.log AS l
-      WHERE l.audited_table = ANY (audited.numbers)
-        AND l.record_id IS NULL
-        AND l.action = 'complete'
-        AND (NOT audited.is_own OR l.origin <> 'i')
-    ) THEN
-    RETURN QUERY SELECT e.* FROM audit_cdc_internal.events_and_ends(audited, record_ids, lone) AS e;
-    RETURN;
-  END IF;
-  RETURN QUERY
-  WITH entries AS NOT MATERIALIZED (
-    SELECT u.*
-    FROM (
-      SELECT l.*
-      FROM audit_cdc_internal.entries AS l
-      WHERE l.database_id = ANY (audited.databases)
-        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-        AND record_ids IS NULL
-      UNION ALL
-      SELECT l.*
-      FROM audit_cdc_internal.entries AS l
-      WHERE l.database_id = ANY (audited.databases)
-        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-        AND l.record_id = ANY (record_ids)
-      UNION ALL
-      SELECT l.*
-      FROM audit_cdc_internal.entries AS l
-      WHERE l.database_id = ANY (audited.databases)
-        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-        AND record_ids IS NOT NULL
-        AND l.record_id IS NULL
-        AND (l.action IN ('truncate', 'complete') OR l.id = lone)
-      UNION ALL
-      SELECT l.*
-      FROM audit_cdc_internal.entries AS l
-      WHERE l.database_id = ANY (audited.databases)
-        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-        AND record_ids IS NOT NULL
-        AND l.record_id <> ALL (record_ids)
-        AND l.may_change_key
-    ) AS u
-    WHERE NOT audited.is_own
-      OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
+CREATE FUNCTION audit_cdc_internal.entries_of(
+    audited audit_cdc_internal.audited, record_ids text[], lone bigint, was_lost boolean)
+  RETURNS SETOF audit_cdc_internal.entries
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT u.*
+  FROM (
+    SELECT l.*
+    FROM audit_cdc_internal.entries AS l
+    WHERE l.database_id = ANY (audited.databases)
+      AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+      AND record_ids IS NULL
     UNION ALL
-    SELECT d.*
-    FROM audit_cdc_internal.losses_of(audited) AS d
-    WHERE was_lost -- false: left out of the plan
-  ), positioned AS NOT MATERIALIZED (
+    SELECT l.*
+    FROM audit_cdc_internal.entries AS l
+    WHERE l.database_id = ANY (audited.databases)
+      AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+      AND l.record_id = ANY (record_ids)
+    UNION ALL
+    SELECT l.*
+    FROM audit_cdc_internal.entries AS l
+    WHERE l.database_id = ANY (audited.databases)
+      AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+      AND record_ids IS NOT NULL
+      AND l.record_id IS NULL
+      AND (l.action IN ('truncate', 'complete') OR l.id = lone)
+    UNION ALL
+    SELECT l.*
+    FROM audit_cdc_internal.entries AS l
+    WHERE l.database_id = ANY (audited.databases)
+      AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+      AND record_ids IS NOT NULL
+      AND l.record_id <> ALL (record_ids)
+      AND l.may_change_key
+  ) AS u
+  WHERE NOT audited.is_own
+    OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
+  UNION ALL
+  SELECT d.*
+  FROM audit_cdc_internal.losses_of(audited) AS d
+  WHERE was_lost; -- false: left out of the plan
+END;
+
+CREATE FUNCTION audit_cdc_internal.places_of(
+    audited audit_cdc_internal.audited, record_ids text[], lone bigint, was_lost boolean)
+  RETURNS TABLE (id bigint, run integer, lsn bigint, idx integer, truncates integer)
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH positioned AS NOT MATERIALIZED (
     SELECT e.id, e.commit_timestamp, e.commit_idx, e.action,
            e.commit_lsn + audited.positions_before[array_position(audited.databases, e.database_id)] AS commit_lsn
-    FROM entries AS e
+    FROM audit_cdc_internal.entries_of(audited, record_ids, lone, was_lost) AS e
   ), changes AS (
     SELECT
       e.id, e.commit_timestamp, e.commit_lsn, CASE WHEN e.action <> 'read' THEN e.commit_idx END AS commit_idx,
@@ -4655,19 +4691,24 @@ BEGIN
     FROM changes AS c
   ), placed AS (
     SELECT
-      r.*,
+      r.id, r.truncates, r.commit_timestamp, r.run,
       coalesce(
         r.commit_lsn,
         max(r.commit_lsn) OVER (PARTITION BY r.run ORDER BY r.commit_timestamp RANGE UNBOUNDED PRECEDING), 0) AS lsn,
       coalesce(r.commit_idx, 2147483647) AS idx
     FROM runs AS r
-  ), counted AS (
-    SELECT
-      p.id, p.run::integer AS run, p.lsn, p.idx,
-      (count(*) FILTER (WHERE p.truncates) OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id))::integer
-        AS truncates
-    FROM placed AS p
-  ), told AS (
+  )
+  SELECT p.id, p.run::integer, p.lsn, p.idx,
+         (count(*) FILTER (WHERE p.truncates) OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id))::integer
+  FROM placed AS p;
+END;
+
+CREATE FUNCTION audit_cdc_internal.events_of(
+    audited audit_cdc_internal.audited, record_ids text[], lone bigint, was_lost boolean)
+  RETURNS SETOF audit_cdc_internal.event
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH told AS (
     SELECT
       l.*, p.run, p.lsn, p.idx, p.truncates,
       CASE
@@ -4675,27 +4716,14 @@ BEGIN
         ELSE audit_cdc_internal.record_key(
           l.record_id, CASE WHEN cardinality(l.record_pks) > 1 THEN l.record_pks END, audited.key_types)
       END AS key_now,
-      -- of a table that is not described: old values are sent with FULL only
       coalesce(
-        l.unknown_columns,
-        CASE l.action
-          WHEN 'update'
-            THEN CASE
-              WHEN l.old_values = '{}'
-                THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = '"unchanged_toast"')
-              ELSE '{}'
-            END
-          WHEN 'read' THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = 'null')
-          WHEN 'delete' THEN ARRAY(SELECT c.key FROM jsonb_each(l.old_values) AS c WHERE c.value = 'null')
-          ELSE '{}'
-        END || audit_cdc_internal.masked_columns(l.notes)) AS not_sent,
-      CASE
-        WHEN l.action = 'update' AND l.unknown_old_columns IS NULL AND l.old_values <> '{}'
-          THEN audit_cdc_internal.masked_columns(l.notes)
-        ELSE l.unknown_old_columns
-      END AS not_sent_before
-    FROM entries AS l
-    JOIN counted AS p ON p.id = l.id
+        l.unknown_columns, audit_cdc_internal.columns_not_told(l.action, l.old_values, l.new_values, l.notes)
+      ) AS not_sent,
+      CASE WHEN l.action = 'update' AND l.unknown_old_columns IS NULL AND l.old_values <> '{}'
+             THEN audit_cdc_internal.masked_columns(l.notes)
+           ELSE l.unknown_old_columns END AS not_sent_before
+    FROM audit_cdc_internal.entries_of(audited, record_ids, lone, was_lost) AS l
+    JOIN audit_cdc_internal.places_of(audited, record_ids, lone, was_lost) AS p ON p.id = l.id
     OFFSET 0 -- each value is worked out once
   ), known AS (
     SELECT
@@ -4705,21 +4733,17 @@ BEGIN
           THEN ARRAY(SELECT m FROM unnest(t.not_sent) AS m WHERE t.new_values -> m = '"unchanged_toast"')
         ELSE '{}'
       END AS left_as_they_were,
-      CASE t.action
-        WHEN 'update'
-          THEN CASE
-            WHEN t.not_sent_before IS NULL THEN '{}'
-            ELSE (t.new_values - t.not_sent || t.old_values) - t.not_sent_before
-          END
-        WHEN 'delete' THEN t.old_values - t.not_sent
-      END AS row_before,
       CASE
         WHEN t.action = 'update'
-          THEN CASE
-            WHEN t.not_sent_before IS NULL OR t.not_sent_before && coalesce(key_columns, '{}') THEN NULL
-            WHEN t.may_change_key IS NOT TRUE THEN t.key_now
-            ELSE audit_cdc_internal.key_before(t.old_values, t.new_values, t.record_pks, t.key_now, audited)
-          END
+          THEN CASE WHEN t.not_sent_before IS NULL THEN '{}'
+                    ELSE (t.new_values - t.not_sent || t.old_values) - t.not_sent_before END
+        WHEN t.action = 'delete' THEN t.old_values - t.not_sent
+      END AS row_before,
+      CASE
+        WHEN t.action <> 'update' OR t.not_sent_before IS NULL
+          OR t.not_sent_before && coalesce(audited.key_columns, '{}') THEN NULL
+        WHEN t.may_change_key IS NOT TRUE THEN t.key_now
+        ELSE audit_cdc_internal.key_before(t.old_values, t.new_values, t.record_pks, t.key_now, audited)
       END AS key_before
     FROM told AS t
     OFFSET 0
@@ -4736,8 +4760,32 @@ BEGIN
     UNION ALL
     SELECT 'moved', k.key_before, k.key_now
     WHERE k.key_before <> k.key_now
-  ) AS e
-  ORDER BY k.run, k.lsn, k.idx, k.commit_timestamp, k.id, e.action = 'moved' DESC;
+  ) AS e;
+END;
+
+CREATE OR REPLACE FUNCTION audit_cdc_internal.events(
+    audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL,
+    with_ends boolean DEFAULT true)
+  RETURNS SETOF audit_cdc_internal.event
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  was_lost CONSTANT boolean := EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
+BEGIN
+  IF with_ends
+    AND EXISTS (
+      SELECT FROM audit_cdc_internal.log AS l
+      WHERE l.audited_table = ANY (audited.numbers)
+        AND l.record_id IS NULL
+        AND l.action = 'complete'
+        AND (NOT audited.is_own OR l.origin <> 'i')
+    ) THEN
+    RETURN QUERY SELECT e.* FROM audit_cdc_internal.events_and_ends(audited, record_ids, lone) AS e;
+    RETURN;
+  END IF;
+  RETURN QUERY
+  SELECT e.*
+  FROM audit_cdc_internal.events_of(audited, record_ids, lone, was_lost) AS e
+  ORDER BY e.run, e.lsn, e.idx, e.commit_timestamp, e.id, e.action = 'moved' DESC;
 END
 $$;
 
@@ -5554,6 +5602,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.check_link_server(oid,text,oid)',
     'audit_cdc_internal.check_mask(text,text,text[],text)',
     'audit_cdc_internal.check_move(text)',
+    'audit_cdc_internal.check_not_read(text)',
     'audit_cdc_internal.check_owner_of_month(text)',
     'audit_cdc_internal.check_retention(interval,text,text,text)',
     'audit_cdc_internal.check_server(name,oid)',
@@ -5567,7 +5616,9 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.clear_unnamed(text)',
     'audit_cdc_internal.code_of(oid)',
     'audit_cdc_internal.columns_not_sent(text,jsonb,jsonb,text,text[],text[],text[])',
+    'audit_cdc_internal.columns_not_told(text,jsonb,jsonb,jsonb)',
     'audit_cdc_internal.columns_of_log(boolean)',
+    'audit_cdc_internal.commit_to_disk()',
     'audit_cdc_internal.compare_copy(text,bigint,bigint)',
     'audit_cdc_internal.connects(text)',
     'audit_cdc_internal.copy_of(text)',
@@ -5576,6 +5627,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.described_columns(text,text,text)',
     'audit_cdc_internal.drop_month(regclass)',
     'audit_cdc_internal.empty_left(text)',
+    'audit_cdc_internal.entries_of(audit_cdc_internal.audited,text[],bigint,boolean)',
     'audit_cdc_internal.entries_of_keys(timestamp with time zone[],uuid[])',
     'audit_cdc_internal.entries_to_erase(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.erase_argument(text,text[],text,audit_cdc_internal.audited)',
@@ -5588,9 +5640,10 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.erased_texts(audit_cdc_internal.to_erase)',
     'audit_cdc_internal.erasure_doubts(text[],text[])',
     'audit_cdc_internal.erasure_lines(audit_cdc_internal.to_erase,bigint[])',
+    'audit_cdc_internal.events_of(audit_cdc_internal.audited,text[],bigint,boolean)',
     'audit_cdc_internal.events_of_records(audit_cdc_internal.audited,text[])',
     'audit_cdc_internal.find_to_erase(text,text,jsonb,text,text[],text)',
-    'audit_cdc_internal.finish_move(text,bigint)',
+    'audit_cdc_internal.finish_move(text)',
     'audit_cdc_internal.follow_masks(jsonb)',
     'audit_cdc_internal.found_masks()',
     'audit_cdc_internal.has_columns(audit_cdc_internal.log,text[])',
@@ -5648,6 +5701,7 @@ SELECT audit_cdc_internal.keep_private('pg_proc'::regclass, o.it)
     'audit_cdc_internal.partitions_to_move(text,name)',
     'audit_cdc_internal.parts_of_type(oid)',
     'audit_cdc_internal.parts_to_erase(audit_cdc_internal.to_erase)',
+    'audit_cdc_internal.places_of(audit_cdc_internal.audited,text[],bigint,boolean)',
     'audit_cdc_internal.readable_as(audit_cdc_internal.audited,oid)',
     'audit_cdc_internal.records_holding(integer[],jsonb)',
     'audit_cdc_internal.refuse_elsewhere(text[],text)',
@@ -5815,7 +5869,7 @@ GRANT EXECUTE ON ROUTINE audit_cdc_internal.columns_not_sent(text,jsonb,jsonb,te
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.connects(text) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.empty_left(text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.entries_of_keys(timestamp with time zone[],uuid[]) TO audit_cdc_worker;
-GRANT EXECUTE ON ROUTINE audit_cdc_internal.finish_move(text,bigint) TO audit_cdc_keeper;
+GRANT EXECUTE ON ROUTINE audit_cdc_internal.finish_move(text) TO audit_cdc_keeper;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.is_referred_since(oid,bigint[]) TO audit_cdc_reader;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.known_elsewhere(text,timestamp with time zone[],uuid[]) TO audit_cdc_worker;
 GRANT EXECUTE ON ROUTINE audit_cdc_internal.masked_columns(jsonb) TO audit_cdc_reader;

@@ -193,7 +193,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/history/events.sql",
     name = "history_events",
-    requires = ["history_audited", "schema_changes"]
+    requires = ["history_audited", "schema_changes", columns_not_told]
 );
 extension_sql_file!(
     "../sql/history/moment.sql",

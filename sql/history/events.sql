@@ -2,16 +2,16 @@
 -- on.
 --
 -- * An event is a change with its place in the order of its database, and with what it tells of its row before and
---   after, without what is unknown. An update that gives another key is an event of both: `moved` for the old one.
+--   after. What is unknown is left out. An update that gives another key is an event of both: `moved` for the old one.
 --   Where a table is dropped or gets another name, there is a truncate: whatever has the name later is another
 --   table.
 -- * The order is (run, lsn, idx). A read of Sequin's has only its time: it stands after the last commit not later
 --   than it.
 -- * A run ends where positions run backwards: what committed later, and came later, has no higher position. The
---   source was restored then, and what it has of the run before nobody can tell. Commits that overtake each other
---   by less than a second end no run, nor do clocks that are set back: where fewer of these explain what came in
+--   source was restored then, and what it has of the run before nobody can tell. Commits may overtake each other by
+--   less than a second: that ends no run. Nor do clocks that are set back. Where fewer of these explain what came in
 --   any order, no source was restored.
--- * `complete` says that a backfill has met every row there is: each record of which nothing is told since it began
+-- * `complete` says that a backfill has met every row there is. Each record of which nothing is told since it began
 --   ends there, by an event of its own.
 
 CREATE TYPE audit_cdc_internal.event AS (
@@ -109,71 +109,61 @@ BEGIN ATOMIC
     AND s.before ->> 'name' = audited.table_name;
 END;
 
--- Of a table, in order (the caller plans it by plan_cache_mode: a table's events as a custom plan, those of records
--- as a generic one); with record_ids those of these records, the truncates, and what moved away from any key; also
--- the entry without key that has the id lone.
-CREATE FUNCTION audit_cdc_internal.events(
-    audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL,
-    with_ends boolean DEFAULT true)
-  RETURNS SETOF audit_cdc_internal.event
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-DECLARE
-  key_columns CONSTANT text[] := audited.key_columns;
-  was_lost CONSTANT boolean := EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
-BEGIN
-  IF with_ends
-    AND EXISTS (
-      SELECT FROM audit_cdc_internal.log AS l
-      WHERE l.audited_table = ANY (audited.numbers)
-        AND l.record_id IS NULL
-        AND l.action = 'complete'
-        AND (NOT audited.is_own OR l.origin <> 'i')
-    ) THEN
-    RETURN QUERY SELECT e.* FROM audit_cdc_internal.events_and_ends(audited, record_ids, lone) AS e;
-    RETURN;
-  END IF;
-  RETURN QUERY
-  WITH entries AS NOT MATERIALIZED (
-    SELECT u.*
-    FROM (
-      SELECT l.*
-      FROM audit_cdc_internal.entries AS l
-      WHERE l.database_id = ANY (audited.databases)
-        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-        AND record_ids IS NULL
-      UNION ALL
-      SELECT l.*
-      FROM audit_cdc_internal.entries AS l
-      WHERE l.database_id = ANY (audited.databases)
-        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-        AND l.record_id = ANY (record_ids)
-      UNION ALL
-      SELECT l.*
-      FROM audit_cdc_internal.entries AS l
-      WHERE l.database_id = ANY (audited.databases)
-        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-        AND record_ids IS NOT NULL
-        AND l.record_id IS NULL
-        AND (l.action IN ('truncate', 'complete') OR l.id = lone)
-      UNION ALL
-      SELECT l.*
-      FROM audit_cdc_internal.entries AS l
-      WHERE l.database_id = ANY (audited.databases)
-        AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
-        AND record_ids IS NOT NULL
-        AND l.record_id <> ALL (record_ids)
-        AND l.may_change_key
-    ) AS u
-    WHERE NOT audited.is_own
-      OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
+-- Entries from which the events of a table are made. With record_ids: those of these records, the truncates, and what
+-- moved away from any key. Also the entry without key that has the id lone.
+CREATE FUNCTION audit_cdc_internal.entries_of(
+    audited audit_cdc_internal.audited, record_ids text[], lone bigint, was_lost boolean)
+  RETURNS SETOF audit_cdc_internal.entries
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  SELECT u.*
+  FROM (
+    SELECT l.*
+    FROM audit_cdc_internal.entries AS l
+    WHERE l.database_id = ANY (audited.databases)
+      AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+      AND record_ids IS NULL
     UNION ALL
-    SELECT d.*
-    FROM audit_cdc_internal.losses_of(audited) AS d
-    WHERE was_lost -- false: left out of the plan
-  ), positioned AS NOT MATERIALIZED (
+    SELECT l.*
+    FROM audit_cdc_internal.entries AS l
+    WHERE l.database_id = ANY (audited.databases)
+      AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+      AND l.record_id = ANY (record_ids)
+    UNION ALL
+    SELECT l.*
+    FROM audit_cdc_internal.entries AS l
+    WHERE l.database_id = ANY (audited.databases)
+      AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+      AND record_ids IS NOT NULL
+      AND l.record_id IS NULL
+      AND (l.action IN ('truncate', 'complete') OR l.id = lone)
+    UNION ALL
+    SELECT l.*
+    FROM audit_cdc_internal.entries AS l
+    WHERE l.database_id = ANY (audited.databases)
+      AND (l.table_schema, l.table_name) = (audited.table_schema, audited.table_name)
+      AND record_ids IS NOT NULL
+      AND l.record_id <> ALL (record_ids)
+      AND l.may_change_key
+  ) AS u
+  WHERE NOT audited.is_own
+    OR u.origin <> 'ingest' -- whatever was delivered as this database's is forged
+  UNION ALL
+  SELECT d.*
+  FROM audit_cdc_internal.losses_of(audited) AS d
+  WHERE was_lost; -- false: left out of the plan
+END;
+
+-- Where each of them stands.
+CREATE FUNCTION audit_cdc_internal.places_of(
+    audited audit_cdc_internal.audited, record_ids text[], lone bigint, was_lost boolean)
+  RETURNS TABLE (id bigint, run integer, lsn bigint, idx integer, truncates integer)
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH positioned AS NOT MATERIALIZED (
     SELECT e.id, e.commit_timestamp, e.commit_idx, e.action,
            e.commit_lsn + audited.positions_before[array_position(audited.databases, e.database_id)] AS commit_lsn
-    FROM entries AS e
+    FROM audit_cdc_internal.entries_of(audited, record_ids, lone, was_lost) AS e
   ), changes AS (
     SELECT
       e.id, e.commit_timestamp, e.commit_lsn, CASE WHEN e.action <> 'read' THEN e.commit_idx END AS commit_idx,
@@ -205,19 +195,25 @@ BEGIN
     FROM changes AS c
   ), placed AS (
     SELECT
-      r.*,
+      r.id, r.truncates, r.commit_timestamp, r.run,
       coalesce(
         r.commit_lsn,
         max(r.commit_lsn) OVER (PARTITION BY r.run ORDER BY r.commit_timestamp RANGE UNBOUNDED PRECEDING), 0) AS lsn,
       coalesce(r.commit_idx, 2147483647) AS idx
     FROM runs AS r
-  ), counted AS (
-    SELECT
-      p.id, p.run::integer AS run, p.lsn, p.idx,
-      (count(*) FILTER (WHERE p.truncates) OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id))::integer
-        AS truncates
-    FROM placed AS p
-  ), told AS (
+  )
+  SELECT p.id, p.run::integer, p.lsn, p.idx,
+         (count(*) FILTER (WHERE p.truncates) OVER (ORDER BY p.run, p.lsn, p.idx, p.commit_timestamp, p.id))::integer
+  FROM placed AS p;
+END;
+
+-- Events, but for the ends that complete backfills tell.
+CREATE FUNCTION audit_cdc_internal.events_of(
+    audited audit_cdc_internal.audited, record_ids text[], lone bigint, was_lost boolean)
+  RETURNS SETOF audit_cdc_internal.event
+  LANGUAGE sql STABLE
+BEGIN ATOMIC
+  WITH told AS (
     SELECT
       l.*, p.run, p.lsn, p.idx, p.truncates,
       CASE
@@ -225,27 +221,14 @@ BEGIN
         ELSE audit_cdc_internal.record_key(
           l.record_id, CASE WHEN cardinality(l.record_pks) > 1 THEN l.record_pks END, audited.key_types)
       END AS key_now,
-      -- of a table that is not described: old values are sent with FULL only
       coalesce(
-        l.unknown_columns,
-        CASE l.action
-          WHEN 'update'
-            THEN CASE
-              WHEN l.old_values = '{}'
-                THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = '"unchanged_toast"')
-              ELSE '{}'
-            END
-          WHEN 'read' THEN ARRAY(SELECT c.key FROM jsonb_each(l.new_values) AS c WHERE c.value = 'null')
-          WHEN 'delete' THEN ARRAY(SELECT c.key FROM jsonb_each(l.old_values) AS c WHERE c.value = 'null')
-          ELSE '{}'
-        END || audit_cdc_internal.masked_columns(l.notes)) AS not_sent,
-      CASE
-        WHEN l.action = 'update' AND l.unknown_old_columns IS NULL AND l.old_values <> '{}'
-          THEN audit_cdc_internal.masked_columns(l.notes)
-        ELSE l.unknown_old_columns
-      END AS not_sent_before
-    FROM entries AS l
-    JOIN counted AS p ON p.id = l.id
+        l.unknown_columns, audit_cdc_internal.columns_not_told(l.action, l.old_values, l.new_values, l.notes)
+      ) AS not_sent,
+      CASE WHEN l.action = 'update' AND l.unknown_old_columns IS NULL AND l.old_values <> '{}'
+             THEN audit_cdc_internal.masked_columns(l.notes)
+           ELSE l.unknown_old_columns END AS not_sent_before
+    FROM audit_cdc_internal.entries_of(audited, record_ids, lone, was_lost) AS l
+    JOIN audit_cdc_internal.places_of(audited, record_ids, lone, was_lost) AS p ON p.id = l.id
     OFFSET 0 -- each value is worked out once
   ), known AS (
     SELECT
@@ -255,21 +238,17 @@ BEGIN
           THEN ARRAY(SELECT m FROM unnest(t.not_sent) AS m WHERE t.new_values -> m = '"unchanged_toast"')
         ELSE '{}'
       END AS left_as_they_were,
-      CASE t.action
-        WHEN 'update'
-          THEN CASE
-            WHEN t.not_sent_before IS NULL THEN '{}'
-            ELSE (t.new_values - t.not_sent || t.old_values) - t.not_sent_before
-          END
-        WHEN 'delete' THEN t.old_values - t.not_sent
-      END AS row_before,
       CASE
         WHEN t.action = 'update'
-          THEN CASE
-            WHEN t.not_sent_before IS NULL OR t.not_sent_before && coalesce(key_columns, '{}') THEN NULL
-            WHEN t.may_change_key IS NOT TRUE THEN t.key_now
-            ELSE audit_cdc_internal.key_before(t.old_values, t.new_values, t.record_pks, t.key_now, audited)
-          END
+          THEN CASE WHEN t.not_sent_before IS NULL THEN '{}'
+                    ELSE (t.new_values - t.not_sent || t.old_values) - t.not_sent_before END
+        WHEN t.action = 'delete' THEN t.old_values - t.not_sent
+      END AS row_before,
+      CASE
+        WHEN t.action <> 'update' OR t.not_sent_before IS NULL
+          OR t.not_sent_before && coalesce(audited.key_columns, '{}') THEN NULL
+        WHEN t.may_change_key IS NOT TRUE THEN t.key_now
+        ELSE audit_cdc_internal.key_before(t.old_values, t.new_values, t.record_pks, t.key_now, audited)
       END AS key_before
     FROM told AS t
     OFFSET 0
@@ -286,8 +265,34 @@ BEGIN
     UNION ALL
     SELECT 'moved', k.key_before, k.key_now
     WHERE k.key_before <> k.key_now
-  ) AS e
-  ORDER BY k.run, k.lsn, k.idx, k.commit_timestamp, k.id, e.action = 'moved' DESC;
+  ) AS e;
+END;
+
+-- Of a table, in order; record_ids and lone as of entries_of(). The caller plans it by plan_cache_mode: a table's
+-- as a custom plan, those of records as a generic one.
+CREATE FUNCTION audit_cdc_internal.events(
+    audited audit_cdc_internal.audited, record_ids text[] DEFAULT NULL, lone bigint DEFAULT NULL,
+    with_ends boolean DEFAULT true)
+  RETURNS SETOF audit_cdc_internal.event
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+  was_lost CONSTANT boolean := EXISTS (SELECT FROM audit_cdc_internal.losses_of(audited));
+BEGIN
+  IF with_ends
+    AND EXISTS (
+      SELECT FROM audit_cdc_internal.log AS l
+      WHERE l.audited_table = ANY (audited.numbers)
+        AND l.record_id IS NULL
+        AND l.action = 'complete'
+        AND (NOT audited.is_own OR l.origin <> 'i')
+    ) THEN
+    RETURN QUERY SELECT e.* FROM audit_cdc_internal.events_and_ends(audited, record_ids, lone) AS e;
+    RETURN;
+  END IF;
+  RETURN QUERY
+  SELECT e.*
+  FROM audit_cdc_internal.events_of(audited, record_ids, lone, was_lost) AS e
+  ORDER BY e.run, e.lsn, e.idx, e.commit_timestamp, e.id, e.action = 'moved' DESC;
 END
 $$;
 

@@ -38,6 +38,17 @@ fn old_columns_not_sent(fcinfo: pg_sys::FunctionCallInfo) -> Vec<String> {
     description(call, 4).unknown_old_columns(action, image, old, masked(call, 2))
 }
 
+/// The same as columns_not_sent() of a table that nobody has described. old, new: the rows before and after it.
+#[pg_extern(requires = ["install"], sql = r#"CREATE FUNCTION audit_cdc_internal.columns_not_told(
+    action text, old jsonb, new jsonb, notes jsonb)
+  RETURNS text[]
+  LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"#)]
+fn columns_not_told(fcinfo: pg_sys::FunctionCallInfo) -> Vec<String> {
+    let call = Call::new(fcinfo);
+    let Some(action) = action(call) else { return Vec::new() };
+    lives::undescribed_unknown_columns(action, call.jsonb_bytes(1), call.jsonb_bytes(2), masked(call, 3))
+}
+
 fn action(call: Call) -> Option<Action> {
     Action::named(&call.text(0)?)
 }

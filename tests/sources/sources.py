@@ -12,8 +12,6 @@ TRACKED = [TOP / name for name in subprocess.run(["git", "ls-files"], cwd=TOP, c
 # scripts/update_script makes them of statements that stand in other sources
 MADE = "sql/audit_cdc--"
 SOURCES = [path for path in TRACKED or sorted(TOP.rglob("*")) if path.is_file() and not str(path.relative_to(TOP)).startswith(MADE) and not {"target", ".git"} & set(path.relative_to(TOP).parts)]
-# it has a function of more than a page, which is to become Rust
-LATER = ("sql/history/events.sql",)
 
 
 def name(path):

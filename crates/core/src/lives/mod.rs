@@ -29,4 +29,4 @@ pub use image::Image;
 pub use line::{Line, Note, begins, line};
 pub use state::{Existence, State, is_gap, next};
 pub use told::{Entry, Table, changed};
-pub use unsent::{Description, masked_columns};
+pub use unsent::{Description, masked_columns, undescribed_unknown_columns};

@@ -56,6 +56,30 @@ impl Description {
     }
 }
 
+/// Of a table that nobody has described. Updates send old values with REPLICA IDENTITY FULL only.
+#[must_use]
+pub fn undescribed_unknown_columns(
+    action: Action,
+    old: Option<&[u8]>,
+    new: Option<&[u8]>,
+    masked: Vec<String>,
+) -> Vec<String> {
+    let is_unchanged = |value: &Value| matches!(value, Value::String(text) if *text == b"unchanged_toast");
+    let left = |image: Option<&[u8]>, is_left: &dyn Fn(&Value) -> bool| -> Vec<String> {
+        let all = image.map(members).unwrap_or_default();
+        all.iter().filter(|(_, value)| is_left(value)).map(|(column, _)| name(column)).collect()
+    };
+    let is_null = |value: &Value| matches!(value, Value::Null);
+    let mut columns = match action {
+        Action::Update if old.is_some_and(|old| members(old).is_empty()) => left(new, &is_unchanged),
+        Action::Read => left(new, &is_null),
+        Action::Delete => left(old, &is_null),
+        _ => Vec::new(),
+    };
+    columns.extend(masked);
+    columns
+}
+
 /// Those whose values a mask keeps out, by an entry's notes.
 #[must_use]
 pub fn masked_columns(notes: &[u8]) -> Vec<String> {
@@ -126,6 +150,19 @@ mod tests {
         assert_eq!(before(described("default"), Action::Update, Vec::new()), columns("b id made"));
         assert_eq!(before(described("full"), Action::Update, columns("a made")), columns("a made"));
         assert_eq!(before(described("default"), Action::Delete, Vec::new()), columns("b made"));
+    }
+
+    #[test]
+    fn where_nothing_is_described_the_values_tell() {
+        let (row, none, some) = (jsonb(ROW), jsonb("{}"), jsonb(r#"{"a": null}"#));
+        let unknown = |action, old: &Option<Vec<u8>>, new: &Option<Vec<u8>>| {
+            undescribed_unknown_columns(action, old.as_deref(), new.as_deref(), columns("m"))
+        };
+        assert_eq!(unknown(Action::Update, &none, &row), columns("text m"));
+        assert_eq!(unknown(Action::Update, &some, &row), columns("m"));
+        assert_eq!(unknown(Action::Read, &None, &row), columns("id large m"));
+        assert_eq!(unknown(Action::Delete, &some, &row), columns("a m"));
+        assert_eq!(unknown(Action::Insert, &None, &row), columns("m"));
     }
 
     #[test]
