@@ -92,7 +92,7 @@ BEGIN
         'check_apply', 'set_horizons', 'partitions_to_clear', 'clear_partition', 'clear_rejects',
         'clear_unnamed', 'say_busy', 'say_elsewhere',
         'partitions_to_move', 'begin_move', 'move_batch', 'finish_move', 'say_month_busy',
-        'move_month', 'partitions_left', 'empty_left']),
+        'is_seen_by_all', 'wait_for_snapshots', 'move_month', 'partitions_left', 'empty_left']),
       ('audit_cdc_worker', true, ARRAY[
         'ensure_partitions', 'keep_record_keys', 'next_number', 'renumber_log', 'record_key', 'key_text', 'typed_value',
         'note_captured', 'lifted', 'masked_columns', 'columns_not_sent', 'old_columns_not_sent', 'lock_capture',

@@ -71,6 +71,7 @@ extension_sql_file!(
 
 // months elsewhere
 extension_sql_file!("../sql/elsewhere/elsewhere.sql", name = "elsewhere", requires = ["partitions", new_log]);
+extension_sql_file!("../sql/elsewhere/left.sql", name = "left_elsewhere", requires = ["elsewhere"]);
 extension_sql_file!("../sql/elsewhere/move.sql", name = "move", requires = ["elsewhere", "retention", commit_to_disk]);
 
 // erasure: values that are taken out

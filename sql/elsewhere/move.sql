@@ -24,6 +24,14 @@ $$;
 CREATE FUNCTION audit_cdc_internal.partitions_to_move(month text, server name) RETURNS text[]
   LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  IF EXISTS (
+    SELECT FROM unnest(audit_cdc_internal.partitions_of_month(month)) AS p(name)
+    JOIN pg_foreign_table AS t ON t.ftrelid = format('audit_cdc_internal.%I', p.name)::regclass
+    JOIN pg_foreign_server AS s ON s.oid = t.ftserver
+    WHERE s.srvname <> server) THEN
+    RAISE EXCEPTION 'the month is on another server'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'CALL audit_return_month() first.';
+  END IF;
   RETURN ARRAY(
     SELECT p.name
     FROM unnest(audit_cdc_internal.partitions_of_month(month)) AS p(name)
@@ -251,44 +259,40 @@ BEGIN
 END
 $$;
 
--- Partitions that are here and have a table elsewhere: of one that came back, or of a move that did not end.
-CREATE FUNCTION audit_cdc_internal.partitions_left(month text) RETURNS text[]
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  RETURN ARRAY(
-    SELECT p.name
-    FROM unnest(audit_cdc_internal.partitions_of_month(month)) AS p(name)
-    WHERE NOT audit_cdc_internal.is_elsewhere(p.name) AND audit_cdc_internal.is_elsewhere(p.name || '_there')
-    ORDER BY p.name);
-END
-$$;
-
--- Empties such a table: what is erased here later must not stay there. The other server commits before this one. So it
--- is done in a transaction of its own, when the entries are here for good.
-CREATE FUNCTION audit_cdc_internal.empty_left(name text) RETURNS void
-  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  copy CONSTANT text := name || '_there';
-BEGIN
-  IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
-    RAISE EXCEPTION 'a table elsewhere is emptied in a transaction of its own' USING ERRCODE = 'active_sql_transaction';
-  END IF;
-  PERFORM audit_cdc_internal.check_move(name);
-  PERFORM audit_cdc_internal.lock_partitions();
-  IF NOT audit_cdc_internal.is_elsewhere(name) AND audit_cdc_internal.is_elsewhere(copy) THEN
-    EXECUTE format('ALTER FOREIGN TABLE audit_cdc_internal.%I OPTIONS (SET truncatable ''true'')', copy);
-    EXECUTE format('TRUNCATE audit_cdc_internal.%I', copy);
-    PERFORM audit_cdc_internal.drop_month(format('audit_cdc_internal.%I', copy)::regclass);
-    DELETE FROM audit_cdc_internal.months_elsewhere AS m WHERE m.name = empty_left.name;
-  END IF;
-END
-$$;
-
 CREATE FUNCTION audit_cdc_internal.say_month_busy() RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RAISE EXCEPTION 'others use the audit log without a pause'
     USING ERRCODE = 'lock_not_available', DETAIL = 'The month stays where it is.', HINT = 'Try it again later.';
+END
+$$;
+
+-- Would every transaction see what is committed since then?
+CREATE FUNCTION audit_cdc_internal.is_seen_by_all(since xid8) RETURNS boolean
+  LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT NOT EXISTS (
+    SELECT FROM pg_stat_activity AS a
+    WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND age(a.backend_xmin) >= age(since::xid));
+END;
+
+-- A table that takes the place of another is there for all, its rows only for those whose snapshots are younger.
+CREATE PROCEDURE audit_cdc_internal.wait_for_snapshots(since xid8)
+  LANGUAGE plpgsql AS $$
+DECLARE
+  waits pg_catalog.int4 := 0;
+BEGIN
+  COMMIT;
+  WHILE NOT audit_cdc_internal.is_seen_by_all(since) LOOP
+    COMMIT;
+    waits := waits OPERATOR(pg_catalog.+) 1;
+    IF waits OPERATOR(pg_catalog.>) 200 THEN
+      RAISE EXCEPTION 'a transaction that began before would not see the month'
+        USING ERRCODE = 'object_in_use', DETAIL = 'The month stays where it is.',
+              HINT = 'Call audit_return_month() again when that transaction has ended.';
+    END IF;
+    PERFORM pg_catalog.pg_sleep(0.05);
+  END LOOP;
 END
 $$;
 
@@ -323,6 +327,9 @@ BEGIN
       copied := copied OPERATOR(pg_catalog.+) batch.copied;
       RAISE NOTICE 'copied % entries so far, now of %', copied, partition;
     END LOOP;
+    IF server IS NULL THEN
+      CALL audit_cdc_internal.wait_for_snapshots(pg_catalog.pg_current_xact_id());
+    END IF;
     entries := entries OPERATOR(pg_catalog.+) audit_cdc_internal.finish_move(partition);
     COMMIT;
   END LOOP;
@@ -355,9 +362,9 @@ COMMENT ON PROCEDURE @extschema@.audit_move_month(text, name, bigint) IS
   'It waits for nobody longer than 50 ms at a time. The caller needs USAGE on the server, which a superuser owns. Days '
   'of a divided month are moved one by one; interrupted, it goes on with the next day. A month that is there already: '
   'nothing. Errors: 25001 (inside a transaction block, not READ COMMITTED), 22004 (null), 22023 (no month), 55000 '
-  '(the month is not over, the table there is not empty, the copy differs), 42P01 (no such month), 42704 (no such '
-  'server), 42809 (not of postgres_fdw), 42501 (no USAGE, or no superuser''s), 55P03 (others use the log without a '
-  'pause), and those of the server.';
+  '(the month is not over, it is on another server, the table there is not empty, the copy differs), 42P01 (no such '
+  'month), 42704 (no such server), 42809 (not of postgres_fdw), 42501 (no USAGE, or no superuser''s), 55P03 (others '
+  'use the log without a pause), and those of the server.';
 
 CREATE PROCEDURE @extschema@.audit_return_month(month text, INOUT entries bigint DEFAULT NULL)
   LANGUAGE plpgsql AS $$
@@ -371,5 +378,6 @@ END
 $$;
 COMMENT ON PROCEDURE @extschema@.audit_return_month(text, bigint) IS
   'Brings a month back that audit_move_month() has moved, in the same way, and gives how many entries that were. Then '
-  'its table on the other server is emptied. Of a month that is here it empties what a move that did not end has left '
-  'there. Errors: as of audit_move_month().';
+  'its table on the other server is emptied. It waits 10 s for transactions that began before and would '
+  'not see it, and then fails: call it again. Of a month that is here it empties what a move that did not end has left '
+  'there. Errors: as of audit_move_month(), and 55006 (such a transaction goes on).';

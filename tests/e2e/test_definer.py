@@ -88,6 +88,8 @@ GRANTED = {
     "move_batch": "what audit_move_month() does: copies into that table",
     "finish_move": "what audit_move_month() does, once each value of the copy is the same",
     "say_month_busy": "raises an error",
+    "is_seen_by_all": "whether some snapshot is older than a transaction",
+    "wait_for_snapshots": "runs with the caller's rights: waits",
     "partitions_left": "months and days that the log shows",
     "empty_left": "what audit_return_month() ends with: empties what is not of the log, on a server that the month was on",
     "move_month": "runs with the caller's rights: what audit_move_month() does",

@@ -428,6 +428,26 @@ def test_whose_rights_on_the_server_count(two):
         two.run("DROP OWNED BY a_keeper, b_keeper; DROP ROLE a_keeper, b_keeper")
 
 
+def test_who_began_before_a_month_comes_back_sees_it(two):
+    """A table that is attached is there for all, its rows only for younger snapshots."""
+    move(two)
+    reader = two.connect()
+    reader.cursor().execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+    assert code(two.connect(), "CALL audit_return_month('2026-03')") == "55006"
+    assert two.value("SELECT count(*) FROM audit_logs", connection=reader) == 21
+    reader.cursor().execute("COMMIT")
+    assert two.value("CALL audit_return_month('2026-03')") == 20
+    assert two.value("SELECT count(*) FROM audit_logs") == 21
+    assert two.value("SELECT count(*) FROM audit_cdc_months.log_2026_03", connection=two.node.connect()) == 0
+
+
+def test_a_month_goes_from_server_to_server_by_way_of_here(two):
+    move(two)
+    two.run("CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (dbname 'nowhere')")
+    assert code(two.connect(), "CALL audit_move_month('2026-03', 'other')") == "55000"
+    assert two.value("CALL audit_move_month('2026-03', 'node')") == 0
+
+
 def test_no_row_is_looked_at_when_a_month_is_attached(two):
     move(two)
     two.value("SELECT audit_cdc_internal.begin_move('log_2026_03', NULL)")
