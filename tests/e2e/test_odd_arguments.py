@@ -51,6 +51,7 @@ VALUES = {
     "timestamp with time zone": ["'infinity'", "'-infinity'", "'4714-11-24 BC'", "'294276-12-31 23:59:59.999999'", "now()", "'2026-03-01'"],
     "date": ["'infinity'", "'-infinity'", "'4714-11-24 BC'", "'5874897-12-31'", "current_date", "'2026-03-01'"],
     "interval": ["'0'", "'1 day'", "'-1 day'", "'178000000 years'", "'-178000000 years'", "'100 years'", "'1 microsecond'"],
+    "xid8": ["'0'", "'3'", "'18446744073709551615'", "pg_current_xact_id()"],
     "pg_lsn": ["'0/0'", "'FFFFFFFF/FFFFFFFF'", "'7FFFFFFF/FFFFFFFF'", "'80000000/0'", "'0/1'", "pg_current_wal_lsn()"],
     "anyelement": ["NULL::t", "(1, 'a')::t", "1", "NULL::int", "'a'::text", "'{}'::int[]", "NULL::odd", "NULL::odd_domain", "(1, 2)", "'null'::jsonb", "NULL::audit_logs", "'1'::bytea", "NULL::void"],
     "anycompatiblenonarray": ["NULL", "1", "-1.5", "'NaN'::numeric", "true", "'a'::text", "''::text", "E'\\x01'::text", f"{LONG}", "gen_random_uuid()", "now()", "'{}'::jsonb", "NULL::t", "(1, 2)", "'1'::bytea", "'{1}'::int[]"],
